@@ -1,1 +1,32 @@
-//! 
+//! Tensors and every kernel of the system, one folder an operation.
+//!
+//! `mod.rs` of an operation states its contract (shapes, layout, precision, overwrite or accumulate) and checks it;
+//! `cpu.rs` computes it. Functions are infallible above the contract: a wrong shape is a bug of ours and panics with
+//! the operation's name and the shapes.
+//!
+//! Numbers a token gets depend only on its content: tiles, blocks and the order of every summation are functions of
+//! shapes and absolute positions, never of the thread count; threads only choose who computes a tile.
+
+mod cx;
+mod isa;
+mod par;
+mod pool;
+mod rng;
+mod tensor;
+
+pub use cx::Cx;
+pub use half::bf16;
+pub use isa::Isa;
+pub use par::{DisjointMut, Threads};
+pub use pool::Pool;
+pub use rng::{Purpose, Rng};
+pub use tensor::{DType, Device, MatMut, MatRef, Tensor};
+
+/// Whether an operation overwrites its output or adds to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acc {
+    /// `out = value`
+    Write,
+    /// `out += value`
+    Add,
+}

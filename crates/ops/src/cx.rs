@@ -1,0 +1,99 @@
+//! `Cx`: what every operation is told about where and how it runs.
+
+use crate::{DType, Isa, Pool, Tensor, Threads};
+
+/// Device, memory pool, threads, instruction path and compute format. Cheap to clone; clones share pool and threads.
+#[derive(Clone)]
+pub struct Cx {
+    pool: Pool,
+    threads: Threads,
+    isa: Isa,
+    compute: DType,
+}
+
+impl Cx {
+    /// A context on this machine's processor. `threads` 0 means all; `compute` is F32 or Bf16.
+    pub fn cpu(threads: usize, compute: DType) -> Self {
+        assert!(compute != DType::I32, "cx: compute format must be floating point");
+        Self { pool: Pool::new(), threads: Threads::new(threads), isa: Isa::detect(), compute }
+    }
+
+    /// The same context on another instruction path (tests force each one).
+    pub fn with_isa(mut self, isa: Isa) -> Self {
+        assert!(Isa::available().contains(&isa), "cx: this processor has no {}", isa.name());
+        self.isa = isa;
+        self
+    }
+    /// The same context with another compute format.
+    pub fn with_compute(mut self, compute: DType) -> Self {
+        self.compute = compute;
+        self
+    }
+
+    /// Format of activations and packed weights.
+    pub fn compute(&self) -> DType {
+        self.compute
+    }
+    /// The instruction path.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+    /// The thread pool.
+    pub fn threads(&self) -> &Threads {
+        &self.threads
+    }
+    /// The memory pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// A tensor with unspecified elements (NaN or -1 under debug assertions, so that a missed write is seen).
+    pub fn empty(&self, shape: &[usize], dtype: DType) -> Tensor {
+        let mut t = Tensor::take(&self.pool, shape, dtype);
+        if cfg!(debug_assertions) {
+            match dtype {
+                DType::F32 => t.f32_mut().fill(f32::NAN),
+                DType::Bf16 => t.bf16_mut().fill(half::bf16::NAN),
+                DType::I32 => t.i32_mut().fill(-1),
+            }
+        }
+        t
+    }
+    /// A tensor of zeros.
+    pub fn zeros(&self, shape: &[usize], dtype: DType) -> Tensor {
+        let mut t = Tensor::take(&self.pool, shape, dtype);
+        match dtype {
+            DType::F32 => t.f32_mut().fill(0.0),
+            DType::Bf16 => t.bf16_mut().fill(half::bf16::ZERO),
+            DType::I32 => t.i32_mut().fill(0),
+        }
+        t
+    }
+    /// A tensor of the given f32 values, rounded to `dtype`.
+    pub fn tensor(&self, shape: &[usize], values: &[f32], dtype: DType) -> Tensor {
+        let mut t = Tensor::take(&self.pool, shape, dtype);
+        assert_eq!(t.len(), values.len(), "tensor: {shape:?} from {} values", values.len());
+        match dtype {
+            DType::F32 => t.f32_mut().copy_from_slice(values),
+            DType::Bf16 => t.bf16_mut().iter_mut().zip(values).for_each(|(d, s)| *d = half::bf16::from_f32(*s)),
+            DType::I32 => panic!("tensor: f32 values into i32"),
+        }
+        t
+    }
+    /// A tensor of indices.
+    pub fn indices(&self, shape: &[usize], values: &[i32]) -> Tensor {
+        let mut t = Tensor::take(&self.pool, shape, DType::I32);
+        t.i32_mut().copy_from_slice(values);
+        t
+    }
+    /// A copy with memory of its own.
+    pub fn copy(&self, source: &Tensor) -> Tensor {
+        let mut t = Tensor::take(&self.pool, source.shape(), source.dtype());
+        match source.dtype() {
+            DType::F32 => t.f32_mut().copy_from_slice(source.f32()),
+            DType::Bf16 => t.bf16_mut().copy_from_slice(source.bf16()),
+            DType::I32 => t.i32_mut().copy_from_slice(source.i32()),
+        }
+        t
+    }
+}

@@ -1,0 +1,96 @@
+//! The one thread pool, and the way a kernel hands out disjoint pieces of an output.
+
+use rayon::prelude::*;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// The thread pool of a context.
+#[derive(Clone)]
+pub struct Threads(Arc<rayon::ThreadPool>);
+
+impl Threads {
+    /// A pool of `n` threads (0: one for each processor).
+    ///
+    /// # Panics
+    /// If the operating system refuses to start them.
+    pub fn new(n: usize) -> Self {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .thread_name(|i| format!("hadal-{i}"))
+            .build()
+            .expect("cannot start the thread pool");
+        Self(Arc::new(pool))
+    }
+
+    /// Number of threads.
+    pub fn count(&self) -> usize {
+        self.0.current_num_threads()
+    }
+
+    /// Runs `f` inside the pool, so that the loops in it start without a hand-over. Long work belongs in here.
+    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.0.install(f)
+    }
+
+    /// Calls `f(0)` … `f(n - 1)`, each once, on any thread in any order. What a task computes must not depend on which
+    /// thread runs it. Tasks should take at least a few microseconds.
+    pub fn each(&self, n: usize, f: impl Fn(usize) + Sync) {
+        if n <= 1 || self.count() == 1 {
+            (0..n).for_each(f);
+        } else {
+            self.0.install(|| (0..n).into_par_iter().with_max_len(1).for_each(&f));
+        }
+    }
+}
+
+/// A mutable slice whose disjoint parts are written by different tasks of one parallel loop.
+pub struct DisjointMut<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: access goes through `slice`, whose callers promise disjointness; T crosses threads as with `&mut [T]`.
+unsafe impl<T: Send> Send for DisjointMut<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for DisjointMut<'_, T> {}
+
+impl<'a, T> DisjointMut<'a, T> {
+    /// Wraps a slice for the time of a loop.
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Self { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// Length of the whole slice.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The part `start..start + len`.
+    ///
+    /// # Safety
+    /// No two live parts may overlap.
+    ///
+    /// # Panics
+    /// If the part is out of bounds.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "part {start}+{len} of {}", self.len);
+        // SAFETY: in bounds, and the caller promises that parts do not overlap.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+
+    /// Pointer to element `start`, for kernels that write strided tiles.
+    ///
+    /// # Safety
+    /// Tasks must write disjoint elements within the slice.
+    pub unsafe fn ptr(&self, start: usize) -> *mut T {
+        assert!(start <= self.len);
+        // SAFETY: in bounds or one past the end.
+        unsafe { self.ptr.add(start) }
+    }
+}

@@ -1,0 +1,148 @@
+//! A size-class pool of aligned buffers that takes them back in any order.
+//!
+//! After the first steps a training step finds every buffer it needs here and allocates nothing.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+/// Alignment of small buffers: one cache line, one AVX-512 register.
+const ALIGN: usize = 64;
+/// Buffers of at least this size are aligned to it, so that the kernel can back them with huge pages.
+const HUGE: usize = 2 << 20;
+/// Four classes for each power of two: at most a quarter of a buffer is waste.
+const CLASSES: usize = 64 * 4;
+
+/// An owned, initialised, aligned block of memory.
+pub(crate) struct Buffer {
+    ptr: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a Buffer owns its memory exclusively, like a Box<[u8]>.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; shared access is read-only through Tensor's borrows.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    fn layout(bytes: usize) -> Layout {
+        let align = if bytes >= HUGE { HUGE } else { ALIGN };
+        Layout::from_size_align(bytes.max(ALIGN), align).expect("buffer size overflows")
+    }
+
+    fn new(bytes: usize) -> Self {
+        let layout = Self::layout(bytes);
+        // SAFETY: the layout's size is at least ALIGN, never zero.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
+        #[cfg(target_os = "linux")]
+        if bytes >= HUGE {
+            // SAFETY: the range lies inside our own allocation and the advice changes no content. A refusal is harmless.
+            unsafe { libc::madvise(ptr.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+        }
+        Self { ptr, bytes }
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.ptr.as_ptr()
+    }
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.bytes)) }
+    }
+}
+
+/// The rounded size of a request and its class.
+fn class_of(bytes: usize) -> (usize, usize) {
+    let bytes = bytes.max(256);
+    let top = bytes.ilog2() as usize;
+    let quarter = 1usize << (top - 2);
+    let steps = (bytes - (1 << top)).div_ceil(quarter); // 0..=4
+    let size = (1 << top) + steps * quarter;
+    (size, top * 4 + steps)
+}
+
+#[derive(Default)]
+struct Inner {
+    free: Vec<Vec<Buffer>>,
+    live_bytes: usize,
+    peak_bytes: usize,
+}
+
+/// Shared handle of one pool.
+#[derive(Clone)]
+pub struct Pool(Arc<Mutex<Inner>>);
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new() -> Self {
+        let free = (0..CLASSES + 8).map(|_| Vec::with_capacity(4)).collect();
+        Self(Arc::new(Mutex::new(Inner { free, ..Inner::default() })))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A buffer of at least `bytes` bytes. Contents are initialised but unspecified.
+    pub(crate) fn take(&self, bytes: usize) -> Buffer {
+        let (size, class) = class_of(bytes);
+        let mut inner = self.lock();
+        inner.live_bytes += size;
+        inner.peak_bytes = inner.peak_bytes.max(inner.live_bytes);
+        let found = inner.free[class].pop();
+        drop(inner);
+        found.unwrap_or_else(|| Buffer::new(size))
+    }
+
+    pub(crate) fn give(&self, buffer: Buffer) {
+        let (_, class) = class_of(buffer.bytes);
+        let mut inner = self.lock();
+        inner.live_bytes -= buffer.bytes;
+        inner.free[class].push(buffer);
+    }
+
+    /// Bytes in use now, and the most there ever were.
+    pub fn usage(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.live_bytes, inner.peak_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_cover_requests_with_at_most_a_quarter_of_waste() {
+        for bytes in (1..5000).chain([1 << 20, (1 << 20) + 1, 3 << 21, usize::MAX >> 8]) {
+            let (size, class) = class_of(bytes);
+            assert!(size >= bytes && (bytes < 256 || size <= bytes + bytes / 4 + 1), "{bytes} -> {size}");
+            assert_eq!(class_of(size), (size, if size.is_power_of_two() { size.ilog2() as usize * 4 } else { class }));
+        }
+    }
+
+    #[test]
+    fn a_buffer_given_back_is_taken_again() {
+        let pool = Pool::new();
+        let a = pool.take(1000);
+        let address = a.as_ptr();
+        pool.give(a);
+        let b = pool.take(900);
+        assert_eq!(b.as_ptr(), address);
+        pool.give(b);
+        assert_eq!(pool.usage(), (0, 1024));
+    }
+}

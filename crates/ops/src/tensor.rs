@@ -1,0 +1,263 @@
+//! `Tensor`: an owned, contiguous, row-major array from a pool; `MatRef`/`MatMut`: a range of its columns.
+
+use crate::pool::{Buffer, Pool};
+use half::bf16;
+use std::fmt;
+
+/// Element types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision: master weights, residual stream, statistics.
+    F32,
+    /// bfloat16: compute format.
+    Bf16,
+    /// Indices, offsets, counts.
+    I32,
+}
+
+impl DType {
+    /// Bytes an element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::I32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// Where a tensor lives. Operations match on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// Host memory, computed by the thread pool.
+    Cpu,
+}
+
+const MAX_RANK: usize = 4;
+
+/// An owned, contiguous, row-major array. Dropping it gives its memory back to the pool.
+pub struct Tensor {
+    buffer: Option<Buffer>,
+    pool: Pool,
+    shape: [usize; MAX_RANK],
+    rank: usize,
+    dtype: DType,
+}
+
+impl Tensor {
+    pub(crate) fn take(pool: &Pool, shape: &[usize], dtype: DType) -> Self {
+        assert!(shape.len() <= MAX_RANK, "tensor: rank {} is over {MAX_RANK}", shape.len());
+        let len: usize = shape.iter().product();
+        let mut dims = [1; MAX_RANK];
+        dims[..shape.len()].copy_from_slice(shape);
+        let buffer = Some(pool.take(len * dtype.size()));
+        Self { buffer, pool: pool.clone(), shape: dims, rank: shape.len(), dtype }
+    }
+
+    /// Extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape[..self.rank]
+    }
+    /// Extent of dimension `i`.
+    pub fn dim(&self, i: usize) -> usize {
+        self.shape()[i]
+    }
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    /// Where it lives.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+    /// Extent of the last dimension: the columns of the matrix view.
+    pub fn cols(&self) -> usize {
+        if self.rank == 0 { 1 } else { self.shape[self.rank - 1] }
+    }
+    /// Product of all dimensions but the last: the rows of the matrix view.
+    pub fn rows(&self) -> usize {
+        self.shape()[..self.rank.saturating_sub(1)].iter().product()
+    }
+    /// Bytes of the elements.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+
+    /// The same elements under another shape.
+    pub fn reshape(mut self, shape: &[usize]) -> Self {
+        assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape: {:?} to {shape:?}", self.shape());
+        self.shape = [1; MAX_RANK];
+        self.shape[..shape.len()].copy_from_slice(shape);
+        self.rank = shape.len();
+        self
+    }
+
+    fn ptr<T>(&self, dtype: DType) -> *const T {
+        assert_eq!(self.dtype, dtype, "tensor {:?} read as {dtype:?}", self.shape());
+        self.buffer.as_ref().map_or(std::ptr::null(), Buffer::as_ptr).cast()
+    }
+    fn ptr_mut<T>(&mut self, dtype: DType) -> *mut T {
+        assert_eq!(self.dtype, dtype, "tensor {:?} written as {dtype:?}", self.shape());
+        self.buffer.as_mut().map_or(std::ptr::null_mut(), Buffer::as_mut_ptr).cast()
+    }
+
+    /// Host elements; panics on another type.
+    pub fn f32(&self) -> &[f32] {
+        // SAFETY: the buffer is initialised, aligned to 64 bytes and holds len() elements of the checked type.
+        unsafe { std::slice::from_raw_parts(self.ptr(DType::F32), self.len()) }
+    }
+    /// Host elements, writable; panics on another type.
+    pub fn f32_mut(&mut self) -> &mut [f32] {
+        let len = self.len();
+        // SAFETY: as in `f32`, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::F32), len) }
+    }
+    /// Host elements; panics on another type.
+    pub fn bf16(&self) -> &[bf16] {
+        // SAFETY: as in `f32`.
+        unsafe { std::slice::from_raw_parts(self.ptr(DType::Bf16), self.len()) }
+    }
+    /// Host elements, writable; panics on another type.
+    pub fn bf16_mut(&mut self) -> &mut [bf16] {
+        let len = self.len();
+        // SAFETY: as in `f32_mut`.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::Bf16), len) }
+    }
+    /// Host elements; panics on another type.
+    pub fn i32(&self) -> &[i32] {
+        // SAFETY: as in `f32`.
+        unsafe { std::slice::from_raw_parts(self.ptr(DType::I32), self.len()) }
+    }
+    /// Host elements, writable; panics on another type.
+    pub fn i32_mut(&mut self) -> &mut [i32] {
+        let len = self.len();
+        // SAFETY: as in `f32_mut`.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::I32), len) }
+    }
+
+    /// Floating-point elements as f32 in a new vector (tests, dumps, logging).
+    pub fn to_vec_f32(&self) -> Vec<f32> {
+        match self.dtype {
+            DType::F32 => self.f32().to_vec(),
+            DType::Bf16 => self.bf16().iter().map(|v| v.to_f32()).collect(),
+            DType::I32 => panic!("tensor: i32 elements read as floating point"),
+        }
+    }
+
+    /// The whole tensor as a matrix of `rows() x cols()`.
+    pub fn mat(&self) -> MatRef<'_> {
+        MatRef { tensor: self, col: 0, cols: self.cols() }
+    }
+    /// The whole tensor as a writable matrix.
+    pub fn mat_mut(&mut self) -> MatMut<'_> {
+        let cols = self.cols();
+        MatMut { tensor: self, col: 0, cols }
+    }
+    /// Columns `range` of every row.
+    pub fn columns(&self, range: std::ops::Range<usize>) -> MatRef<'_> {
+        assert!(range.end <= self.cols(), "columns {range:?} of {:?}", self.shape());
+        MatRef { tensor: self, col: range.start, cols: range.len() }
+    }
+    /// Columns `range` of every row, writable.
+    pub fn columns_mut(&mut self, range: std::ops::Range<usize>) -> MatMut<'_> {
+        assert!(range.end <= self.cols(), "columns {range:?} of {:?}", self.shape());
+        MatMut { tensor: self, col: range.start, cols: range.len() }
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.give(buffer);
+        }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({:?}, {:?})", self.dtype, self.shape())
+    }
+}
+
+/// A range of columns of a tensor seen as a matrix: row `r` starts at element `r * stride() + col`.
+#[derive(Clone, Copy)]
+pub struct MatRef<'a> {
+    tensor: &'a Tensor,
+    col: usize,
+    cols: usize,
+}
+
+/// A writable range of columns.
+pub struct MatMut<'a> {
+    tensor: &'a mut Tensor,
+    col: usize,
+    cols: usize,
+}
+
+macro_rules! mat_common {
+    ($name:ident) => {
+        impl $name<'_> {
+            /// Rows.
+            pub fn rows(&self) -> usize {
+                self.tensor.rows()
+            }
+            /// Columns of the view.
+            pub fn cols(&self) -> usize {
+                self.cols
+            }
+            /// Elements from one row to the next.
+            pub fn stride(&self) -> usize {
+                self.tensor.cols()
+            }
+            /// Element type.
+            pub fn dtype(&self) -> DType {
+                self.tensor.dtype()
+            }
+            /// Where it lives.
+            pub fn device(&self) -> Device {
+                self.tensor.device()
+            }
+            /// Host elements from the first of the view to the end of the tensor (rows are `stride()` apart).
+            pub fn f32(&self) -> &[f32] {
+                self.tensor.f32().get(self.col..).unwrap_or(&[])
+            }
+            /// As `f32`.
+            pub fn bf16(&self) -> &[bf16] {
+                self.tensor.bf16().get(self.col..).unwrap_or(&[])
+            }
+        }
+    };
+}
+mat_common!(MatRef);
+mat_common!(MatMut);
+
+impl MatMut<'_> {
+    /// Host elements from the first of the view to the end of the tensor, writable.
+    pub fn f32_mut(&mut self) -> &mut [f32] {
+        let col = self.col;
+        self.tensor.f32_mut().get_mut(col..).unwrap_or(&mut [])
+    }
+    /// As `f32_mut`.
+    pub fn bf16_mut(&mut self) -> &mut [bf16] {
+        let col = self.col;
+        self.tensor.bf16_mut().get_mut(col..).unwrap_or(&mut [])
+    }
+}
+
+impl<'a> From<&'a Tensor> for MatRef<'a> {
+    fn from(t: &'a Tensor) -> Self {
+        t.mat()
+    }
+}
+impl<'a> From<&'a mut Tensor> for MatMut<'a> {
+    fn from(t: &'a mut Tensor) -> Self {
+        t.mat_mut()
+    }
+}
