@@ -17,7 +17,7 @@ mod tensor;
 pub use cx::Cx;
 pub use half::bf16;
 pub use isa::Isa;
-pub use par::{DisjointMut, Threads};
+pub use par::{Chunks, DisjointMut, Threads};
 pub use pool::Pool;
 pub use rng::{Purpose, Rng};
 pub use tensor::{DType, Device, MatMut, MatRef, Tensor};

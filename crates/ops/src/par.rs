@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The thread pool of a context.
 #[derive(Clone)]
@@ -92,5 +93,32 @@ impl<'a, T> DisjointMut<'a, T> {
         assert!(start <= self.len);
         // SAFETY: in bounds or one past the end.
         unsafe { self.ptr.add(start) }
+    }
+}
+
+/// A mutable slice cut into consecutive chunks, each handed out at most once: the safe way to fill a slice in parallel.
+pub struct Chunks<'a, T> {
+    slice: DisjointMut<'a, T>,
+    size: usize,
+    taken: Vec<AtomicBool>,
+}
+
+impl<'a, T> Chunks<'a, T> {
+    /// Chunks of `size` elements (the last may be shorter).
+    pub fn new(slice: &'a mut [T], size: usize) -> Self {
+        let count = slice.len().div_ceil(size);
+        Self { slice: DisjointMut::new(slice), size, taken: (0..count).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Chunk `i`.
+    ///
+    /// # Panics
+    /// If it was taken before.
+    #[allow(clippy::mut_from_ref)]
+    pub fn take(&self, i: usize) -> &mut [T] {
+        assert!(!self.taken[i].swap(true, Ordering::Relaxed), "chunk {i} taken twice");
+        let start = i * self.size;
+        // SAFETY: chunks do not overlap and the flag above hands each out once.
+        unsafe { self.slice.slice(start, self.size.min(self.slice.len() - start)) }
     }
 }
