@@ -9,10 +9,15 @@
 
 mod cx;
 mod isa;
+mod kernel;
+mod math;
 mod par;
 mod pool;
 mod rng;
+pub mod swiglu;
 mod tensor;
+#[cfg(test)]
+mod testing;
 
 pub use cx::Cx;
 pub use half::bf16;

@@ -1,5 +1,8 @@
 //! References in f64 on plain slices, gradient checks and error measures. Used by tests only.
 
+pub mod gradcheck;
+pub mod swiglu;
+
 /// Relative error in the Euclidean norm: `|a - b| / |b|` (|a| if b is zero).
 pub fn rel_err(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
