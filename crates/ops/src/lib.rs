@@ -8,6 +8,7 @@
 //! shapes and absolute positions, never of the thread count; threads only choose who computes a tile.
 
 mod cx;
+pub mod gate;
 mod isa;
 mod kernel;
 mod math;

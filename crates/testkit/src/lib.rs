@@ -1,5 +1,6 @@
 //! References in f64 on plain slices, gradient checks and error measures. Used by tests only.
 
+pub mod gate;
 pub mod gradcheck;
 pub mod swiglu;
 
