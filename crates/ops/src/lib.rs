@@ -12,6 +12,7 @@ pub mod gate;
 mod isa;
 mod kernel;
 mod math;
+pub mod moe;
 mod par;
 mod pool;
 mod rng;

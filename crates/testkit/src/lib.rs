@@ -2,6 +2,7 @@
 
 pub mod gate;
 pub mod gradcheck;
+pub mod moe;
 pub mod swiglu;
 
 /// Relative error in the Euclidean norm: `|a - b| / |b|` (|a| if b is zero).

@@ -1,0 +1,69 @@
+//! Permutation between tokens and experts (report 2.1.2, eq. 12: the sum over selected experts, and its way in).
+//!
+//! T tokens, K experts a token, E experts, D columns; a slot is `t * K + k`, a row is a slot's place when slots are
+//! sorted by expert. The sort is stable, so that inside an expert rows ascend by token.
+//!
+//! ```text
+//! permute   out[row]  = x[token_of[row]]                  any to any float type; also the gradient of combine
+//! combine   out[t]    = sum_k y[row_of[t, k]]             any to f32, in the order of k; also the gradient of permute
+//! ```
+//!
+//! No token is dropped: there are exactly T * K rows. What a token gets does not depend on its batch mates although its
+//! rows' places do: combine goes by k, not by row.
+
+mod cpu;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub use plan::{Plan, loads, plan};
+
+use crate::kernel::expect_float;
+use crate::{Acc, Cx, DType, Device, MatMut, MatRef, Tensor};
+
+fn check_rows(op: &str, name: &str, (rows, cols): (usize, usize), want: (usize, usize)) {
+    assert!((rows, cols) == want, "{op}: {name} is [{rows}, {cols}], expected [{}, {}]", want.0, want.1);
+}
+
+/// `x` [T, D] any float type to `out` [T*K, D] any float type, sorted by expert.
+pub fn permute<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, plan: &Plan, out: &mut Tensor) {
+    let (op, x) = ("moe::permute", x.into());
+    check_rows(op, "x", (x.rows(), x.cols()), (plan.tokens(), x.cols()));
+    check_rows(op, "out", (out.rows(), out.cols()), (plan.rows(), x.cols()));
+    expect_float(op, x.dtype());
+    expect_float(op, out.dtype());
+    match x.device() {
+        Device::Cpu => cpu::permute(cx, &x, plan.token_of.i32(), &mut out.mat_mut()),
+    }
+}
+
+/// `y` [T*K, D] any float type, summed over the K rows of each token into `out` f32 [T, D] (acc).
+pub fn combine<'a>(cx: &Cx, y: &Tensor, plan: &Plan, out: impl Into<MatMut<'a>>, acc: Acc) {
+    let (op, mut out) = ("moe::combine", out.into());
+    check_rows(op, "y", (y.rows(), y.cols()), (plan.rows(), out.cols()));
+    check_rows(op, "out", (out.rows(), out.cols()), (plan.tokens(), out.cols()));
+    expect_float(op, y.dtype());
+    assert!(out.dtype() == DType::F32, "{op}: out is {:?}, expected F32", out.dtype());
+    match y.device() {
+        Device::Cpu => cpu::combine(cx, &y.mat(), plan.row_of.i32(), plan.top_k(), &mut out, acc),
+    }
+}
+
+/// `weight` f32 [T, K] to `out` f32 [T*K] by row: the scale of each expert's input row.
+pub fn gather_scale(cx: &Cx, weight: &Tensor, plan: &Plan, out: &mut Tensor) {
+    let op = "moe::gather_scale";
+    assert!(weight.len() == plan.rows() && out.len() == plan.rows(), "{op}: {weight:?}, {out:?}, {} rows", plan.rows());
+    match weight.device() {
+        Device::Cpu => cpu::gather(cx, weight.f32(), plan.slot_of.i32(), out.f32_mut()),
+    }
+}
+
+/// `d` f32 [T*K] by row to `out` f32 [T, K]: the gradient of [`gather_scale`].
+pub fn scatter_scale(cx: &Cx, d: &Tensor, plan: &Plan, out: &mut Tensor) {
+    let op = "moe::scatter_scale";
+    assert!(d.len() == plan.rows() && out.len() == plan.rows(), "{op}: {d:?}, {out:?}, {} rows", plan.rows());
+    match d.device() {
+        // Row and slot are each other's permutation: gathering by row_of writes every slot once.
+        Device::Cpu => cpu::gather(cx, d.f32(), plan.row_of.i32(), out.f32_mut()),
+    }
+}
