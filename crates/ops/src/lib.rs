@@ -8,6 +8,8 @@
 //! shapes and absolute positions, never of the thread count; threads only choose who computes a tile.
 
 mod cx;
+pub mod elementwise;
+pub mod embedding;
 pub mod gate;
 mod isa;
 mod kernel;
@@ -15,7 +17,9 @@ mod math;
 pub mod moe;
 mod par;
 mod pool;
+pub mod rmsnorm;
 mod rng;
+pub mod rope;
 pub mod swiglu;
 mod tensor;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 pub mod gate;
 pub mod gradcheck;
 pub mod moe;
+pub mod rmsnorm;
+pub mod rope;
 pub mod swiglu;
 
 /// Relative error in the Euclidean norm: `|a - b| / |b|` (|a| if b is zero).

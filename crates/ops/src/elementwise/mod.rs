@@ -1,0 +1,75 @@
+//! Conversions, sums and row moves that no other operation takes along.
+//!
+//! Elements are F32 or Bf16, converted on the way where both sides differ; sums are f32, rounded once when stored.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use cpu::{gather, scatter_add};
+
+use crate::kernel::expect_float;
+use crate::{Cx, DType, Device, MatMut, MatRef, Tensor};
+
+fn check_same(op: &str, a: &MatRef<'_>, b: &MatMut<'_>) {
+    expect_float(op, a.dtype());
+    expect_float(op, b.dtype());
+    assert!(
+        (a.rows(), a.cols()) == (b.rows(), b.cols()),
+        "{op}: {}x{} to {}x{}",
+        a.rows(),
+        a.cols(),
+        b.rows(),
+        b.cols()
+    );
+}
+
+/// `dst = src`.
+pub fn cast<'s, 'd>(cx: &Cx, src: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'d>>) {
+    let (src, dst) = (src.into(), dst.into());
+    check_same("cast", &src, &dst);
+    match src.device() {
+        Device::Cpu => cpu::cast(cx, src, dst),
+    }
+}
+
+/// `dst += a`.
+pub fn add<'s, 'd>(cx: &Cx, a: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'d>>) {
+    let (a, dst) = (a.into(), dst.into());
+    check_same("add", &a, &dst);
+    match a.device() {
+        Device::Cpu => cpu::add(cx, a, dst),
+    }
+}
+
+/// Panics unless `rows` holds `n` numbers under `limit`.
+pub(crate) fn check_rows(op: &str, rows: &Tensor, n: usize, limit: usize) {
+    assert_eq!(rows.len(), n, "{op}: {rows:?} for {n} rows");
+    for r in rows.i32() {
+        assert!((0..limit as i64).contains(&i64::from(*r)), "{op}: row {r} of {limit}");
+    }
+}
+
+/// `out[i] = x[rows[i]]`. `rows` i32 [R], `out` [R, D]; a row may be taken any number of times.
+pub fn gather_rows<'x>(cx: &Cx, x: impl Into<MatRef<'x>>, rows: &Tensor, out: &mut Tensor) {
+    let (x, op) = (x.into(), "gather_rows");
+    expect_float(op, x.dtype());
+    expect_float(op, out.dtype());
+    check_rows(op, rows, out.rows(), x.rows());
+    assert_eq!(x.cols(), out.cols(), "{op}: columns of x and out");
+    match x.device() {
+        Device::Cpu => gather(cx, x, rows, out.mat_mut()),
+    }
+}
+
+/// `dst[rows[i]] += src[i]`. `src` [R, D], `rows` i32 [R], `dst` f32 [T, D]. A row named twice gets both, in order.
+pub fn scatter_add_rows<'s>(cx: &Cx, src: impl Into<MatRef<'s>>, rows: &Tensor, dst: &mut Tensor) {
+    let (src, op) = (src.into(), "scatter_add_rows");
+    expect_float(op, src.dtype());
+    assert_eq!(dst.dtype(), DType::F32, "{op}: type of dst");
+    check_rows(op, rows, src.rows(), dst.rows());
+    assert_eq!(src.cols(), dst.cols(), "{op}: columns of src and dst");
+    match src.device() {
+        Device::Cpu => scatter_add(cx, src, rows, dst),
+    }
+}

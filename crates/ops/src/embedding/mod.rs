@@ -1,0 +1,50 @@
+//! Token embedding: `x[t] = table[ids[t]]`; its gradient `dtable[ids[t]] += dx[t]`.
+//!
+//! Shapes: `table` f32 [V, D], `ids` i32 [T], x and dx [T, D] in F32 or Bf16. The gradient is f32 and sums the uses of a
+//! token in the order of t, whatever the threads. Both are the row moves of [`crate::elementwise`].
+
+#[cfg(test)]
+mod tests;
+
+use crate::elementwise::{check_rows, gather, scatter_add};
+use crate::kernel::{Blocks, expect_float};
+use crate::{Acc, Cx, DType, Device, DisjointMut, MatRef, Tensor};
+
+/// Overwrites `x` [T, D].
+pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
+    let op = "embedding forward";
+    assert_eq!(table.dtype(), DType::F32, "{op}: type of the table");
+    expect_float(op, x.dtype());
+    check_rows(op, ids, x.rows(), table.rows());
+    assert_eq!(x.cols(), table.cols(), "{op}: columns of x and the table");
+    match x.device() {
+        Device::Cpu => gather(cx, table.mat(), ids, x.mat_mut()),
+    }
+}
+
+/// Overwrites (rows of unused tokens become zero) or adds to `dtable` f32 [V, D].
+pub fn backward<'a>(cx: &Cx, dx: impl Into<MatRef<'a>>, ids: &Tensor, dtable: &mut Tensor, acc: Acc) {
+    let (dx, op) = (dx.into(), "embedding backward");
+    expect_float(op, dx.dtype());
+    assert_eq!(dtable.dtype(), DType::F32, "{op}: type of dtable");
+    check_rows(op, ids, dx.rows(), dtable.rows());
+    assert_eq!(dx.cols(), dtable.cols(), "{op}: columns of dx and dtable");
+    match dx.device() {
+        Device::Cpu => {
+            if acc == Acc::Write {
+                zero(cx, dtable);
+            }
+            scatter_add(cx, dx, ids, dtable);
+        }
+    }
+}
+
+fn zero(cx: &Cx, t: &mut Tensor) {
+    let blocks = Blocks::elements(t.len());
+    let elements = DisjointMut::new(t.f32_mut());
+    cx.threads().each(blocks.count(), |b| {
+        let part = blocks.range(b);
+        // SAFETY: blocks are disjoint.
+        unsafe { elements.slice(part.start, part.len()) }.fill(0.0);
+    });
+}
