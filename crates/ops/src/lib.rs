@@ -14,6 +14,7 @@ pub mod gate;
 mod isa;
 mod kernel;
 mod math;
+pub mod mmap;
 pub mod moe;
 mod par;
 mod pool;
