@@ -73,3 +73,21 @@ pub fn scatter_add_rows<'s>(cx: &Cx, src: impl Into<MatRef<'s>>, rows: &Tensor, 
         Device::Cpu => scatter_add(cx, src, rows, dst),
     }
 }
+
+/// Copies rows `from..from + n` of `src` [.., D] into rows `to..` of `dst` [.., W], from column `col` on (same type,
+/// no conversion): a latent cache's way to grow.
+pub fn copy_rows(_cx: &Cx, src: &Tensor, from: usize, n: usize, dst: &mut Tensor, to: usize, col: usize) {
+    let (d, w) = (src.cols(), dst.cols());
+    assert!(from + n <= src.rows() && to + n <= dst.rows() && col + d <= w, "copy_rows: {src:?} into {dst:?}");
+    fn rows<T: Copy>(src: &[T], dst: &mut [T], d: usize, w: usize, col: usize) {
+        for (s, row) in src.chunks_exact(d).zip(dst.chunks_exact_mut(w)) {
+            row[col..col + d].copy_from_slice(s);
+        }
+    }
+    let (source, target) = (from * d..(from + n) * d, to * w..(to + n) * w);
+    match src.dtype() {
+        DType::F32 => rows(&src.f32()[source], &mut dst.f32_mut()[target], d, w, col),
+        DType::Bf16 => rows(&src.bf16()[source], &mut dst.bf16_mut()[target], d, w, col),
+        DType::I32 => rows(&src.i32()[source], &mut dst.i32_mut()[target], d, w, col),
+    }
+}
