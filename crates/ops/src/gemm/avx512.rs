@@ -1,0 +1,139 @@
+//! Register tiles with AVX-512: up to 8 rows by 3 panels (24 accumulators), 64 flops an instruction in BF16.
+//!
+//! A step loads one vector a panel and broadcasts one word a row, so a full tile has 24 multiply instructions for 11
+//! loads. Few rows take more panels, so that enough sums are in flight (and, for one row, enough streams of memory).
+
+use super::{Kernel, Out, Tile};
+use crate::DType;
+use std::arch::x86_64::*;
+
+/// Bytes of a step of A: plain rows.
+const ROWS: usize = 4;
+/// Bytes of a step of A: panels.
+const PANELS: usize = 64;
+
+pub(super) fn kernel(dtype: DType, packed: bool) -> Kernel {
+    let run = match (dtype, packed) {
+        (DType::Bf16, false) => dispatch::<true, ROWS>,
+        (DType::Bf16, true) => dispatch::<true, PANELS>,
+        (_, false) => dispatch::<false, ROWS>,
+        (_, true) => dispatch::<false, PANELS>,
+    };
+    let panels: fn(usize) -> usize = |rows| match rows {
+        0..=2 => 8,
+        3..=4 => 6,
+        _ => 3,
+    };
+    Kernel { run, rows: 8, panels }
+}
+
+unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, panels: usize) {
+    macro_rules! tiles {
+        ($($p:literal: $($r:literal)*;)*) => {
+            match (panels, rows) {
+                // SAFETY: the caller answers for the tile and the processor.
+                $($(($p, $r) => unsafe { tile::<$r, $p, BF16, STEP>(t) },)*)*
+                _ => unreachable!("tile of {rows} rows by {panels} panels"),
+            }
+        };
+    }
+    tiles! {
+        1: 1 2 3 4 5 6 7 8;
+        2: 1 2 3 4 5 6 7 8;
+        3: 1 2 3 4 5 6 7 8;
+        4: 1 2 3 4;
+        5: 1 2 3 4;
+        6: 1 2 3 4;
+        7: 1 2;
+        8: 1 2;
+    }
+}
+
+/// `acc + a * b` over one step.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot<const BF16: bool>(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+    if BF16 {
+        // SAFETY: plain vectors of the same size; any bits are valid.
+        let (a, b) =
+            unsafe { (std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b)) };
+        _mm512_dpbf16_ps(acc, a, b)
+    } else {
+        _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), acc)
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
+    let mut acc = [[_mm512_setzero_ps(); NP]; R];
+    let (mut a, mut b) = (t.a, t.b);
+    let (a_row, b_panel) = (t.a_row, t.b_panel);
+    // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and panel, and a C of R rows by
+    // `cols` columns that no one else touches. Unaligned loads are used where the contract promises no alignment.
+    unsafe {
+        for _ in 0..t.steps {
+            let mut bv = [_mm512_setzero_si512(); NP];
+            for j in 0..NP {
+                bv[j] = _mm512_loadu_si512(b.add(j * b_panel).cast());
+            }
+            for r in 0..R {
+                let av = _mm512_set1_epi32(a.add(r * a_row).cast::<i32>().read_unaligned());
+                for j in 0..NP {
+                    acc[r][j] = dot::<BF16>(acc[r][j], av, bv[j]);
+                }
+            }
+            a = a.add(STEP);
+            b = b.add(super::STEP_BYTES);
+        }
+        if t.half {
+            for r in 0..R {
+                let av = _mm512_set1_epi32(i32::from(a.add(r * a_row).cast::<u16>().read_unaligned()));
+                for j in 0..NP {
+                    let bv = _mm512_loadu_si512(b.add(j * b_panel).cast());
+                    acc[r][j] = dot::<BF16>(acc[r][j], av, bv);
+                }
+            }
+        }
+        let last: __mmask16 = 0xffff >> (16 * NP - t.cols);
+        for r in 0..R {
+            let row = t.c.add(r * t.c_row);
+            for j in 0..NP {
+                let mask = if j + 1 == NP { last } else { 0xffff };
+                store(row, j, acc[r][j], mask, t.out);
+            }
+        }
+    }
+}
+
+/// Stores the sums of panel `j` of a row of C that starts at `row`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn store(row: *mut u8, j: usize, sums: __m512, mask: __mmask16, out: Out) {
+    // SAFETY: the caller promises that the lanes in `mask` exist.
+    unsafe {
+        match out {
+            Out::WriteF32 => _mm512_mask_storeu_ps(row.cast::<f32>().add(16 * j), mask, sums),
+            Out::AddF32 => {
+                let p = row.cast::<f32>().add(16 * j);
+                _mm512_mask_storeu_ps(p, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, p), sums));
+            }
+            Out::WriteBf16 => store_bf16(row.cast::<i16>().add(16 * j), mask, sums),
+            Out::AddBf16 => {
+                let p = row.cast::<i16>().add(16 * j);
+                let old = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
+                let old = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(old));
+                store_bf16(p, mask, _mm512_add_ps(old, sums));
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn store_bf16(p: *mut i16, mask: __mmask16, v: __m512) {
+    // SAFETY: the lanes in `mask` exist; the transmute is between vectors of 256 bits.
+    unsafe {
+        let v = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+        _mm256_mask_storeu_epi16(p, mask, v);
+    }
+}

@@ -1,0 +1,120 @@
+//! Matrix products on the processor: packed panels, register tiles, tasks.
+//!
+//! One product is `C[m, n] (acc)= A[m, k] B[k, n]`, accumulated in f32. Everything is counted in *steps* of four bytes of
+//! the contraction: two neighbouring bf16 values (what one lane of the BF16 dot product eats) or one f32.
+//!
+//! **Panels (P16).** An operand with `c` lanes (its own dimension) and contraction length `k` is stored as
+//! `[ceil(c/16)][steps(k)][16]` four-byte words, that is `[..][ceil(k/2)][16][2]` bf16 or `[..][k][16]` f32, zero padded.
+//! The same form serves as either operand: as B a step is one 64-byte vector, as A it is sixteen words to broadcast.
+//! A may also be plain rows, whose pairs along k already lie together.
+//!
+//! **Order of summation.** Every element of C is one chain over the steps of a block of [`BLOCK`] steps, started from
+//! zero, and the blocks (at absolute positions) are added to C in ascending order. It is a function of `k` alone: not of
+//! the tile, the row's place in it, the group or the threads. So a row gives the same bits wherever it stands.
+
+// Operands are byte pointers into tensors, which are aligned; offsets are whole elements.
+#![allow(clippy::cast_ptr_alignment)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod bench;
+pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack512;
+mod peak;
+mod portable;
+mod task;
+
+pub use peak::peak_gflops;
+pub(crate) use task::{Left, Product, multiply};
+
+use crate::{Acc, DType, Isa};
+
+/// Lanes of a panel.
+pub(crate) const LANES: usize = 16;
+/// Bytes of one step of a panel.
+pub(crate) const STEP_BYTES: usize = 64;
+/// Steps of one block of the contraction. Part of the definition of the result's bits.
+pub(crate) const BLOCK: usize = 1024;
+
+/// Steps of a contraction over `k` elements.
+pub(crate) fn steps(dtype: DType, k: usize) -> usize {
+    if dtype == DType::Bf16 { k.div_ceil(2) } else { k }
+}
+/// Bytes of an operand in panels.
+pub(crate) fn panel_bytes(dtype: DType, lanes: usize, k: usize) -> usize {
+    lanes.div_ceil(LANES) * steps(dtype, k) * STEP_BYTES
+}
+
+/// What happens to a tile's sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Out {
+    WriteF32,
+    AddF32,
+    WriteBf16,
+    AddBf16,
+}
+
+impl Out {
+    pub(crate) fn new(dtype: DType, acc: Acc) -> Self {
+        match (dtype, acc) {
+            (DType::F32, Acc::Write) => Self::WriteF32,
+            (DType::F32, Acc::Add) => Self::AddF32,
+            (DType::Bf16, Acc::Write) => Self::WriteBf16,
+            (DType::Bf16, Acc::Add) => Self::AddBf16,
+            (DType::I32, _) => panic!("gemm: i32 output"),
+        }
+    }
+}
+
+/// One register tile: `rows` rows of A by `panels` adjacent panels of B over `steps` steps.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile {
+    /// First row's first step.
+    pub(crate) a: *const u8,
+    /// Bytes from one row of A to the next.
+    pub(crate) a_row: usize,
+    /// Whether one more step follows whose second bf16 does not exist (plain rows, odd k).
+    pub(crate) half: bool,
+    /// First panel's first step.
+    pub(crate) b: *const u8,
+    /// Bytes from one panel to the next.
+    pub(crate) b_panel: usize,
+    pub(crate) steps: usize,
+    pub(crate) c: *mut u8,
+    /// Bytes from one row of C to the next.
+    pub(crate) c_row: usize,
+    /// Columns of C that exist, from the tile's first: more than `16 * (panels - 1)`.
+    pub(crate) cols: usize,
+    pub(crate) out: Out,
+}
+
+/// A register-tile kernel: `(tile, rows, panels)`.
+///
+/// # Safety
+/// The tile's pointers must be valid for its extents and the processor must have the instructions.
+pub(crate) type Run = unsafe fn(&Tile, usize, usize);
+
+/// The kernel of an instruction path for a format and a form of A, with the largest tile it takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    pub(crate) run: Run,
+    /// Most rows; divides 16 when A is packed.
+    pub(crate) rows: usize,
+    /// Most panels for a tile of so many rows.
+    pub(crate) panels: fn(rows: usize) -> usize,
+}
+
+impl Kernel {
+    pub(crate) fn of(isa: Isa, dtype: DType, packed: bool) -> Self {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => avx512::kernel(dtype, packed),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::kernel(dtype, packed),
+            _ => portable::kernel(dtype, packed),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Register tiles in plain Rust: up to 4 rows by 1 panel. What processors without a path of their own get.
+
+use super::{Kernel, LANES, Out, STEP_BYTES, Tile};
+use crate::DType;
+use half::bf16;
+
+pub(super) fn kernel(dtype: DType, packed: bool) -> Kernel {
+    let run = match (dtype, packed) {
+        (DType::Bf16, false) => dispatch::<true, 4>,
+        (DType::Bf16, true) => dispatch::<true, 64>,
+        (_, false) => dispatch::<false, 4>,
+        (_, true) => dispatch::<false, 64>,
+    };
+    Kernel { run, rows: 4, panels: |_| 1 }
+}
+
+unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, panels: usize) {
+    debug_assert_eq!(panels, 1);
+    // SAFETY: the caller answers for the tile.
+    unsafe {
+        match rows {
+            1 => tile::<1, BF16, STEP>(t),
+            2 => tile::<2, BF16, STEP>(t),
+            3 => tile::<3, BF16, STEP>(t),
+            4 => tile::<4, BF16, STEP>(t),
+            _ => unreachable!("tile of {rows} rows"),
+        }
+    }
+}
+
+/// The first (low) and second (high) bf16 of a word, widened. Words are two u16 in memory order.
+#[inline]
+fn widen(word: [u16; 2]) -> (f32, f32) {
+    (f32::from_bits(u32::from(word[0]) << 16), f32::from_bits(u32::from(word[1]) << 16))
+}
+
+#[inline]
+fn step<const R: usize, const BF16: bool>(acc: &mut [[f32; LANES]; R], a: [[u16; 2]; R], b: &[[u16; 2]; LANES]) {
+    for r in 0..R {
+        if BF16 {
+            let (lo, hi) = widen(a[r]);
+            for j in 0..LANES {
+                let (b_lo, b_hi) = widen(b[j]);
+                acc[r][j] += lo * b_lo;
+                acc[r][j] += hi * b_hi;
+            }
+        } else {
+            let v = as_f32(a[r]);
+            for j in 0..LANES {
+                acc[r][j] += v * as_f32(b[j]);
+            }
+        }
+    }
+}
+
+#[inline]
+fn as_f32(word: [u16; 2]) -> f32 {
+    // SAFETY: same size, any bits are valid.
+    f32::from_bits(unsafe { std::mem::transmute::<[u16; 2], u32>(word) })
+}
+
+unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
+    let mut acc = [[0f32; LANES]; R];
+    let (mut a, mut b) = (t.a, t.b);
+    // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and of the panel.
+    unsafe {
+        for _ in 0..t.steps {
+            let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<[u16; 2]>().read_unaligned());
+            step::<R, BF16>(&mut acc, av, &b.cast::<[[u16; 2]; LANES]>().read_unaligned());
+            a = a.add(STEP);
+            b = b.add(STEP_BYTES);
+        }
+        if t.half {
+            let av = std::array::from_fn(|r| [a.add(r * t.a_row).cast::<u16>().read_unaligned(), 0]);
+            step::<R, BF16>(&mut acc, av, &b.cast::<[[u16; 2]; LANES]>().read_unaligned());
+        }
+        store(&acc, t);
+    }
+}
+
+/// Writes or adds a tile's sums; shared with the AVX2 kernel.
+///
+/// # Safety
+/// C must have `R` rows of `cols` columns that no one else touches.
+#[inline]
+pub(super) unsafe fn store<const R: usize>(sums: &[[f32; 16]; R], t: &Tile) {
+    for (r, row) in sums.iter().enumerate() {
+        // SAFETY: as promised by the caller.
+        let c = unsafe { t.c.add(r * t.c_row) };
+        for (j, v) in row.iter().enumerate().take(t.cols) {
+            // SAFETY: as promised by the caller.
+            unsafe {
+                match t.out {
+                    Out::WriteF32 => *c.cast::<f32>().add(j) = *v,
+                    Out::AddF32 => *c.cast::<f32>().add(j) += *v,
+                    Out::WriteBf16 => *c.cast::<bf16>().add(j) = bf16::from_f32(*v),
+                    Out::AddBf16 => {
+                        let p = c.cast::<bf16>().add(j);
+                        *p = bf16::from_f32((*p).to_f32() + *v);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Linear layers, plain and grouped over experts: `y = x W^T` and its two gradients.
+//!
+//! T rows (tokens), n outputs, k inputs, G groups (experts) whose rows `offsets[g]..offsets[g+1]` lie together.
+//!
+//! | function | result | reads |
+//! | --- | --- | --- |
+//! | `forward` | `y[T,n] (acc)= x[T,k] W[n,k]^T` | the weight's forward panels |
+//! | `backward_input` | `dx[T,k] (acc)= dy[T,n] W[n,k]` | its backward panels |
+//! | `backward_weight` | `dw[n,k] (acc)= dy[T,n]^T x[T,k]` | dy and x, both packed here |
+//!
+//! Products are in the weight's format (bf16 or f32): an operand in the other format is rounded or widened first. Sums are
+//! f32, in an order that depends on the length of the contraction only (see `gemm`), and rounded once on output.
+//!
+//! Panics when shapes disagree, an operand is i32, or a gradient needs a form that the weight was not made with.
+
+mod grad;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+pub use grad::{backward_weight, grouped_backward_weight};
+pub use weight::PackedWeight;
+
+use crate::gemm::pack::{PACK_ROWS, Rows, convert_row};
+use crate::gemm::{BLOCK, Left, Product, multiply, steps};
+use crate::{Acc, Cx, DType, DisjointMut, MatMut, MatRef, Tensor};
+
+/// `y[T,n] (acc)= x[T,k] W[n,k]^T`
+pub fn forward<'a, 'b>(cx: &Cx, x: impl Into<MatRef<'a>>, w: &PackedWeight, y: impl Into<MatMut<'b>>, acc: Acc) {
+    let (x, y) = (x.into(), y.into());
+    assert!(w.groups() == 1, "linear forward: a weight of {} groups needs offsets", w.groups());
+    by_weight(cx, "linear forward", x, w, false, None, y, acc);
+}
+
+/// `dx[T,k] (acc)= dy[T,n] W[n,k]`
+pub fn backward_input<'a, 'b>(
+    cx: &Cx,
+    dy: impl Into<MatRef<'a>>,
+    w: &PackedWeight,
+    dx: impl Into<MatMut<'b>>,
+    acc: Acc,
+) {
+    let (dy, dx) = (dy.into(), dx.into());
+    assert!(w.groups() == 1, "linear backward_input: a weight of {} groups needs offsets", w.groups());
+    by_weight(cx, "linear backward_input", dy, w, true, None, dx, acc);
+}
+
+/// `y[r,n] (acc)= x[r,k] W_g[n,k]^T` for the rows r of every group g. Rows from `offsets[G]` on are left as they are.
+pub fn grouped_forward<'a, 'b>(
+    cx: &Cx,
+    x: impl Into<MatRef<'a>>,
+    w: &PackedWeight,
+    offsets: &Tensor,
+    y: impl Into<MatMut<'b>>,
+    acc: Acc,
+) {
+    by_weight(cx, "grouped forward", x.into(), w, false, Some(offsets), y.into(), acc);
+}
+
+/// `dx[r,k] (acc)= dy[r,n] W_g[n,k]` for the rows r of every group g. Rows from `offsets[G]` on are left as they are.
+pub fn grouped_backward_input<'a, 'b>(
+    cx: &Cx,
+    dy: impl Into<MatRef<'a>>,
+    w: &PackedWeight,
+    offsets: &Tensor,
+    dx: impl Into<MatMut<'b>>,
+    acc: Acc,
+) {
+    by_weight(cx, "grouped backward_input", dy.into(), w, true, Some(offsets), dx.into(), acc);
+}
+
+/// The groups' row ranges: `[0, rows]` when there is one group.
+pub(crate) struct Groups<'a> {
+    offsets: Option<&'a [i32]>,
+    rows: usize,
+}
+
+impl<'a> Groups<'a> {
+    fn new(op: &str, offsets: Option<&'a Tensor>, groups: usize, rows: usize) -> Self {
+        let offsets = offsets.map(|t| {
+            assert_eq!(t.len(), groups + 1, "{op}: offsets {:?} for {groups} groups", t.shape());
+            let o = t.i32();
+            let ascending = o[0] >= 0 && o.windows(2).all(|w| w[0] <= w[1]);
+            assert!(ascending && o[groups] as usize <= rows, "{op}: offsets {o:?} for {rows} rows");
+            o
+        });
+        Self { offsets, rows }
+    }
+    /// First row and number of rows of a group.
+    fn range(&self, g: usize) -> (usize, usize) {
+        self.offsets.map_or((0, self.rows), |o| (o[g] as usize, (o[g + 1] - o[g]) as usize))
+    }
+    /// First step of a group when the groups' rows are packed one after the other, each from a whole step on:
+    /// at least as far after its predecessor's as that has steps.
+    fn first_step(&self, dtype: DType, g: usize) -> usize {
+        let first = self.range(g).0;
+        if dtype == DType::Bf16 { usize::midpoint(first, g) } else { first }
+    }
+}
+
+fn by_weight(
+    cx: &Cx,
+    op: &str,
+    x: MatRef<'_>,
+    w: &PackedWeight,
+    backward: bool,
+    offsets: Option<&Tensor>,
+    mut y: MatMut<'_>,
+    acc: Acc,
+) {
+    let (k, n) = if backward { (w.n(), w.k()) } else { (w.k(), w.n()) };
+    let shapes = (x.cols(), y.cols(), x.rows());
+    assert!(
+        shapes == (k, n, y.rows()),
+        "{op}: [{}, {}] by a weight of {} x {} into [{}, {}]",
+        x.rows(),
+        x.cols(),
+        w.n(),
+        w.k(),
+        y.rows(),
+        y.cols()
+    );
+    let groups = Groups::new(op, offsets, w.groups(), x.rows());
+    let (dtype, rows) = (w.dtype(), x.rows());
+    let converted = (x.dtype() != dtype).then(|| convert(cx, &x, dtype));
+    let source = Rows::of(&converted.as_ref().map_or(x, Tensor::mat));
+    let run = |target: &mut MatMut<'_>, acc: Acc| {
+        let (c_dtype, c_row) = (target.dtype(), target.stride() * target.dtype().size());
+        let c = match c_dtype {
+            DType::F32 => Shared(target.f32_mut().as_mut_ptr().cast()),
+            _ => Shared(target.bf16_mut().as_mut_ptr().cast()),
+        };
+        // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.
+        unsafe {
+            multiply(cx, w.groups(), |g| {
+                let (first, m) = groups.range(g);
+                let a = Left::Rows { ptr: source.at(first, 0).ptr, stride: source.stride };
+                let b = if backward { w.backward_panels(g) } else { w.forward_panels(g) };
+                Product { m, n, k, dtype, a, b, c: c.get().add(first * c_row), c_row, c_dtype, acc }
+            });
+        }
+    };
+    if y.dtype() == DType::Bf16 && steps(dtype, k) > BLOCK {
+        // Sums of several blocks meet in f32.
+        let mut sums = cx.empty(&[rows, n], DType::F32);
+        run(&mut sums.mat_mut(), Acc::Write);
+        let (last, count) = groups.range(w.groups() - 1);
+        round_into(cx, &sums, groups.range(0).0..last + count, &mut y, acc);
+    } else {
+        run(&mut y, acc);
+    }
+}
+
+/// A pointer that tasks may share; what they write through it is disjoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub(crate) *mut u8);
+// SAFETY: users write disjoint elements, as each states.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+impl Shared {
+    pub(crate) fn of(t: &mut Tensor) -> Self {
+        match t.dtype() {
+            DType::F32 => Self(t.f32_mut().as_mut_ptr().cast()),
+            DType::Bf16 => Self(t.bf16_mut().as_mut_ptr().cast()),
+            DType::I32 => panic!("linear: i32 operand"),
+        }
+    }
+    pub(crate) fn get(self) -> *mut u8 {
+        self.0
+    }
+}
+
+/// A copy of `x` in the other float format.
+fn convert(cx: &Cx, x: &MatRef<'_>, dtype: DType) -> Tensor {
+    let (rows, cols) = (x.rows(), x.cols());
+    let mut out = cx.empty(&[rows, cols], dtype);
+    let to = Shared::of(&mut out);
+    let (from, row_bytes) = (Rows::of(x), cols * dtype.size());
+    cx.threads().each(rows.div_ceil(PACK_ROWS), |i| {
+        for r in i * PACK_ROWS..((i + 1) * PACK_ROWS).min(rows) {
+            // SAFETY: row r exists in both; tasks write disjoint rows.
+            unsafe {
+                convert_row(cx.isa(), from.at(r, 0).ptr, from.dtype, cols, to.get().add(r * row_bytes), dtype);
+            }
+        }
+    });
+    out
+}
+
+/// `y (acc)= sums` rounded to bf16, for the given rows.
+fn round_into(cx: &Cx, sums: &Tensor, range: std::ops::Range<usize>, y: &mut MatMut<'_>, acc: Acc) {
+    let (cols, stride) = (sums.cols(), y.stride());
+    let sums = sums.f32();
+    let out = DisjointMut::new(y.bf16_mut());
+    cx.threads().each(range.len(), |i| {
+        let r = range.start + i;
+        // SAFETY: one task a row.
+        let row = unsafe { out.slice(r * stride, cols) };
+        for (y, s) in row.iter_mut().zip(&sums[r * cols..]) {
+            let old = if acc == Acc::Add { y.to_f32() } else { 0.0 };
+            *y = half::bf16::from_f32(old + s);
+        }
+    });
+}

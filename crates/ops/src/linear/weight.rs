@@ -1,0 +1,147 @@
+//! Weights in panels.
+
+use super::Shared;
+use crate::gemm::pack::{Panels, Rows, lanes_from_cols, lanes_from_rows};
+use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
+use crate::{Cx, DType, Tensor};
+
+/// Weights `[groups, n, k]` in the compute format and in the forms that products read: panels with n as lanes for
+/// `forward`, and, on request, with k as lanes for `backward_input`.
+pub struct PackedWeight {
+    groups: usize,
+    n: usize,
+    k: usize,
+    dtype: DType,
+    forward: Tensor,
+    backward: Option<Tensor>,
+}
+
+impl PackedWeight {
+    /// Room for weights, zero until packed.
+    pub fn new(cx: &Cx, groups: usize, n: usize, k: usize, dtype: DType, backward: bool) -> Self {
+        assert!(dtype != DType::I32 && groups > 0, "packed weight: {groups} groups of {dtype:?}");
+        let room = |lanes, k| cx.zeros(&[groups * panel_bytes(dtype, lanes, k) / dtype.size()], dtype);
+        Self { groups, n, k, dtype, forward: room(n, k), backward: backward.then(|| room(k, n)) }
+    }
+    /// Number of matrices.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+    /// Outputs of each.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+    /// Inputs of each.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+    /// Format of the products.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+    /// Bytes of all forms.
+    pub fn bytes(&self) -> usize {
+        self.forward.bytes() + self.backward.as_ref().map_or(0, Tensor::bytes)
+    }
+
+    /// Packs all groups from `[groups * n, k]` row-major elements, f32 or bf16.
+    pub fn pack(&mut self, cx: &Cx, w: &Tensor) {
+        let want = self.groups * self.n * self.k;
+        assert_eq!(w.len(), want, "pack: {:?} into {} x {} x {}", w.shape(), self.groups, self.n, self.k);
+        let ptr = match w.dtype() {
+            DType::F32 => w.f32().as_ptr().cast(),
+            DType::Bf16 => w.bf16().as_ptr().cast(),
+            DType::I32 => panic!("pack: i32 weights"),
+        };
+        let src = Rows { ptr, stride: self.k * w.dtype().size(), dtype: w.dtype() };
+        let (n, blocks) = (self.n, self.n.div_ceil(LANES));
+        let to = self.writer();
+        cx.threads().each(self.groups * blocks, |i| {
+            let (group, row) = (i / blocks, i % blocks * LANES);
+            // SAFETY: the length was checked; one task a block of rows.
+            unsafe { to.pack_rows(cx, group, row, (n - row).min(LANES), src.at(group * n + row, 0)) };
+        });
+    }
+
+    /// Packs one group from `n * k` row-major elements.
+    pub fn pack_group(&mut self, cx: &Cx, group: usize, w: &[f32]) {
+        assert_eq!(w.len(), self.n * self.k, "pack_group: {} elements into {} x {}", w.len(), self.n, self.k);
+        assert!(group < self.groups, "pack_group: group {group} of {}", self.groups);
+        let src = Rows { ptr: w.as_ptr().cast(), stride: self.k * 4, dtype: DType::F32 };
+        let n = self.n;
+        let to = self.writer();
+        cx.threads().each(n.div_ceil(LANES), |i| {
+            let row = i * LANES;
+            // SAFETY: the length was checked; one task a block of rows.
+            unsafe { to.pack_rows(cx, group, row, (n - row).min(LANES), src.at(row, 0)) };
+        });
+    }
+
+    /// A handle through which tasks pack disjoint blocks of rows.
+    pub(crate) fn writer(&mut self) -> Writer {
+        Writer {
+            n: self.n,
+            k: self.k,
+            dtype: self.dtype,
+            forward: Shared::of(&mut self.forward),
+            backward: self.backward.as_mut().map(Shared::of),
+        }
+    }
+
+    /// Panels of a group for `forward`.
+    pub(crate) fn forward_panels(&self, group: usize) -> *const u8 {
+        start(&self.forward, group * panel_bytes(self.dtype, self.n, self.k))
+    }
+    /// Panels of a group for `backward_input`.
+    pub(crate) fn backward_panels(&self, group: usize) -> *const u8 {
+        let form = self.backward.as_ref().expect("backward_input: the weight has no backward form");
+        start(form, group * panel_bytes(self.dtype, self.k, self.n))
+    }
+}
+
+fn start(form: &Tensor, byte: usize) -> *const u8 {
+    let ptr: *const u8 = match form.dtype() {
+        DType::F32 => form.f32().as_ptr().cast(),
+        _ => form.bf16().as_ptr().cast(),
+    };
+    assert!(byte <= form.bytes());
+    // SAFETY: inside the tensor or one past its end.
+    unsafe { ptr.add(byte) }
+}
+
+/// Writes blocks of rows of a weight into its panels.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer {
+    n: usize,
+    k: usize,
+    dtype: DType,
+    forward: Shared,
+    backward: Option<Shared>,
+}
+
+impl Writer {
+    /// Packs `rows` rows of a group from row `row` on (a multiple of 16; `rows` too, unless they are the last) into all
+    /// forms. The rows should be in cache: they are read twice.
+    ///
+    /// # Safety
+    /// The weight must be alive, `src` hold the rows, and no two calls at a time pack the same rows.
+    pub(crate) unsafe fn pack_rows(self, cx: &Cx, group: usize, row: usize, rows: usize, src: Rows) {
+        debug_assert!(row.is_multiple_of(LANES) && row + rows <= self.n);
+        let (n, k, dtype, isa) = (self.n, self.k, self.dtype, cx.isa());
+        // SAFETY: offsets lie inside the forms; blocks of sixteen rows have panels, or whole steps, of their own.
+        unsafe {
+            let panel = steps(dtype, k) * STEP_BYTES;
+            let group_at = self.forward.get().add(group * panel_bytes(dtype, n, k));
+            for first in (0..rows).step_by(LANES) {
+                let ptr = group_at.add((row + first) / LANES * panel);
+                let to = Panels { ptr, panel, dtype };
+                lanes_from_rows(isa, src.at(first, 0), (rows - first).min(LANES), k, to);
+            }
+            if let Some(backward) = self.backward {
+                let at = group * panel_bytes(dtype, k, n) + steps(dtype, row) * STEP_BYTES;
+                let to = Panels { ptr: backward.get().add(at), panel: steps(dtype, n) * STEP_BYTES, dtype };
+                lanes_from_cols(isa, src, rows, k, to);
+            }
+        }
+    }
+}
