@@ -6,7 +6,7 @@
 //! that are added in a fixed order. Paths differ from each other only by fused multiply-add.
 
 use crate::math::{bf16_bits, bf16_value, fma};
-use crate::{DType, DisjointMut, Isa, MatMut, MatRef};
+use crate::{DType, DisjointMut, Isa, MatMut, MatRef, Tensor};
 use half::bf16;
 use std::ops::Range;
 
@@ -57,6 +57,8 @@ pub(crate) trait Elem: Copy + Send + Sync + 'static {
     fn round(v: f32) -> Self;
     fn of<'a>(m: &'a MatRef<'_>) -> &'a [Self];
     fn of_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self];
+    fn of_tensor(t: &Tensor) -> &[Self];
+    fn of_tensor_mut(t: &mut Tensor) -> &mut [Self];
 }
 
 impl Elem for f32 {
@@ -74,6 +76,12 @@ impl Elem for f32 {
     fn of_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self] {
         m.f32_mut()
     }
+    fn of_tensor(t: &Tensor) -> &[Self] {
+        t.f32()
+    }
+    fn of_tensor_mut(t: &mut Tensor) -> &mut [Self] {
+        t.f32_mut()
+    }
 }
 
 impl Elem for bf16 {
@@ -90,6 +98,12 @@ impl Elem for bf16 {
     }
     fn of_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self] {
         m.bf16_mut()
+    }
+    fn of_tensor(t: &Tensor) -> &[Self] {
+        t.bf16()
+    }
+    fn of_tensor_mut(t: &mut Tensor) -> &mut [Self] {
+        t.bf16_mut()
     }
 }
 

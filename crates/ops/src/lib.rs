@@ -7,6 +7,7 @@
 //! Numbers a token gets depend only on its content: tiles, blocks and the order of every summation are functions of
 //! shapes and absolute positions, never of the thread count; threads only choose who computes a tile.
 
+pub mod adamw;
 mod cx;
 pub mod elementwise;
 pub mod embedding;
@@ -20,6 +21,7 @@ pub mod mmap;
 pub mod moe;
 mod par;
 mod pool;
+pub mod reduce;
 pub mod rmsnorm;
 mod rng;
 pub mod rope;

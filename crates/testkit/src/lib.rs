@@ -1,5 +1,6 @@
 //! References in f64 on plain slices, gradient checks and error measures. Used by tests only.
 
+pub mod adamw;
 pub mod gate;
 pub mod gemm;
 pub mod gradcheck;

@@ -1,0 +1,85 @@
+//! One pass over memory in blocks of elements.
+
+use crate::kernel::{Blocks, Elem, Kernel, LANES, dispatch, with_elem};
+use crate::{Cx, DType, DisjointMut, Tensor};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+struct Sum<'a, T, const SQUARES: bool>(&'a [T]);
+
+impl<T: Elem, const SQUARES: bool> Kernel for Sum<'_, T, SQUARES> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> f64 {
+        let mut acc = [0.0f64; LANES];
+        let chunks = self.0.chunks_exact(LANES);
+        for (acc, v) in acc.iter_mut().zip(chunks.remainder()) {
+            *acc = term::<FMA, SQUARES>(v.get(), 0.0);
+        }
+        for chunk in chunks {
+            for i in 0..LANES {
+                acc[i] = term::<FMA, SQUARES>(chunk[i].get(), acc[i]);
+            }
+        }
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                acc[i] += acc[i + half];
+            }
+            half /= 2;
+        }
+        acc[0]
+    }
+}
+
+#[inline(always)]
+fn term<const FMA: bool, const SQUARES: bool>(v: f32, acc: f64) -> f64 {
+    let v = f64::from(v);
+    match (SQUARES, FMA) {
+        (false, _) => acc + v,
+        (true, false) => acc + v * v,
+        (true, true) => v.mul_add(v, acc),
+    }
+}
+
+pub(super) fn sum<const SQUARES: bool>(cx: &Cx, x: &Tensor) -> f64 {
+    let blocks = Blocks::elements(x.len());
+    // The blocks' sums, an f64 as two words each: tensors hold no f64.
+    let mut parts = cx.empty(&[blocks.count(), 2], DType::I32);
+    with_elem!(x.dtype(), T => {
+        let x = T::of_tensor(x);
+        let parts = DisjointMut::new(parts.i32_mut());
+        cx.threads().each(blocks.count(), |b| {
+            let bits = dispatch(cx.isa(), Sum::<T, SQUARES>(&x[blocks.range(b)])).to_bits();
+            // SAFETY: one row of `parts` for each block.
+            let part = unsafe { parts.slice(2 * b, 2) };
+            (part[0], part[1]) = ((bits >> 32) as i32, bits as i32);
+        });
+    });
+    let value = |part: &[i32]| f64::from_bits(u64::from(part[0] as u32) << 32 | u64::from(part[1] as u32));
+    parts.i32().chunks_exact(2).map(value).sum()
+}
+
+/// Largest magnitude, as bits: infinities and NaN are the largest of all.
+struct Largest<'a, T>(&'a [T]);
+
+impl<T: Elem> Kernel for Largest<'_, T> {
+    type Out = u32;
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> u32 {
+        self.0.iter().fold(0, |m, v| m.max(v.get().to_bits() & 0x7fff_ffff))
+    }
+}
+
+pub(super) fn all_finite(cx: &Cx, x: &Tensor) -> bool {
+    let blocks = Blocks::elements(x.len());
+    let finite = AtomicBool::new(true);
+    with_elem!(x.dtype(), T => {
+        let x = T::of_tensor(x);
+        cx.threads().each(blocks.count(), |b| {
+            if dispatch(cx.isa(), Largest(&x[blocks.range(b)])) >= f32::INFINITY.to_bits() {
+                finite.store(false, Ordering::Relaxed);
+            }
+        });
+    });
+    finite.into_inner()
+}

@@ -1,0 +1,36 @@
+//! Sums over all elements of a tensor (the global gradient norm, losses) and the test for infinities and NaN.
+//!
+//! Elements are F32 or Bf16, sums are f64: 32 lanes inside a fixed block of elements, then the blocks in order. The
+//! result depends neither on threads nor on the instruction path (a square of an f32 is exact in f64, so that fused and
+//! separate multiply-add agree). f64 cannot overflow here: `sum_squares` is finite exactly if all elements are.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::kernel::expect_float;
+use crate::{Cx, Device, Tensor};
+
+/// `sum x^2`.
+pub fn sum_squares(cx: &Cx, x: &Tensor) -> f64 {
+    expect_float("sum_squares", x.dtype());
+    match x.device() {
+        Device::Cpu => cpu::sum::<true>(cx, x),
+    }
+}
+
+/// `sum x`.
+pub fn sum(cx: &Cx, x: &Tensor) -> f64 {
+    expect_float("sum", x.dtype());
+    match x.device() {
+        Device::Cpu => cpu::sum::<false>(cx, x),
+    }
+}
+
+/// Whether no element is infinite or NaN.
+pub fn all_finite(cx: &Cx, x: &Tensor) -> bool {
+    expect_float("all_finite", x.dtype());
+    match x.device() {
+        Device::Cpu => cpu::all_finite(cx, x),
+    }
+}
