@@ -1,0 +1,117 @@
+//! Everything that can go wrong with text, tokenizers and packed files, each with the place and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+/// The crate's result.
+pub type Result<T, E = DataError> = std::result::Result<T, E>;
+
+/// An error of the data crate. Each message names the file, line or key at fault and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Reading or writing failed.
+    #[error("cannot {action} {}: {source}{}", path.display(), advice_on(source))]
+    Io {
+        /// What was attempted: "read", "write", ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line of a `.jsonl` file is not what it should be.
+    #[error("{}:{line}: {problem}; correct or remove that line, or name the right field", path.display())]
+    JsonLine {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A path holds nothing that can be read as text.
+    #[error("{}: {problem}", path.display())]
+    NoText {
+        /// The path given.
+        path: PathBuf,
+        /// What is wrong and what to give instead.
+        problem: String,
+    },
+    /// A lock file cannot be understood.
+    #[error("Cargo.lock: {0}; write it anew with `cargo generate-lockfile`")]
+    Lock(String),
+    /// Cargo's registry holds none of the packages of the lock file.
+    #[error(
+        "none of the {packages} packages in the lock file have their sources under {}; run `cargo fetch` in the \
+         project's folder, or give text of your own with `--text PATH...`", registry.display()
+    )]
+    NoSources {
+        /// The folder looked into.
+        registry: PathBuf,
+        /// Packages of the lock file that come from a registry.
+        packages: usize,
+    },
+    /// The text does not suffice for a purpose.
+    #[error("too little text: {0}")]
+    TooLittle(String),
+    /// A tokenizer file cannot be used, or a tokenizer cannot be trained as asked.
+    #[error("tokenizer{}: {problem}", at(path.as_deref()))]
+    Tokenizer {
+        /// The file, where there is one.
+        path: Option<PathBuf>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A packed token file is damaged or is not one.
+    #[error("{}: {problem}; pack the text again (`hadal data pack`)", path.display())]
+    Shard {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A saved position does not belong to this data.
+    #[error(
+        "the saved data position does not fit this data: {0}; resume with the data and settings the run began with"
+    )]
+    Cursor(String),
+    /// An option has a value that makes no sense.
+    #[error("{key}: {problem}")]
+    Option {
+        /// The option's name.
+        key: &'static str,
+        /// What is wrong and which values are right.
+        problem: String,
+    },
+}
+
+impl DataError {
+    /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn shard(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Shard { path: path.to_path_buf(), problem: problem.into() }
+    }
+
+    pub(crate) fn tokenizer(path: Option<&Path>, problem: impl Into<String>) -> Self {
+        Self::Tokenizer { path: path.map(Path::to_path_buf), problem: problem.into() }
+    }
+}
+
+fn at(path: Option<&Path>) -> String {
+    path.map(|p| format!(" {}", p.display())).unwrap_or_default()
+}
+
+fn advice_on(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "; check the path",
+        std::io::ErrorKind::PermissionDenied => "; check who may read and write there",
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            "; free some disk space and run it again"
+        }
+        _ => "",
+    }
+}

@@ -1,0 +1,293 @@
+//! Leaves out what a model should not spend tokens on: copies, near copies, generated and minified files, tables.
+//!
+//! Every document is judged by itself first (parallel), then compared with those kept before it (in order), so that
+//! what stays depends on the input and its order only. Near copies are found by [`crate::minhash`].
+
+use ahash::{AHashMap as HashMap, AHashSet as HashSet};
+use rayon::prelude::*;
+
+use crate::hash::hash_bytes;
+use crate::minhash::{NearCopies, Sketch};
+use crate::source::Document;
+
+/// Why a document was left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Shorter than is worth a document.
+    TooShort,
+    /// Longer than people write.
+    TooLong,
+    /// Says near its top that a program wrote it.
+    Generated,
+    /// Lines longer than people write.
+    LongLines,
+    /// Mostly numbers or symbols: data.
+    FewLetters,
+    /// Most lines begin with the same words: tables of constants and bindings.
+    Table,
+    /// The same text, white space aside, as an earlier document.
+    Copy,
+    /// Nearly the same text as an earlier document.
+    NearCopy,
+}
+
+impl Reason {
+    /// All reasons, in the order in which they are tried.
+    pub const ALL: [Self; 8] = [
+        Self::TooShort,
+        Self::TooLong,
+        Self::Generated,
+        Self::LongLines,
+        Self::FewLetters,
+        Self::Table,
+        Self::Copy,
+        Self::NearCopy,
+    ];
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooShort => "too short",
+            Self::TooLong => "too long",
+            Self::Generated => "generated",
+            Self::LongLines => "long lines",
+            Self::FewLetters => "few letters",
+            Self::Table => "tables",
+            Self::Copy => "copies",
+            Self::NearCopy => "near copies",
+        }
+    }
+}
+
+/// Bounds of what is kept.
+#[derive(Clone, Debug)]
+pub struct FilterOptions {
+    /// Fewest bytes.
+    pub min_bytes: usize,
+    /// Most bytes.
+    pub max_bytes: usize,
+    /// Longest mean line, in bytes.
+    pub max_mean_line: usize,
+    /// Largest share of the bytes that may stand in lines of over 500 bytes.
+    pub max_long_line_share: f64,
+    /// Smallest share of letters among what is not white space.
+    pub min_letter_share: f64,
+    /// Largest shares of the lines that may begin with the same word, and with the same two words (in files of 40
+    /// lines and more).
+    pub max_same_start: [f64; 2],
+    /// Jaccard similarity of five-word shingles from which a document is a near copy; above 1 turns the search off.
+    pub near_copy: f64,
+    /// Whether lines like "automatically generated" near the top count.
+    pub generated_markers: bool,
+}
+
+impl Default for FilterOptions {
+    fn default() -> Self {
+        Self {
+            min_bytes: 64,
+            max_bytes: 1 << 20,
+            max_mean_line: 160,
+            max_long_line_share: 0.3,
+            min_letter_share: 0.4,
+            max_same_start: [0.65, 0.5],
+            near_copy: 0.8,
+            generated_markers: true,
+        }
+    }
+}
+
+impl FilterOptions {
+    /// For prose: whole paragraphs may stand on one line.
+    pub fn prose() -> Self {
+        Self { max_mean_line: usize::MAX, max_long_line_share: 1.0, ..Self::default() }
+    }
+}
+
+/// How much was kept and how much was left out, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterReport {
+    /// Documents and bytes kept.
+    pub kept: (usize, u64),
+    /// Documents and bytes left out for each reason, in the order of [`Reason::ALL`].
+    pub dropped: [(usize, u64); 8],
+}
+
+impl FilterReport {
+    /// Documents and bytes left out for one reason.
+    pub fn dropped_for(&self, reason: Reason) -> (usize, u64) {
+        self.dropped[Reason::ALL.iter().position(|r| *r == reason).expect("every reason is listed")]
+    }
+}
+
+impl std::fmt::Display for FilterReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        write!(f, "kept {} documents ({:.1} MB)", self.kept.0, mb(self.kept.1))?;
+        for (reason, (count, bytes)) in Reason::ALL.iter().zip(self.dropped) {
+            if count > 0 {
+                write!(f, ", left out {count} {} ({:.1} MB)", reason.name(), mb(bytes))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the parallel pass finds out about a document.
+enum Verdict {
+    Out(Reason),
+    Candidate { exact: u64, sketch: Option<Sketch> },
+}
+
+/// Keeps the documents worth learning from, in their order.
+pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Document>, FilterReport) {
+    let search_near = options.near_copy <= 1.0;
+    let verdicts: Vec<Verdict> = documents
+        .par_iter()
+        .with_max_len(16)
+        .map(|document| match quality(&document.text, options) {
+            Some(reason) => Verdict::Out(reason),
+            None => Verdict::Candidate {
+                exact: normalised_hash(&document.text),
+                sketch: if search_near { Sketch::of(&document.text) } else { None },
+            },
+        })
+        .collect();
+    let mut report = FilterReport::default();
+    let mut kept = Vec::with_capacity(documents.len());
+    let mut exact_seen: HashSet<u64> = HashSet::new();
+    let mut near = NearCopies::new(options.near_copy);
+    for (document, verdict) in documents.into_iter().zip(verdicts) {
+        let reason = match verdict {
+            Verdict::Out(reason) => Some(reason),
+            Verdict::Candidate { exact, .. } if exact_seen.contains(&exact) => Some(Reason::Copy),
+            Verdict::Candidate { exact, sketch } => {
+                let is_near = sketch.is_some_and(|s| !near.insert(s));
+                if !is_near {
+                    exact_seen.insert(exact);
+                }
+                is_near.then_some(Reason::NearCopy)
+            }
+        };
+        let bytes = document.text.len() as u64;
+        let entry = match reason {
+            Some(reason) => &mut report.dropped[reason as usize],
+            None => &mut report.kept,
+        };
+        entry.0 += 1;
+        entry.1 += bytes;
+        if reason.is_none() {
+            kept.push(document);
+        }
+    }
+    (kept, report)
+}
+
+/// A hash of the text that white space does not change.
+fn normalised_hash(text: &str) -> u64 {
+    let packed: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    hash_bytes(&packed)
+}
+
+/// Why a text is left out for its own sake, if it is.
+pub fn quality(text: &str, options: &FilterOptions) -> Option<Reason> {
+    if text.trim().len() < options.min_bytes {
+        return Some(Reason::TooShort);
+    }
+    if text.len() > options.max_bytes {
+        return Some(Reason::TooLong);
+    }
+    if options.generated_markers && says_generated(text) {
+        return Some(Reason::Generated);
+    }
+    let (mut lines, mut in_long) = (0usize, 0usize);
+    for line in text.split('\n') {
+        lines += 1;
+        in_long += if line.len() > 500 { line.len() } else { 0 };
+    }
+    let mean = text.len() / lines;
+    if mean > options.max_mean_line || in_long as f64 > options.max_long_line_share * text.len() as f64 {
+        return Some(Reason::LongLines);
+    }
+    let (mut letters, mut visible) = (0usize, 0usize);
+    for c in text.chars() {
+        letters += usize::from(c.is_alphabetic());
+        visible += usize::from(!c.is_whitespace());
+    }
+    if (letters as f64) < options.min_letter_share * visible as f64 {
+        return Some(Reason::FewLetters);
+    }
+    let shares = same_start_shares(text);
+    (0..2).any(|i| shares[i] > options.max_same_start[i]).then_some(Reason::Table)
+}
+
+/// The line up to the end of its first word, and of its second.
+fn first_words(line: &str) -> [&str; 2] {
+    let mut ends = [line.len(); 2];
+    let (mut words, mut inside) = (0, false);
+    for (at, c) in line.char_indices() {
+        let word = c.is_alphanumeric() || c == '_';
+        if inside && !word {
+            ends[words] = at;
+            words += 1;
+            if words == 2 {
+                break;
+            }
+        }
+        inside = word;
+    }
+    ends.map(|end| &line[..end])
+}
+
+/// The shares of the lines that begin with the most common word and the most common two words; 0 in short texts.
+/// Only lines that begin with a word count, so that comments and closing braces neither make nor hide a table.
+fn same_start_shares(text: &str) -> [f64; 2] {
+    let mut starts: [HashMap<u64, usize>; 2] = Default::default();
+    let mut lines = 0usize;
+    for line in text.lines() {
+        let line = line.trim_start();
+        if line.starts_with(|c: char| c.is_alphanumeric() || c == '_') {
+            lines += 1;
+            for (starts, words) in starts.iter_mut().zip(first_words(line)) {
+                *starts.entry(hash_bytes(words.as_bytes())).or_default() += 1;
+            }
+        }
+    }
+    let most = |s: &HashMap<u64, usize>| s.values().max().copied().unwrap_or(0) as f64 / lines.max(1) as f64;
+    if lines < 40 { [0.0; 2] } else { [most(&starts[0]), most(&starts[1])] }
+}
+
+/// What generators write into the first lines of their output.
+const MARKERS: [&str; 9] = [
+    "@generated",
+    "automatically generated",
+    "auto-generated",
+    "auto generated",
+    "autogenerated",
+    "do not edit",
+    "do not modify",
+    "generated by ",
+    "bindgen",
+];
+
+/// Whether a comment among the first 20 lines says so. `bindgen` counts where it says it wrote the file.
+fn says_generated(text: &str) -> bool {
+    text.lines().take(20).any(|line| {
+        let line = line.trim_start();
+        let comment = ["//", "/*", "*", "#", "--", ";", "<!--", "%"].iter().any(|start| line.starts_with(start));
+        // Cut at a character so that the conversion cannot grow long lines' cost.
+        comment && {
+            let lower: String = line.chars().take(300).collect::<String>().to_ascii_lowercase();
+            let inner = lower.starts_with("//!") || lower.starts_with("///");
+            MARKERS.iter().any(|m| {
+                lower.contains(m)
+                    // Documentation may speak of generated files and of bindgen without being either.
+                    && !(inner && !matches!(*m, "@generated"))
+                    && (*m != "bindgen" || lower.contains("generated"))
+            })
+        }
+    })
+}
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+//! Text columns of `.parquet` files (feature `parquet`), one document a row.
+
+use std::fs::File;
+use std::path::Path;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use parquet::schema::types::Type;
+
+use crate::error::{DataError, Result};
+use crate::source::{Document, SourceOptions, Texts};
+
+/// Reads the text column of a file. Rows whose text is null are passed over.
+pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
+    let damaged = |problem: String| DataError::NoText { path: path.to_path_buf(), problem };
+    let file = File::open(path).map_err(DataError::io("read", path))?;
+    let reader = SerializedFileReader::new(file).map_err(|e| damaged(format!("not a parquet file ({e})")))?;
+    let schema = reader.metadata().file_metadata().schema();
+    let wanted = |name: &str| name == options.text_field || options.group_field.as_deref() == Some(name);
+    let columns: Vec<_> = schema.get_fields().iter().filter(|f| wanted(f.name())).cloned().collect();
+    if !columns.iter().any(|f| f.name() == options.text_field) {
+        let names: Vec<&str> = schema.get_fields().iter().map(|f| f.name()).collect();
+        return Err(damaged(format!("no column `{}` (it has: {})", options.text_field, names.join(", "))));
+    }
+    let projection = Type::group_type_builder(schema.name())
+        .with_fields(columns)
+        .build()
+        .map_err(|e| damaged(format!("its schema cannot be read ({e})")))?;
+    let rows = reader.get_row_iter(Some(projection)).map_err(|e| damaged(format!("its rows cannot be read ({e})")))?;
+    let mut texts = Texts::default();
+    for (number, row) in rows.enumerate() {
+        let row = row.map_err(|e| damaged(format!("row {number} cannot be read ({e})")))?;
+        let id = format!("{id}:{number}");
+        let (mut text, mut group) = (None, id.clone());
+        for (name, field) in row.get_column_iter() {
+            if *name == options.text_field {
+                text = match field {
+                    Field::Str(text) => Some(text.clone()),
+                    Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+                        Ok(text) => Some(text.to_owned()),
+                        Err(_) => {
+                            texts.not_utf8 += 1;
+                            None
+                        }
+                    },
+                    Field::Null => None,
+                    _ => return Err(damaged(format!("the column `{name}` does not hold text"))),
+                };
+            } else if !matches!(field, Field::Null) {
+                group = field.to_string().trim_matches('"').to_owned();
+            }
+        }
+        if let Some(text) = text {
+            texts.documents.push(Document { id, group, text });
+        }
+    }
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::data_type::{ByteArray, ByteArrayType};
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn file_of(texts: &[&str]) -> Vec<u8> {
+        let schema = parse_message_type("message m { REQUIRED BYTE_ARRAY text (UTF8); }").unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = SerializedFileWriter::new(&mut bytes, Arc::new(schema), Arc::default()).unwrap();
+        let mut rows = writer.next_row_group().unwrap();
+        let mut column = rows.next_column().unwrap().unwrap();
+        let values: Vec<ByteArray> = texts.iter().map(|t| ByteArray::from(*t)).collect();
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+        rows.close().unwrap();
+        writer.close().unwrap();
+        bytes
+    }
+
+    #[test]
+    fn rows_become_documents() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.parquet");
+        std::fs::write(&path, file_of(&["one", "d\u{e9}j\u{e0}"])).unwrap();
+        let texts = crate::read_paths(&[&path], &SourceOptions::default()).unwrap();
+        assert_eq!(texts.documents.iter().map(|d| d.text.as_str()).collect::<Vec<_>>(), ["one", "d\u{e9}j\u{e0}"]);
+        let options = SourceOptions { text_field: "body".into(), group_field: None };
+        let error = crate::read_paths(&[&path], &options).unwrap_err().to_string();
+        assert!(error.contains("no column `body` (it has: text)"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn cut_files_are_errors(cut in 0usize..200) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x.parquet");
+            let bytes = file_of(&["one", "two"]);
+            std::fs::write(&path, &bytes[..cut.min(bytes.len() - 1)]).unwrap();
+            prop_assert!(read(&path, "x", &SourceOptions::default()).is_err());
+        }
+    }
+}
