@@ -8,6 +8,7 @@
 //! shapes and absolute positions, never of the thread count; threads only choose who computes a tile.
 
 pub mod adamw;
+pub mod attention;
 mod cx;
 pub mod elementwise;
 pub mod embedding;
@@ -15,6 +16,7 @@ pub mod gate;
 pub mod gemm;
 mod isa;
 mod kernel;
+pub mod latent;
 pub mod linear;
 mod math;
 pub mod mmap;

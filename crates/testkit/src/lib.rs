@@ -1,6 +1,7 @@
 //! References in f64 on plain slices, gradient checks and error measures. Used by tests only.
 
 pub mod adamw;
+pub mod attention;
 pub mod gate;
 pub mod gemm;
 pub mod gradcheck;

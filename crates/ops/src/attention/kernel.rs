@@ -1,0 +1,287 @@
+//! `Kernel`: an instruction path together with an element type, as the drivers of attention see it.
+//!
+//! | kernel | elements | words | products |
+//! | --- | --- | --- | --- |
+//! | `Avx512Bf16` | bf16 | two bf16 | dpbf16, f32 sums; weights P and dS rounded to bf16 |
+//! | `Avx512F32` | f32 | one f32 | fused multiply-add |
+//! | `Avx2`, `Plain` | either | one f32 | f32; bf16 inputs are widened exactly, P and dS stay f32 |
+
+use super::lanes::{Lanes, Plain};
+use super::tile::{self, Panels, Rows, Start};
+use crate::{Cx, Isa, MatMut, MatRef, Tensor};
+use half::bf16;
+use std::marker::PhantomData;
+
+/// An element type of tensors.
+pub(crate) trait Elem: Copy + Send + Sync + 'static {
+    /// The AVX-512 kernel for it.
+    #[cfg(target_arch = "x86_64")]
+    type Wide: Kernel<E = Self>;
+    /// Elements of a tensor.
+    fn of(t: &Tensor) -> &[Self];
+    /// Elements of a tensor, writable.
+    fn of_mut(t: &mut Tensor) -> &mut [Self];
+    /// Elements of a view, from its first.
+    fn of_mat<'a>(m: &'a MatRef<'_>) -> &'a [Self];
+    /// Elements of a view, from its first, writable.
+    fn of_mat_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self];
+    /// Widened.
+    fn wide(self) -> f32;
+    /// Rounded to nearest, ties to even.
+    fn round(x: f32) -> Self;
+}
+impl Elem for f32 {
+    #[cfg(target_arch = "x86_64")]
+    type Wide = Avx512F32;
+    fn of(t: &Tensor) -> &[Self] {
+        t.f32()
+    }
+    fn of_mut(t: &mut Tensor) -> &mut [Self] {
+        t.f32_mut()
+    }
+    fn of_mat<'a>(m: &'a MatRef<'_>) -> &'a [Self] {
+        m.f32()
+    }
+    fn of_mat_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self] {
+        m.f32_mut()
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        x
+    }
+}
+impl Elem for bf16 {
+    #[cfg(target_arch = "x86_64")]
+    type Wide = Avx512Bf16;
+    fn of(t: &Tensor) -> &[Self] {
+        t.bf16()
+    }
+    fn of_mut(t: &mut Tensor) -> &mut [Self] {
+        t.bf16_mut()
+    }
+    fn of_mat<'a>(m: &'a MatRef<'_>) -> &'a [Self] {
+        m.bf16()
+    }
+    fn of_mat_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self] {
+        m.bf16_mut()
+    }
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+/// A parallel loop's body, generic over the kernel.
+pub(crate) trait Work<E: Elem>: Sync {
+    /// Task number `task`.
+    ///
+    /// # Safety
+    /// The kernel's instructions must be available, and each task must run once.
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize);
+}
+
+/// Runs tasks `0..n` on the threads of `cx` with the kernel of its instruction path.
+pub(crate) fn each<E: Elem>(cx: &Cx, n: usize, work: &impl Work<E>) {
+    cx.threads().each(n, |task| {
+        // SAFETY: `cx` only holds an instruction path that this processor has; `each` runs every task once.
+        unsafe {
+            match cx.isa() {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Bf16 => E::Wide::enter(work, task),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => Avx2::<E>::enter(work, task),
+                _ => PlainKernel::<E>::enter(work, task),
+            }
+        }
+    });
+}
+
+/// Instruction path and element type. All methods are inlined into callers that have the instructions enabled, but
+/// `strip`, which is a function of its own.
+pub(crate) trait Kernel: 'static {
+    /// Elements of tensors.
+    type E: Elem;
+    /// Sixteen f32.
+    type L: Lanes;
+    /// Elements a word: how many steps of a contraction one word holds.
+    const PAIR: usize;
+
+    /// Runs a task with the instructions enabled.
+    unsafe fn enter(work: &impl Work<Self::E>, task: usize);
+
+    /// See `tile`.
+    unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start);
+
+    /// Word of elements `e` and, with two a word, its neighbour.
+    unsafe fn word(first: Self::E, second: Self::E) -> u32;
+
+    /// Two consecutive contraction steps (rows `row` even and `row + 1`) of sixteen lanes into `[steps][ld]` words.
+    #[inline(always)]
+    unsafe fn store_steps(dst: *mut u32, ld: usize, row: usize, even: Self::L, odd: Self::L) {
+        // SAFETY: the caller's buffer has both rows.
+        unsafe {
+            even.store(dst.add(row * ld).cast());
+            odd.store(dst.add((row + 1) * ld).cast());
+        }
+    }
+
+    /// Sixteen neighbours along the contraction into row-major words.
+    #[inline(always)]
+    unsafe fn store_row(dst: *mut u32, v: Self::L) {
+        // SAFETY: the caller's buffer has 16 / PAIR words here.
+        unsafe { v.store(dst.cast()) }
+    }
+
+    /// The first `n <= 16` lanes into a tensor.
+    #[inline(always)]
+    unsafe fn emit(dst: *mut Self::E, n: usize, v: Self::L) {
+        let mut a = [0f32; 16];
+        // SAFETY: `a` holds 16 values and the caller's row `n` elements.
+        unsafe {
+            v.store(a.as_mut_ptr());
+            for i in 0..n {
+                *dst.add(i) = Self::E::round(a[i]);
+            }
+        }
+    }
+}
+
+/// Plain Rust.
+pub(crate) struct PlainKernel<E>(PhantomData<E>);
+impl<E: Elem> Kernel for PlainKernel<E> {
+    type E = E;
+    type L = Plain;
+    const PAIR: usize = 1;
+    unsafe fn enter(work: &impl Work<E>, task: usize) {
+        // SAFETY: the caller's.
+        unsafe { work.run::<Self>(task) }
+    }
+    #[inline(always)]
+    unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
+        // SAFETY: the caller's.
+        unsafe { tile::strip_plain(a, b, k, c, ldc, start) }
+    }
+    #[inline(always)]
+    unsafe fn word(first: E, _: E) -> u32 {
+        first.wide().to_bits()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512Bf16, Avx512F32};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Elem, Kernel, Panels, PhantomData, Rows, Start, Work, tile};
+    use crate::attention::lanes::{Ymm2, Zmm};
+    use half::bf16;
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    unsafe fn enter_avx512<K: Kernel, W: Work<K::E>>(work: &W, task: usize) {
+        // SAFETY: the caller's.
+        unsafe { work.run::<K>(task) }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn enter_avx2<K: Kernel, W: Work<K::E>>(work: &W, task: usize) {
+        // SAFETY: the caller's.
+        unsafe { work.run::<K>(task) }
+    }
+
+    /// AVX2 and FMA.
+    pub(crate) struct Avx2<E>(PhantomData<E>);
+    impl<E: Elem> Kernel for Avx2<E> {
+        type E = E;
+        type L = Ymm2;
+        const PAIR: usize = 1;
+        unsafe fn enter(work: &impl Work<E>, task: usize) {
+            // SAFETY: the caller's.
+            unsafe { enter_avx2::<Self, _>(work, task) }
+        }
+        #[inline(always)]
+        unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
+            // SAFETY: the caller's.
+            unsafe { tile::strip_avx2(a, b, k, c, ldc, start) }
+        }
+        #[inline(always)]
+        unsafe fn word(first: E, _: E) -> u32 {
+            first.wide().to_bits()
+        }
+    }
+
+    /// AVX-512 on f32.
+    pub(crate) struct Avx512F32;
+    impl Kernel for Avx512F32 {
+        type E = f32;
+        type L = Zmm;
+        const PAIR: usize = 1;
+        unsafe fn enter(work: &impl Work<f32>, task: usize) {
+            // SAFETY: the caller's.
+            unsafe { enter_avx512::<Self, _>(work, task) }
+        }
+        #[inline(always)]
+        unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
+            // SAFETY: the caller's.
+            unsafe { tile::strip_avx512(a, b, k, c, ldc, start) }
+        }
+        #[inline(always)]
+        unsafe fn word(first: f32, _: f32) -> u32 {
+            first.to_bits()
+        }
+    }
+
+    /// AVX-512 with BF16 products.
+    pub(crate) struct Avx512Bf16;
+    impl Kernel for Avx512Bf16 {
+        type E = bf16;
+        type L = Zmm;
+        const PAIR: usize = 2;
+        unsafe fn enter(work: &impl Work<bf16>, task: usize) {
+            // SAFETY: the caller's.
+            unsafe { enter_avx512::<Self, _>(work, task) }
+        }
+        #[inline(always)]
+        unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
+            // SAFETY: the caller's.
+            unsafe { tile::strip_bf16(a, b, k, c, ldc, start) }
+        }
+        #[inline(always)]
+        unsafe fn word(first: bf16, second: bf16) -> u32 {
+            u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
+        }
+        #[inline(always)]
+        unsafe fn store_steps(dst: *mut u32, ld: usize, row: usize, even: Zmm, odd: Zmm) {
+            // SAFETY: the caller has AVX-512 BF16 and the row of words.
+            unsafe {
+                let lo = _mm512_cvtepu16_epi32(round(even));
+                let hi = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(round(odd)));
+                _mm512_storeu_si512(dst.add(row / 2 * ld).cast(), _mm512_or_si512(lo, hi));
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_row(dst: *mut u32, v: Zmm) {
+            // SAFETY: the caller has AVX-512 BF16 and eight words.
+            unsafe { _mm256_storeu_si256(dst.cast(), round(v)) }
+        }
+        #[inline(always)]
+        unsafe fn emit(dst: *mut bf16, n: usize, v: Zmm) {
+            // SAFETY: the caller has AVX-512 BW, VL, BF16; the mask keeps to its n elements.
+            unsafe { _mm256_mask_storeu_epi16(dst.cast(), ((1u32 << n) - 1) as __mmask16, round(v)) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn round(v: Zmm) -> __m256i {
+        // SAFETY: the caller has AVX-512 BF16; both types are 256 plain bits.
+        unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v.0)) }
+    }
+}

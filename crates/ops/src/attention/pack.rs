@@ -1,0 +1,112 @@
+//! Copies of rows of a tensor into the word layouts the micro-kernel reads.
+//!
+//! A `Part` is a range of columns of consecutive rows. Query and key have two (without position, and rotary), each
+//! padded to whole words. Everything beyond the rows and columns given, up to the padded extents, becomes zero.
+
+use super::kernel::{Elem, Kernel};
+
+/// Columns `at..at + cols` of the packed rows, zeros up to `to`. `at` and `to` are whole words.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<E> {
+    /// First element of the first row.
+    pub(crate) src: *const E,
+    /// Elements from row to row.
+    pub(crate) stride: usize,
+    /// Elements of a row.
+    pub(crate) cols: usize,
+    /// Column of the packed rows.
+    pub(crate) at: usize,
+    /// End of the zeros after it.
+    pub(crate) to: usize,
+}
+
+impl<E: Elem> Part<E> {
+    #[inline(always)]
+    unsafe fn get(&self, row: usize, col: usize) -> E {
+        if col < self.cols {
+            // SAFETY: the caller keeps to the part's rows.
+            unsafe { *self.src.add(row * self.stride + col) }
+        } else {
+            E::round(0.0)
+        }
+    }
+}
+
+/// Row-major words: `[pad_rows][ld]`, words along the columns.
+#[inline(always)]
+pub(crate) unsafe fn rows<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
+    let words = (part.to - part.at) / K::PAIR;
+    let whole = part.cols / K::PAIR;
+    for r in 0..pad_rows {
+        // SAFETY: the caller's buffer holds the padded rows; full words lie inside the source row.
+        unsafe {
+            let d = dst.add(r * ld + part.at / K::PAIR);
+            let full = if r < rows { whole } else { 0 };
+            for w in 0..full {
+                let s = part.src.add(r * part.stride + w * K::PAIR);
+                *d.add(w) = K::word(*s, *s.add(K::PAIR - 1));
+            }
+            for w in full..words {
+                *d.add(w) = if r < rows {
+                    K::word(part.get(r, w * K::PAIR), part.get(r, w * K::PAIR + K::PAIR - 1))
+                } else {
+                    0
+                };
+            }
+        }
+    }
+}
+
+/// Words along the rows: `[pad_rows / PAIR][ld]`, lanes are columns.
+#[inline(always)]
+pub(crate) unsafe fn steps<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
+    let zero = <K::E as Elem>::round(0.0);
+    for j in 0..pad_rows / K::PAIR {
+        let r = j * K::PAIR;
+        // SAFETY: the caller's buffer holds the padded rows; only rows below `rows` are read.
+        unsafe {
+            let d = dst.add(j * ld + part.at);
+            let s = part.src.add(r.min(rows.saturating_sub(1)) * part.stride);
+            let used = if r < rows { part.cols } else { 0 };
+            if r + K::PAIR <= rows {
+                let second = s.add((K::PAIR - 1) * part.stride);
+                for c in 0..used {
+                    *d.add(c) = K::word(*s.add(c), *second.add(c));
+                }
+            } else {
+                for c in 0..used {
+                    *d.add(c) = K::word(*s.add(c), zero);
+                }
+            }
+            for c in used..part.to - part.at {
+                *d.add(c) = 0;
+            }
+        }
+    }
+}
+
+/// Words along the columns: `[to / PAIR][ld]`, lanes are rows.
+#[inline(always)]
+pub(crate) unsafe fn lanes<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
+    let words = (part.to - part.at) / K::PAIR;
+    let whole = part.cols / K::PAIR;
+    for w in 0..words {
+        // SAFETY: the caller's buffer holds `words` rows of pad_rows lanes; full words lie inside the source row.
+        unsafe {
+            let d = dst.add((part.at / K::PAIR + w) * ld);
+            if w < whole {
+                for r in 0..rows {
+                    let s = part.src.add(r * part.stride + w * K::PAIR);
+                    *d.add(r) = K::word(*s, *s.add(K::PAIR - 1));
+                }
+            } else {
+                for r in 0..rows {
+                    *d.add(r) = K::word(part.get(r, w * K::PAIR), part.get(r, w * K::PAIR + K::PAIR - 1));
+                }
+            }
+            for r in rows..pad_rows {
+                *d.add(r) = 0;
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The element-wise parts: online softmax of a block of scores, and the gradient through it.
+//!
+//! Scores lie transposed, `[keys][queries]`, sixteen queries a vector, so that maxima and sums over keys are vertical
+//! and every query is a lane of its own. Exponents are base 2: `c` is the scale times log2(e).
+
+use super::kernel::Kernel;
+use super::lanes::Lanes;
+
+/// Which keys of a block sixteen queries see: all of them see `0..full`; of `full..total`, lane i sees key k if
+/// `k <= first + i`. `total` is even.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    /// Keys seen by all lanes.
+    pub(crate) full: usize,
+    /// Keys seen by any lane, rounded up.
+    pub(crate) total: usize,
+    /// Last key of the block that lane 0 sees.
+    pub(crate) first: isize,
+}
+
+impl Span {
+    /// Lanes below this do not see key `k`.
+    #[inline(always)]
+    fn hidden(self, k: usize) -> i32 {
+        if k < self.full { 0 } else { (k as isize - self.first) as i32 }
+    }
+}
+
+/// Running statistics of a block of queries, sixteen values at each pointer: maximum of the scaled scores (base 2),
+/// sum of the weights relative to it, and what this block of keys multiplies earlier sums by.
+#[derive(Clone, Copy)]
+pub(crate) struct Stats {
+    pub(crate) max: *mut f32,
+    pub(crate) sum: *mut f32,
+    pub(crate) alpha: *mut f32,
+}
+
+/// Turns scores `s[keys][ld]` of one panel into weights `p` (words along the keys, `[steps][ld]`).
+///
+/// # Safety
+/// `span.total` rows of both, and the statistics, must be in bounds.
+#[inline(always)]
+pub(crate) unsafe fn softmax<K: Kernel>(
+    s: *const f32,
+    lds: usize,
+    p: *mut u32,
+    ldp: usize,
+    span: Span,
+    c: f32,
+    st: Stats,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let inf = f32::NEG_INFINITY;
+        let even = span.full & !1;
+        let (mut top0, mut top1) = (K::L::splat(inf), K::L::splat(inf));
+        for k in (0..even).step_by(2) {
+            top0 = top0.max(K::L::load(s.add(k * lds)));
+            top1 = top1.max(K::L::load(s.add((k + 1) * lds)));
+        }
+        for k in even..span.total {
+            top0 = top0.max(K::L::load(s.add(k * lds)).keep_from(span.hidden(k), inf));
+        }
+        let c = K::L::splat(c);
+        let old = K::L::load(st.max);
+        let max = top0.max(top1).mul(c).max(old);
+        let minus = K::L::splat(0.0).sub(max);
+        let alpha = old.sub(max).exp2();
+        max.store(st.max);
+        alpha.store(st.alpha);
+        let (mut sum0, mut sum1) = (K::L::splat(0.0), K::L::splat(0.0));
+        for k in (0..even).step_by(2) {
+            let p0 = K::L::load(s.add(k * lds)).mul_add(c, minus).exp2();
+            let p1 = K::L::load(s.add((k + 1) * lds)).mul_add(c, minus).exp2();
+            sum0 = sum0.add(p0);
+            sum1 = sum1.add(p1);
+            K::store_steps(p, ldp, k, p0, p1);
+        }
+        for k in (even..span.total).step_by(2) {
+            let p0 = K::L::load(s.add(k * lds)).mul_add(c, minus).exp2().keep_from(span.hidden(k), 0.0);
+            let p1 = K::L::load(s.add((k + 1) * lds)).mul_add(c, minus).exp2().keep_from(span.hidden(k + 1), 0.0);
+            sum0 = sum0.add(p0);
+            sum1 = sum1.add(p1);
+            K::store_steps(p, ldp, k, p0, p1);
+        }
+        K::L::load(st.sum).mul_add(alpha, sum0.add(sum1)).store(st.sum);
+    }
+}
+
+/// Where the gradient of a strip of eight keys and one panel of queries is read and written. `s`, `dp`: `[8][ld]`.
+/// `p`, `ds`: row-major words with `ld` elements a row. `steps`: dS as words along the keys, `[steps][ld]`.
+#[derive(Clone, Copy)]
+pub(crate) struct GradTile {
+    pub(crate) s: *const f32,
+    pub(crate) dp: *const f32,
+    pub(crate) p: *mut u32,
+    pub(crate) ds: *mut u32,
+    pub(crate) steps: *mut u32,
+    pub(crate) ld: usize,
+}
+
+/// Row `k` of a `GradTile`: stores P and dS along the queries and returns dS.
+#[inline(always)]
+unsafe fn gradient_row<K: Kernel>(
+    t: GradTile,
+    k: usize,
+    minus: K::L,
+    delta: K::L,
+    c: K::L,
+    hidden: Option<i32>,
+) -> K::L {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut p = K::L::load(t.s.add(k * t.ld)).mul_add(c, minus).exp2();
+        if let Some(first) = hidden {
+            p = p.keep_from(first + k as i32, 0.0);
+        }
+        let ds = K::L::load(t.dp.add(k * t.ld)).sub(delta).mul(p);
+        K::store_row(t.p.add(k * t.ld / K::PAIR), p);
+        K::store_row(t.ds.add(k * t.ld / K::PAIR), ds);
+        ds
+    }
+}
+
+/// P = 2^(c s - lse2), dS = P (dP - delta); lanes that do not see a key get 0. `lse2`, `delta`: sixteen values.
+///
+/// # Safety
+/// All of `t` and both vectors must be in bounds.
+#[inline(always)]
+pub(crate) unsafe fn gradient<K: Kernel>(
+    t: GradTile,
+    lse2: *const f32,
+    delta: *const f32,
+    c: f32,
+    hidden: Option<i32>,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let c = K::L::splat(c);
+        let minus = K::L::splat(0.0).sub(K::L::load(lse2));
+        let delta = K::L::load(delta);
+        for k in (0..super::tile::ROWS).step_by(2) {
+            let even = gradient_row::<K>(t, k, minus, delta, c, hidden);
+            let odd = gradient_row::<K>(t, k + 1, minus, delta, c, hidden);
+            K::store_steps(t.steps, t.ld, k, even, odd);
+        }
+    }
+}
+
+/// Sum of `a[i] b[i]` over `n` elements, in an order that depends on `n` only.
+///
+/// # Safety
+/// Both must hold `n` elements.
+#[inline(always)]
+pub(crate) unsafe fn dot<E: super::kernel::Elem>(a: *const E, b: *const E, n: usize) -> f32 {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut acc = [0f32; 16];
+        let whole = n / 16 * 16;
+        for i in (0..whole).step_by(16) {
+            for l in 0..16 {
+                acc[l] += (*a.add(i + l)).wide() * (*b.add(i + l)).wide();
+            }
+        }
+        for i in whole..n {
+            acc[i - whole] += (*a.add(i)).wide() * (*b.add(i)).wide();
+        }
+        let mut width = 8;
+        while width > 0 {
+            for l in 0..width {
+                acc[l] += acc[l + width];
+            }
+            width /= 2;
+        }
+        acc[0]
+    }
+}

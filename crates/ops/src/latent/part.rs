@@ -1,0 +1,133 @@
+//! One part of a sequence's keys for a group of heads, and the merge of the parts.
+//!
+//! As in the forward pass with heads in place of queries: S^T = C Q^T, lanes are heads, then O = alpha O + P C.
+
+use super::{HEADS, SPLIT, Sizes};
+use crate::attention::kernel::{Elem, Kernel, Work};
+use crate::attention::lanes::Lanes;
+use crate::attention::pack::{self, Part};
+use crate::attention::tile::{Panels, ROWS, Rows, Start};
+use crate::attention::weights::{Span, Stats, softmax};
+use crate::attention::{BLOCK, Scratch};
+use crate::{Cx, DisjointMut, Tensor};
+use std::f32::consts::LOG2_E;
+
+/// A task is (sequence, part, group of heads).
+pub(super) struct Parts<'a, E> {
+    pub(super) cx: &'a Cx,
+    pub(super) q: &'a [E],
+    pub(super) caches: &'a [&'a Tensor],
+    pub(super) lens: &'a [usize],
+    pub(super) z: Sizes,
+    pub(super) groups: usize,
+    /// `[B parts, H, row]`: an output row that is not normalised yet, at its end the maximum (base 2) and the sum.
+    pub(super) partial: DisjointMut<'a, f32>,
+}
+
+impl<E: Elem> Work<E> for Parts<'_, E> {
+    #[inline(always)]
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize) {
+        let z = &self.z;
+        let (place, group) = (task / self.groups, task % self.groups);
+        let (sequence, part) = (place / z.parts, place % z.parts);
+        let (from, len) = (part * SPLIT, self.lens[sequence]);
+        if from >= len {
+            return;
+        }
+        let end = len.min(from + SPLIT);
+        let h0 = group * HEADS;
+        let nh = HEADS.min(z.heads - h0);
+        let nh_pad = nh.next_multiple_of(16);
+        let d = z.dc + z.dr;
+        let (ld_d, ld_v) = (d.next_multiple_of(16), z.dc.next_multiple_of(16));
+        let wd = ld_d / K::PAIR;
+        let words =
+            wd * (nh_pad + BLOCK) + BLOCK * nh_pad + BLOCK / K::PAIR * (nh_pad + ld_v) + nh_pad * ld_v + 3 * nh_pad;
+        let mut scratch = Scratch::new(self.cx, words);
+        let qt: *mut u32 = scratch.take(wd * nh_pad);
+        let k_rows: *mut u32 = scratch.take(wd * BLOCK);
+        let scores: *mut f32 = scratch.take(BLOCK * nh_pad);
+        let p: *mut u32 = scratch.take(BLOCK / K::PAIR * nh_pad);
+        let v: *mut u32 = scratch.take(BLOCK / K::PAIR * ld_v);
+        let acc: *mut f32 = scratch.take(nh_pad * ld_v);
+        let (max, sum, alpha): (*mut f32, *mut f32, *mut f32) =
+            (scratch.take(nh_pad), scratch.take(nh_pad), scratch.take(nh_pad));
+        let cache = E::of(self.caches[sequence]);
+        // SAFETY: the pieces hold BLOCK keys and nh_pad heads; the partial rows are this task's alone.
+        unsafe {
+            let q = self.q[(sequence * z.heads + h0) * d..].as_ptr();
+            pack::lanes::<K>(Part { src: q, stride: d, cols: d, at: 0, to: ld_d }, nh, nh_pad, qt, nh_pad);
+            for i in 0..nh_pad {
+                *max.add(i) = f32::NEG_INFINITY;
+                *sum.add(i) = 0.0;
+            }
+            for i in 0..nh_pad * ld_v {
+                *acc.add(i) = 0.0;
+            }
+            for k0 in (from..end).step_by(BLOCK) {
+                let nk = BLOCK.min(end - k0);
+                let nk_pad = nk.next_multiple_of(ROWS);
+                let src = cache[k0 * d..].as_ptr();
+                pack::rows::<K>(Part { src, stride: d, cols: d, at: 0, to: ld_d }, nk, nk_pad, k_rows, wd);
+                pack::steps::<K>(Part { src, stride: d, cols: z.dc, at: 0, to: ld_v }, nk, nk_pad, v, ld_v);
+                for r in (0..nk_pad).step_by(ROWS) {
+                    let a = Rows { ptr: k_rows.add(r * wd), rs: wd, cs: 1 };
+                    let b = Panels { ptr: qt, bs: nh_pad, count: nh_pad / 16 };
+                    K::strip(a, b, d.div_ceil(K::PAIR), scores.add(r * nh_pad), nh_pad, Start::Zero);
+                }
+                for lane in (0..nh_pad).step_by(16) {
+                    // No lane sees the padded keys.
+                    let span = Span { full: nk, total: nk_pad, first: nk as isize - 16 };
+                    let st = Stats { max: max.add(lane), sum: sum.add(lane), alpha: alpha.add(lane) };
+                    softmax::<K>(scores.add(lane), nh_pad, p.add(lane), nh_pad, span, z.scale * LOG2_E, st);
+                }
+                for i in (0..nh_pad).step_by(ROWS) {
+                    let a = Rows { ptr: p.add(i), rs: 1, cs: nh_pad };
+                    let b = Panels { ptr: v, bs: ld_v, count: ld_v / 16 };
+                    K::strip(a, b, nk_pad / K::PAIR, acc.add(i * ld_v), ld_v, Start::Scale(alpha.add(i)));
+                }
+            }
+            for i in 0..nh {
+                let row = self.partial.slice((place * z.heads + h0 + i) * z.row, z.row);
+                row[..ld_v].copy_from_slice(std::slice::from_raw_parts(acc.add(i * ld_v), ld_v));
+                row[ld_v] = *max.add(i);
+                row[ld_v + 1] = *sum.add(i);
+            }
+        }
+    }
+}
+
+/// A task is a sequence: its parts weighted to a common maximum and added in ascending order.
+pub(super) struct Merge<'a, E> {
+    pub(super) lens: &'a [usize],
+    pub(super) z: Sizes,
+    pub(super) partial: &'a [f32],
+    pub(super) o: DisjointMut<'a, E>,
+}
+
+impl<E: Elem> Work<E> for Merge<'_, E> {
+    #[inline(always)]
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize) {
+        let z = &self.z;
+        let n = self.lens[task].div_ceil(SPLIT);
+        let ld_v = z.row - 16;
+        for h in 0..z.heads {
+            let row = |part: usize| &self.partial[((task * z.parts + part) * z.heads + h) * z.row..][..z.row];
+            let max = (0..n).map(|i| row(i)[ld_v]).fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = (0..n).map(|i| row(i)[ld_v + 1] * (row(i)[ld_v] - max).exp2()).sum();
+            for col in (0..z.dc).step_by(16) {
+                // SAFETY: rows hold dc rounded up to sixteen values; the output row is this task's.
+                unsafe {
+                    let mut v = K::L::splat(0.0);
+                    for i in 0..n {
+                        let weight = (row(i)[ld_v] - max).exp2() / sum;
+                        v = K::L::load(row(i)[col..col + 16].as_ptr()).mul_add(K::L::splat(weight), v);
+                    }
+                    let count = 16.min(z.dc - col);
+                    let out = self.o.slice((task * z.heads + h) * z.dc + col, count).as_mut_ptr();
+                    K::emit(out, count, v);
+                }
+            }
+        }
+    }
+}

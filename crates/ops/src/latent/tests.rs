@@ -1,0 +1,162 @@
+//! Latent decode against the f64 reference, and its invariants.
+
+use super::*;
+use crate::{Isa, Purpose, Rng};
+use hadal_testkit::attention::{Rounding, latent};
+use proptest::prelude::*;
+
+fn normal(n: usize, stream: u64, dtype: DType) -> Vec<f32> {
+    let rng = Rng::new(11, Purpose::Test, stream);
+    let round = |x: f32| if dtype == DType::Bf16 { bf16::from_f32(x).to_f32() } else { x };
+    (0..n as u64).map(|i| round(rng.normal(i) as f32)).collect()
+}
+
+fn everywhere(f: impl Fn(Isa, DType)) {
+    for isa in Isa::available() {
+        f(isa, DType::F32);
+        f(isa, DType::Bf16);
+    }
+}
+
+struct Case {
+    lens: Vec<usize>,
+    heads: usize,
+    dc: usize,
+    dr: usize,
+    q: Vec<f32>,
+    caches: Vec<Vec<f32>>,
+}
+
+impl Case {
+    fn new(lens: &[usize], [heads, dc, dr]: [usize; 3], dtype: DType) -> Self {
+        // Two rows of capacity beyond the length: they must not count.
+        let cache = |(i, n): (usize, &usize)| normal((n + 2) * (dc + dr), 100 + i as u64, dtype);
+        let caches = lens.iter().enumerate().map(cache).collect();
+        Self { lens: lens.to_vec(), heads, dc, dr, q: normal(lens.len() * heads * (dc + dr), 1, dtype), caches }
+    }
+    fn scale(&self) -> f32 {
+        1.1 / ((self.dc + self.dr) as f32).sqrt()
+    }
+    fn run(&self, cx: &Cx, query: DType) -> Vec<f32> {
+        let d = self.dc + self.dr;
+        let b = self.lens.len();
+        let q = cx.tensor(&[b, self.heads * d], &self.q, query);
+        let caches: Vec<_> = self.caches.iter().map(|c| cx.tensor(&[c.len() / d, d], c, cx.compute())).collect();
+        let caches: Vec<_> = caches.iter().collect();
+        let mut o = cx.empty(&[b, self.heads * self.dc], cx.compute());
+        decode(cx, &q, &caches, &self.lens, self.heads, self.dc, self.dr, self.scale(), &mut o);
+        o.to_vec_f32()
+    }
+    fn check(&self, isa: Isa, dtype: DType) {
+        let cx = Cx::cpu(2, dtype).with_isa(isa);
+        let longest = self.lens.iter().copied().max().unwrap_or(0);
+        // As derived in the tests of attention; a merge adds one more chain over the parts.
+        let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
+        let r = Rounding {
+            product: (longest.max(self.dc + self.dr) + 16) as f64 * 2f64.powi(-24),
+            weight: half(dtype == DType::Bf16 && isa == Isa::Avx512Bf16),
+            output: half(dtype == DType::Bf16) + 2f64.powi(-22),
+        };
+        let got = self.run(&cx, dtype);
+        assert_eq!(got, self.run(&cx, DType::F32), "the query's format alone changes nothing");
+        let d = self.dc + self.dr;
+        let wide = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        for (b, len) in self.lens.iter().enumerate() {
+            let q = wide(&self.q[b * self.heads * d..(b + 1) * self.heads * d]);
+            let cache = wide(&self.caches[b][..len * d]);
+            let (want, bound) = latent(&q, &cache, self.heads, self.dc, self.dr, f64::from(self.scale()), r);
+            for i in 0..want.len() {
+                let got = got[b * self.heads * self.dc + i];
+                let error = (f64::from(got) - want[i]).abs();
+                assert!(
+                    error <= bound[i],
+                    "o_lat[{b}][{i}] is {got}, not {} (off by {error:e}, allowed {:e}) on {} {dtype:?}, {:?} {} {} {}",
+                    want[i],
+                    bound[i],
+                    isa.name(),
+                    self.lens,
+                    self.heads,
+                    self.dc,
+                    self.dr
+                );
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn agrees_with_the_reference(
+        lens in prop::collection::vec(1usize..300, 0..4),
+        heads in 1usize..20,
+        dc in 1usize..50,
+        dr in 0usize..20,
+    ) {
+        everywhere(|isa, dtype| Case::new(&lens, [heads, dc, dr], dtype).check(isa, dtype));
+    }
+}
+
+#[test]
+fn agrees_over_several_parts_and_head_groups() {
+    everywhere(|isa, dtype| {
+        Case::new(&[SPLIT, 2 * SPLIT + 1, 7], [3, 32, 16], dtype).check(isa, dtype);
+        Case::new(&[33], [HEADS + 2, 8, 4], dtype).check(isa, dtype);
+        Case::new(&[100], [4, 512, 64], dtype).check(isa, dtype);
+    });
+}
+
+/// The same bits whatever the threads, the other sequences and the capacity of the cache.
+#[test]
+fn a_sequence_decides_its_own_bits() {
+    everywhere(|isa, dtype| {
+        let all = Case::new(&[700, 20, 1500], [3, 24, 8], dtype);
+        let together = all.run(&Cx::cpu(2, dtype).with_isa(isa), dtype);
+        assert_eq!(together, all.run(&Cx::cpu(1, dtype).with_isa(isa), dtype));
+        for b in 0..3 {
+            let mut alone = Case::new(&all.lens[b..=b], [3, 24, 8], dtype);
+            alone.q = all.q[b * 96..(b + 1) * 96].to_vec();
+            alone.caches[0] = all.caches[b].clone();
+            alone.caches[0].extend([f32::NAN; 32]);
+            let got = alone.run(&Cx::cpu(3, dtype).with_isa(isa), dtype);
+            assert_eq!(got, together[b * 72..(b + 1) * 72]);
+        }
+    });
+}
+
+/// A prefix-sized call equals the absorbed form of decompressed attention: with the identity as W_UK and W_UV and one
+/// head, both compute the same thing.
+#[test]
+fn equals_decompressed_attention() {
+    use crate::attention::{AttnShape, Segments, forward};
+    everywhere(|isa, dtype| {
+        let (t, dc, dr) = (150, 32, 16);
+        let case = Case::new(&[t], [1, dc, dr], dtype);
+        let cx = Cx::cpu(1, dtype).with_isa(isa);
+        let rows = |from: usize, n: usize| -> Vec<f32> {
+            (0..t).flat_map(|r| case.caches[0][r * (dc + dr) + from..][..n].to_vec()).collect()
+        };
+        let latents = rows(0, dc);
+        let kv: Vec<f32> = latents.chunks(dc).flat_map(|c| [c, c].concat()).collect();
+        let mut q = vec![0.0; t * (dc + dr)];
+        q[(t - 1) * (dc + dr)..].copy_from_slice(&case.q);
+        let s = AttnShape { heads: 1, d_nope: dc, d_rope: dr, d_v: dc, scale: case.scale() };
+        let (mut o, mut lse) = (cx.empty(&[t, dc], dtype), cx.empty(&[1, t], DType::F32));
+        let kv = cx.tensor(&[t, 2 * dc], &kv, dtype);
+        let (q, rope) = (cx.tensor(&[t, dc + dr], &q, dtype), cx.tensor(&[t, dr], &rows(dc, dr), dtype));
+        forward(&cx, &q, &kv, &rope, &Segments::uniform(&cx, 1, t), &s, &mut o, &mut lse);
+        let (a, b) = (case.run(&cx, dtype), o.to_vec_f32()[(t - 1) * dc..].to_vec());
+        // Two roundings to bf16 of P and one of the output on each side, or a few hundred f32 operations.
+        let tolerance = if dtype == DType::Bf16 { 4.0 * 2f32.powi(-8) } else { 400.0 * 2f32.powi(-24) };
+        let size = case.caches[0].iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(a.iter().zip(&b).all(|(x, y)| (x - y).abs() <= tolerance * size), "{a:?} {b:?}");
+    });
+}
+
+#[test]
+#[should_panic(expected = "latent decode: cache is")]
+fn an_empty_cache_is_refused() {
+    let cx = Cx::cpu(1, DType::F32);
+    let (q, cache) = (cx.zeros(&[1, 6], DType::F32), cx.zeros(&[4, 6], DType::F32));
+    decode(&cx, &q, &[&cache], &[0], 1, 4, 2, 1.0, &mut cx.empty(&[1, 4], DType::F32));
+}
