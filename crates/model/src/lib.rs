@@ -1,7 +1,6 @@
 //! hadal.
 
 pub mod config;
-pub mod count;
 pub mod hf;
 pub mod yarn;
 

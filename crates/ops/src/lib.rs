@@ -14,7 +14,6 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gate;
 pub mod gemm;
-pub mod head;
 mod isa;
 mod kernel;
 pub mod latent;
@@ -29,6 +28,7 @@ pub mod rmsnorm;
 mod rng;
 pub mod rope;
 pub mod swiglu;
+mod team;
 mod tensor;
 #[cfg(test)]
 mod testing;

@@ -1,46 +1,38 @@
 //! The one thread pool, and the way a kernel hands out disjoint pieces of an output.
 
-use rayon::prelude::*;
+use crate::team::Team;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The thread pool of a context.
 #[derive(Clone)]
-pub struct Threads(Arc<rayon::ThreadPool>);
+pub struct Threads(Arc<Team>);
 
 impl Threads {
-    /// A pool of `n` threads (0: one for each processor).
+    /// A pool of `n` threads, the calling one included (0: one for each processor).
     ///
     /// # Panics
     /// If the operating system refuses to start them.
     pub fn new(n: usize) -> Self {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n)
-            .thread_name(|i| format!("hadal-{i}"))
-            .build()
-            .expect("cannot start the thread pool");
-        Self(Arc::new(pool))
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        Self(Arc::new(Team::new(if n == 0 { all() } else { n })))
     }
 
     /// Number of threads.
     pub fn count(&self) -> usize {
-        self.0.current_num_threads()
+        self.0.count()
     }
 
-    /// Runs `f` inside the pool, so that the loops in it start without a hand-over. Long work belongs in here.
+    /// Runs `f` as a member of the pool, which every caller is: loops in it start without a hand-over.
     pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.0.install(f)
+        f()
     }
 
     /// Calls `f(0)` … `f(n - 1)`, each once, on any thread in any order. What a task computes must not depend on which
     /// thread runs it. Tasks should take at least a few microseconds.
     pub fn each(&self, n: usize, f: impl Fn(usize) + Sync) {
-        if n <= 1 || self.count() == 1 {
-            (0..n).for_each(f);
-        } else {
-            self.0.install(|| (0..n).into_par_iter().with_max_len(1).for_each(&f));
-        }
+        self.0.each(n, &f);
     }
 }
 

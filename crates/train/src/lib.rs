@@ -1,5 +1,1 @@
-//! Training: recipes and what follows from them, the schedule, and what a run writes down and shows.
-
-pub mod plan;
-pub mod recipe;
-pub mod schedule;
+//! hadal.
