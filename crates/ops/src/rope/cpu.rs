@@ -45,21 +45,28 @@ fn rotate<const FMA: bool, T: Elem>(x: &mut [T], cos: &[f32], sin: &[f32], sign:
     let mut chunks = x.chunks_exact_mut(2 * PAIRS);
     let (mut cos_chunks, mut sin_chunks) = (cos.chunks_exact(PAIRS), sin.chunks_exact(PAIRS));
     for ((x, cos), sin) in (&mut chunks).zip(&mut cos_chunks).zip(&mut sin_chunks) {
+        // Through arrays of first and second elements: the compiler then separates and joins them by shuffles.
+        let (mut first, mut second) = ([0.0f32; PAIRS], [0.0f32; PAIRS]);
         for i in 0..PAIRS {
-            rotate_pair::<FMA, T>(x, i, cos[i], sign * sin[i]);
+            (first[i], second[i]) = (x[2 * i].get(), x[2 * i + 1].get());
+        }
+        for i in 0..PAIRS {
+            (first[i], second[i]) = rotate_pair::<FMA>(first[i], second[i], cos[i], sign * sin[i]);
+        }
+        for i in 0..PAIRS {
+            (x[2 * i], x[2 * i + 1]) = (T::round(first[i]), T::round(second[i]));
         }
     }
     let x = chunks.into_remainder();
-    for (i, (cos, sin)) in cos_chunks.remainder().iter().zip(sin_chunks.remainder()).enumerate() {
-        rotate_pair::<FMA, T>(x, i, *cos, sign * sin);
+    for (x, (cos, sin)) in x.chunks_exact_mut(2).zip(cos_chunks.remainder().iter().zip(sin_chunks.remainder())) {
+        let (a, b) = rotate_pair::<FMA>(x[0].get(), x[1].get(), *cos, sign * sin);
+        (x[0], x[1]) = (T::round(a), T::round(b));
     }
 }
 
 #[inline(always)]
-fn rotate_pair<const FMA: bool, T: Elem>(x: &mut [T], i: usize, cos: f32, sin: f32) {
-    let (a, b) = (x[2 * i].get(), x[2 * i + 1].get());
-    x[2 * i] = T::round(fma::<FMA>(a, cos, -(b * sin)));
-    x[2 * i + 1] = T::round(fma::<FMA>(a, sin, b * cos));
+fn rotate_pair<const FMA: bool>(a: f32, b: f32, cos: f32, sin: f32) -> (f32, f32) {
+    (fma::<FMA>(a, cos, -(b * sin)), fma::<FMA>(a, sin, b * cos))
 }
 
 pub(super) fn apply(
