@@ -16,9 +16,12 @@
 //! Shapes: T tokens, E experts, K experts a token. Everything is f32. A row is computed by one thread in one order with
 //! scalar instructions, so the bits are those of every instruction path.
 
+mod balance;
 mod cpu;
 #[cfg(test)]
 mod tests;
+
+pub use balance::{balance_backward, balance_forward};
 
 use crate::{Cx, DType, Device, Tensor};
 

@@ -2,7 +2,8 @@
 //! `exp` by a few of them.
 
 use super::*;
-use crate::{Isa, Purpose, Rng};
+use crate::attention::Segments;
+use crate::{Acc, Isa, Purpose, Rng};
 use hadal_testkit::gate as reference;
 use proptest::prelude::*;
 
@@ -173,6 +174,51 @@ proptest! {
     }
 
     #[test]
+    fn balance_matches_the_reference(cfg in any_cfg(), lens in prop::collection::vec(0usize..150, 0..5), seed: u64, ties: bool) {
+        let (e, k, t) = (cfg.experts, cfg.top_k, lens.iter().sum::<usize>());
+        let mut starts = vec![0];
+        for len in &lens {
+            starts.push(starts[starts.len() - 1] + len);
+        }
+        let uniform = normals(seed, 0, t * e, 1.0).iter().map(|x| if ties { 0.5 } else { 1.0 / (1.0 + x.exp()) }).collect::<Vec<f32>>();
+        for cx in contexts() {
+            let seg = Segments::new(&cx, &starts);
+            let scores = cx.tensor(&[t, e], &uniform, DType::F32);
+            let (mut f, mut loss) = (cx.empty(&[lens.len(), e], DType::F32), cx.empty(&[lens.len()], DType::F32));
+            balance_forward(&cx, &scores, &seg, &cfg, &mut f, &mut loss);
+            let (mut d, coef) = (cx.empty(&[t, e], DType::F32), 0.3);
+            balance_backward(&cx, &scores, &seg, &f, coef, &mut d, Acc::Write);
+            let mut twice = cx.copy(&d);
+            balance_backward(&cx, &scores, &seg, &f, coef, &mut twice, Acc::Add);
+            for (s, len) in lens.iter().enumerate() {
+                let own = starts[s] * e..starts[s + 1] * e;
+                let s_own = wide(&scores.f32()[own.clone()]);
+                let (f, loss) = (wide(&f.f32()[s * e..][..e]), f64::from(loss.f32()[s]));
+                if *len == 0 {
+                    prop_assert!(loss == 0.0 && f.iter().all(|f| *f == 0.0));
+                    continue;
+                }
+                let (f_want, want) = reference::balance(&s_own, e, k);
+                for (f, want) in f.iter().zip(f_want) {
+                    prop_assert!((f - want).abs() <= 4.0 * U * want, "{} {}", f, want);
+                }
+                // All terms are positive: a sum over E in the normalisation, over the tokens, over E again.
+                prop_assert!((loss - want).abs() <= (2 * e + len + 10) as f64 * U * want, "{} {}", loss, want);
+                let want = reference::balance_backward(&s_own, e, &f);
+                for (i, want) in want.iter().enumerate() {
+                    let (row, j) = (&s_own[i / e * e..][..e], i % e);
+                    let sum: f64 = row.iter().sum();
+                    let mean: f64 = row.iter().zip(&f).map(|(s, f)| s * f / sum).sum();
+                    let bound = (2 * e + 10) as f64 * U * f64::from(coef) / (*len as f64 * sum) * (f[j] + mean);
+                    let got = |d: &Tensor| f64::from(d.f32()[own.start + i]);
+                    prop_assert!((got(&d) - f64::from(coef) * want).abs() <= bound, "{} {}", got(&d), want);
+                    prop_assert_eq!(got(&twice), 2.0 * got(&d));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn any_bits_select_distinct_experts(cfg in any_cfg(), bits in prop::collection::vec(any::<u32>(), 0..200), pick: u8) {
         // Floats of any bit pattern: NaN, infinities, denormals; then all of them the same.
         let e = cfg.experts;
@@ -223,6 +269,30 @@ fn the_full_size_gate_and_every_thread_count() {
     // A row alone gives what it gave in the batch.
     let row = run(&Cx::cpu(1, DType::F32), &logits[200 * 256..201 * 256], &bias, &cfg);
     assert_eq!(row.weight.f32(), &one.weight.f32()[200 * 8..201 * 8]);
+}
+
+#[test]
+fn the_balance_loss_is_the_same_for_any_threads_and_one_when_balanced() {
+    let (cfg, t) = (v3(), 1000);
+    let scores = |cx: &Cx| {
+        let s: Vec<f32> = normals(3, 0, t * 256, 1.0).iter().map(|x| x.abs()).collect();
+        cx.tensor(&[t, 256], &s, DType::F32)
+    };
+    crate::testing::same_bits_for_any_threads(|cx| {
+        let (scores, seg) = (scores(cx), Segments::new(cx, &[0, 1, 300, 1000]));
+        let (mut f, mut loss) = (cx.empty(&[3, 256], DType::F32), cx.empty(&[3], DType::F32));
+        balance_forward(cx, &scores, &seg, &cfg, &mut f, &mut loss);
+        let mut d = cx.empty(&[t, 256], DType::F32);
+        balance_backward(cx, &scores, &seg, &f, 1.0, &mut d, Acc::Write);
+        vec![f, loss, d]
+    });
+    // Every expert equally often and equally likely: sum_i 1 * 1/E.
+    let cx = &contexts()[0];
+    let (seg, cfg) = (Segments::uniform(cx, 1, 8), GateCfg { experts: 8, top_k: 1, n_group: 1, topk_group: 1, ..cfg });
+    let rows: Vec<f32> = (0..64).map(|i| if i / 8 == i % 8 { 0.9 } else { 0.1 }).collect();
+    let (mut f, mut loss) = (cx.empty(&[1, 8], DType::F32), cx.empty(&[1], DType::F32));
+    balance_forward(cx, &cx.tensor(&[8, 8], &rows, DType::F32), &seg, &cfg, &mut f, &mut loss);
+    assert!(f.f32() == [1.0; 8] && (loss.f32()[0] - 1.0).abs() < 1e-6);
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! The sequence-wise balance loss (report 2.1.2, eq. 17-20), one value a segment of `T_s` tokens.
+//!
+//! ```text
+//! f_i = E / (K T_s) * #(tokens whose top K by s contains i)      s unbiased, ties to the lower index, no groups
+//! P_i = mean_t p_ti,   p_ti = s_ti / sum_j s_tj
+//! L_s = sum_i f_i P_i                                            the gradient flows through P only
+//! ```
+//!
+//! f32; sums over tokens run in blocks at fixed positions of a segment and then over the blocks in order. A segment
+//! without tokens has loss 0. `sum_j s_tj` gets the gate's 1e-20, so that a token whose scores all vanish stays finite.
+
+use super::cpu::{EPS, best};
+use super::{GateCfg, check_2d};
+use crate::attention::Segments;
+use crate::{Acc, Cx, DType, Device, DisjointMut, Tensor};
+
+/// Tokens of a block: partial counts and sums are per block.
+const BLOCK: usize = 64;
+
+/// `scores` f32 [T, E] from the gate. Writes `f` f32 [S, E], for the backward, and `loss` f32 [S].
+pub fn balance_forward(cx: &Cx, scores: &Tensor, seg: &Segments, cfg: &GateCfg, f: &mut Tensor, loss: &mut Tensor) {
+    let op = "gate::balance_forward";
+    cfg.check(op);
+    let (e, k) = (cfg.experts, cfg.top_k);
+    check_2d(op, "scores", scores, seg.tokens(), e, DType::F32);
+    check_2d(op, "f", f, seg.count(), e, DType::F32);
+    assert!(loss.shape() == [seg.count()], "{op}: loss is {loss:?}, expected [{}]", seg.count());
+    match scores.device() {
+        Device::Cpu => forward(cx, scores.f32(), seg.starts(), e, k, f.f32_mut(), loss.f32_mut()),
+    }
+}
+
+/// `d_scores` f32 [T, E] (acc) `coef * dL_s/d_scores` for every segment s; `f` from the forward.
+pub fn balance_backward(
+    cx: &Cx,
+    scores: &Tensor,
+    seg: &Segments,
+    f: &Tensor,
+    coef: f32,
+    d_scores: &mut Tensor,
+    acc: Acc,
+) {
+    let op = "gate::balance_backward";
+    let (t, e) = (seg.tokens(), scores.cols());
+    check_2d(op, "scores", scores, t, e, DType::F32);
+    check_2d(op, "f", f, seg.count(), e, DType::F32);
+    check_2d(op, "d_scores", d_scores, t, e, DType::F32);
+    match scores.device() {
+        Device::Cpu => backward(cx, scores.f32(), seg.starts(), f.f32(), coef, d_scores.f32_mut(), acc),
+    }
+}
+
+/// Blocks before segment `s`, were every segment to start a block of its own; the last entry is the total.
+fn block_starts(cx: &Cx, starts: &[i32]) -> Tensor {
+    let mut out = cx.empty(&[starts.len()], DType::I32);
+    let mut total = 0;
+    for (s, first) in out.i32_mut().iter_mut().enumerate() {
+        *first = total;
+        if s + 1 < starts.len() {
+            total += ((starts[s + 1] - starts[s]) as usize).div_ceil(BLOCK) as i32;
+        }
+    }
+    out
+}
+
+/// Segment and tokens of a block.
+fn block(b: usize, firsts: &[i32], starts: &[i32]) -> (usize, std::ops::Range<usize>) {
+    let s = firsts.partition_point(|first| *first as usize <= b) - 1;
+    let from = starts[s] as usize + (b - firsts[s] as usize) * BLOCK;
+    (s, from..(from + BLOCK).min(starts[s + 1] as usize))
+}
+
+fn forward(cx: &Cx, scores: &[f32], starts: &[i32], e: usize, k: usize, f: &mut [f32], loss: &mut [f32]) {
+    let firsts = block_starts(cx, starts);
+    let firsts = firsts.i32();
+    let blocks = firsts[firsts.len() - 1] as usize;
+    // Per block: how many tokens have expert i among their K best, and the sum of p_ti. Both are f32: counts are exact.
+    let mut partial = cx.empty(&[blocks, 2 * e], DType::F32);
+    let mut chosen = cx.empty(&[blocks, k], DType::I32);
+    let (parts, chosen) = (DisjointMut::new(partial.f32_mut()), DisjointMut::new(chosen.i32_mut()));
+    cx.threads().each(blocks, |b| {
+        // SAFETY: a block has scratch of its own.
+        let (part, chosen) = unsafe { (parts.slice(b * 2 * e, 2 * e), chosen.slice(b * k, k)) };
+        part.fill(0.0);
+        let (counts, sums) = part.split_at_mut(e);
+        for t in block(b, firsts, starts).1 {
+            let s = &scores[t * e..][..e];
+            let inverse = 1.0 / (s.iter().sum::<f32>() + EPS);
+            sums.iter_mut().zip(s).for_each(|(p, s)| *p += s * inverse);
+            best(s, 0..e, chosen);
+            for i in &*chosen {
+                counts[*i as usize] += 1.0;
+            }
+        }
+    });
+    let partial = partial.f32();
+    for (s, loss) in loss.iter_mut().enumerate() {
+        let tokens = (starts[s + 1] - starts[s]) as f32;
+        let (mut total, f) = (0.0, &mut f[s * e..][..e]);
+        for (i, f) in f.iter_mut().enumerate() {
+            let (mut count, mut sum) = (0.0, 0.0);
+            for b in firsts[s]..firsts[s + 1] {
+                let part = &partial[b as usize * 2 * e..][..2 * e];
+                count += part[i];
+                sum += part[e + i];
+            }
+            *f = if tokens > 0.0 { e as f32 * count / (k as f32 * tokens) } else { 0.0 };
+            total += if tokens > 0.0 { *f * (sum / tokens) } else { 0.0 };
+        }
+        *loss = total;
+    }
+}
+
+/// `dL/ds_tj = (f_j - sum_i f_i p_ti) / (T_s sum_i s_ti)`.
+fn backward(cx: &Cx, scores: &[f32], starts: &[i32], f: &[f32], coef: f32, d_scores: &mut [f32], acc: Acc) {
+    let e = f.len() / (starts.len() - 1).max(1);
+    let firsts = block_starts(cx, starts);
+    let firsts = firsts.i32();
+    let blocks = firsts[firsts.len() - 1] as usize;
+    let d_scores = DisjointMut::new(d_scores);
+    cx.threads().each(blocks, |b| {
+        let (seg, tokens) = block(b, firsts, starts);
+        let f = &f[seg * e..][..e];
+        let coef = coef / (starts[seg + 1] - starts[seg]) as f32;
+        for t in tokens {
+            let s = &scores[t * e..][..e];
+            // SAFETY: a token lies in one block.
+            let d = unsafe { d_scores.slice(t * e, e) };
+            let inverse = 1.0 / (s.iter().sum::<f32>() + EPS);
+            let mean: f32 = s.iter().zip(f).map(|(s, f)| f * (s * inverse)).sum();
+            for (d, f) in d.iter_mut().zip(f) {
+                let value = coef * inverse * (f - mean);
+                *d = if acc == Acc::Add { *d + value } else { value };
+            }
+        }
+    });
+}
