@@ -102,3 +102,28 @@ def margins(net, routed):
         if groups is not None and c["n_group"] > c["topk_group"]:
             out[i]["group"] = gap(groups, c["topk_group"])
     return out
+
+
+def everything(net, ids, which):
+    """All tensors of one run, the losses as numbers, and the router outputs."""
+    out, losses, routed = forward(net, ids)
+    if "grad." in which:
+        out.update(gradients(net, losses["main"], "grad."))
+    if net.depth:
+        out.update(gradients(net, total(net, losses), "mtp_grad."))
+    if routed:
+        per = balance(net, routed, len(ids))
+        telling = lambda n: n.endswith(("mlp.gate.weight", "layers.0.input_layernorm.weight"))
+        main = sum(v.mean() for i, v in per.items() if i < net.layers)
+        out.update({f"balance.{i}": v for i, v in per.items()})
+        out.update(gradients(net, main, "balance_grad.", telling))
+        if net.depth:
+            out.update(gradients(net, sum(v.mean() for v in per.values()), "mtp_balance_grad.", telling))
+    return {k: v.detach() for k, v in out.items()}, {k: v.item() for k, v in losses.items()}, routed
+
+
+def distance(a, b):
+    """Relative distance of a from b in the 2-norm (0 when both are zero)."""
+    a, b = a.double(), b.double()
+    d, n = (a - b).norm().item(), b.norm().item()
+    return d / n if n > 0 else (0.0 if d == 0 else float("inf"))

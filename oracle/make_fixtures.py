@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tiny checkpoints with the results an independent implementation (transformers on PyTorch) gets from them. See README.md.
 
-usage: make_fixtures.py OUT [--variant NAME ...] [--size tiny|full] [--seed N]
+usage: make_fixtures.py OUT [--variant NAME ...] [--size tiny|full] [--seed N] [--no-extras]
 """
 import argparse
 import json
@@ -13,18 +13,13 @@ from safetensors.torch import save_file
 
 import evaluate as ev
 import exact
+import extras
+from evaluate import distance, everything
 from network import Network
 from variants import COMMITTED, VARIANTS, config
 
 MARGIN = 1e-4
 FLOOR = 1e-5  # of the accepted distance; smaller errors of the oracle do not move the bound and are left out
-
-
-def distance(a, b):
-    """Relative distance of a from b in the 2-norm (0 when both are zero)."""
-    a, b = a.double(), b.double()
-    d, n = (a - b).norm().item(), b.norm().item()
-    return d / n if n > 0 else (0.0 if d == 0 else float("inf"))
 
 
 def greedy(net, prompt, new):
@@ -38,25 +33,7 @@ def greedy(net, prompt, new):
     return seq, lead
 
 
-def everything(net, ids, which):
-    """All tensors of one run, the losses as numbers, and the router outputs."""
-    out, losses, routed = ev.forward(net, ids)
-    if "grad." in which:
-        out.update(ev.gradients(net, losses["main"], "grad."))
-    if net.depth:
-        out.update(ev.gradients(net, ev.total(net, losses), "mtp_grad."))
-    if routed:
-        per = ev.balance(net, routed, len(ids))
-        telling = lambda n: n.endswith(("mlp.gate.weight", "layers.0.input_layernorm.weight"))
-        main = sum(v.mean() for i, v in per.items() if i < net.layers)
-        out.update({f"balance.{i}": v for i, v in per.items()})
-        out.update(ev.gradients(net, main, "balance_grad.", telling))
-        if net.depth:
-            out.update(ev.gradients(net, sum(v.mean() for v in per.values()), "mtp_balance_grad.", telling))
-    return {k: v.detach() for k, v in out.items()}, {k: v.item() for k, v in losses.items()}, routed
-
-
-def make(variant, size, seed, out_dir):
+def make(variant, size, seed, out_dir, with_extras):
     c, how, run = config(variant, size)
     which = how.get("_grads", ("grad.", "mtp_grad."))
     for seed in range(seed, seed + 1000):
@@ -92,6 +69,8 @@ def make(variant, size, seed, out_dir):
     with open(f"{out_dir}/oracle.json", "w") as f:
         json.dump(info, f, indent=1)
         f.write("\n")
+    if with_extras:
+        extras.write(variant, net, ids, which, MARGIN, out_dir)
     worst = max(err, key=err.get)
     print(f"{variant:12} seed {seed}  " + "  ".join(f"{k} {v:.5f}" for k, v in losses.items()) + f"  worst f32 error {err[worst]:.1e} ({worst})", flush=True)
 
@@ -102,11 +81,12 @@ def main():
     ap.add_argument("--variant", nargs="*", choices=list(VARIANTS), default=COMMITTED)
     ap.add_argument("--size", choices=["tiny", "full"], default="tiny")
     ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--no-extras", action="store_true", help="leave out bf16.json and train.json")
     a = ap.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     for v in a.variant:
-        make(v, a.size, a.seed, os.path.join(a.out, v))
+        make(v, a.size, a.seed, os.path.join(a.out, v), not a.no_extras)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 //! The order of the modules is the order of the data's way: [`source`] and [`cargo_sources`] read documents,
 //! [`filter`] leaves out what is not worth learning, [`split`] holds out whole packages.
 
+mod atomic;
 pub mod cargo_sources;
 pub mod error;
 pub mod filter;
@@ -12,6 +13,8 @@ pub mod minhash;
 mod parquet;
 pub mod source;
 pub mod split;
+pub mod tokenizer;
 
 pub use error::{DataError, Result};
 pub use source::{Document, SourceOptions, Texts, read_paths};
+pub use tokenizer::Tokenizer;

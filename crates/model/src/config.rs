@@ -51,42 +51,69 @@ pub enum TopkMethod {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
 pub struct ModelConfig {
+    /// Family: defaults, and how gate values are scaled.
     pub model_type: ModelType,
+    /// Rows of embedding and output head.
     pub vocab_size: usize,
+    /// Width of the residual stream, d.
     pub hidden_size: usize,
     /// Width of the dense feed-forward layers.
     pub intermediate_size: usize,
     /// Width of one expert. All shared experts together are one expert `n_shared_experts` times as wide.
     pub moe_intermediate_size: usize,
+    /// Layers of the main model.
     pub num_hidden_layers: usize,
     /// Depth of Multi-Token Prediction; 0 when the file does not say.
     pub num_nextn_predict_layers: usize,
+    /// Heads, n_h.
     pub num_attention_heads: usize,
+    /// Experts every token goes to, N_s.
     pub n_shared_experts: usize,
     /// 0: every layer is dense.
     pub n_routed_experts: usize,
+    /// Routed experts a token goes to, K_r.
     pub num_experts_per_tok: usize,
+    /// Layers before this one are dense.
     pub first_k_dense_replace: usize,
+    /// From there on, layers whose index is a multiple of this route.
     pub moe_layer_freq: usize,
-    /// None: one full query matrix `q_proj`.
+    /// Query latent rank, d'_c; none: one full matrix `q_proj`.
     pub q_lora_rank: Option<usize>,
+    /// Width of the cached latent, d_c.
     pub kv_lora_rank: usize,
+    /// Width of a head without position, d_h.
     pub qk_nope_head_dim: usize,
+    /// Width of the rotary part, d_R; even.
     pub qk_rope_head_dim: usize,
+    /// Width of a value, d_v.
     pub v_head_dim: usize,
+    /// Groups of experts (nodes).
     pub n_group: usize,
+    /// Groups a token may go to, M.
     pub topk_group: usize,
+    /// From logits to affinities.
     pub scoring_func: ScoringFunc,
+    /// From affinities to a choice.
     pub topk_method: TopkMethod,
+    /// Whether gate values are divided by their sum.
     pub norm_topk_prob: bool,
+    /// What gate values are multiplied with; see [`ModelConfig::gate_scale_after_norm`].
     pub routed_scaling_factor: f64,
+    /// Epsilon of all norms but those inside MLA ([`MLA_NORM_EPS`]).
     pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// YaRN, if any.
     pub rope_scaling: Option<Yarn>,
+    /// Longest context.
     pub max_position_embeddings: usize,
+    /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
+    /// Rotary pairs are (2i, 2i + 1); nothing else is supported.
     pub rope_interleave: bool,
+    /// Standard deviation of fresh weights.
     pub initializer_range: f64,
+    /// Begins a text.
     pub bos_token_id: Option<u32>,
     /// Any of these ends a text; empty when the file says null.
     pub eos_token_id: Vec<u32>,
@@ -345,5 +372,4 @@ impl TryFrom<serde_json::Value> for ModelConfig {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

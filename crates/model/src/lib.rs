@@ -1,6 +1,7 @@
 //! hadal.
 
 pub mod config;
+pub mod count;
 pub mod hf;
 pub mod yarn;
 

@@ -83,3 +83,90 @@ fn correction_range(dim: usize, theta: f64, yarn: &Yarn) -> (f64, f64) {
     // Equal ends would divide by zero; the released code widens them by a thousandth.
     (low, if low == high { high + 0.001 } else { high })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ModelConfig;
+    use std::path::Path;
+
+    fn assert_close(ours: &[f64], theirs: &[f64], what: &str) {
+        assert_eq!(ours.len(), theirs.len(), "{what}");
+        for (a, b) in ours.iter().zip(theirs) {
+            // The other side computed in f32: a power, two products and a sum, each rounded.
+            assert!((a - b).abs() <= 1e-6 * b.abs(), "{what}: {a} and {b}");
+        }
+    }
+
+    /// What transformers 5.23 computes for DeepSeek-V3's configuration.
+    #[test]
+    fn v3_s_frequencies() {
+        let theirs = [
+            1.0,
+            0.7498942017555237,
+            0.5623413324356079,
+            0.4216965138912201,
+            0.3162277638912201,
+            0.23713736236095428,
+            0.17782793939113617,
+            0.1333521455526352,
+            0.10000000149011612,
+            0.07498941570520401,
+            0.05623412877321243,
+            0.039006926119327545,
+            0.026879360899329185,
+            0.01837814413011074,
+            0.012447956018149853,
+            0.0083345090970397,
+            0.005500000435858965,
+            0.0035619973205029964,
+            0.002249365206807852,
+            0.0013705134624615312,
+            0.0007905694073997438,
+            0.0004149904125370085,
+            0.00017782794020604342,
+            3.333803397254087e-05,
+            2.499999936844688e-05,
+            1.8747354260995053e-05,
+            1.4058532542549074e-05,
+            1.0542412383074407e-05,
+            7.905694474175107e-06,
+            5.928434347879374e-06,
+            4.445698323252145e-06,
+            3.3338035336782923e-06,
+        ];
+        assert_close(&ModelConfig::named("deepseek-v3").unwrap().rope_inv_freq(), &theirs, "v3");
+        let plain = inv_freq(64, 10000.0, None);
+        assert_close(&plain[..4], &theirs[..4], "pairs that turn often are left alone");
+        assert!(plain[31] > 39.9 * theirs[31] && plain[31] < 40.1 * theirs[31], "slow ones by the whole factor");
+    }
+
+    /// Every stored reference result: frequencies, score scale and the factor of cosine and sine.
+    #[test]
+    fn reference_results() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let mut seen = 0;
+        for dir in std::fs::read_dir(fixtures).unwrap() {
+            let dir = dir.unwrap().path();
+            let Ok(text) = std::fs::read(dir.join("oracle.json")) else { continue };
+            let oracle: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let config = ModelConfig::from_file(dir.join("config.json")).unwrap();
+            let what = dir.display().to_string();
+            let theirs: Vec<f64> = oracle["inv_freq"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+            assert_close(&config.rope_inv_freq(), &theirs, &what);
+            assert_close(&[config.softmax_scale()], &[oracle["softmax_scale"].as_f64().unwrap()], &what);
+            assert_close(&[config.rope_attention_factor()], &[oracle["cos_sin_factor"].as_f64().unwrap()], &what);
+            seen += 1;
+        }
+        assert!(seen > 0, "no reference results found");
+    }
+
+    #[test]
+    fn factors() {
+        assert_eq!(mscale(1.0, 5.0), 1.0);
+        let yarn = Yarn { factor: 4.0, ..Yarn::default() };
+        // transformers: 0.1 ln 4 + 1 when mscale_all_dim is 0.
+        assert!((yarn.cos_sin_factor() - 1.138629436111989).abs() < 1e-15);
+        assert_eq!(Yarn { attention_factor: Some(0.5), ..yarn }.cos_sin_factor(), 0.5);
+    }
+}

@@ -14,6 +14,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gate;
 pub mod gemm;
+pub mod head;
 mod isa;
 mod kernel;
 pub mod latent;

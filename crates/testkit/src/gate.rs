@@ -102,20 +102,7 @@ pub fn balance_backward(s: &[f64], e: usize, f: &[f64]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Central differences of `f` at `x` against `d`; truncation is O(h^2), cancellation O(1e-16 / h).
-    fn check(x: &[f64], d: &[f64], f: impl Fn(&[f64]) -> f64) {
-        let h = 1e-5;
-        for i in 0..x.len() {
-            let at = |step: f64| {
-                let mut x = x.to_vec();
-                x[i] += step;
-                f(&x)
-            };
-            let numeric = (at(h) - at(-h)) / (2.0 * h);
-            assert!((numeric - d[i]).abs() < 1e-8, "{i}: {numeric} against {}", d[i]);
-        }
-    }
+    use crate::gradcheck::{dot, gradient_error};
 
     #[test]
     fn gradients_are_those_of_the_forward() {
@@ -124,17 +111,14 @@ mod tests {
         for softmax in [false, true] {
             for normalise in [false, true] {
                 let row = &x[..6];
-                let weigh = |x: &[f64]| -> f64 {
-                    let w = weights(&scores(x, 6, softmax), &idx, normalise, 2.5);
-                    w.iter().zip(&dw).map(|(w, d)| w * d).sum()
-                };
+                let weigh = |x: &[f64]| dot(&weights(&scores(x, 6, softmax), &idx, normalise, 2.5), &dw);
                 let s = scores(row, 6, softmax);
                 let ds = weights_backward(&dw, &s, &idx, normalise, 2.5);
-                check(row, &scores_backward(&ds, &s, softmax), weigh);
+                assert!(gradient_error(weigh, row, &scores_backward(&ds, &s, softmax)) < 1e-7);
             }
             let s = scores(&x, 6, softmax);
             let (f, _) = balance(&s, 6, 2);
-            check(&s, &balance_backward(&s, 6, &f), |s| balance(s, 6, 2).1);
+            assert!(gradient_error(|s| balance(s, 6, 2).1, &s, &balance_backward(&s, 6, &f)) < 1e-7);
         }
     }
 

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod gate;
 pub mod gemm;
 pub mod gradcheck;
+pub mod head;
 pub mod moe;
 pub mod rmsnorm;
 pub mod rope;

@@ -1,1 +1,5 @@
-//! hadal.
+//! Training: recipes and what follows from them, the schedule, and what a run writes down and shows.
+
+pub mod plan;
+pub mod recipe;
+pub mod schedule;

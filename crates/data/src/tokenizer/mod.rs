@@ -1,0 +1,326 @@
+//! The tokenizer: byte-level BPE as Hugging Face `tokenizer.json`, ours or anyone's.
+//!
+//! Section 2 of the specification: byte-level BPE, a pre-tokenizer that keeps punctuation and line breaks in one
+//! token ([`pretoken`]). Files of that layout, the released DeepSeek-V3 tokenizer among them, are encoded by our own
+//! faster code, all others by the `tokenizers` library. Text is data: the names of special tokens inside it are
+//! encoded like any other characters; only [`Tokenizer::encode_with_special`] recognises them, for prompts that the
+//! caller wrote.
+
+mod bpe;
+mod decode;
+pub mod pretoken;
+mod train;
+
+use std::path::Path;
+use std::time::Instant;
+
+use ahash::AHashMap;
+use rayon::prelude::*;
+use serde_json::Value;
+
+use crate::atomic::write_atomically;
+use crate::error::{DataError, Result};
+use crate::hash::hash_bytes;
+use bpe::{FastBpe, byte_chars};
+pub use decode::StreamDecoder;
+pub use train::{TrainOptions, TrainReport};
+
+/// The special tokens of our own tokenizers; their ids are their places.
+pub const SPECIAL_TOKENS: [&str; 6] =
+    ["<|bos_token|>", "<|eos_token|>", "<|pad_token|>", "<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>"];
+
+/// The roles of [`SPECIAL_TOKENS`] and what other tokenizers call them.
+const ROLES: [(&str, &[&str]); 6] = [
+    ("bos_token", &["<|bos_token|>", "<\u{ff5c}begin\u{2581}of\u{2581}sentence\u{ff5c}>", "<|begin_of_text|>", "<s>"]),
+    (
+        "eos_token",
+        &[
+            "<|eos_token|>",
+            "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+            "<|endoftext|>",
+            "<|end_of_text|>",
+            "</s>",
+        ],
+    ),
+    ("pad_token", &["<|pad_token|>", "<\u{ff5c}\u{2581}pad\u{2581}\u{ff5c}>", "<pad>"]),
+    ("fim_begin", &["<|fim_begin|>", "<\u{ff5c}fim\u{2581}begin\u{ff5c}>", "<|fim_prefix|>", "<fim_prefix>"]),
+    ("fim_hole", &["<|fim_hole|>", "<\u{ff5c}fim\u{2581}hole\u{ff5c}>", "<|fim_suffix|>", "<fim_suffix>"]),
+    ("fim_end", &["<|fim_end|>", "<\u{ff5c}fim\u{2581}end\u{ff5c}>", "<|fim_middle|>", "<fim_middle>"]),
+];
+
+/// Ids of the special tokens by role; a foreign tokenizer may lack some.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Begins a document.
+    pub bos: Option<u32>,
+    /// Ends a document.
+    pub eos: Option<u32>,
+    /// Fills up a row.
+    pub pad: Option<u32>,
+    /// Precedes the prefix in fill-in-middle.
+    pub fim_begin: Option<u32>,
+    /// Stands where the middle was.
+    pub fim_hole: Option<u32>,
+    /// Precedes the middle.
+    pub fim_end: Option<u32>,
+}
+
+/// Text to ids and back.
+pub struct Tokenizer {
+    json: String,
+    config: Option<String>,
+    library: tokenizers::Tokenizer,
+    fast: Option<FastBpe>,
+    /// All tokens' bytes in one piece, and where each begins.
+    blob: Vec<u8>,
+    starts: Vec<u32>,
+    special: Vec<bool>,
+    by_name: AHashMap<String, u32>,
+    ids: SpecialIds,
+    byte_level: bool,
+}
+
+/// Bytes and the time they took.
+#[derive(Clone, Copy, Debug)]
+pub struct Throughput {
+    /// Bytes of text.
+    pub bytes: u64,
+    /// Tokens they became.
+    pub tokens: u64,
+    /// Seconds it took.
+    pub seconds: f64,
+}
+
+impl Throughput {
+    /// Megabytes a second.
+    pub fn mb_per_second(&self) -> f64 {
+        self.bytes as f64 / 1e6 / self.seconds.max(1e-9)
+    }
+}
+
+impl Tokenizer {
+    /// Loads a `tokenizer.json`, or the one in a folder, with the `tokenizer_config.json` beside it if there is one.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
+        let json = std::fs::read_to_string(&file).map_err(DataError::io("read", &file))?;
+        let config_file = file.with_file_name("tokenizer_config.json");
+        let config = match std::fs::read_to_string(&config_file) {
+            Ok(text) => Some(text),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(DataError::io("read", &config_file)(e)),
+        };
+        Self::from_json(json, config, Some(&file))
+    }
+
+    fn from_json(json: String, config: Option<String>, path: Option<&Path>) -> Result<Self> {
+        let bad = |e: &dyn std::fmt::Display| {
+            DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file anew"))
+        };
+        let mut value: Value = serde_json::from_str(&json).map_err(|e| bad(&e))?;
+        let fast = FastBpe::from_json(&value);
+        // Special tokens, and ordinary added ones that mark up a conversation, must not arise from text. Marked as
+        // special, the library encodes them as text when told so.
+        for token in value["added_tokens"].as_array_mut().into_iter().flatten() {
+            let is_markup =
+                token["content"].as_str().is_some_and(|c| c.len() > 2 && c.starts_with('<') && c.ends_with('>'));
+            if is_markup {
+                token["special"] = Value::Bool(true);
+            }
+        }
+        let mut library: tokenizers::Tokenizer = serde_json::from_value(value.clone()).map_err(|e| bad(&e))?;
+        library.set_encode_special_tokens(true);
+        // A file may ask for truncation or padding of every input: neither belongs in training data.
+        library.with_truncation(None).map_err(|e| bad(&e))?;
+        library.with_padding(None);
+        let byte_level = value["decoder"]["type"] == "ByteLevel"
+            || value["decoder"]["decoders"].as_array().is_some_and(|d| d.iter().any(|d| d["type"] == "ByteLevel"));
+        let size = library.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
+        if size == 0 {
+            return Err(bad(&"its vocabulary is empty"));
+        }
+        if size > 1 << 24 {
+            return Err(bad(&format_args!("its largest id is {}", size - 1)));
+        }
+        let (blob, starts) = token_table(&library, size, byte_level);
+        let mut special = vec![false; size];
+        let mut by_name = AHashMap::new();
+        for (id, token) in library.get_added_tokens_decoder() {
+            if token.special {
+                special[id as usize] = true;
+                by_name.insert(token.content, id);
+            }
+        }
+        let config_value = match &config {
+            Some(text) => serde_json::from_str(text)
+                .map_err(|e| DataError::tokenizer(path, format!("its tokenizer_config.json is not JSON ({e})")))?,
+            None => Value::Null,
+        };
+        let ids = special_ids(&library, &config_value);
+        Ok(Self { json, config, library, fast, blob, starts, special, by_name, ids, byte_level })
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder; `transformers` loads them.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
+        write_atomically(&folder.join("tokenizer.json"), self.json.as_bytes())?;
+        if let Some(config) = &self.config {
+            write_atomically(&folder.join("tokenizer_config.json"), config.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The ids of a text. Nothing is added, and names of special tokens in it are ordinary characters.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        self.encode_into(text, &mut ids);
+        ids
+    }
+
+    /// Appends the ids of a text to `out`.
+    pub fn encode_into(&self, text: &str, out: &mut Vec<u32>) {
+        if let Some(fast) = &self.fast {
+            fast.encode(text, out);
+            return;
+        }
+        match self.library.encode_fast(text, false) {
+            Ok(encoding) => out.extend_from_slice(encoding.get_ids()),
+            Err(_) => {
+                // An expression gave up on this text: shorter stretches it can do. A single character that cannot
+                // be encoded has no token.
+                let middle = text.floor_char_boundary(text.len() / 2);
+                let middle = if middle == 0 { text.ceil_char_boundary(1) } else { middle };
+                if middle < text.len() {
+                    self.encode_into(&text[..middle], out);
+                    self.encode_into(&text[middle..], out);
+                }
+            }
+        }
+    }
+
+    /// The ids of a prompt in which special tokens may be written by name. For text that the caller wrote only.
+    pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut rest = text;
+        loop {
+            let hits = self.by_name.iter().filter_map(|(name, id)| Some((rest.find(name.as_str())?, name.len(), *id)));
+            let Some((at, len, id)) = hits.min_by_key(|(at, len, id)| (*at, std::cmp::Reverse(*len), *id)) else {
+                self.encode_into(rest, &mut ids);
+                return ids;
+            };
+            self.encode_into(&rest[..at], &mut ids);
+            ids.push(id);
+            rest = &rest[at + len..];
+        }
+    }
+
+    /// The ids of many texts, in parallel, and how fast that was.
+    pub fn encode_all<S: AsRef<str> + Sync>(&self, texts: &[S]) -> (Vec<Vec<u32>>, Throughput) {
+        let start = Instant::now();
+        let ids: Vec<Vec<u32>> = texts.par_iter().with_max_len(8).map(|t| self.encode(t.as_ref())).collect();
+        let bytes = texts.iter().map(|t| t.as_ref().len() as u64).sum();
+        let tokens = ids.iter().map(|i| i.len() as u64).sum();
+        (ids, Throughput { bytes, tokens, seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// The text of ids; special tokens give none, broken characters become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        if !self.byte_level {
+            return self.library.decode(ids, true).unwrap_or_default();
+        }
+        let bytes = ids.iter().filter(|id| !self.is_special(**id)).flat_map(|id| self.token_bytes(*id)).copied();
+        String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
+    }
+
+    /// The text of ids with special tokens by name, for people.
+    pub fn decode_with_special(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// A decoder for ids that come one at a time.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder::new(self)
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The bytes of text a token stands for: its name for special tokens, none for ids that do not exist.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        if id + 1 < self.starts.len() {
+            &self.blob[self.starts[id] as usize..self.starts[id + 1] as usize]
+        } else {
+            &[]
+        }
+    }
+
+    /// Whether a token is a special one.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// The special tokens by role.
+    pub fn special(&self) -> SpecialIds {
+        self.ids
+    }
+
+    /// The id of a token by its name as it stands in the file.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.library.token_to_id(token)
+    }
+
+    /// The token that ends a document, which everything that packs or generates needs.
+    pub fn eos(&self) -> Result<u32> {
+        self.ids.eos.ok_or_else(|| {
+            DataError::tokenizer(None, "it has no end-of-text token; name one as `eos_token` in tokenizer_config.json")
+        })
+    }
+
+    /// Whether ids and text are the same thing: decoding gives back the exact bytes.
+    pub fn is_lossless(&self) -> bool {
+        self.fast.is_some()
+    }
+
+    /// A hash of the tokenizer's file, to tell whether packed data belongs to it.
+    pub fn fingerprint(&self) -> u64 {
+        hash_bytes(self.json.as_bytes())
+    }
+}
+
+/// The bytes of every token in one table.
+fn token_table(library: &tokenizers::Tokenizer, size: usize, byte_level: bool) -> (Vec<u8>, Vec<u32>) {
+    let byte_of: AHashMap<char, u8> = byte_chars().into_iter().zip(0u8..=255).collect();
+    let added = library.get_added_tokens_decoder();
+    let (mut blob, mut starts) = (Vec::new(), vec![0u32]);
+    for id in 0..size as u32 {
+        if let Some(token) = added.get(&id) {
+            blob.extend_from_slice(token.content.as_bytes());
+        } else if let Some(token) = library.id_to_token(id) {
+            let mapped: Option<Vec<u8>> = token.chars().map(|c| byte_of.get(&c).copied()).collect();
+            let byte = token.strip_prefix("<0x").and_then(|t| u8::from_str_radix(t.strip_suffix('>')?, 16).ok());
+            match (byte_level, mapped, byte) {
+                (true, Some(bytes), _) => blob.extend_from_slice(&bytes),
+                (false, _, Some(byte)) => blob.push(byte),
+                _ => blob.extend_from_slice(token.replace('\u{2581}', " ").as_bytes()),
+            }
+        }
+        starts.push(blob.len() as u32);
+    }
+    (blob, starts)
+}
+
+/// Ids by role: what the configuration names, else the first known name that exists.
+fn special_ids(library: &tokenizers::Tokenizer, config: &Value) -> SpecialIds {
+    let find = |(role, names): &(&str, &[&str])| {
+        let named = config[role].as_str().or_else(|| config[role]["content"].as_str());
+        named.into_iter().chain(names.iter().copied()).find_map(|name| library.token_to_id(name))
+    };
+    let [bos, eos, pad, fim_begin, fim_hole, fim_end] = ROLES.each_ref().map(find);
+    SpecialIds { bos, eos, pad, fim_begin, fim_hole, fim_end }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Output head and cross-entropy in one (report 2.2, eq. 24-25: the loss of the main model and of every MTP module).
+//!
+//! ```text
+//! z_tv = h_t . w_v              loss_t = log sum_v exp z_tv - z_t,target
+//! dz_t = scale (softmax(z_t) - onehot(target))     dh = dz W     dW = dz^T h
+//! ```
+//!
+//! T tokens, D hidden, V vocabulary. Tokens go by in chunks at fixed places of the batch, so that the logits and their
+//! gradient exist for a chunk at a time, never for all tokens; a chunk's gradients are multiplied out before the next.
+//! Products are in the head's format (`PackedWeight::dtype`), sums in f32; the softmax is f32 with the maximum taken
+//! out; dz is rounded to the head's format, as an operand of the two products. A target of -1 is ignored: loss 0 and a
+//! gradient of 0. Losses are not scaled: the caller knows over how many tokens the mean goes.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::kernel::{expect_float, with_elem};
+use crate::linear::{self, PackedWeight};
+use crate::{Acc, Cx, DType, Device, Tensor};
+
+/// Tokens of a chunk: dz of this many tokens exists at a time, and each chunk goes through dW once.
+const CHUNK: usize = 512;
+/// Tokens whose f32 logits exist at a time. Divides a chunk.
+const LOGITS: usize = 128;
+
+/// Where the gradients go.
+pub struct HeadGrad<'a> {
+    /// f32 or the head's format [T, D].
+    pub dh: &'a mut Tensor,
+    /// Whether `dh` is overwritten.
+    pub dh_acc: Acc,
+    /// f32 [V, D].
+    pub dw: &'a mut Tensor,
+    /// Whether `dw` is overwritten.
+    pub dw_acc: Acc,
+}
+
+/// `out` f32 [T, V] `= h W^T`: all logits, for inference.
+pub fn logits(cx: &Cx, h: &Tensor, w: &PackedWeight, out: &mut Tensor) {
+    linear::forward(cx, h, w, out, Acc::Write);
+}
+
+/// Losses, and on request gradients and the most likely tokens.
+///
+/// `h` [T, D] float; `w` [V, D], with its backward form if `grad`; `targets` i32 [T], -1 for none; `scale`: gradient of
+/// the total with respect to each loss. Writes `losses` f32 [T] and `pred` i32 [T], the first index of the largest logit
+/// (0 where all are NaN), ignored targets included.
+pub fn loss(
+    cx: &Cx,
+    h: &Tensor,
+    w: &PackedWeight,
+    targets: &Tensor,
+    scale: f32,
+    losses: &mut Tensor,
+    mut grad: Option<HeadGrad<'_>>,
+    mut pred: Option<&mut Tensor>,
+) {
+    let op = "head::loss";
+    let (t, d, v) = (h.rows(), h.cols(), w.n());
+    assert!(w.groups() == 1 && w.k() == d && v > 0, "{op}: h is {h:?}, the weight {} x [{v}, {}]", w.groups(), w.k());
+    assert!(targets.len() == t && losses.len() == t, "{op}: targets {targets:?}, losses {losses:?} for {t} tokens");
+    if let Some(pred) = &pred {
+        assert!(pred.len() == t, "{op}: pred is {pred:?} for {t} tokens");
+    }
+    if let Some(HeadGrad { dh, dw, .. }) = &grad {
+        assert!((dh.rows(), dh.cols()) == (t, d), "{op}: dh is {dh:?}, h {h:?}");
+        assert!(dw.len() == v * d && dw.dtype() == DType::F32, "{op}: dw is {dw:?}, expected F32 [{v}, {d}]");
+        expect_float(op, dh.dtype());
+    }
+    for (t, target) in targets.i32().iter().enumerate() {
+        assert!(
+            (-1..v as i32).contains(target),
+            "{op}: target {target} of token {t} is neither -1 nor one of {v} tokens"
+        );
+    }
+    match h.device() {
+        Device::Cpu => {}
+    }
+
+    // dW is overwritten by the first chunk that has a gradient.
+    let mut dw_acc = grad.as_ref().map_or(Acc::Add, |g| g.dw_acc);
+    for start in (0..t).step_by(CHUNK) {
+        let n = CHUNK.min(t - start);
+        let silent = pred.is_none() && targets.i32()[start..start + n].iter().all(|target| *target < 0);
+        if silent {
+            // Nothing to learn here (a masked prompt): what the products would give is 0.
+            losses.f32_mut()[start..start + n].fill(0.0);
+            if let Some(HeadGrad { dh, dh_acc: Acc::Write, .. }) = &mut grad {
+                cpu::zero_rows(dh, start, n);
+            }
+            continue;
+        }
+        let mut dz = grad.is_some().then(|| cx.empty(&[n, v], w.dtype()));
+        for from in (start..start + n).step_by(LOGITS) {
+            let rows = from..(from + LOGITS).min(start + n);
+            let mut z = cx.empty(&[rows.len(), v], DType::F32);
+            linear::forward(cx, &cpu::rows(cx, h, rows.start, rows.len()), w, &mut z, Acc::Write);
+            with_elem!(w.dtype(), C => {
+                let dz = dz.as_mut().map(|dz| (&mut *dz, from - start));
+                cpu::cross_entropy::<C>(cx, &mut z, &targets.i32()[rows.clone()], scale, cpu::Outputs {
+                    losses: &mut losses.f32_mut()[rows.clone()],
+                    pred: pred.as_deref_mut().map(|p| &mut p.i32_mut()[rows]),
+                    dz,
+                });
+            });
+        }
+        if let (Some(HeadGrad { dh, dh_acc, dw, .. }), Some(dz)) = (&mut grad, dz) {
+            let mut dh_chunk = cx.empty(&[n, d], dh.dtype());
+            linear::backward_input(cx, &dz, w, &mut dh_chunk, Acc::Write);
+            cpu::put_rows(cx, &dh_chunk, dh, start, *dh_acc);
+            linear::backward_weight(cx, &dz, &cpu::rows(cx, h, start, n), w.dtype(), dw, dw_acc);
+            dw_acc = Acc::Add;
+        }
+    }
+    if let (Some(grad), Acc::Write) = (&mut grad, dw_acc) {
+        grad.dw.f32_mut().fill(0.0);
+    }
+}

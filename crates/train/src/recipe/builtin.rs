@@ -1,0 +1,14 @@
+//! The recipes that come with the binary, so that a name is enough anywhere.
+
+/// Name and text of every built-in recipe.
+pub const RECIPES: [(&str, &str); 4] = [
+    ("quickstart", include_str!("../../../../recipes/quickstart.toml")),
+    ("small", include_str!("../../../../recipes/small.toml")),
+    ("v2-lite-shape", include_str!("../../../../recipes/v2-lite-shape.toml")),
+    ("deepseek-v3", include_str!("../../../../recipes/deepseek-v3.toml")),
+];
+
+/// The text of a built-in recipe.
+pub fn recipe(name: &str) -> Option<&'static str> {
+    RECIPES.iter().find(|r| r.0 == name).map(|r| r.1)
+}

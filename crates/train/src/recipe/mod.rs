@@ -1,0 +1,478 @@
+//! A recipe: everything that decides a training run, as a person writes it (report section 4.2).
+//!
+//! A recipe is TOML. Reading it is the first of two stages: here the keys are known and typed, and nothing is
+//! interpreted; [`crate::plan::Plan`] is the second, where amounts become tokens and everything is checked against
+//! everything else. An error names the file, the line and the key, and suggests the key that was probably meant.
+//!
+//! Every key but `model` and `schedule.total_tokens` has a default, which is the report's value where there is one.
+
+mod amount;
+mod builtin;
+mod source;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use amount::Amount;
+pub use builtin::{RECIPES, recipe};
+pub use source::Source;
+pub(crate) use source::nearest;
+
+/// What can be wrong with a recipe.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error("cannot read {what} {path}: {error}")]
+    Read { what: &'static str, path: String, error: String },
+    /// No file and no built-in of this name.
+    #[error("there is no recipe `{name}`: neither a file nor one of the built-in recipes ({known})")]
+    Unknown { name: String, known: String },
+    /// A `--set` that is not `key=value`.
+    #[error("--set {text}: write it as section.key=value, for example --set batch.sequences=8")]
+    Override { text: String },
+    /// A key that is unknown, of the wrong type, or whose value makes no sense.
+    #[error("{place}: {}{message}", if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
+    Key { place: String, key: String, message: String },
+}
+
+/// A recipe as written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Short name, used for the run folder and titles.
+    #[serde(default)]
+    pub name: String,
+    /// One sentence for `--help` and lists.
+    #[serde(default)]
+    pub description: String,
+    pub model: Model,
+    #[serde(default)]
+    pub data: Data,
+    #[serde(default)]
+    pub batch: Batch,
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    #[serde(default)]
+    pub balance: Balance,
+    #[serde(default)]
+    pub ema: Ema,
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    #[serde(default)]
+    pub eval: Eval,
+    #[serde(default)]
+    pub spike: Spike,
+    #[serde(default)]
+    pub run: Run,
+    /// Where each key was written.
+    #[serde(skip)]
+    pub source: Source,
+}
+
+impl Recipe {
+    /// Loads a file, or a built-in recipe by its name, and applies `--set` overrides (`section.key=value`).
+    pub fn load(name_or_path: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        if let Some(text) = recipe(name_or_path) {
+            return Self::parse(&format!("recipe {name_or_path}"), text, overrides);
+        }
+        let path = Path::new(name_or_path);
+        if !path.exists() {
+            let known = RECIPES.iter().map(|r| r.0).collect::<Vec<_>>().join(", ");
+            return Err(RecipeError::Unknown { name: name_or_path.into(), known });
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| RecipeError::Read {
+            what: "the recipe",
+            path: name_or_path.into(),
+            error: e.to_string(),
+        })?;
+        Self::parse(name_or_path, &text, overrides)
+    }
+
+    /// Reads a recipe's text; `name` stands for the file in errors.
+    pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let (mut recipe, source): (Self, Source) = Source::read(name, text, overrides)?;
+        if recipe.name.is_empty() {
+            let stem = Path::new(name).file_stem().map(|s| s.to_string_lossy().into_owned());
+            recipe.name = stem.unwrap_or_else(|| "run".into());
+        }
+        recipe.source = source;
+        Ok(recipe)
+    }
+}
+
+/// The model: a Hugging Face `config.json`, or its fields written in the recipe, or the first changed by the second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Path of a `config.json`, or the name of a built-in config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// `config.json`'s own fields; they win over `config`. The string "none" stands for JSON's null.
+    #[serde(flatten)]
+    pub fields: toml::Table,
+}
+
+/// Where the text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"cargo-lock\", a path, or a list of paths")]
+pub enum Text {
+    /// `"cargo-lock"` (the sources of the dependencies in the lock file) or one path.
+    One(String),
+    /// Files and folders.
+    Many(Vec<String>),
+}
+
+/// Text, tokenizer and packing (report section 4.1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    pub text: Text,
+    /// `"train"`, or the path of an existing `tokenizer.json`.
+    pub tokenizer: String,
+    /// Tokens of the tokenizer to train, special ones included; 0 means the model's `vocab_size`.
+    pub vocab_size: usize,
+    /// Tokens of one training sequence.
+    pub seq_len: usize,
+    /// Share of documents turned into fill-in-the-middle examples.
+    pub fim_rate: f64,
+    /// Share of combined punctuation-and-line-break tokens that is split at random.
+    pub boundary_split_rate: f64,
+    /// Share of the text held out for validation, in whole packages or files.
+    pub validation_share: f64,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            text: Text::One("cargo-lock".into()),
+            tokenizer: "train".into(),
+            vocab_size: 0,
+            seq_len: 4096,
+            fim_rate: 0.1,
+            boundary_split_rate: 0.1,
+            validation_share: 0.05,
+        }
+    }
+}
+
+/// How many sequences one optimiser step sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Sequences of one step (after the ramp).
+    pub sequences: u64,
+    /// Sequences of one forward and backward pass; the gradients of a step's passes are added up.
+    pub micro_batch: u64,
+    /// Starts the run with smaller steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<Ramp>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { sequences: 8, micro_batch: 1, ramp: None }
+    }
+}
+
+/// Grows the batch linearly in tokens, in whole micro-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// Sequences of the first step.
+    pub from: u64,
+    /// When `batch.sequences` is reached.
+    pub over: Amount,
+}
+
+/// A number format of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Bf16,
+    F32,
+}
+
+/// AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Optimizer {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    /// Of the matrices only.
+    pub weight_decay: f32,
+    /// Largest global gradient norm; 0 never clips.
+    pub clip: f32,
+    /// Storage of the moments.
+    pub moments: Precision,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, moments: Precision::Bf16 }
+    }
+}
+
+/// Length of the run, learning rate, and what else changes along the way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Tokens to train on, or `"measured"`: what this machine does in `minutes`.
+    pub total_tokens: Total,
+    /// With `"measured"`: minutes of training.
+    #[serde(default = "defaults::minutes")]
+    pub minutes: f64,
+    /// With `"measured"`: never more tokens than this, however fast the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<Amount>,
+    /// Linear warm-up from 0 to `peak_lr`.
+    #[serde(default = "defaults::warmup")]
+    pub warmup: Amount,
+    pub peak_lr: f64,
+    /// The learning rate from the start to the end of the run, one phase after the other.
+    #[serde(default = "defaults::phases")]
+    pub phases: Vec<Phase>,
+    /// Weight of the MTP losses ...
+    #[serde(default = "defaults::mtp_weight")]
+    pub mtp_weight: f64,
+    /// ... until this point ...
+    #[serde(default = "defaults::mtp_until")]
+    pub mtp_until: Amount,
+    /// ... and after it.
+    #[serde(default = "defaults::mtp_weight_late")]
+    pub mtp_weight_late: f64,
+}
+
+/// `schedule.total_tokens` as written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Total {
+    /// Fixed by a measurement of the machine.
+    Measured,
+    Tokens(u64),
+}
+
+impl Serialize for Total {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Measured => s.serialize_str("measured"),
+            Self::Tokens(n) => s.serialize_u64(*n),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Total {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        match toml::Value::deserialize(d)? {
+            toml::Value::String(s) if s == "measured" => Ok(Self::Measured),
+            toml::Value::Integer(n) if n > 0 => Ok(Self::Tokens(n as u64)),
+            toml::Value::String(s) => match Amount::parse(&s) {
+                Ok(Amount::Tokens(n)) if n > 0 => Ok(Self::Tokens(n)),
+                _ => Err(D::Error::custom(format!("`{s}` is no length: write tokens (\"20M\") or \"measured\""))),
+            },
+            _ => Err(D::Error::custom("write tokens (20_000_000 or \"20M\") or \"measured\"")),
+        }
+    }
+}
+
+/// One phase of the learning rate. It begins where the one before it ends, at that one's `lr`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Where the phase ends; the last one ends at `"100%"`.
+    pub until: Amount,
+    pub shape: Shape,
+    /// The learning rate at the phase's end, as a number or as a share of `peak_lr` ("10%", "1/10").
+    pub lr: Lr,
+}
+
+/// How a phase gets to its `lr`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// At once, then stays.
+    Constant,
+    /// In a straight line from the phase before.
+    Linear,
+    /// Along half a cosine from the phase before.
+    Cosine,
+}
+
+/// A learning rate as written.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a learning rate (2.2e-5) or a share of peak_lr (\"10%\")")]
+pub enum Lr {
+    Absolute(f64),
+    OfPeak(Amount),
+}
+
+/// Which of the report's balancing methods is on (sections 2.1.2 and 4.5.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BalanceMethod {
+    /// Bias update plus the small sequence-wise loss.
+    AuxFree,
+    /// Nothing.
+    None,
+    /// Sequence-wise auxiliary loss only.
+    SequenceAux,
+    /// Auxiliary loss over the whole batch only.
+    BatchAux,
+}
+
+/// Expert load balancing (report section 2.1.2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Balance {
+    pub method: BalanceMethod,
+    /// Step of the bias update; used by aux-free alone.
+    pub gamma: f64,
+    /// The bias update stops here.
+    pub gamma_until: Amount,
+    /// Weight of the auxiliary loss; not used by none.
+    pub alpha: f64,
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        let gamma_until = Amount::Share { part: 14.3, whole: 14.8 };
+        Self { method: BalanceMethod::AuxFree, gamma: 0.001, gamma_until, alpha: 0.0001 }
+    }
+}
+
+/// Exponential moving average of the weights (report section 3.2.3).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ema {
+    /// 0 keeps none.
+    pub decay: f64,
+}
+
+/// When the run is saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoint {
+    pub every: Amount,
+    /// Older ones are removed; 0 keeps all.
+    pub keep_last: usize,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every: Amount::Share { part: 10.0, whole: 100.0 }, keep_last: 2 }
+    }
+}
+
+/// When and on how much text the run is validated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Eval {
+    pub every: Amount,
+    /// Validation tokens of one evaluation during training.
+    pub tokens: Amount,
+}
+
+impl Default for Eval {
+    fn default() -> Self {
+        Self { every: Amount::Share { part: 5.0, whole: 100.0 }, tokens: Amount::Tokens(1_000_000) }
+    }
+}
+
+/// What happens when the watch sees a spike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpikeAction {
+    /// Write it down and go on.
+    Continue,
+    /// Leave this step's gradients out of the weights.
+    Skip,
+    /// Go back to the last checkpoint and leave out the data since.
+    Rollback,
+}
+
+/// The watch on gradient norm and loss (report section 1: "no irrecoverable loss spikes").
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spike {
+    pub action: SpikeAction,
+    /// Steps of the past that a step is compared with.
+    pub window: usize,
+    /// Steps at the start that are never judged.
+    pub ignore_first: u64,
+    /// A gradient norm of more than this many medians is a spike.
+    pub grad_ratio: f64,
+    /// A loss this many robust standard deviations above the median is a spike.
+    pub loss_z: f64,
+    /// After this many skipped steps in a row, the step is taken as it is.
+    pub max_skips: u32,
+    /// After this many rollbacks the run stops with an error.
+    pub max_rollbacks: u32,
+}
+
+impl Default for Spike {
+    fn default() -> Self {
+        Self {
+            action: SpikeAction::Continue,
+            window: 64,
+            ignore_first: 100,
+            grad_ratio: 10.0,
+            loss_z: 8.0,
+            max_skips: 3,
+            max_rollbacks: 3,
+        }
+    }
+}
+
+/// The machine's side of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Run {
+    pub seed: u64,
+    /// 0 uses every core; the result is the same.
+    pub threads: usize,
+    /// Format of the matrix products.
+    pub precision: Precision,
+    /// The run's folder.
+    pub out: String,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { seed: 1, threads: 0, precision: Precision::Bf16, out: "runs".into() }
+    }
+}
+
+mod defaults {
+    use super::{Amount, Lr, Phase, Shape};
+
+    pub(super) fn minutes() -> f64 {
+        8.0
+    }
+    pub(super) fn warmup() -> Amount {
+        Amount::Share { part: 1.0, whole: 100.0 }
+    }
+    pub(super) fn mtp_weight() -> f64 {
+        0.3
+    }
+    pub(super) fn mtp_weight_late() -> f64 {
+        0.1
+    }
+    pub(super) fn mtp_until() -> Amount {
+        Amount::Share { part: 10.0, whole: 14.8 }
+    }
+    /// The report's phases, as shares of its 14.8T tokens and its 2.2e-4.
+    pub(super) fn phases() -> Vec<Phase> {
+        let share = |part, whole| Amount::Share { part, whole };
+        let phase = |until, shape, lr| Phase { until: share(until, 14.8), shape, lr: Lr::OfPeak(lr) };
+        vec![
+            phase(10.0, Shape::Constant, share(100.0, 100.0)),
+            phase(14.3, Shape::Cosine, share(10.0, 100.0)),
+            phase(14.633, Shape::Constant, share(10.0, 100.0)),
+            phase(14.8, Shape::Constant, share(7.3, 220.0)),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests;
