@@ -4,13 +4,17 @@
 //! [`filter`] leaves out what is not worth learning, [`split`] holds out whole packages.
 
 mod atomic;
+pub mod boundary;
 pub mod cargo_sources;
 pub mod error;
 pub mod filter;
+pub mod fim;
 pub mod hash;
 pub mod minhash;
+pub mod pack;
 #[cfg(feature = "parquet")]
 mod parquet;
+pub mod shard;
 pub mod source;
 pub mod split;
 pub mod tokenizer;
@@ -18,3 +22,6 @@ pub mod tokenizer;
 pub use error::{DataError, Result};
 pub use source::{Document, SourceOptions, Texts, read_paths};
 pub use tokenizer::Tokenizer;
+
+#[cfg(test)]
+mod testing;

@@ -85,6 +85,14 @@ pub fn split<'t>(text: &'t str, mut each: impl FnMut(&'t str)) {
     }
 }
 
+/// Where the line breaks begin in a piece that is punctuation followed by line breaks; `None` for other text.
+pub fn line_break_after_punctuation(text: &str) -> Option<usize> {
+    let before = text.trim_end_matches(['\r', '\n']);
+    let marks = before.strip_prefix(' ').unwrap_or(before);
+    let punctuation = !marks.is_empty() && marks.chars().all(|c| CLASSES[c as usize] & PUNCT != 0);
+    (punctuation && before.len() < text.len()).then_some(before.len())
+}
+
 /// The third pass on one section.
 fn split_section<'t>(section: &'t str, classes: &[u8], each: &mut impl FnMut(&'t str)) {
     let mut unmatched = 0;
