@@ -196,7 +196,7 @@ impl<E: Elem> Backward<'_, E> {
                     // A padded query has no weight on any key.
                     let (lse2, delta) = if i < n {
                         let lse = self.lse[head * x.seg.tokens() + start + t];
-                        (lse * LOG2_E, dot(d_o.src.add(i * d_o.stride), o.src.add(i * o.stride), s.d_v))
+                        (lse * LOG2_E, dot::<K>(d_o.src.add(i * d_o.stride), o.src.add(i * o.stride), s.d_v))
                     } else {
                         (f32::INFINITY, 0.0)
                     };

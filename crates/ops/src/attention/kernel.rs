@@ -123,6 +123,55 @@ pub(crate) trait Kernel: 'static {
     /// Word of elements `e` and, with two a word, its neighbour.
     unsafe fn word(first: Self::E, second: Self::E) -> u32;
 
+    /// `words` whole words of a row.
+    #[inline(always)]
+    unsafe fn copy_words(src: *const Self::E, words: usize, dst: *mut u32) {
+        for w in 0..words {
+            // SAFETY: the caller's rows hold that many words.
+            unsafe {
+                let s = src.add(w * Self::PAIR);
+                *dst.add(w) = Self::word(*s, *s.add(Self::PAIR - 1));
+            }
+        }
+    }
+
+    /// `rows <= 16` rows of `cols <= 16 PAIR` elements, `stride` apart, to `words` rows of sixteen lanes, `ld` apart:
+    /// lane r of row w is word w of row r, zero beyond the rows and columns.
+    #[inline(always)]
+    unsafe fn transpose(
+        src: *const Self::E,
+        stride: usize,
+        rows: usize,
+        cols: usize,
+        dst: *mut u32,
+        ld: usize,
+        words: usize,
+    ) {
+        let zero = Self::E::round(0.0);
+        for w in 0..words {
+            for r in 0..16 {
+                // SAFETY: only elements within `rows` and `cols` are read; the caller has the words.
+                unsafe {
+                    let get = |c: usize| if r < rows && c < cols { *src.add(r * stride + c) } else { zero };
+                    *dst.add(w * ld + r) = Self::word(get(w * Self::PAIR), get(w * Self::PAIR + Self::PAIR - 1));
+                }
+            }
+        }
+    }
+
+    /// The first `n <= 16` elements of a row in f32, zeros after them.
+    #[inline(always)]
+    unsafe fn widen(src: *const Self::E, n: usize) -> Self::L {
+        let mut a = [0f32; 16];
+        // SAFETY: the caller's row holds n elements; `a` holds 16 values.
+        unsafe {
+            for i in 0..n {
+                a[i] = (*src.add(i)).wide();
+            }
+            Self::L::load(a.as_ptr())
+        }
+    }
+
     /// Two consecutive contraction steps (rows `row` even and `row + 1`) of sixteen lanes into `[steps][ld]` words.
     #[inline(always)]
     unsafe fn store_steps(dst: *mut u32, ld: usize, row: usize, even: Self::L, odd: Self::L) {
@@ -182,6 +231,7 @@ pub(crate) use x86::{Avx2, Avx512Bf16, Avx512F32};
 mod x86 {
     use super::{Elem, Kernel, Panels, PhantomData, Rows, Start, Work, tile};
     use crate::attention::lanes::{Ymm2, Zmm};
+    use crate::attention::transpose::transpose16;
     use half::bf16;
     use std::arch::x86_64::*;
 
@@ -237,6 +287,36 @@ mod x86 {
         unsafe fn word(first: f32, _: f32) -> u32 {
             first.to_bits()
         }
+        #[inline(always)]
+        unsafe fn transpose(
+            src: *const f32,
+            stride: usize,
+            rows: usize,
+            cols: usize,
+            dst: *mut u32,
+            ld: usize,
+            words: usize,
+        ) {
+            // SAFETY: the caller has AVX-512 and the words; the mask keeps to a row's elements.
+            unsafe {
+                let mut x = [_mm512_setzero_si512(); 16];
+                if rows == 16 && cols == 16 {
+                    for r in 0..16 {
+                        x[r] = _mm512_loadu_si512(src.add(r * stride).cast());
+                    }
+                } else {
+                    for r in 0..rows {
+                        x[r] = _mm512_maskz_loadu_epi32(((1u32 << cols) - 1) as __mmask16, src.add(r * stride).cast());
+                    }
+                }
+                transpose16(x, dst, ld, words);
+            }
+        }
+        #[inline(always)]
+        unsafe fn widen(src: *const f32, n: usize) -> Zmm {
+            // SAFETY: the mask keeps to the row.
+            Zmm(unsafe { _mm512_maskz_loadu_ps(((1u32 << n) - 1) as __mmask16, src) })
+        }
     }
 
     /// AVX-512 with BF16 products.
@@ -257,6 +337,54 @@ mod x86 {
         #[inline(always)]
         unsafe fn word(first: bf16, second: bf16) -> u32 {
             u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
+        }
+        #[inline(always)]
+        unsafe fn copy_words(src: *const bf16, words: usize, dst: *mut u32) {
+            let whole = words & !15;
+            // SAFETY: the caller's rows hold the words; the mask keeps to the last ones.
+            unsafe {
+                for w in (0..whole).step_by(16) {
+                    _mm512_storeu_si512(dst.add(w).cast(), _mm512_loadu_si512(src.add(2 * w).cast()));
+                }
+                if whole < words {
+                    let mask = ((1u32 << (words - whole)) - 1) as __mmask16;
+                    let v = _mm512_maskz_loadu_epi32(mask, src.add(2 * whole).cast());
+                    _mm512_mask_storeu_epi32(dst.add(whole).cast(), mask, v);
+                }
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(
+            src: *const bf16,
+            stride: usize,
+            rows: usize,
+            cols: usize,
+            dst: *mut u32,
+            ld: usize,
+            words: usize,
+        ) {
+            // SAFETY: the caller has AVX-512 and the words; the mask keeps to a row's elements.
+            unsafe {
+                let mut x = [_mm512_setzero_si512(); 16];
+                if rows == 16 && cols == 32 {
+                    for r in 0..16 {
+                        x[r] = _mm512_loadu_si512(src.add(r * stride).cast());
+                    }
+                } else {
+                    for r in 0..rows {
+                        x[r] = _mm512_maskz_loadu_epi16(((1u64 << cols) - 1) as __mmask32, src.add(r * stride).cast());
+                    }
+                }
+                transpose16(x, dst, ld, words);
+            }
+        }
+        #[inline(always)]
+        unsafe fn widen(src: *const bf16, n: usize) -> Zmm {
+            // SAFETY: the mask keeps to the row.
+            unsafe {
+                let v = _mm256_maskz_loadu_epi16(((1u32 << n) - 1) as __mmask16, src.cast());
+                Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(v))))
+            }
         }
         #[inline(always)]
         unsafe fn store_steps(dst: *mut u32, ld: usize, row: usize, even: Zmm, odd: Zmm) {

@@ -31,6 +31,8 @@ mod segments;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tile;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 pub(crate) mod weights;
 
 pub use segments::Segments;

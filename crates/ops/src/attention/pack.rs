@@ -42,10 +42,7 @@ pub(crate) unsafe fn rows<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: us
         unsafe {
             let d = dst.add(r * ld + part.at / K::PAIR);
             let full = if r < rows { whole } else { 0 };
-            for w in 0..full {
-                let s = part.src.add(r * part.stride + w * K::PAIR);
-                *d.add(w) = K::word(*s, *s.add(K::PAIR - 1));
-            }
+            K::copy_words(part.src.wrapping_add(r * part.stride), full, d);
             for w in full..words {
                 *d.add(w) = if r < rows {
                     K::word(part.get(r, w * K::PAIR), part.get(r, w * K::PAIR + K::PAIR - 1))
@@ -85,27 +82,19 @@ pub(crate) unsafe fn steps<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: u
     }
 }
 
-/// Words along the columns: `[to / PAIR][ld]`, lanes are rows.
+/// Words along the columns: `[to / PAIR][ld]`, lanes are rows. `pad_rows` is a multiple of 16.
 #[inline(always)]
 pub(crate) unsafe fn lanes<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
     let words = (part.to - part.at) / K::PAIR;
-    let whole = part.cols / K::PAIR;
-    for w in 0..words {
-        // SAFETY: the caller's buffer holds `words` rows of pad_rows lanes; full words lie inside the source row.
-        unsafe {
-            let d = dst.add((part.at / K::PAIR + w) * ld);
-            if w < whole {
-                for r in 0..rows {
-                    let s = part.src.add(r * part.stride + w * K::PAIR);
-                    *d.add(r) = K::word(*s, *s.add(K::PAIR - 1));
-                }
-            } else {
-                for r in 0..rows {
-                    *d.add(r) = K::word(part.get(r, w * K::PAIR), part.get(r, w * K::PAIR + K::PAIR - 1));
-                }
-            }
-            for r in rows..pad_rows {
-                *d.add(r) = 0;
+    for w in (0..words).step_by(16) {
+        let first = w * K::PAIR;
+        let cols = part.cols.saturating_sub(first).min(16 * K::PAIR);
+        for r in (0..pad_rows).step_by(16) {
+            // SAFETY: the caller's buffer holds `words` rows of pad_rows lanes; only the part's elements are read.
+            unsafe {
+                let src = part.src.wrapping_add(r * part.stride + first);
+                let d = dst.add((part.at / K::PAIR + w) * ld + r);
+                K::transpose(src, part.stride, rows.saturating_sub(r).min(16), cols, d, ld, 16.min(words - w));
             }
         }
     }

@@ -147,31 +147,28 @@ pub(crate) unsafe fn gradient<K: Kernel>(
     }
 }
 
-/// Sum of `a[i] b[i]` over `n` elements, in an order that depends on `n` only.
+/// Sum of `a[i] b[i]` over `n` elements: sixteen chains, then a tree.
 ///
 /// # Safety
 /// Both must hold `n` elements.
 #[inline(always)]
-pub(crate) unsafe fn dot<E: super::kernel::Elem>(a: *const E, b: *const E, n: usize) -> f32 {
+pub(crate) unsafe fn dot<K: Kernel>(a: *const K::E, b: *const K::E, n: usize) -> f32 {
     // SAFETY: the caller's.
     unsafe {
-        let mut acc = [0f32; 16];
-        let whole = n / 16 * 16;
-        for i in (0..whole).step_by(16) {
-            for l in 0..16 {
-                acc[l] += (*a.add(i + l)).wide() * (*b.add(i + l)).wide();
-            }
+        let mut acc = K::L::splat(0.0);
+        for i in (0..n).step_by(16) {
+            let m = 16.min(n - i);
+            acc = K::widen(a.add(i), m).mul_add(K::widen(b.add(i), m), acc);
         }
-        for i in whole..n {
-            acc[i - whole] += (*a.add(i)).wide() * (*b.add(i)).wide();
-        }
+        let mut x = [0f32; 16];
+        acc.store(x.as_mut_ptr());
         let mut width = 8;
         while width > 0 {
             for l in 0..width {
-                acc[l] += acc[l + width];
+                x[l] += x[l + width];
             }
             width /= 2;
         }
-        acc[0]
+        x[0]
     }
 }
