@@ -1,14 +1,21 @@
 //! Measures the data path on the Rust sources of this workspace's own dependencies: reading, filtering, splitting,
-//! training a tokenizer, encoding.
+//! training a tokenizer, encoding, packing, loading, and the baselines a model must beat.
 //!
 //! `cargo run --release -p hadal-data --example corpus [PATH...]`
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use hadal_data::baseline::{Compressor, Unigram};
 use hadal_data::filter::{FilterOptions, filter};
+use hadal_data::split::Split;
 use hadal_data::tokenizer::{Throughput, TrainOptions};
-use hadal_data::{SourceOptions, Tokenizer, cargo_sources, read_paths, split};
+use hadal_data::{
+    Batch, EvalOptions, EvalSet, Loader, Packed, Share, SourceOptions, StreamOptions, Tokenizer, cargo_sources, pack,
+    read_paths, split,
+};
 
 fn main() -> hadal_data::Result<()> {
     let paths: Vec<String> = std::env::args().skip(1).collect();
@@ -56,8 +63,43 @@ fn main() -> hadal_data::Result<()> {
         let (_, rate) = tokenizer.encode_all(&texts);
         println!("  encoding {:.1} MB/s, {:.3} bytes a token", rate.mb_per_second(), bytes as f64 / tokens as f64);
         if vocab_size == 8192 {
-            tokenizer.save(std::path::Path::new("target/tokenizer-8192"))?;
+            load(tokenizer, &split)?;
         }
     }
+    Ok(())
+}
+
+fn load(tokenizer: Tokenizer, split: &Split) -> hadal_data::Result<()> {
+    let folder = Path::new("target/corpus");
+    tokenizer.save(folder)?;
+    let rate = pack::pack(folder, "train", &split.train, &tokenizer, 1 << 30)?;
+    pack::pack(folder, "validation", &split.validation, &tokenizer, 1 << 30)?;
+    println!("packed {} tokens, {:.1} MB/s", rate.tokens, rate.mb_per_second());
+    let train = Arc::new(Packed::open(folder, "train", &tokenizer)?);
+    let validation = Packed::open(folder, "validation", &tokenizer)?;
+
+    let start = Instant::now();
+    let unigram = Unigram::fit(&train, &tokenizer)?;
+    let set = EvalSet::of_packed(&validation, &tokenizer, EvalOptions { seq_len: 512, overlap: 0, bos: true })?;
+    let texts: Vec<&str> = split.validation.iter().map(|d| d.text.as_str()).collect();
+    println!(
+        "held out: {} windows of 512; bits per byte: unigram {:.3}, zstd -19 {:.3}, xz -9 {:.3} ({:.1} s)",
+        set.windows.len(),
+        unigram.bits_per_byte(&set),
+        Compressor::Zstd19.bits_per_byte(&texts),
+        Compressor::Xz9.bits_per_byte(&texts),
+        start.elapsed().as_secs_f64()
+    );
+
+    let tokenizer = Arc::new(tokenizer);
+    let options = StreamOptions { seq_len: 512, fim_span: Some(384), ..StreamOptions::default() };
+    let mut loader = Loader::new(train, tokenizer, options, Share::ALL, None, 64)?;
+    let (start, rows) = (Instant::now(), 20_000);
+    let mut batch = Batch::default();
+    for _ in 0..rows / 8 {
+        loader.next_batch_into(8, &mut batch)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!("loader: {:.2} M tokens/s from one thread", f64::from(rows) * 512.0 / 1e6 / seconds);
     Ok(())
 }

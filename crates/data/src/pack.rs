@@ -50,14 +50,12 @@ pub fn pack(
     for part in documents.chunks(AT_ONCE) {
         let encoded: Vec<Vec<u32>> = part.par_iter().with_max_len(8).map(|d| tokenizer.encode(&d.text)).collect();
         for (document, ids) in part.iter().zip(encoded) {
-            let (_, writer) = match &mut open {
-                Some(open) => open,
-                None => {
-                    let file = format!("{name}-{:05}.tok", manifest.shards.len());
-                    let writer = ShardWriter::create(&folder.join(&file), vocab_size, fingerprint)?;
-                    open.insert((file, writer))
-                }
-            };
+            if open.is_none() {
+                let file = format!("{name}-{:05}.tok", manifest.shards.len());
+                let writer = ShardWriter::create(&folder.join(&file), vocab_size, fingerprint)?;
+                open = Some((file, writer));
+            }
+            let (_, writer) = open.as_mut().expect("just opened");
             writer.push(&ids, document.text.len(), &document.group, &document.id)?;
             if writer.tokens() >= shard_tokens {
                 let (file, writer) = open.take().expect("just used");

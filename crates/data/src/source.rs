@@ -91,14 +91,15 @@ enum Kind {
 
 fn kind_of(path: &Path) -> Option<Kind> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-    if name.ends_with(".jsonl") || name.ends_with(".jsonl.zst") {
+    let (stem, ending) = name.rsplit_once('.')?;
+    let json_lines = ending == "jsonl" || (ending == "zst" && stem.rsplit_once('.').is_some_and(|(_, e)| e == "jsonl"));
+    if json_lines {
         return Some(Kind::JsonLines);
     }
-    let ending = name.rsplit_once('.')?.1.to_owned();
     if ending == "parquet" {
         return Some(Kind::Parquet);
     }
-    TEXT_ENDINGS.binary_search(&ending.as_str()).is_ok().then_some(Kind::Plain)
+    TEXT_ENDINGS.binary_search(&ending).is_ok().then_some(Kind::Plain)
 }
 
 /// Reads every document under `paths`. An error where a path cannot be read or nothing at all is found.

@@ -126,9 +126,9 @@ impl FastBpe {
         symbols.clear();
         symbols.extend(piece.iter().map(|b| self.byte_ids[usize::from(*b)]));
         if symbols.len() < LONG_PIECE {
-            self.merge_short(symbols)
+            self.merge_short(symbols);
         } else {
-            self.merge_long(symbols)
+            self.merge_long(symbols);
         }
         out.extend_from_slice(symbols);
         if piece.len() <= CACHED_BYTES && cache.places.len() < CACHED_PIECES {

@@ -182,18 +182,19 @@ impl Tokenizer {
             fast.encode(text, out);
             return;
         }
-        match self.library.encode_fast(text, false) {
-            Ok(encoding) => out.extend_from_slice(encoding.get_ids()),
-            Err(_) => {
-                // An expression gave up on this text: shorter stretches it can do. A single character that cannot
-                // be encoded has no token.
-                let middle = text.floor_char_boundary(text.len() / 2);
-                let middle = if middle == 0 { text.ceil_char_boundary(1) } else { middle };
-                if middle < text.len() {
-                    self.encode_into(&text[..middle], out);
-                    self.encode_into(&text[middle..], out);
-                }
-            }
+        if let Ok(encoding) = self.library.encode_fast(text, false) {
+            out.extend_from_slice(encoding.get_ids());
+            return;
+        }
+        // An expression gave up on this text: shorter stretches it can do. A single character that cannot be encoded
+        // has no token.
+        let middle = match text.floor_char_boundary(text.len() / 2) {
+            0 => text.ceil_char_boundary(1),
+            middle => middle,
+        };
+        if middle < text.len() {
+            self.encode_into(&text[..middle], out);
+            self.encode_into(&text[middle..], out);
         }
     }
 

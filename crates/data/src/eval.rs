@@ -1,0 +1,192 @@
+//! Windows over held-out documents, for bits per byte.
+//!
+//! Every document is scored from its start to its end token: `[bos] tokens [eos]` (documents without a begin token
+//! start after an end token, as they do in the training stream). A document longer than a window is covered by
+//! several; with `overlap`, each begins so many tokens before what it scores, and every token is scored once.
+//!
+//! `bits per byte = sum of -log2 p(target) / bytes of text`. The end token is scored but has no bytes: the figure is
+//! the length of a code from which the documents can be recovered, comparable to a compressor's.
+
+use crate::error::{DataError, Result};
+use crate::pack::Packed;
+use crate::tokenizer::Tokenizer;
+
+/// How windows are laid.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalOptions {
+    /// Inputs of a window.
+    pub seq_len: usize,
+    /// Tokens of context before what a later window scores.
+    pub overlap: usize,
+    /// Whether documents begin with the begin token: as in training.
+    pub bos: bool,
+}
+
+/// One window: a stretch of one document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvalWindow {
+    /// Number of the document.
+    pub document: usize,
+    /// Place of the first input in `EvalSet`'s tokens of that document.
+    start: usize,
+    /// Inputs, at most `seq_len`.
+    len: usize,
+    /// The first input whose target is scored.
+    first_scored: usize,
+}
+
+/// All windows of a set of documents.
+#[derive(Clone, Debug)]
+pub struct EvalSet {
+    /// The windows, in the order of the documents.
+    pub windows: Vec<EvalWindow>,
+    /// Bytes of text of all documents.
+    pub text_bytes: u64,
+    /// Targets that are scored.
+    pub scored: u64,
+    documents: Vec<Vec<i32>>,
+    seq_len: usize,
+    pad: i32,
+}
+
+impl EvalSet {
+    /// Windows over all packed documents.
+    pub fn of_packed(packed: &Packed, tokenizer: &Tokenizer, options: EvalOptions) -> Result<Self> {
+        let mut documents = Vec::with_capacity(packed.documents());
+        for document in 0..packed.documents() {
+            let mut ids = Vec::new();
+            packed.read(document, &mut ids)?;
+            documents.push((ids, packed.text_bytes_of(document)));
+        }
+        Self::of_ids(documents, tokenizer, options)
+    }
+
+    /// Windows over texts.
+    pub fn of_texts<S: AsRef<str> + Sync>(texts: &[S], tokenizer: &Tokenizer, options: EvalOptions) -> Result<Self> {
+        let bytes = texts.iter().map(|t| t.as_ref().len() as u64);
+        Self::of_ids(tokenizer.encode_all(texts).0.into_iter().zip(bytes), tokenizer, options)
+    }
+
+    /// Windows over documents given as ids and the bytes of their text.
+    pub fn of_ids(
+        ids: impl IntoIterator<Item = (Vec<u32>, u64)>,
+        tokenizer: &Tokenizer,
+        options: EvalOptions,
+    ) -> Result<Self> {
+        let EvalOptions { seq_len, overlap, bos } = options;
+        if seq_len == 0 || overlap >= seq_len {
+            return Err(DataError::Option {
+                key: "evaluation window",
+                problem: format!("an overlap of {overlap} must be below the window's length of {seq_len}"),
+            });
+        }
+        let eos = tokenizer.eos()?;
+        let special = tokenizer.special();
+        let first = special.bos.filter(|_| bos).unwrap_or(eos) as i32;
+        let pad = special.pad.unwrap_or(eos) as i32;
+        let mut set = Self { windows: Vec::new(), text_bytes: 0, scored: 0, documents: Vec::new(), seq_len, pad };
+        for (document, (ids, bytes)) in ids.into_iter().enumerate() {
+            let mut tokens = Vec::with_capacity(ids.len() + 2);
+            tokens.push(first);
+            tokens.extend(ids.iter().map(|id| *id as i32));
+            tokens.push(eos as i32);
+            let inputs = tokens.len() - 1;
+            let mut scored = 0;
+            while scored < inputs {
+                let start = scored.saturating_sub(if scored == 0 { 0 } else { overlap });
+                let len = (inputs - start).min(seq_len);
+                set.windows.push(EvalWindow { document, start, len, first_scored: scored - start });
+                scored = start + len;
+            }
+            set.scored += inputs as u64;
+            set.text_bytes += bytes;
+            set.documents.push(tokens);
+        }
+        Ok(set)
+    }
+
+    /// Writes windows `from..` as rows of `seq_len`: inputs padded at the end, targets -1 where nothing is scored.
+    /// Both slices hold the same number of whole rows; rows past the last window are all padding. Returns the windows
+    /// written.
+    pub fn fill(&self, from: usize, inputs: &mut [i32], targets: &mut [i32]) -> usize {
+        assert_eq!(inputs.len(), targets.len(), "inputs and targets are of one shape");
+        inputs.fill(self.pad);
+        targets.fill(-1);
+        let rows = inputs.chunks_exact_mut(self.seq_len).zip(targets.chunks_exact_mut(self.seq_len));
+        let mut written = 0;
+        for (window, (inputs, targets)) in self.windows.iter().skip(from).zip(rows) {
+            let tokens = &self.documents[window.document][window.start..=window.start + window.len];
+            inputs[..window.len].copy_from_slice(&tokens[..window.len]);
+            targets[window.first_scored..window.len].copy_from_slice(&tokens[window.first_scored + 1..]);
+            written += 1;
+        }
+        written
+    }
+
+    /// Inputs of a window.
+    pub fn seq_len(&self) -> usize {
+        self.seq_len
+    }
+
+    /// Documents' ids with their begin and end.
+    pub fn documents(&self) -> &[Vec<i32>] {
+        &self.documents
+    }
+
+    /// Bits per byte from the sum of the scored targets' negative log-likelihoods in nats.
+    pub fn bits_per_byte(&self, total_nll: f64) -> f64 {
+        total_nll / std::f64::consts::LN_2 / self.text_bytes.max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tokenizer;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_target_is_scored_once_after_its_own_past(
+            texts in prop::collection::vec("[a-z ;\n]{0,60}", 0..6), seq_len in 1usize..20, overlap in 0usize..19, bos: bool
+        ) {
+            let t = tokenizer();
+            let options = EvalOptions { seq_len, overlap: overlap.min(seq_len - 1), bos };
+            let set = EvalSet::of_texts(&texts, &t, options).unwrap();
+            let n = set.windows.len() + 2;
+            let (mut inputs, mut targets) = (vec![9; n * seq_len], vec![9; n * seq_len]);
+            prop_assert_eq!(set.fill(0, &mut inputs, &mut targets), set.windows.len());
+            let mut got: Vec<Vec<u32>> = vec![Vec::new(); texts.len()];
+            for (w, window) in set.windows.iter().enumerate() {
+                for i in 0..seq_len {
+                    let (input, target) = (inputs[w * seq_len + i], targets[w * seq_len + i]);
+                    if target >= 0 {
+                        // What precedes it is the document's previous token.
+                        let place = got[window.document].len();
+                        prop_assert_eq!(input, set.documents()[window.document][place]);
+                        prop_assert!(window.start == 0 || i >= options.overlap);
+                        got[window.document].push(target as u32);
+                    }
+                }
+            }
+            prop_assert!(targets[set.windows.len() * seq_len..].iter().all(|t| *t == -1));
+            for (ids, text) in got.iter().zip(&texts) {
+                let mut expect = t.encode(text);
+                expect.push(t.eos().unwrap());
+                prop_assert_eq!(ids, &expect);
+            }
+            prop_assert_eq!(set.scored as usize, got.iter().map(Vec::len).sum::<usize>());
+            prop_assert_eq!(set.text_bytes as usize, texts.iter().map(String::len).sum::<usize>());
+        }
+    }
+
+    #[test]
+    fn bits_per_byte_of_a_uniform_model() {
+        let t = tokenizer();
+        let set = EvalSet::of_texts(&["abc"], &t, EvalOptions { seq_len: 8, overlap: 0, bos: true }).unwrap();
+        let nll = set.scored as f64 * 256f64.ln();
+        assert!((set.bits_per_byte(nll) - set.scored as f64 * 8.0 / 3.0).abs() < 1e-12);
+        let bad = EvalOptions { seq_len: 8, overlap: 8, bos: true };
+        assert!(matches!(EvalSet::of_texts(&["abc"], &t, bad), Err(DataError::Option { .. })));
+    }
+}
