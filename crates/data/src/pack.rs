@@ -82,6 +82,7 @@ pub struct Packed {
     /// Number of the first document of each file, and of all.
     starts: Vec<usize>,
     fingerprint: u64,
+    tokenizer: u64,
 }
 
 impl Packed {
@@ -111,7 +112,7 @@ impl Packed {
             fingerprint = mix(fingerprint ^ hash_bytes(&header));
             shards.push(shard);
         }
-        Ok(Self { shards, starts, fingerprint })
+        Ok(Self { shards, starts, fingerprint, tokenizer: manifest.tokenizer })
     }
 
     fn find(&self, document: usize) -> (&Shard, usize) {
@@ -155,6 +156,11 @@ impl Packed {
     /// Checks the tokens of all files against their hashes: as slow as reading everything once.
     pub fn verify(&self) -> Result<()> {
         self.shards.par_iter().try_for_each(Shard::verify)
+    }
+
+    /// Fingerprint of the tokenizer it was packed with.
+    pub fn tokenizer(&self) -> u64 {
+        self.tokenizer
     }
 
     /// A hash of all of it, to tell whether a saved position belongs to it.

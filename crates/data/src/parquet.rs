@@ -36,18 +36,19 @@ pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Tex
             if *name == options.text_field {
                 text = match field {
                     Field::Str(text) => Some(text.clone()),
-                    Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
-                        Ok(text) => Some(text.to_owned()),
-                        Err(_) => {
-                            texts.not_utf8 += 1;
-                            None
-                        }
-                    },
+                    Field::Bytes(bytes) => {
+                        let text = std::str::from_utf8(bytes.data()).ok().map(str::to_owned);
+                        texts.not_utf8 += usize::from(text.is_none());
+                        text
+                    }
                     Field::Null => None,
                     _ => return Err(damaged(format!("the column `{name}` does not hold text"))),
                 };
             } else if !matches!(field, Field::Null) {
-                group = field.to_string().trim_matches('"').to_owned();
+                group = match field {
+                    Field::Str(group) => group.clone(),
+                    other => other.to_string(),
+                };
             }
         }
         if let Some(text) = text {

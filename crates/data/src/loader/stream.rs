@@ -106,6 +106,12 @@ impl Stream {
         if packed.tokens() == 0 {
             return Err(DataError::TooLittle("the packed data has no tokens; pack more text".into()));
         }
+        if packed.tokenizer() != tokenizer.fingerprint() {
+            return Err(DataError::tokenizer(
+                None,
+                "the data was packed with another one; pack it again with this one",
+            ));
+        }
         if options.seq_len == 0 {
             return Err(DataError::Option { key: "sequence length", problem: "it is 0; 512 to 4096 are usual".into() });
         }
