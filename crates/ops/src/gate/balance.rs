@@ -9,9 +9,10 @@
 //! f32; sums over tokens run in blocks at fixed positions of a segment and then over the blocks in order. A segment
 //! without tokens has loss 0. `sum_j s_tj` gets the gate's 1e-20, so that a token whose scores all vanish stays finite.
 
-use super::cpu::{EPS, best};
+use super::cpu::{EPS, as_keys, best, room, sum, to_key};
 use super::{GateCfg, check_2d};
 use crate::attention::Segments;
+use crate::kernel::{Kernel, dispatch, dot};
 use crate::{Acc, Cx, DType, Device, DisjointMut, Tensor};
 
 /// Tokens of a block: partial counts and sums are per block.
@@ -76,22 +77,14 @@ fn forward(cx: &Cx, scores: &[f32], starts: &[i32], e: usize, k: usize, f: &mut 
     let blocks = firsts[firsts.len() - 1] as usize;
     // Per block: how many tokens have expert i among their K best, and the sum of p_ti. Both are f32: counts are exact.
     let mut partial = cx.empty(&[blocks, 2 * e], DType::F32);
-    let mut chosen = cx.empty(&[blocks, k], DType::I32);
-    let (parts, chosen) = (DisjointMut::new(partial.f32_mut()), DisjointMut::new(chosen.i32_mut()));
+    let size = room(e) + k.next_multiple_of(2);
+    let mut scratch = cx.empty(&[blocks, size], DType::I32);
+    let (parts, shared) = (DisjointMut::new(partial.f32_mut()), DisjointMut::new(scratch.i32_mut()));
     cx.threads().each(blocks, |b| {
         // SAFETY: a block has scratch of its own.
-        let (part, chosen) = unsafe { (parts.slice(b * 2 * e, 2 * e), chosen.slice(b * k, k)) };
-        part.fill(0.0);
-        let (counts, sums) = part.split_at_mut(e);
-        for t in block(b, firsts, starts).1 {
-            let s = &scores[t * e..][..e];
-            let inverse = 1.0 / (s.iter().sum::<f32>() + EPS);
-            sums.iter_mut().zip(s).for_each(|(p, s)| *p += s * inverse);
-            best(s, 0..e, chosen);
-            for i in &*chosen {
-                counts[*i as usize] += 1.0;
-            }
-        }
+        let (part, scratch) = unsafe { (parts.slice(b * 2 * e, 2 * e), shared.slice(b * size, size)) };
+        let tokens = block(b, firsts, starts).1;
+        dispatch(cx.isa(), Count { scores: &scores[tokens.start * e..tokens.end * e], e, k, part, scratch });
     });
     let partial = partial.f32();
     for (s, loss) in loss.iter_mut().enumerate() {
@@ -111,6 +104,38 @@ fn forward(cx: &Cx, scores: &[f32], starts: &[i32], e: usize, k: usize, f: &mut 
     }
 }
 
+/// Counts and sums of one block of tokens.
+struct Count<'a> {
+    scores: &'a [f32],
+    e: usize,
+    k: usize,
+    part: &'a mut [f32],
+    scratch: &'a mut [i32],
+}
+
+impl Kernel for Count<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { scores, e, k, part, scratch } = self;
+        part.fill(0.0);
+        let (counts, sums) = part.split_at_mut(e);
+        let (keys, chosen) = scratch.split_at_mut(room(e));
+        let (keys, chosen) = (as_keys(keys), &mut chosen[..k]);
+        for s in scores.chunks_exact(e) {
+            let inverse = 1.0 / (sum(s) + EPS);
+            sums.iter_mut().zip(s).for_each(|(p, s)| *p += s * inverse);
+            for i in 0..e {
+                keys[i] = to_key(s[i], i);
+            }
+            best(keys, chosen);
+            for i in &*chosen {
+                counts[*i as usize] += 1.0;
+            }
+        }
+    }
+}
+
 /// `dL/ds_tj = (f_j - sum_i f_i p_ti) / (T_s sum_i s_ti)`.
 fn backward(cx: &Cx, scores: &[f32], starts: &[i32], f: &[f32], coef: f32, d_scores: &mut [f32], acc: Acc) {
     let e = f.len() / (starts.len() - 1).max(1);
@@ -126,8 +151,8 @@ fn backward(cx: &Cx, scores: &[f32], starts: &[i32], f: &[f32], coef: f32, d_sco
             let s = &scores[t * e..][..e];
             // SAFETY: a token lies in one block.
             let d = unsafe { d_scores.slice(t * e, e) };
-            let inverse = 1.0 / (s.iter().sum::<f32>() + EPS);
-            let mean: f32 = s.iter().zip(f).map(|(s, f)| f * (s * inverse)).sum();
+            let inverse = 1.0 / (sum(s) + EPS);
+            let mean = dot::<false, f32, f32>(s, f) * inverse;
             for (d, f) in d.iter_mut().zip(f) {
                 let value = coef * inverse * (f - mean);
                 *d = if acc == Acc::Add { *d + value } else { value };

@@ -1,13 +1,37 @@
 //! The gate on a processor: rows in blocks, one task a block. s: scores of a row, E long; idx, w: K long.
+//!
+//! Selection works on integers that order as the scores do and are all different: K times, the largest below the last one, in lanes and
+//! without a branch (inserting into a sorted list mispredicts one for every other expert). Nothing uses fused multiply-add, so that every path gives the same bits.
 
 use super::{GateCfg, Scoring, TopK};
+use crate::kernel::{Kernel, dispatch, dot};
+use crate::math::{exp, sigmoid};
 use crate::{Cx, DType, DisjointMut};
 use std::ops::Range;
 
 /// Rows of a task.
-pub(super) const ROWS: usize = 64;
+const ROWS: usize = 64;
 /// Keeps the division finite when every selected score is 0.
 pub(super) const EPS: f32 = 1e-20;
+/// The key of what is masked, or padding: below that of every score.
+pub(super) const NEVER: i64 = i64::MIN;
+/// Keys compared at a time.
+const LANES: usize = 8;
+
+/// Room for `n` keys, whole groups of lanes, in a tensor of i32.
+pub(super) fn room(n: usize) -> usize {
+    2 * n.next_multiple_of(LANES)
+}
+
+/// Scratch as keys, all [`NEVER`].
+#[inline(always)]
+pub(super) fn as_keys(scratch: &mut [i32]) -> &mut [i64] {
+    // SAFETY: any bits are an i64.
+    let (before, keys, after) = unsafe { scratch.align_to_mut::<i64>() };
+    assert!(before.is_empty() && after.is_empty(), "gate: scratch is not aligned");
+    keys.fill(NEVER);
+    keys
+}
 
 pub(super) fn forward(
     cx: &Cx,
@@ -21,39 +45,70 @@ pub(super) fn forward(
     let (e, k, groups) = (cfg.experts, cfg.top_k, cfg.groups());
     let t = logits.len() / e;
     let tasks = t.div_ceil(ROWS);
-    // Per task: the choice scores of a row and the scores of its groups; the groups that won.
-    let mut choice = cx.empty(&[tasks, e + groups], DType::F32);
-    let mut kept = cx.empty(&[tasks, cfg.topk_group.max(1)], DType::I32);
-    let (choice_len, kept_len) = (choice.cols(), kept.cols());
-    let (choice, kept) = (DisjointMut::new(choice.f32_mut()), DisjointMut::new(kept.i32_mut()));
+    // Per task: the keys of a row's experts and groups, and the groups that won.
+    let size = room(e) + room(groups) + cfg.topk_group.next_multiple_of(2);
+    let mut scratch = cx.empty(&[tasks, size], DType::I32);
+    let scratch = DisjointMut::new(scratch.i32_mut());
     let (scores, idx, weight) = (DisjointMut::new(scores), DisjointMut::new(idx), DisjointMut::new(weight));
     cx.threads().each(tasks, |task| {
         let rows = block(task, t);
-        // SAFETY: every task has scratch of its own.
-        let (scratch, kept) =
-            unsafe { (choice.slice(task * choice_len, choice_len), kept.slice(task * kept_len, kept_len)) };
-        let (choice, group_scores) = scratch.split_at_mut(e);
-        for r in rows {
-            // SAFETY: a row belongs to one task.
-            let (s, idx, w) = unsafe { (scores.slice(r * e, e), idx.slice(r * k, k), weight.slice(r * k, k)) };
-            score(&logits[r * e..][..e], cfg.scoring, s);
-            match bias {
-                Some(b) => choice.iter_mut().zip(&*s).zip(b).for_each(|((c, s), b)| *c = s + b),
-                None => choice.copy_from_slice(s),
+        let (first, n) = (rows.start, rows.len());
+        // SAFETY: a row belongs to one task, and every task has scratch of its own.
+        let (scratch, scores, idx, weight) = unsafe {
+            (
+                scratch.slice(task * size, size),
+                scores.slice(first * e, n * e),
+                idx.slice(first * k, n * k),
+                weight.slice(first * k, n * k),
+            )
+        };
+        let logits = &logits[first * e..][..n * e];
+        dispatch(cx.isa(), Forward { logits, bias, cfg, scratch, scores, idx, weight });
+    });
+}
+
+struct Forward<'a> {
+    logits: &'a [f32],
+    bias: Option<&'a [f32]>,
+    cfg: &'a GateCfg,
+    scratch: &'a mut [i32],
+    scores: &'a mut [f32],
+    idx: &'a mut [i32],
+    weight: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { logits, bias, cfg, scratch, scores, idx, weight } = self;
+        let (e, k, groups) = (cfg.experts, cfg.top_k, cfg.groups());
+        let (keys, scratch) = scratch.split_at_mut(room(e));
+        let (group_keys, winners) = scratch.split_at_mut(room(groups));
+        let (keys, group_keys) = (as_keys(keys), as_keys(group_keys));
+        let winners = &mut winners[..cfg.topk_group];
+        score(logits, e, cfg.scoring, scores);
+        let rows = scores.chunks_exact(e).zip(idx.chunks_exact_mut(k)).zip(weight.chunks_exact_mut(k));
+        for ((s, idx), w) in rows {
+            for i in 0..e {
+                keys[i] = to_key(bias.map_or(s[i], |b| s[i] + b[i]), i);
             }
-            if groups == 1 {
-                best(choice, 0..e, idx);
-            } else {
+            if groups > 1 {
                 let size = e / groups;
-                for (score, members) in group_scores.iter_mut().zip(choice.chunks_exact(size)) {
-                    *score = group_score(members, cfg.method);
+                for g in 0..groups {
+                    group_keys[g] = to_key(group_score(&keys[g * size..][..size], cfg.method), g);
                 }
-                best(group_scores, 0..groups, kept);
-                best(choice, kept.iter().flat_map(|g| members(*g, size)), idx);
+                let last = best(group_keys, winners);
+                for g in 0..groups {
+                    if group_keys[g] < last {
+                        keys[g * size..][..size].fill(NEVER);
+                    }
+                }
             }
+            best(keys, idx);
             weigh(s, idx, cfg, w);
         }
-    });
+    }
 }
 
 pub(super) fn forward_replay(
@@ -71,7 +126,7 @@ pub(super) fn forward_replay(
         for r in block(task, t) {
             // SAFETY: a row belongs to one task.
             let (s, w) = unsafe { (scores.slice(r * e, e), weight.slice(r * k, k)) };
-            score(&logits[r * e..][..e], cfg.scoring, s);
+            score(&logits[r * e..][..e], e, cfg.scoring, s);
             weigh(s, &idx[r * k..][..k], cfg, w);
         }
     });
@@ -105,27 +160,23 @@ pub(super) fn backward(
 }
 
 /// Rows of a task.
-pub(super) fn block(task: usize, rows: usize) -> Range<usize> {
+fn block(task: usize, rows: usize) -> Range<usize> {
     task * ROWS..((task + 1) * ROWS).min(rows)
 }
 
-fn members(group: i32, size: usize) -> Range<usize> {
-    let start = group as usize * size;
-    start..start + size
-}
-
-fn score(logits: &[f32], scoring: Scoring, s: &mut [f32]) {
+/// Scores of some rows.
+#[inline(always)]
+fn score(logits: &[f32], e: usize, scoring: Scoring, scores: &mut [f32]) {
     match scoring {
-        Scoring::Sigmoid => s.iter_mut().zip(logits).for_each(|(s, x)| *s = 1.0 / (1.0 + (-x).exp())),
+        Scoring::Sigmoid => scores.iter_mut().zip(logits).for_each(|(s, x)| *s = sigmoid::<false>(*x)),
         Scoring::Softmax => {
-            let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for (s, x) in s.iter_mut().zip(logits) {
-                *s = (x - max).exp();
-                sum += *s;
-            }
-            for s in s {
-                *s /= sum;
+            for (s, x) in scores.chunks_exact_mut(e).zip(logits.chunks_exact(e)) {
+                let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                s.iter_mut().zip(x).for_each(|(s, x)| *s = exp::<false>(x - max));
+                let sum = sum(s);
+                for s in s {
+                    *s /= sum;
+                }
             }
         }
     }
@@ -136,7 +187,7 @@ fn score_backward(s: &[f32], scoring: Scoring, d: &mut [f32]) {
     match scoring {
         Scoring::Sigmoid => d.iter_mut().zip(s).for_each(|(d, s)| *d *= s * (1.0 - s)),
         Scoring::Softmax => {
-            let dot: f32 = d.iter().zip(s).map(|(d, s)| d * s).sum();
+            let dot = dot::<false, f32, f32>(d, s);
             d.iter_mut().zip(s).for_each(|(d, s)| *d = s * (*d - dot));
         }
     }
@@ -159,51 +210,96 @@ fn weigh_backward(dw: &[f32], s: &[f32], idx: &[i32], cfg: &GateCfg, d: &mut [f3
     }
 }
 
-/// Score of a group from its experts' choice scores.
-fn group_score(members: &[f32], method: TopK) -> f32 {
-    let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
-    for &x in members {
-        if x > first {
-            (first, second) = (x, first);
-        } else if x > second {
-            second = x;
+/// Score of a group from its experts' keys. A group with a NaN among its best has a NaN, the lowest, itself.
+#[inline(always)]
+fn group_score(members: &[i64], method: TopK) -> f32 {
+    // The best and the second best of every lane, then of two lanes at a time.
+    let (mut first, mut second) = ([NEVER; LANES], [NEVER; LANES]);
+    let (chunks, rest) = members.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            second[i] = second[i].max(first[i].min(chunk[i]));
+            first[i] = first[i].max(chunk[i]);
         }
     }
-    if method == TopK::NoauxTc && members.len() > 1 { first + second } else { first }
-}
-
-/// A number that grows with the score and, among equal scores, falls with the index; no two candidates share one.
-/// NaN comes before -inf, and the two zeros are equal.
-fn key(score: f32, index: usize) -> u64 {
-    let bits = (score + 0.0).to_bits();
-    let rank = match () {
-        () if score.is_nan() => 0,
-        () if bits >> 31 == 1 => !bits,
-        () => bits | 1 << 31,
-    };
-    u64::from(rank) << 32 | u64::from(u32::MAX - index as u32)
-}
-
-/// The `out.len()` best candidates, best first. There must be at least as many candidates, each once; their order does
-/// not matter.
-pub(super) fn best(scores: &[f32], candidates: impl Iterator<Item = usize>, out: &mut [i32]) {
-    let (mut filled, mut worst) = (0, 0);
-    for c in candidates {
-        let mine = key(scores[c], c);
-        if filled < out.len() {
-            filled += 1;
-        } else if mine < worst {
-            continue;
-        }
-        // Insertion: K is small and most candidates have left above.
-        let mut at = filled - 1;
-        while at > 0 && key(scores[out[at - 1] as usize], out[at - 1] as usize) < mine {
-            out[at] = out[at - 1];
-            at -= 1;
-        }
-        out[at] = c as i32;
-        let last = out[filled - 1] as usize;
-        worst = key(scores[last], last);
+    for (i, x) in rest.iter().enumerate() {
+        second[i] = second[i].max(first[i].min(*x));
+        first[i] = first[i].max(*x);
     }
-    assert!(filled == out.len(), "gate: {filled} candidates for {} places", out.len());
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            second[i] = second[i].max(second[i + half]).max(first[i].min(first[i + half]));
+            first[i] = first[i].max(first[i + half]);
+        }
+        half /= 2;
+    }
+    let pair = method == TopK::NoauxTc && members.len() > 1;
+    if pair { from_key(first[0]) + from_key(second[0]) } else { from_key(first[0]) }
+}
+
+/// A number that orders as the score does and, among equal scores, falls with the place: both zeros alike, NaN below -inf.
+#[inline(always)]
+pub(super) fn to_key(score: f32, place: usize) -> i64 {
+    let bits = (score + 0.0).to_bits() as i32;
+    // A negative float has the larger magnitude bits the lower it is.
+    let rank = if bits < 0 { bits ^ i32::MAX } else { bits };
+    let rank = if score.is_nan() { i32::MIN + 1 } else { rank };
+    i64::from(rank) << 32 | i64::from(i32::MAX - place as i32)
+}
+
+/// The score of a key.
+#[inline(always)]
+fn from_key(key: i64) -> f32 {
+    let rank = (key >> 32) as i32;
+    f32::from_bits(if rank < 0 { rank ^ i32::MAX } else { rank } as u32)
+}
+
+/// The places of the `out.len()` largest keys, largest first, and the last of these keys. At least as many must not be
+/// [`NEVER`]. There is [`room`] around the keys.
+#[inline(always)]
+pub(super) fn best(keys: &[i64], out: &mut [i32]) -> i64 {
+    let mut last = i64::MAX;
+    for out in out {
+        let mut lanes = [NEVER; LANES];
+        for chunk in keys.as_chunks::<LANES>().0 {
+            for i in 0..LANES {
+                lanes[i] = lanes[i].max(if chunk[i] < last { chunk[i] } else { NEVER });
+            }
+        }
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] = lanes[i].max(lanes[i + half]);
+            }
+            half /= 2;
+        }
+        last = lanes[0];
+        *out = i32::MAX - last as i32;
+    }
+    last
+}
+
+/// Sum of a row, in lanes.
+#[inline(always)]
+pub(super) fn sum(s: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = s.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += chunk[i];
+        }
+    }
+    for (lane, s) in lanes.iter_mut().zip(rest) {
+        *lane += s;
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }

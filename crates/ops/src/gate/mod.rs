@@ -13,8 +13,8 @@
 //! Ties go to the lower index among groups and among experts; a NaN ranks below everything, so that K distinct experts
 //! come out whatever comes in.
 //!
-//! Shapes: T tokens, E experts, K experts a token. Everything is f32. A row is computed by one thread in one order with
-//! scalar instructions, so the bits are those of every instruction path.
+//! Shapes: T tokens, E experts, K experts a token. Everything is f32, in one order and without fused multiply-add, so that
+//! every instruction path gives the same bits.
 
 mod balance;
 mod cpu;
