@@ -1,5 +1,8 @@
 //! Training: recipes and what follows from them, the schedule, and what a run writes down and shows.
 
+pub mod metrics;
 pub mod plan;
 pub mod recipe;
 pub mod schedule;
+pub mod spike;
+pub mod tensorboard;
