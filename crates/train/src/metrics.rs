@@ -214,6 +214,7 @@ pub fn read(path: &Path) -> Result<Vec<StepMetrics>, MetricsError> {
 mod nan_as_null {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(x: &f64, s: S) -> Result<S::Ok, S::Error> {
         x.is_finite().then_some(*x).serialize(s)
     }

@@ -6,8 +6,8 @@
 //! Value  = 1: tag | 2: simple_value f32 | 5: HistogramProto
 //! ```
 //!
-//! Every session of a run writes a file of its own. A session that resumes begins with a START mark at its first step, at
-//! which TensorBoard forgets what earlier files say about that step and later ones.
+//! Every session of a run writes a file of its own, which begins with a START mark at the session's first step. At every
+//! START but the first, TensorBoard forgets what earlier files say about that step and later ones.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -36,10 +36,8 @@ impl EventFile {
         let file = file.map_err(|error| MetricsError { what: "create", path: path.clone(), error })?;
         let mut this = Self { file, path, buffer: Vec::new() };
         this.event(now.as_secs_f64(), 0, |e| string(e, 3, "brain.Event:2"))?;
-        if step > 0 {
-            // SessionLog.status = START
-            this.event(now.as_secs_f64(), step + 1, |e| message(e, 7, |log| uint(log, 1, 1)))?;
-        }
+        // SessionLog.status = START
+        this.event(now.as_secs_f64(), step + 1, |e| message(e, 7, |log| uint(log, 1, 1)))?;
         Ok(this)
     }
 
@@ -249,18 +247,20 @@ mod tests {
         f.append(&step(300)).unwrap();
         EventFile::create(dir.path(), 300).unwrap().append(&step(301)).unwrap();
         let events = events(dir.path());
-        assert_eq!(events.len(), 6);
+        assert_eq!(events.len(), 7);
         assert_eq!(field(&events[0], 3), b"brain.Event:2");
-        assert_eq!(field(&events[2], 2), 300u64.to_le_bytes());
-        let values: Vec<Vec<u8>> = fields(&field(&events[2], 5)).into_iter().map(|f| f.1).collect();
+        assert_eq!(field(&events[3], 2), 300u64.to_le_bytes());
+        let values: Vec<Vec<u8>> = fields(&field(&events[3], 5)).into_iter().map(|f| f.1).collect();
         let find = |tag: &str| values.iter().find(|v| field(v, 1) == tag.as_bytes()).unwrap_or_else(|| panic!("{tag}"));
         assert_eq!(field(find("loss/train"), 2), 4.5f32.to_le_bytes());
         assert_eq!(field(find("loss/mtp_1"), 2), 5.5f32.to_le_bytes());
         let h = field(find("expert_load/layer_03"), 5);
         let buckets = field(&h, 7);
         assert_eq!(buckets, [1f64, 300.0, 0.0].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>());
-        // The second session begins with its START mark, one step after the checkpoint.
-        assert_eq!(field(&events[4], 2), 301u64.to_le_bytes());
-        assert_eq!(field(&field(&events[4], 7), 1), 1u64.to_le_bytes());
+        // Both sessions begin with their START mark, the second one step after the checkpoint.
+        for (event, step) in [(&events[1], 1u64), (&events[5], 301)] {
+            assert_eq!(field(event, 2), step.to_le_bytes());
+            assert_eq!(field(&field(event, 7), 1), 1u64.to_le_bytes());
+        }
     }
 }
