@@ -1,7 +1,9 @@
 //! Training: recipes and what follows from them, the schedule, and what a run writes down and shows.
 
+pub mod live;
 pub mod metrics;
 pub mod plan;
+pub mod plot;
 pub mod recipe;
 pub mod schedule;
 pub mod spike;
