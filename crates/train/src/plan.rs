@@ -290,7 +290,11 @@ fn resolve_schedule(r: &Recipe, tokens_per_second: Option<f64>) -> Result<Schedu
             let rate = tokens_per_second.filter(|&x| positive(x)).ok_or_else(|| {
                 r.source.at_key("schedule.total_tokens", "\"measured\" needs a measurement of this machine first")
             })?;
-            let most = r.schedule.max_tokens.and_then(|a| a.tokens_of(u64::MAX)).unwrap_or(u64::MAX);
+            let most = match r.schedule.max_tokens {
+                None => u64::MAX,
+                Some(Amount::Tokens(n)) if n > 0 => n,
+                Some(_) => return Err(r.source.at_key("schedule.max_tokens", "must be a number of tokens above 0")),
+            };
             let tokens = ((rate * 60.0 * r.schedule.minutes) as u64).min(most);
             // Whole steps, at least one.
             (tokens / step).max(1) * step

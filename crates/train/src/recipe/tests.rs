@@ -130,6 +130,9 @@ fn a_measured_length_is_whole_steps_and_capped() {
     assert_eq!(p.schedule.total_tokens, 1_200_000 / 4096 * 4096);
     let p = plan(MINIMAL, &[set[0], set[1], "schedule.max_tokens=100k"]);
     assert_eq!(p.schedule.total_tokens, 100_000 / 4096 * 4096);
+    let recipe = Recipe::parse("r.toml", MINIMAL, &[set[0].into(), "schedule.max_tokens=30%".into()]).unwrap();
+    let e = Plan::new(&recipe, Some(1e4)).unwrap_err().to_string();
+    assert!(e.starts_with("--set schedule.max_tokens=30%") && e.contains("tokens above 0"), "{e}");
 }
 
 #[test]
