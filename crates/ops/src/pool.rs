@@ -2,7 +2,7 @@
 //!
 //! After the first steps a training step finds every buffer it needs here and allocates nothing.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
@@ -33,13 +33,16 @@ impl Buffer {
     fn new(bytes: usize) -> Self {
         let layout = Self::layout(bytes);
         // SAFETY: the layout's size is at least ALIGN, never zero.
-        let ptr = unsafe { alloc_zeroed(layout) };
+        let ptr = unsafe { alloc(layout) };
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
         #[cfg(target_os = "linux")]
         if bytes >= HUGE {
+            // Before the first write: pages that are there already stay small.
             // SAFETY: the range lies inside our own allocation and the advice changes no content. A refusal is harmless.
             unsafe { libc::madvise(ptr.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
         }
+        // SAFETY: inside the allocation.
+        unsafe { ptr.write_bytes(0, layout.size()) };
         Self { ptr, bytes }
     }
 

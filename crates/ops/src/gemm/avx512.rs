@@ -71,6 +71,11 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and panel, and a C of R rows by
     // `cols` columns that no one else touches. Unaligned loads are used where the contract promises no alignment.
     unsafe {
+        for r in 0..R {
+            for j in 0..NP {
+                _mm_prefetch::<_MM_HINT_ET0>(t.c.wrapping_add(r * t.c_row + 64 * j).cast());
+            }
+        }
         for _ in 0..t.steps {
             let mut bv = [_mm512_setzero_si512(); NP];
             for j in 0..NP {
@@ -94,7 +99,21 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
                 }
             }
         }
-        let last: __mmask16 = 0xffff >> (16 * NP - t.cols);
+        if t.cols == 16 * NP {
+            finish::<R, NP, true>(t, &acc);
+        } else {
+            finish::<R, NP, false>(t, &acc);
+        }
+    }
+}
+
+/// Stores a tile's sums, whole panels only if FULL.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn finish<const R: usize, const NP: usize, const FULL: bool>(t: &Tile, acc: &[[__m512; NP]; R]) {
+    // SAFETY: the caller promises a C of R rows by `cols` columns.
+    unsafe {
+        let last: __mmask16 = if FULL { 0xffff } else { 0xffff >> (16 * NP - t.cols) };
         for r in 0..R {
             let row = t.c.add(r * t.c_row);
             for j in 0..NP {

@@ -8,9 +8,10 @@
 //! The same form serves as either operand: as B a step is one 64-byte vector, as A it is sixteen words to broadcast.
 //! A may also be plain rows, whose pairs along k already lie together.
 //!
-//! **Order of summation.** Every element of C is one chain over the steps of a block of [`BLOCK`] steps, started from
-//! zero, and the blocks (at absolute positions) are added to C in ascending order. It is a function of `k` alone: not of
-//! the tile, the row's place in it, the group or the threads. So a row gives the same bits wherever it stands.
+//! **Order of summation.** Every element of C is a chain over the steps of a block, started from zero, and the blocks (at
+//! absolute positions; [`BLOCK`] steps, fewer in `outer`) are added in ascending order. It is a function of `k` alone:
+//! not of the tile, the row's place in it, the group or the threads. So a row gives the same bits wherever it stands, and
+//! the sizes of tiles and tasks are free to follow caches and threads.
 
 // Operands are byte pointers into tensors, which are aligned; offsets are whole elements.
 #![allow(clippy::cast_ptr_alignment)]
@@ -20,15 +21,17 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod bench;
+pub(crate) mod outer;
 pub(crate) mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack512;
 mod peak;
 mod portable;
+pub(crate) mod slots;
 mod task;
 
 pub use peak::peak_gflops;
-pub(crate) use task::{Left, Product, multiply};
+pub(crate) use task::{Product, multiply};
 
 use crate::{Acc, DType, Isa};
 
@@ -37,7 +40,7 @@ pub(crate) const LANES: usize = 16;
 /// Bytes of one step of a panel.
 pub(crate) const STEP_BYTES: usize = 64;
 /// Steps of one block of the contraction. Part of the definition of the result's bits.
-pub(crate) const BLOCK: usize = 1024;
+pub(crate) const BLOCK: usize = 1536;
 
 /// Steps of a contraction over `k` elements.
 pub(crate) fn steps(dtype: DType, k: usize) -> usize {
@@ -46,6 +49,18 @@ pub(crate) fn steps(dtype: DType, k: usize) -> usize {
 /// Bytes of an operand in panels.
 pub(crate) fn panel_bytes(dtype: DType, lanes: usize, k: usize) -> usize {
     lanes.div_ceil(LANES) * steps(dtype, k) * STEP_BYTES
+}
+
+/// Asks for `bytes` bytes from `p` on to come into the second-level cache. Any address will do.
+#[inline]
+pub(crate) fn fetch(p: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch accesses nothing as far as the program can tell, and every x86-64 has the instruction.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.wrapping_add(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (p, bytes);
 }
 
 /// What happens to a tile's sums.

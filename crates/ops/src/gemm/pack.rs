@@ -50,6 +50,8 @@ pub(crate) struct Panels {
     /// Bytes from one panel to the next.
     pub(crate) panel: usize,
     pub(crate) dtype: DType,
+    /// Whether they are not needed soon, so that writing them should leave the caches alone.
+    pub(crate) stream: bool,
 }
 
 // SAFETY: only names memory; every use is unsafe and states its own contract.

@@ -5,6 +5,11 @@ use super::{LANES, STEP_BYTES};
 use crate::DType;
 use std::arch::x86_64::*;
 
+/// Rows that `columns` asks for ahead of their use.
+const AHEAD: usize = 16;
+/// Steps that `interleave` packs of one or two panels before it goes on to the next.
+const RUN: usize = 4;
+
 /// A mask of the first `n` of 32.
 fn mask32(n: usize) -> __mmask32 {
     if n >= 32 { u32::MAX } else { (1 << n) - 1 }
@@ -47,6 +52,15 @@ unsafe fn load_words<const SRC_F32: bool, const BF16: bool>(p: *const u8, n: usi
     }
 }
 
+/// Stores a step, past the caches if `stream`. Panels are aligned to it.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn store(to: *mut u8, stream: bool, v: __m512i) {
+    debug_assert!(to.cast::<__m512i>().is_aligned());
+    // SAFETY: the caller promises an aligned step.
+    unsafe { if stream { _mm512_stream_si512(to.cast(), v) } else { _mm512_store_si512(to.cast(), v) } }
+}
+
 macro_rules! by_format {
     ($src:expr, $dst:expr, $f:ident($($arg:expr),*)) => {
         match ($src == DType::F32, $dst == DType::Bf16) {
@@ -61,11 +75,21 @@ macro_rules! by_format {
 pub(super) unsafe fn lanes_from_rows(src: Rows, rows: usize, cols: usize, dst: Panels) {
     // SAFETY: the caller answers for memory and processor.
     unsafe { by_format!(src.dtype, dst.dtype, transpose(src, rows, cols, dst)) }
+    fence(dst);
 }
 
 pub(super) unsafe fn lanes_from_cols(src: Rows, rows: usize, cols: usize, dst: Panels) {
     // SAFETY: the caller answers for memory and processor.
     unsafe { by_format!(src.dtype, dst.dtype, interleave(src, rows, cols, dst)) }
+    fence(dst);
+}
+
+/// Streamed stores become visible to other threads before what follows.
+fn fence(dst: Panels) {
+    if dst.stream {
+        // SAFETY: every x86-64 processor has it.
+        unsafe { _mm_sfence() };
+    }
 }
 
 /// Sixteen words of each of sixteen rows become sixteen steps.
@@ -85,7 +109,7 @@ unsafe fn transpose<const SRC_F32: bool, const BF16: bool>(src: Rows, rows: usiz
         let count = left.div_ceil(per_step).min(LANES);
         for (i, word) in words.iter().enumerate().take(count) {
             // SAFETY: the panel has the step.
-            unsafe { _mm512_storeu_si512(dst.ptr.add((col / per_step + i) * STEP_BYTES).cast(), *word) };
+            unsafe { store(dst.ptr.add((col / per_step + i) * STEP_BYTES), dst.stream, *word) };
         }
         col += LANES * per_step;
     }
@@ -140,37 +164,80 @@ static HIGH: [u16; 32] = interleaving(16);
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn interleave<const SRC_F32: bool, const BF16: bool>(src: Rows, rows: usize, cols: usize, dst: Panels) {
     let size = if SRC_F32 { 4 } else { 2 };
-    let wide = if BF16 { 32 } else { 16 };
-    // SAFETY: loads stay in the rows and columns, stores in the panels and steps, that the caller promises.
+    let (wide, per_step) = if BF16 { (32, 2) } else { (16, 1) };
+    let steps = rows.div_ceil(per_step);
+    // SAFETY: columns stay in the rows and panels that the caller promises.
     unsafe {
-        let (low, high) = (_mm512_loadu_si512(LOW.as_ptr().cast()), _mm512_loadu_si512(HIGH.as_ptr().cast()));
-        let mut col = 0;
-        while col < cols {
-            let left = cols - col;
-            let from = src.ptr.add(col * size);
-            let to = dst.ptr.add(col / LANES * dst.panel);
-            if BF16 {
-                for step in 0..rows.div_ceil(2) {
-                    let even = load_words::<SRC_F32, true>(from.add(2 * step * src.stride), left);
-                    let odd = if 2 * step + 1 < rows {
-                        load_words::<SRC_F32, true>(from.add((2 * step + 1) * src.stride), left)
-                    } else {
-                        _mm512_setzero_si512()
-                    };
-                    let to = to.add(step * STEP_BYTES);
-                    _mm512_storeu_si512(to.cast(), _mm512_permutex2var_epi16(even, low, odd));
-                    if left > LANES {
-                        _mm512_storeu_si512(to.add(dst.panel).cast(), _mm512_permutex2var_epi16(even, high, odd));
-                    }
-                }
-            } else {
-                for row in 0..rows {
-                    let v = load_words::<SRC_F32, false>(from.add(row * src.stride), left);
-                    _mm512_storeu_si512(to.add(row * STEP_BYTES).cast(), v);
+        for first in (0..steps).step_by(RUN) {
+            let rows = (rows - first * per_step).min(RUN * per_step);
+            for col in (0..cols).step_by(wide) {
+                let from = src.ptr.add(first * per_step * src.stride + col * size);
+                let to = dst.ptr.add(col / LANES * dst.panel + first * STEP_BYTES);
+                if cols - col >= wide {
+                    columns::<SRC_F32, BF16, true>(from, src.stride, rows, wide, to, dst.panel, dst.stream);
+                } else {
+                    columns::<SRC_F32, BF16, false>(from, src.stride, rows, cols - col, to, dst.panel, dst.stream);
                 }
             }
-            col += wide;
         }
+    }
+}
+
+/// One or two panels of `interleave`: `left` columns, all that fit if FULL.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn columns<const SRC_F32: bool, const BF16: bool, const FULL: bool>(
+    mut from: *const u8,
+    stride: usize,
+    rows: usize,
+    left: usize,
+    mut to: *mut u8,
+    panel: usize,
+    stream: bool,
+) {
+    let left = if FULL { 32 } else { left };
+    // SAFETY: loads stay in the rows and columns, stores in the panels and steps, that the caller promises; prefetches
+    // may name any address.
+    unsafe {
+        if !BF16 {
+            for _ in 0..rows {
+                prefetch::<SRC_F32, BF16>(from.wrapping_add(AHEAD * stride));
+                store(to, stream, load_words::<SRC_F32, false>(from, left));
+                from = from.add(stride);
+                to = to.add(STEP_BYTES);
+            }
+            return;
+        }
+        let (low, high) = (_mm512_loadu_si512(LOW.as_ptr().cast()), _mm512_loadu_si512(HIGH.as_ptr().cast()));
+        for _ in 0..rows / 2 {
+            let next = from.add(stride);
+            prefetch::<SRC_F32, BF16>(from.wrapping_add(AHEAD * stride));
+            prefetch::<SRC_F32, BF16>(next.wrapping_add(AHEAD * stride));
+            let (even, odd) = (load_words::<SRC_F32, true>(from, left), load_words::<SRC_F32, true>(next, left));
+            store(to, stream, _mm512_permutex2var_epi16(even, low, odd));
+            if left > LANES {
+                store(to.add(panel), stream, _mm512_permutex2var_epi16(even, high, odd));
+            }
+            from = next.add(stride);
+            to = to.add(STEP_BYTES);
+        }
+        if rows % 2 == 1 {
+            let (even, odd) = (load_words::<SRC_F32, true>(from, left), _mm512_setzero_si512());
+            store(to, stream, _mm512_permutex2var_epi16(even, low, odd));
+            if left > LANES {
+                store(to.add(panel), stream, _mm512_permutex2var_epi16(even, high, odd));
+            }
+        }
+    }
+}
+
+/// Asks for the elements that one load of `columns` takes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch<const SRC_F32: bool, const BF16: bool>(p: *const u8) {
+    _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    if SRC_F32 && BF16 {
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64).cast());
     }
 }
 

@@ -1,26 +1,22 @@
 //! From products to tasks: how a product is cut into blocks, and the loops inside one.
 //!
-//! Blocks are functions of shapes only. A task is up to [`ROWS`] rows by so many panels that B's part is about
-//! [`B_BYTES`]: it lies in the second-level cache together with A's part, and amounts to some ten microseconds.
+//! A task is up to [`ROWS`] rows by so many panels that B's part is about [`B_BYTES`]: it lies in the second-level cache
+//! together with A's part. What is computed never depends on how it is cut.
 
-use super::{BLOCK, Kernel, LANES, Out, STEP_BYTES, Tile, steps};
+use super::{BLOCK, Kernel, LANES, Out, STEP_BYTES, Tile, fetch, panel_bytes, steps};
 use crate::{Acc, Cx, DType};
 
-/// Rows of a task.
-const ROWS: usize = 64;
+/// Rows a task may have, most first.
+const ROWS: [usize; 3] = [256, 128, 64];
+/// Tasks that every thread should have, for the last ones to end at the same time.
+const SHARE: usize = 6;
 /// Bytes of B a task works on.
 const B_BYTES: usize = 256 << 10;
 /// The same when there are few rows and memory is the limit.
 const B_BYTES_FEW: usize = 128 << 10;
 
-/// The left operand.
-#[derive(Clone, Copy)]
-pub(crate) enum Left {
-    /// Plain rows of the product's format, so many bytes apart.
-    Rows { ptr: *const u8, stride: usize },
-    /// Panels with the rows of the product as lanes.
-    Panels { ptr: *const u8 },
-}
+/// Bytes of B from which on it is taken to come from memory, and asked for ahead of its use.
+const CACHED: usize = 4 << 20;
 
 /// `C[m, n] (acc)= A[m, k] B[k, n]`, B in panels whose lanes are n.
 #[derive(Clone, Copy)]
@@ -30,7 +26,10 @@ pub(crate) struct Product {
     pub(crate) k: usize,
     /// Format of A and B.
     pub(crate) dtype: DType,
-    pub(crate) a: Left,
+    /// A's plain rows.
+    pub(crate) a: *const u8,
+    /// Bytes from one row of A to the next.
+    pub(crate) a_row: usize,
     pub(crate) b: *const u8,
     pub(crate) c: *mut u8,
     /// Bytes from one row of C to the next.
@@ -53,7 +52,7 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn of(p: &Product) -> Self {
+    fn of(p: &Product, rows: usize) -> Self {
         let all = p.n.div_ceil(LANES);
         let bytes = if p.m < LANES { B_BYTES_FEW } else { B_BYTES };
         let most = (bytes / (steps(p.dtype, p.k).clamp(1, BLOCK) * STEP_BYTES)).max(1);
@@ -61,7 +60,7 @@ impl Blocks {
         // Full tiles are 3 panels wide.
         let panels = if all == 0 { 0 } else { all.div_ceil(of_panels).next_multiple_of(3).min(all) };
         let of_panels = if all == 0 { 0 } else { all.div_ceil(panels) };
-        let of_rows = p.m.div_ceil(ROWS);
+        let of_rows = p.m.div_ceil(rows);
         let rows = if of_rows == 0 { 0 } else { p.m.div_ceil(of_rows).next_multiple_of(LANES) };
         let of_rows = if rows == 0 { 0 } else { p.m.div_ceil(rows) };
         Self { rows, panels, of_rows, of_panels }
@@ -76,15 +75,19 @@ impl Blocks {
 /// # Safety
 /// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
 pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) -> Product + Sync) {
-    let total: usize = (0..groups).map(|g| Blocks::of(&product(g)).count()).sum();
-    cx.threads().each(total, |task| {
+    let total = |rows: usize| -> usize { (0..groups).map(|g| Blocks::of(&product(g), rows).count()).sum() };
+    let want = SHARE * cx.threads().count();
+    // A block's size has no part in the order of any sum, so it may look at the threads.
+    let rows = ROWS.into_iter().find(|rows| total(*rows) >= want).unwrap_or(ROWS[ROWS.len() - 1]);
+    let far = groups > 0 && groups * panel_bytes(product(0).dtype, product(0).n, product(0).k) > CACHED;
+    cx.threads().each(total(rows), |task| {
         let (mut rest, mut group) = (task, 0);
         loop {
             let p = product(group);
-            let blocks = Blocks::of(&p);
+            let blocks = Blocks::of(&p, rows);
             if rest < blocks.count() {
                 // SAFETY: the caller's promise; blocks of one product are disjoint in C.
-                unsafe { block(cx, &p, &blocks, rest) };
+                unsafe { block(cx, &p, &blocks, rest, far) };
                 return;
             }
             rest -= blocks.count();
@@ -98,7 +101,7 @@ fn cut(n: usize, parts: usize, i: usize) -> usize {
     n * i / parts
 }
 
-unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize) {
+unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize, far: bool) {
     // The larger operand is walked once: consecutive tasks share its block.
     let (rb, pb) = if p.m > p.n {
         (task / blocks.of_panels, task % blocks.of_panels)
@@ -109,16 +112,13 @@ unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize) {
     let all = p.n.div_ceil(LANES);
     let (panel0, panel1) = (pb * blocks.panels, ((pb + 1) * blocks.panels).min(all));
     let total = steps(p.dtype, p.k);
-    let (packed, whole) = match p.a {
-        Left::Panels { .. } => (true, total),
-        // The last step of a plain row with odd k is only half there.
-        Left::Rows { .. } => (false, if p.dtype == DType::Bf16 { p.k / 2 } else { p.k }),
-    };
-    let kernel = Kernel::of(cx.isa(), p.dtype, packed);
+    // The last step of a row with odd k is only half there.
+    let whole = if p.dtype == DType::Bf16 { p.k / 2 } else { p.k };
+    let kernel = Kernel::of(cx.isa(), p.dtype, false);
     let rows = row1 - row0;
-    // Even tiles beat full ones with a small last one; tiles of packed rows must stay inside a panel.
+    // Even tiles beat full ones with a small last one.
     let row_tiles = rows.div_ceil(kernel.rows);
-    let row_at = |i: usize| if packed { (i * kernel.rows).min(rows) } else { cut(rows, row_tiles, i) };
+    let row_at = |i: usize| cut(rows, row_tiles, i);
     let np = (kernel.panels)(rows.div_ceil(row_tiles));
     let panels = panel1 - panel0;
     let panel_tiles = panels.div_ceil(np);
@@ -132,18 +132,25 @@ unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize) {
             let (j0, j1) = (panel0 + cut(panels, panel_tiles, j), panel0 + cut(panels, panel_tiles, j + 1));
             for i in 0..row_tiles {
                 let (i0, i1) = (row0 + row_at(i), row0 + row_at(i + 1));
+                if far && j + 1 < panel_tiles && row_tiles > 1 {
+                    // Meanwhile the next panels come nearer, a part of them with every tile of rows.
+                    let (from, to) =
+                        (step0 + cut(step1 - step0, row_tiles, i), step0 + cut(step1 - step0, row_tiles, i + 1));
+                    for panel in j1..panel0 + cut(panels, panel_tiles, j + 2) {
+                        fetch(p.b.wrapping_add((panel * total + from) * STEP_BYTES), (to - from) * STEP_BYTES);
+                    }
+                }
+                if far && j == 0 {
+                    // Likewise the next rows, on the first way through them.
+                    for row in i1..row0 + row_at((i + 2).min(row_tiles)) {
+                        fetch(p.a.wrapping_add(row * p.a_row + step0 * 4), (step1 - step0) * 4);
+                    }
+                }
                 // SAFETY: all offsets lie inside the operands' extents, which the caller promises.
                 unsafe {
-                    let (a, a_row) = match p.a {
-                        Left::Rows { ptr, stride } => (ptr.add(i0 * stride + step0 * 4), stride),
-                        Left::Panels { ptr } => {
-                            let panel = (i0 / LANES * total + step0) * STEP_BYTES;
-                            (ptr.add(panel + i0 % LANES * 4), 4)
-                        }
-                    };
                     let tile = Tile {
-                        a,
-                        a_row,
+                        a: p.a.add(i0 * p.a_row + step0 * 4),
+                        a_row: p.a_row,
                         half: step1 > whole,
                         b: p.b.add((j0 * total + step0) * STEP_BYTES),
                         b_panel: total * STEP_BYTES,

@@ -22,7 +22,7 @@ pub use grad::{backward_weight, grouped_backward_weight};
 pub use weight::PackedWeight;
 
 use crate::gemm::pack::{PACK_ROWS, Rows, convert_row};
-use crate::gemm::{BLOCK, Left, Product, multiply, steps};
+use crate::gemm::{BLOCK, Product, multiply, steps};
 use crate::{Acc, Cx, DType, DisjointMut, MatMut, MatRef, Tensor};
 
 /// `y[T,n] (acc)= x[T,k] W[n,k]^T`
@@ -90,12 +90,6 @@ impl<'a> Groups<'a> {
     fn range(&self, g: usize) -> (usize, usize) {
         self.offsets.map_or((0, self.rows), |o| (o[g] as usize, (o[g + 1] - o[g]) as usize))
     }
-    /// First step of a group when the groups' rows are packed one after the other, each from a whole step on:
-    /// at least as far after its predecessor's as that has steps.
-    fn first_step(&self, dtype: DType, g: usize) -> usize {
-        let first = self.range(g).0;
-        if dtype == DType::Bf16 { usize::midpoint(first, g) } else { first }
-    }
 }
 
 fn by_weight(
@@ -134,9 +128,9 @@ fn by_weight(
         unsafe {
             multiply(cx, w.groups(), |g| {
                 let (first, m) = groups.range(g);
-                let a = Left::Rows { ptr: source.at(first, 0).ptr, stride: source.stride };
+                let (a, a_row) = (source.at(first, 0).ptr, source.stride);
                 let b = if backward { w.backward_panels(g) } else { w.forward_panels(g) };
-                Product { m, n, k, dtype, a, b, c: c.get().add(first * c_row), c_row, c_dtype, acc }
+                Product { m, n, k, dtype, a, a_row, b, c: c.get().add(first * c_row), c_row, c_dtype, acc }
             });
         }
     };

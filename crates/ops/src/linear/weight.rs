@@ -5,6 +5,9 @@ use crate::gemm::pack::{Panels, Rows, lanes_from_cols, lanes_from_rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
 use crate::{Cx, DType, Tensor};
 
+/// Bytes from which on packed weights are not expected to be in any cache when they are used.
+const STREAMED: usize = 4 << 20;
+
 /// Weights `[groups, n, k]` in the compute format and in the forms that products read: panels with n as lanes for
 /// `forward`, and, on request, with k as lanes for `backward_input`.
 pub struct PackedWeight {
@@ -80,6 +83,7 @@ impl PackedWeight {
     /// A handle through which tasks pack disjoint blocks of rows.
     pub(crate) fn writer(&mut self) -> Writer {
         Writer {
+            stream: self.bytes() > STREAMED,
             n: self.n,
             k: self.k,
             dtype: self.dtype,
@@ -112,6 +116,7 @@ fn start(form: &Tensor, byte: usize) -> *const u8 {
 /// Writes blocks of rows of a weight into its panels.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer {
+    stream: bool,
     n: usize,
     k: usize,
     dtype: DType,
@@ -134,12 +139,17 @@ impl Writer {
             let group_at = self.forward.get().add(group * panel_bytes(dtype, n, k));
             for first in (0..rows).step_by(LANES) {
                 let ptr = group_at.add((row + first) / LANES * panel);
-                let to = Panels { ptr, panel, dtype };
+                let to = Panels { ptr, panel, dtype, stream: self.stream };
                 lanes_from_rows(isa, src.at(first, 0), (rows - first).min(LANES), k, to);
             }
             if let Some(backward) = self.backward {
                 let at = group * panel_bytes(dtype, k, n) + steps(dtype, row) * STEP_BYTES;
-                let to = Panels { ptr: backward.get().add(at), panel: steps(dtype, n) * STEP_BYTES, dtype };
+                let to = Panels {
+                    ptr: backward.get().add(at),
+                    panel: steps(dtype, n) * STEP_BYTES,
+                    dtype,
+                    stream: self.stream,
+                };
                 lanes_from_cols(isa, src, rows, k, to);
             }
         }

@@ -1,0 +1,127 @@
+//! Products contracted over rows: `C[m, n] (acc)= A[t, m]^T B[t, n]`, the gradients of weights.
+//!
+//! Both operands must be packed, since their pairs lie in different rows. A task owns a tile of C and packs what it needs,
+//! [`STEPS`] steps at a time, into scratch that stays in its second-level cache: an element is packed once for every tile
+//! in its row or column of tiles, which costs less than sending packed operands through memory.
+
+use super::pack::{Panels, Rows, lanes_from_cols};
+use super::slots::Slots;
+use super::{Kernel, LANES, Out, STEP_BYTES, Tile, steps};
+use crate::{Acc, Cx, DType};
+
+/// Steps of one block of the contraction (512 rows of bf16). Part of the definition of the result's bits.
+const STEPS: usize = 256;
+/// Bytes of a packed panel: one line more than its steps, so that neighbouring panels do not share cache sets.
+const PANEL: usize = (STEPS + 1) * STEP_BYTES;
+/// Sizes a tile of C may have, largest first.
+const SIZES: [(usize, usize); 6] = [(512, 512), (512, 256), (256, 256), (128, 256), (128, 128), (64, 128)];
+/// Bytes that the packed parts of one tile's operands may have: about half of the second-level cache.
+const SCRATCH: usize = 640 << 10;
+
+/// One product over rows; A and B in any float format, packed into `dtype`.
+#[derive(Clone, Copy)]
+pub(crate) struct Outer {
+    /// Rows to contract.
+    pub(crate) rows: usize,
+    pub(crate) a: Rows,
+    pub(crate) b: Rows,
+    /// First element of a contiguous `[m, n]` f32.
+    pub(crate) c: *mut u8,
+}
+
+// SAFETY: only names memory; what tasks do with it is `outer`'s contract.
+unsafe impl Send for Outer {}
+// SAFETY: as above.
+unsafe impl Sync for Outer {}
+
+/// A tile of C.
+#[derive(Clone, Copy)]
+struct Place {
+    /// First row and column.
+    at: (usize, usize),
+    /// Rows and columns.
+    size: (usize, usize),
+}
+
+/// Computes the products `product(0)` … `product(groups - 1)`, all `m` by `n`, over `rows` rows in all.
+///
+/// # Safety
+/// Operands must be valid for their extents, and the C of different groups not overlap.
+pub(crate) unsafe fn outer(
+    cx: &Cx,
+    groups: usize,
+    rows: usize,
+    (m, n): (usize, usize),
+    dtype: DType,
+    acc: Acc,
+    product: impl Fn(usize) -> Outer + Sync,
+) {
+    if m == 0 || n == 0 || groups == 0 {
+        return;
+    }
+    let per_step = if dtype == DType::Bf16 { 2 } else { 1 };
+    let (height, width) = size(cx, groups, (m, n), steps(dtype, rows / groups).min(STEPS));
+    let (down, across) = (m.div_ceil(height), n.div_ceil(width));
+    let slots = Slots::new(cx, (width + height) / LANES * PANEL);
+    cx.threads().each(groups * down * across, |task| {
+        let at = (task / across % down * height, task % across * width);
+        let place = Place { at, size: (height.min(m - at.0), width.min(n - at.1)) };
+        let product = product(task / (down * across));
+        // SAFETY: the caller's promise; tiles are disjoint.
+        slots.with(|scratch| unsafe { tile(cx, &product, place, n, dtype, acc, scratch, STEPS * per_step) });
+    });
+}
+
+/// Height and width of tiles. A larger one packs an element less often: the largest that keeps its operands in cache and
+/// spreads evenly over the threads. (A tile's size has no part in the order of any sum, so it may look at the threads.)
+fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize, usize) {
+    let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most)).next_multiple_of(LANES);
+    let tasks = |(h, w): (usize, usize)| groups * m.div_ceil(h) * n.div_ceil(w);
+    let threads = cx.threads().count();
+    let even_out = |tasks: usize| tasks >= 8 * threads || groups == 1 && tasks.is_multiple_of(threads);
+    let sizes = SIZES.map(|(h, w)| (even(m, h), even(n, w)));
+    let fits = |&(h, w): &(usize, usize)| (h + w) * steps * 4 <= SCRATCH && even_out(tasks((h, w)));
+    sizes.into_iter().find(fits).unwrap_or(sizes[SIZES.len() - 1])
+}
+
+/// One tile of a C with `c_cols` columns, `most` rows of the operands at a time.
+unsafe fn tile(cx: &Cx, p: &Outer, place: Place, c_cols: usize, dtype: DType, acc: Acc, scratch: *mut u8, most: usize) {
+    let Place { at: (m0, n0), size: (m, n) } = place;
+    let kernel = Kernel::of(cx.isa(), dtype, true);
+    let panels = n.div_ceil(LANES);
+    let np = (kernel.panels)(kernel.rows);
+    let mut row = 0;
+    loop {
+        let rows = (p.rows - row).min(most);
+        // SAFETY: rows and columns exist; the scratch has room for all panels of both operands.
+        unsafe {
+            let a = Panels { ptr: scratch, panel: PANEL, dtype, stream: false };
+            let b = Panels { ptr: scratch.add(m.div_ceil(LANES) * PANEL), ..a };
+            lanes_from_cols(cx.isa(), p.a.at(row, m0), rows, m, a);
+            lanes_from_cols(cx.isa(), p.b.at(row, n0), rows, n, b);
+            let out = Out::new(DType::F32, if row == 0 { acc } else { Acc::Add });
+            for j0 in (0..panels).step_by(np) {
+                let wide = np.min(panels - j0);
+                for i in (0..m).step_by(kernel.rows) {
+                    let t = Tile {
+                        a: a.ptr.add(i / LANES * PANEL + i % LANES * 4),
+                        a_row: 4,
+                        half: false,
+                        b: b.ptr.add(j0 * PANEL),
+                        b_panel: PANEL,
+                        steps: steps(dtype, rows),
+                        c: p.c.add(((m0 + i) * c_cols + n0 + j0 * LANES) * 4),
+                        c_row: c_cols * 4,
+                        cols: (wide * LANES).min(n - j0 * LANES),
+                        out,
+                    };
+                    (kernel.run)(&t, kernel.rows.min(m - i), wide);
+                }
+            }
+        }
+        row += rows;
+        if row >= p.rows {
+            return;
+        }
+    }
+}
