@@ -49,6 +49,17 @@ unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, p
     }
 }
 
+/// A loop over literals. A real one is not always unrolled, and then the accumulators it indexes live in memory from the
+/// start of the kernel on.
+macro_rules! for_each {
+    ($i:ident in [$($n:literal)*] if $there:expr => $body:block) => {
+        $({
+            let $i: usize = $n;
+            if $there $body
+        })*
+    };
+}
+
 /// `acc + a * b` over one step.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
@@ -71,9 +82,11 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and panel, and a C of R rows by
     // `cols` columns that no one else touches. Unaligned loads are used where the contract promises no alignment.
     unsafe {
+        // C comes nearer meanwhile.
+        let lines = if matches!(t.out, Out::WriteF32 | Out::AddF32) { NP } else { NP.div_ceil(2) };
         for r in 0..R {
-            for j in 0..NP {
-                _mm_prefetch::<_MM_HINT_ET0>(t.c.wrapping_add(r * t.c_row + 64 * j).cast());
+            for j in 0..lines {
+                _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(r * t.c_row + 64 * j).cast());
             }
         }
         for _ in 0..t.steps {
@@ -99,28 +112,18 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
                 }
             }
         }
-        if t.cols == 16 * NP {
-            finish::<R, NP, true>(t, &acc);
-        } else {
-            finish::<R, NP, false>(t, &acc);
-        }
-    }
-}
-
-/// Stores a tile's sums, whole panels only if FULL.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn finish<const R: usize, const NP: usize, const FULL: bool>(t: &Tile, acc: &[[__m512; NP]; R]) {
-    // SAFETY: the caller promises a C of R rows by `cols` columns.
-    unsafe {
-        let last: __mmask16 = if FULL { 0xffff } else { 0xffff >> (16 * NP - t.cols) };
-        for r in 0..R {
+        let last: __mmask16 = 0xffff >> (16 * NP - t.cols);
+        for_each!(r in [0 1 2 3 4 5 6 7] if r < R => {
             let row = t.c.add(r * t.c_row);
-            for j in 0..NP {
+            for_each!(j in [0 1 2 3 4 5 6 7] if j < NP => {
                 let mask = if j + 1 == NP { last } else { 0xffff };
-                store(row, j, acc[r][j], mask, t.out);
-            }
-        }
+                let mut sums = acc[r][j];
+                if !t.sums.is_null() {
+                    sums = _mm512_add_ps(_mm512_loadu_ps(t.sums.add(r * t.sums_row + 16 * j)), sums);
+                }
+                store(row, j, sums, mask, t.out);
+            });
+        });
     }
 }
 

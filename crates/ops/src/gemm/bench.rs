@@ -55,13 +55,13 @@ pub struct Spec {
 pub struct Row {
     /// The product.
     pub spec: Spec,
-    /// Best time of one occurrence.
+    /// Time of one occurrence: the best of a round, in the median round.
     pub seconds: f64,
     /// Its rate.
     pub gflops: f64,
     /// Its rate over the instruction's, measured next to it.
     pub share: f64,
-    /// That instruction rate.
+    /// The instruction rate around that round.
     pub peak: f64,
 }
 
@@ -72,10 +72,13 @@ pub fn weighted_share(rows: &[Row]) -> f64 {
     ideal / spent
 }
 
-/// Measures every product: the best of as many runs as fit into `seconds` each, alternating with the peak.
+/// Measures every product for about `seconds`, in rounds that alternate with the peak.
 pub fn run(cx: &Cx, specs: &[Spec], seconds: f64) -> Vec<Row> {
     specs.iter().map(|spec| measure(cx, spec, seconds)).collect()
 }
+
+/// Fewest rounds of a measurement.
+const ROUNDS: usize = 9;
 
 fn flops(s: &Spec) -> f64 {
     if s.orientation == Orientation::Pack { 0.0 } else { 2.0 * s.m as f64 * s.n as f64 * s.k as f64 }
@@ -117,19 +120,26 @@ fn measure(cx: &Cx, spec: &Spec, seconds: f64) -> Row {
         (Orientation::Pack, _) => weight.pack(cx, &master),
     };
     once();
-    let (mut best, mut peak) = (f64::INFINITY, 0.0_f64);
+    // Rounds of some runs between two looks at the peak, which may move by a factor of two when the processor is shared.
+    let look = || (0..3).map(|_| peak_gflops(cx, 0.0005)).fold(0.0, f64::max);
+    let (mut rounds, mut before) = (Vec::new(), look());
     let start = Instant::now();
-    while start.elapsed().as_secs_f64() < seconds {
-        peak = peak.max(peak_gflops(cx, 0.004));
-        let burst = Instant::now();
-        while burst.elapsed().as_secs_f64() < 0.02 {
+    while rounds.len() < ROUNDS || start.elapsed().as_secs_f64() < seconds {
+        let (mut best, round) = (f64::INFINITY, Instant::now());
+        while round.elapsed().as_secs_f64() < 0.004 {
             let t = Instant::now();
             once();
             best = best.min(t.elapsed().as_secs_f64());
         }
+        let after = look();
+        rounds.push((best, before.max(after)));
+        before = after;
     }
-    let gflops = flops(s) / best / 1e9;
-    Row { spec: spec.clone(), seconds: best, gflops, share: gflops / peak, peak }
+    // The round in the middle by its share of its own peak.
+    rounds.sort_by(|x, y| (x.0 * x.1).total_cmp(&(y.0 * y.1)));
+    let (seconds, peak) = rounds[rounds.len() / 2];
+    let gflops = flops(s) / seconds / 1e9;
+    Row { spec: spec.clone(), seconds, gflops, share: gflops / peak, peak }
 }
 
 /// The rows as a table.

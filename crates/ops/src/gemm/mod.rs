@@ -40,7 +40,7 @@ pub(crate) const LANES: usize = 16;
 /// Bytes of one step of a panel.
 pub(crate) const STEP_BYTES: usize = 64;
 /// Steps of one block of the contraction. Part of the definition of the result's bits.
-pub(crate) const BLOCK: usize = 1536;
+pub(crate) const BLOCK: usize = 1024;
 
 /// Steps of a contraction over `k` elements.
 pub(crate) fn steps(dtype: DType, k: usize) -> usize {
@@ -98,6 +98,10 @@ pub(crate) struct Tile {
     /// Bytes from one panel to the next.
     pub(crate) b_panel: usize,
     pub(crate) steps: usize,
+    /// Sums of the blocks before, to be added first: rows of whole panels; null if there are none.
+    pub(crate) sums: *const f32,
+    /// Elements from one row of them to the next.
+    pub(crate) sums_row: usize,
     pub(crate) c: *mut u8,
     /// Bytes from one row of C to the next.
     pub(crate) c_row: usize,

@@ -110,6 +110,8 @@ unsafe fn tile(cx: &Cx, p: &Outer, place: Place, c_cols: usize, dtype: DType, ac
                         b: b.ptr.add(j0 * PANEL),
                         b_panel: PANEL,
                         steps: steps(dtype, rows),
+                        sums: std::ptr::null(),
+                        sums_row: 0,
                         c: p.c.add(((m0 + i) * c_cols + n0 + j0 * LANES) * 4),
                         c_row: c_cols * 4,
                         cols: (wide * LANES).min(n - j0 * LANES),

@@ -6,7 +6,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::pack512;
-use super::{LANES, STEP_BYTES, steps};
+use super::{LANES, STEP_BYTES};
 use crate::{DType, Isa, MatRef};
 use half::bf16;
 
@@ -91,54 +91,102 @@ pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usi
     }
 }
 
-/// Element `(row, col)` in f32.
-unsafe fn get(src: Rows, row: usize, col: usize) -> f32 {
-    // SAFETY: the caller promises that the element exists; tensors are aligned to their elements.
-    unsafe {
-        let row = src.ptr.add(row * src.stride);
-        if src.dtype == DType::F32 { *row.cast::<f32>().add(col) } else { (*row.cast::<bf16>().add(col)).to_f32() }
+/// A float format in memory.
+trait Float: Copy {
+    fn to_f32(self) -> f32;
+    fn from_f32(v: f32) -> Self;
+    const ZERO: Self;
+    /// Elements of a step.
+    const PER_STEP: usize;
+}
+impl Float for f32 {
+    fn to_f32(self) -> f32 {
+        self
     }
+    fn from_f32(v: f32) -> Self {
+        v
+    }
+    const ZERO: Self = 0.0;
+    const PER_STEP: usize = 1;
+}
+impl Float for bf16 {
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+    fn from_f32(v: f32) -> Self {
+        Self::from_f32(v)
+    }
+    const ZERO: Self = Self::ZERO;
+    const PER_STEP: usize = 2;
 }
 
-/// Writes element `k` of the contraction for `lane` of the panel at `panel`.
-unsafe fn put(panel: *mut u8, dtype: DType, k: usize, lane: usize, v: f32) {
-    // SAFETY: the caller promises that the panel has the step.
-    unsafe {
-        if dtype == DType::F32 {
-            *panel.add(k * STEP_BYTES).cast::<f32>().add(lane) = v;
-        } else {
-            *panel.add(k / 2 * STEP_BYTES).cast::<bf16>().add(lane * 2 + k % 2) = bf16::from_f32(v);
+macro_rules! by_format {
+    ($src:expr, $dst:expr, $f:ident($($arg:expr),*)) => {
+        match ($src, $dst) {
+            (DType::F32, DType::F32) => $f::<f32, f32>($($arg),*),
+            (DType::F32, _) => $f::<f32, bf16>($($arg),*),
+            (_, DType::F32) => $f::<bf16, f32>($($arg),*),
+            (_, _) => $f::<bf16, bf16>($($arg),*),
         }
-    }
-}
-
-/// Contraction elements a panel has room for.
-fn padded(dtype: DType, k: usize) -> usize {
-    if dtype == DType::Bf16 { steps(dtype, k) * 2 } else { k }
+    };
 }
 
 unsafe fn portable_rows(src: Rows, rows: usize, cols: usize, dst: Panels) {
-    for k in 0..padded(dst.dtype, cols) {
-        for lane in 0..LANES {
-            // SAFETY: inside the extents the caller promised.
-            unsafe {
-                let v = if lane < rows && k < cols { get(src, lane, k) } else { 0.0 };
-                put(dst.ptr, dst.dtype, k, lane, v);
+    // SAFETY: the caller's promise.
+    unsafe { by_format!(src.dtype, dst.dtype, plain_rows(src, rows, cols, dst)) }
+}
+
+unsafe fn portable_cols(src: Rows, rows: usize, cols: usize, dst: Panels) {
+    // SAFETY: the caller's promise.
+    unsafe { by_format!(src.dtype, dst.dtype, plain_cols(src, rows, cols, dst)) }
+}
+
+unsafe fn plain_rows<S: Float, D: Float>(src: Rows, rows: usize, cols: usize, dst: Panels) {
+    let elements = cols.next_multiple_of(D::PER_STEP) * LANES;
+    // SAFETY: the panel's steps and the rows' elements, as the caller promises.
+    unsafe {
+        let panel = std::slice::from_raw_parts_mut(dst.ptr.cast::<D>(), elements);
+        if rows < LANES || !cols.is_multiple_of(D::PER_STEP) {
+            panel.fill(D::ZERO);
+        }
+        for lane in 0..rows {
+            let row = std::slice::from_raw_parts(src.ptr.add(lane * src.stride).cast::<S>(), cols);
+            for (k, v) in row.iter().enumerate() {
+                panel[k / D::PER_STEP * (LANES * D::PER_STEP) + lane * D::PER_STEP + k % D::PER_STEP] =
+                    D::from_f32(v.to_f32());
             }
         }
     }
 }
 
-unsafe fn portable_cols(src: Rows, rows: usize, cols: usize, dst: Panels) {
-    for k in 0..padded(dst.dtype, rows) {
-        for col in 0..cols.next_multiple_of(LANES) {
-            // SAFETY: inside the extents the caller promised.
+unsafe fn plain_cols<S: Float, D: Float>(src: Rows, rows: usize, cols: usize, dst: Panels) {
+    for first in (0..cols).step_by(LANES) {
+        let lanes = (cols - first).min(LANES);
+        for k in (0..rows).step_by(D::PER_STEP) {
+            // SAFETY: a step of a panel, and elements of existing rows, as the caller promises.
             unsafe {
-                let v = if k < rows && col < cols { get(src, k, col) } else { 0.0 };
-                put(dst.ptr.add(col / LANES * dst.panel), dst.dtype, k, col % LANES, v);
+                let step = dst.ptr.add(first / LANES * dst.panel + k / D::PER_STEP * STEP_BYTES);
+                let step = std::slice::from_raw_parts_mut(step.cast::<D>(), LANES * D::PER_STEP);
+                if lanes < LANES || k + D::PER_STEP > rows {
+                    step.fill(D::ZERO);
+                }
+                for i in 0..D::PER_STEP.min(rows - k) {
+                    let row = src.ptr.add((k + i) * src.stride).cast::<S>().add(first);
+                    let row = std::slice::from_raw_parts(row, lanes);
+                    for (to, v) in step[i..].iter_mut().step_by(D::PER_STEP).zip(row) {
+                        *to = D::from_f32(v.to_f32());
+                    }
+                }
             }
         }
     }
+}
+
+unsafe fn plain_convert<S: Float, D: Float>(src: *const u8, n: usize, dst: *mut u8) {
+    // SAFETY: n elements each, as the caller promises.
+    let (from, to) =
+        unsafe { (std::slice::from_raw_parts(src.cast::<S>(), n), std::slice::from_raw_parts_mut(dst.cast::<D>(), n)) };
+    to.iter_mut().zip(from).for_each(|(to, v)| *to = D::from_f32(v.to_f32()));
 }
 
 /// `n` elements from one float format to the other, as packing would round them.
@@ -151,19 +199,10 @@ pub(crate) unsafe fn convert_row(isa: Isa, src: *const u8, from: DType, n: usize
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => pack512::convert_row(src, from, n, dst, to),
-            _ => {
-                for i in 0..n {
-                    let v = get(Rows { ptr: src, stride: 0, dtype: from }, 0, i);
-                    if to == DType::F32 {
-                        *dst.cast::<f32>().add(i) = v;
-                    } else {
-                        *dst.cast::<bf16>().add(i) = bf16::from_f32(v);
-                    }
-                }
-            }
+            _ => by_format!(from, to, plain_convert(src, n, dst)),
         }
     }
 }
 
-/// Rows of a task that packs or converts.
+/// Rows of a task that converts.
 pub(crate) const PACK_ROWS: usize = 64;

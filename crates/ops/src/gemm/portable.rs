@@ -28,35 +28,35 @@ unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, p
     }
 }
 
-/// The first (low) and second (high) bf16 of a word, widened. Words are two u16 in memory order.
+/// The first and second bf16 of a word in memory, widened.
 #[inline]
-fn widen(word: [u16; 2]) -> (f32, f32) {
-    (f32::from_bits(u32::from(word[0]) << 16), f32::from_bits(u32::from(word[1]) << 16))
+fn widen(word: u32) -> (f32, f32) {
+    let (low, high) = (f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000));
+    if cfg!(target_endian = "little") { (low, high) } else { (high, low) }
+}
+
+/// A word whose second bf16 is zero.
+#[inline]
+fn alone(first: u16) -> u32 {
+    if cfg!(target_endian = "little") { u32::from(first) } else { u32::from(first) << 16 }
 }
 
 #[inline]
-fn step<const R: usize, const BF16: bool>(acc: &mut [[f32; LANES]; R], a: [[u16; 2]; R], b: &[[u16; 2]; LANES]) {
+fn step<const R: usize, const BF16: bool>(acc: &mut [[f32; LANES]; R], a: [u32; R], b: &[u32; LANES]) {
     for r in 0..R {
         if BF16 {
-            let (lo, hi) = widen(a[r]);
+            let (first, second) = widen(a[r]);
             for j in 0..LANES {
-                let (b_lo, b_hi) = widen(b[j]);
-                acc[r][j] += lo * b_lo;
-                acc[r][j] += hi * b_hi;
+                let b = widen(b[j]);
+                acc[r][j] = acc[r][j] + first * b.0 + second * b.1;
             }
         } else {
-            let v = as_f32(a[r]);
+            let v = f32::from_bits(a[r]);
             for j in 0..LANES {
-                acc[r][j] += v * as_f32(b[j]);
+                acc[r][j] += v * f32::from_bits(b[j]);
             }
         }
     }
-}
-
-#[inline]
-fn as_f32(word: [u16; 2]) -> f32 {
-    // SAFETY: same size, any bits are valid.
-    f32::from_bits(unsafe { std::mem::transmute::<[u16; 2], u32>(word) })
 }
 
 unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
@@ -65,14 +65,14 @@ unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and of the panel.
     unsafe {
         for _ in 0..t.steps {
-            let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<[u16; 2]>().read_unaligned());
-            step::<R, BF16>(&mut acc, av, &b.cast::<[[u16; 2]; LANES]>().read_unaligned());
+            let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<u32>().read_unaligned());
+            step::<R, BF16>(&mut acc, av, &b.cast::<[u32; LANES]>().read_unaligned());
             a = a.add(STEP);
             b = b.add(STEP_BYTES);
         }
         if t.half {
-            let av = std::array::from_fn(|r| [a.add(r * t.a_row).cast::<u16>().read_unaligned(), 0]);
-            step::<R, BF16>(&mut acc, av, &b.cast::<[[u16; 2]; LANES]>().read_unaligned());
+            let av = std::array::from_fn(|r| alone(a.add(r * t.a_row).cast::<u16>().read_unaligned()));
+            step::<R, BF16>(&mut acc, av, &b.cast::<[u32; LANES]>().read_unaligned());
         }
         store(&acc, t);
     }
@@ -90,13 +90,14 @@ pub(super) unsafe fn store<const R: usize>(sums: &[[f32; 16]; R], t: &Tile) {
         for (j, v) in row.iter().enumerate().take(t.cols) {
             // SAFETY: as promised by the caller.
             unsafe {
+                let v = if t.sums.is_null() { *v } else { *t.sums.add(r * t.sums_row + j) + v };
                 match t.out {
-                    Out::WriteF32 => *c.cast::<f32>().add(j) = *v,
-                    Out::AddF32 => *c.cast::<f32>().add(j) += *v,
-                    Out::WriteBf16 => *c.cast::<bf16>().add(j) = bf16::from_f32(*v),
+                    Out::WriteF32 => *c.cast::<f32>().add(j) = v,
+                    Out::AddF32 => *c.cast::<f32>().add(j) += v,
+                    Out::WriteBf16 => *c.cast::<bf16>().add(j) = bf16::from_f32(v),
                     Out::AddBf16 => {
                         let p = c.cast::<bf16>().add(j);
-                        *p = bf16::from_f32((*p).to_f32() + *v);
+                        *p = bf16::from_f32((*p).to_f32() + v);
                     }
                 }
             }

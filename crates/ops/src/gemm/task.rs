@@ -3,6 +3,7 @@
 //! A task is up to [`ROWS`] rows by so many panels that B's part is about [`B_BYTES`]: it lies in the second-level cache
 //! together with A's part. What is computed never depends on how it is cut.
 
+use super::slots::Slots;
 use super::{BLOCK, Kernel, LANES, Out, STEP_BYTES, Tile, fetch, panel_bytes, steps};
 use crate::{Acc, Cx, DType};
 
@@ -79,15 +80,23 @@ pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) ->
     let want = SHARE * cx.threads().count();
     // A block's size has no part in the order of any sum, so it may look at the threads.
     let rows = ROWS.into_iter().find(|rows| total(*rows) >= want).unwrap_or(ROWS[ROWS.len() - 1]);
-    let far = groups > 0 && groups * panel_bytes(product(0).dtype, product(0).n, product(0).k) > CACHED;
+    let first = product(0);
+    let far = groups * panel_bytes(first.dtype, first.n, first.k) > CACHED;
+    // Sums of several blocks meet in f32 before they are rounded.
+    let long = first.c_dtype == DType::Bf16 && steps(first.dtype, first.k) > BLOCK;
+    let widest = Blocks::of(&Product { m: rows, ..first }, rows).panels;
+    let slots = long.then(|| Slots::new(cx, rows * widest * LANES * 4));
     cx.threads().each(total(rows), |task| {
         let (mut rest, mut group) = (task, 0);
         loop {
             let p = product(group);
             let blocks = Blocks::of(&p, rows);
             if rest < blocks.count() {
-                // SAFETY: the caller's promise; blocks of one product are disjoint in C.
-                unsafe { block(cx, &p, &blocks, rest, far) };
+                let run = |sums: *mut u8| {
+                    // SAFETY: the caller's promise; blocks of one product are disjoint in C.
+                    unsafe { block(cx, &p, &blocks, rest, far, sums.cast()) };
+                };
+                slots.as_ref().map_or_else(|| run(std::ptr::null_mut()), |slots| slots.with(run));
                 return;
             }
             rest -= blocks.count();
@@ -96,12 +105,12 @@ pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) ->
     });
 }
 
-/// The end of the `i`-th of the even parts `0..n` is cut into so that none exceeds `most`.
+/// Where the `i`-th of even parts of `0..n` begins.
 fn cut(n: usize, parts: usize, i: usize) -> usize {
     n * i / parts
 }
 
-unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize, far: bool) {
+unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize, far: bool, sums: *mut f32) {
     // The larger operand is walked once: consecutive tasks share its block.
     let (rb, pb) = if p.m > p.n {
         (task / blocks.of_panels, task % blocks.of_panels)
@@ -127,7 +136,9 @@ unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize, far: bool) {
     let mut step0 = 0;
     loop {
         let step1 = (step0 + BLOCK).min(total);
+        let last = step1 == total;
         let acc = if step0 == 0 { p.acc } else { Acc::Add };
+        let sums_row = panels * LANES;
         for j in 0..panel_tiles {
             let (j0, j1) = (panel0 + cut(panels, panel_tiles, j), panel0 + cut(panels, panel_tiles, j + 1));
             for i in 0..row_tiles {
@@ -148,18 +159,28 @@ unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize, far: bool) {
                 }
                 // SAFETY: all offsets lie inside the operands' extents, which the caller promises.
                 unsafe {
-                    let tile = Tile {
+                    let at = sums.wrapping_add((i0 - row0) * sums_row + (j0 - panel0) * LANES);
+                    let cols = (j1 * LANES).min(p.n) - j0 * LANES;
+                    let mut tile = Tile {
                         a: p.a.add(i0 * p.a_row + step0 * 4),
                         a_row: p.a_row,
                         half: step1 > whole,
                         b: p.b.add((j0 * total + step0) * STEP_BYTES),
                         b_panel: total * STEP_BYTES,
                         steps: step1.min(whole) - step0,
+                        sums: std::ptr::null(),
+                        sums_row,
                         c: p.c.add(i0 * p.c_row + j0 * LANES * c_size),
                         c_row: p.c_row,
-                        cols: (j1 * LANES).min(p.n) - j0 * LANES,
+                        cols,
                         out: Out::new(p.c_dtype, acc),
                     };
+                    if !sums.is_null() && last {
+                        (tile.sums, tile.out) = (at, Out::new(p.c_dtype, p.acc));
+                    } else if !sums.is_null() {
+                        (tile.c, tile.c_row, tile.cols) = (at.cast(), sums_row * 4, (j1 - j0) * LANES);
+                        tile.out = if step0 == 0 { Out::WriteF32 } else { Out::AddF32 };
+                    }
                     (kernel.run)(&tile, i1 - i0, j1 - j0);
                 }
             }

@@ -22,8 +22,8 @@ pub use grad::{backward_weight, grouped_backward_weight};
 pub use weight::PackedWeight;
 
 use crate::gemm::pack::{PACK_ROWS, Rows, convert_row};
-use crate::gemm::{BLOCK, Product, multiply, steps};
-use crate::{Acc, Cx, DType, DisjointMut, MatMut, MatRef, Tensor};
+use crate::gemm::{Product, multiply};
+use crate::{Acc, Cx, DType, MatMut, MatRef, Tensor};
 
 /// `y[T,n] (acc)= x[T,k] W[n,k]^T`
 pub fn forward<'a, 'b>(cx: &Cx, x: impl Into<MatRef<'a>>, w: &PackedWeight, y: impl Into<MatMut<'b>>, acc: Acc) {
@@ -115,33 +115,22 @@ fn by_weight(
         y.cols()
     );
     let groups = Groups::new(op, offsets, w.groups(), x.rows());
-    let (dtype, rows) = (w.dtype(), x.rows());
+    let dtype = w.dtype();
     let converted = (x.dtype() != dtype).then(|| convert(cx, &x, dtype));
     let source = Rows::of(&converted.as_ref().map_or(x, Tensor::mat));
-    let run = |target: &mut MatMut<'_>, acc: Acc| {
-        let (c_dtype, c_row) = (target.dtype(), target.stride() * target.dtype().size());
-        let c = match c_dtype {
-            DType::F32 => Shared(target.f32_mut().as_mut_ptr().cast()),
-            _ => Shared(target.bf16_mut().as_mut_ptr().cast()),
-        };
-        // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.
-        unsafe {
-            multiply(cx, w.groups(), |g| {
-                let (first, m) = groups.range(g);
-                let (a, a_row) = (source.at(first, 0).ptr, source.stride);
-                let b = if backward { w.backward_panels(g) } else { w.forward_panels(g) };
-                Product { m, n, k, dtype, a, a_row, b, c: c.get().add(first * c_row), c_row, c_dtype, acc }
-            });
-        }
+    let (c_dtype, c_row) = (y.dtype(), y.stride() * y.dtype().size());
+    let c = match c_dtype {
+        DType::F32 => Shared(y.f32_mut().as_mut_ptr().cast()),
+        _ => Shared(y.bf16_mut().as_mut_ptr().cast()),
     };
-    if y.dtype() == DType::Bf16 && steps(dtype, k) > BLOCK {
-        // Sums of several blocks meet in f32.
-        let mut sums = cx.empty(&[rows, n], DType::F32);
-        run(&mut sums.mat_mut(), Acc::Write);
-        let (last, count) = groups.range(w.groups() - 1);
-        round_into(cx, &sums, groups.range(0).0..last + count, &mut y, acc);
-    } else {
-        run(&mut y, acc);
+    // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.
+    unsafe {
+        multiply(cx, w.groups(), |g| {
+            let (first, m) = groups.range(g);
+            let (a, a_row) = (source.at(first, 0).ptr, source.stride);
+            let b = if backward { w.backward_panels(g) } else { w.forward_panels(g) };
+            Product { m, n, k, dtype, a, a_row, b, c: c.get().add(first * c_row), c_row, c_dtype, acc }
+        });
     }
 }
 
@@ -180,20 +169,4 @@ fn convert(cx: &Cx, x: &MatRef<'_>, dtype: DType) -> Tensor {
         }
     });
     out
-}
-
-/// `y (acc)= sums` rounded to bf16, for the given rows.
-fn round_into(cx: &Cx, sums: &Tensor, range: std::ops::Range<usize>, y: &mut MatMut<'_>, acc: Acc) {
-    let (cols, stride) = (sums.cols(), y.stride());
-    let sums = sums.f32();
-    let out = DisjointMut::new(y.bf16_mut());
-    cx.threads().each(range.len(), |i| {
-        let r = range.start + i;
-        // SAFETY: one task a row.
-        let row = unsafe { out.slice(r * stride, cols) };
-        for (y, s) in row.iter_mut().zip(&sums[r * cols..]) {
-            let old = if acc == Acc::Add { y.to_f32() } else { 0.0 };
-            *y = half::bf16::from_f32(old + s);
-        }
-    });
 }

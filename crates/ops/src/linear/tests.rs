@@ -1,6 +1,7 @@
 //! Every path, orientation and mixture of formats against f64, and the same bits however the work is divided.
 
 use super::*;
+use crate::gemm::BLOCK;
 use crate::{Isa, Purpose, Rng};
 use hadal_testkit::gemm::matmul;
 use proptest::prelude::*;
@@ -186,7 +187,7 @@ fn long_contractions_match_f64() {
             for y_dtype in FLOATS {
                 for acc in [Acc::Write, Acc::Add] {
                     let cx = cx(isa);
-                    let (m, n) = (5, 19);
+                    let (m, n) = (45, 67);
                     let master = random(&cx, &[n, k], DType::F32, 1);
                     let mut weight = PackedWeight::new(&cx, 1, n, k, dtype, false);
                     weight.pack(&cx, &master);
@@ -197,6 +198,14 @@ fn long_contractions_match_f64() {
                     let (xs, ws) = (seen(&x.to_vec_f32(), dtype), seen(&master.to_vec_f32(), dtype));
                     let exact = matmul(m, n, k, |i, l| xs[i * k + l], |l, j| ws[j * k + l]);
                     check("y", (m, n, k), &y.to_vec_f32(), &old, &exact, (y_dtype, acc)).unwrap();
+                    // The same in two groups, the first a single row, whose tasks are cut otherwise.
+                    let mut twice = PackedWeight::new(&cx, 2, n, k, dtype, false);
+                    twice.pack_group(&cx, 0, master.f32());
+                    twice.pack_group(&cx, 1, master.f32());
+                    let mut grouped = cx.tensor(&[m, n], &old, y_dtype);
+                    let offsets = cx.indices(&[3], &[0, 1, m as i32]);
+                    grouped_forward(&cx, &x, &twice, &offsets, &mut grouped, acc);
+                    assert_eq!(y.to_vec_f32(), grouped.to_vec_f32());
                     let (dy, xt) = (random(&cx, &[k, n], y_dtype, 4), random(&cx, &[k, m], dtype, 5));
                     let mut dw = random(&cx, &[n, m], DType::F32, 6);
                     let old = dw.to_vec_f32();
