@@ -1,9 +1,38 @@
-//! hadal.
+//! The DeepSeek-V3 model: configuration, layers with explicit forward and backward, and Hugging Face weights.
 
+mod balance;
+mod batch;
+mod block;
+mod build;
+mod cached;
 pub mod config;
 pub mod count;
+pub mod dump;
+mod ffn;
 pub mod hf;
+mod load;
+mod mla;
+mod model;
+mod moe;
+mod mtp;
+mod norm;
+mod param;
+mod pass;
+mod router;
 pub mod yarn;
 
+pub use balance::{max_vio, update_bias};
+pub use batch::{IGNORE, Input, MtpInput};
+pub use block::{Block, BlockDeferred, BlockSaved, Mlp};
+pub use cached::{Decoder, SequenceCache};
 pub use config::{ConfigError, ModelConfig, ModelType, ScoringFunc, TopkMethod};
+pub use ffn::Ffn;
+pub use mla::decode::{Absorbed, LatentCache};
+pub use mla::{Mla, MlaDeferred, MlaSaved, Query};
+pub use model::{BalanceGroups, LossWeights, Model, Observer, Probe, StepStats, Workspace};
+pub use moe::{Dispatched, Moe, MoeDeferred, MoeSaved};
+pub use mtp::{Mtp, MtpDeferred, MtpSaved};
+pub use param::{Grads, Kind, Param, Part};
+pub use pass::{BalancePass, Pass};
+pub use router::{Router, Routing};
 pub use yarn::Yarn;

@@ -1,0 +1,81 @@
+//! Generation of one sequence: prefill, then one absorbed decode step a token.
+
+use crate::sample::{SampleParams, Sampler};
+use hadal_model::Decoder;
+use hadal_ops::{Cx, Tensor};
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// A stop token came (it is not part of the result).
+    Token,
+    /// The wanted number of tokens is there, or the model's longest context is full.
+    Length,
+    /// The caller had enough.
+    Caller,
+}
+
+/// Generated tokens.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// New tokens, without the prompt.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub stop: Stop,
+    /// Seconds spent on the prompt and on the new tokens.
+    pub seconds: (f64, f64),
+}
+
+/// Continues `prompt` by at most `max_new` tokens, showing each to `each` (which returns false to stop).
+///
+/// # Panics
+/// If the prompt is empty: callers check and give a better message.
+pub fn generate(
+    cx: &Cx,
+    decoder: &Decoder<'_>,
+    prompt: &[u32],
+    params: SampleParams,
+    stop: &[u32],
+    max_new: usize,
+    each: &mut dyn FnMut(u32) -> bool,
+) -> Generation {
+    assert!(!prompt.is_empty(), "generate: empty prompt");
+    let model = decoder.model();
+    let room = model.config.max_position_embeddings.saturating_sub(prompt.len());
+    let max_new = max_new.min(room);
+    let mut cache = decoder.cache(cx, prompt.len() + max_new);
+    let start = std::time::Instant::now();
+    let ids: Vec<i32> = prompt.iter().map(|t| *t as i32).collect();
+    let hidden = decoder.prefill(cx, &ids, &mut cache);
+    let mut logits = model.project(cx, &last_row(cx, &hidden));
+    let prefill = start.elapsed().as_secs_f64();
+    let start = std::time::Instant::now();
+    let mut sampler = Sampler::new(params);
+    let mut tokens = Vec::with_capacity(max_new);
+    let mut why = Stop::Length;
+    while tokens.len() < max_new {
+        let token = sampler.next(logits.f32(), cache.len());
+        if stop.contains(&token) {
+            why = Stop::Token;
+            break;
+        }
+        tokens.push(token);
+        if !each(token) {
+            why = Stop::Caller;
+            break;
+        }
+        if tokens.len() < max_new {
+            let h = decoder.step(cx, &[token as i32], &mut [&mut cache]);
+            logits = model.project(cx, &h);
+        }
+    }
+    Generation { tokens, stop: why, seconds: (prefill, start.elapsed().as_secs_f64()) }
+}
+
+/// The last row of `[T, D]` as `[1, D]`.
+fn last_row(cx: &Cx, h: &Tensor) -> Tensor {
+    let row = cx.indices(&[1], &[h.rows() as i32 - 1]);
+    let mut out = cx.empty(&[1, h.cols()], h.dtype());
+    hadal_ops::elementwise::gather_rows(cx, h, &row, &mut out);
+    out
+}

@@ -1,0 +1,144 @@
+//! Choosing the next token from logits: temperature, top-k, top-p, min-p.
+
+use hadal_ops::{Purpose, Rng};
+
+/// How tokens are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleParams {
+    /// Divides the logits; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Keep only the `top_k` most likely tokens (0: all).
+    pub top_k: usize,
+    /// Keep the smallest set of most likely tokens with at least this share of the probability (1: all).
+    pub top_p: f32,
+    /// Drop tokens less likely than this share of the most likely one (0: none).
+    pub min_p: f32,
+    /// The same seed, prompt and settings give the same text.
+    pub seed: u64,
+}
+
+impl Default for SampleParams {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+    }
+}
+
+/// Draws tokens; keeps its lists between calls.
+pub struct Sampler {
+    params: SampleParams,
+    rng: Rng,
+    /// Candidates: (probability, token), most likely first.
+    kept: Vec<(f32, u32)>,
+}
+
+/// Index of the largest value, the first on ties.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+impl Sampler {
+    /// A sampler for one sequence.
+    pub fn new(params: SampleParams) -> Self {
+        Self { params, rng: Rng::new(params.seed, Purpose::Sample, 0), kept: Vec::new() }
+    }
+
+    /// The token at `position`, a function of logits, settings, seed and position only.
+    pub fn next(&mut self, logits: &[f32], position: usize) -> u32 {
+        let SampleParams { temperature, top_k, top_p, min_p, .. } = self.params;
+        let best = argmax(logits);
+        if temperature <= 0.0 {
+            return best as u32;
+        }
+        // Probabilities relative to the best; the temperature applies before every cut.
+        let top = logits[best];
+        self.kept.clear();
+        let floor = if min_p > 0.0 { min_p } else { 0.0 };
+        self.kept.extend(logits.iter().enumerate().filter_map(|(i, l)| {
+            let p = ((l - top) / temperature).exp();
+            (p > 0.0 && p >= floor).then_some((p, i as u32))
+        }));
+        self.kept.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        if top_k > 0 {
+            self.kept.truncate(top_k);
+        }
+        let total: f64 = self.kept.iter().map(|(p, _)| f64::from(*p)).sum();
+        if top_p < 1.0 {
+            let (mut sum, mut n) = (0.0, 0);
+            while n < self.kept.len() && (n == 0 || sum < f64::from(top_p) * total) {
+                sum += f64::from(self.kept[n].0);
+                n += 1;
+            }
+            self.kept.truncate(n);
+        }
+        let total: f64 = self.kept.iter().map(|(p, _)| f64::from(*p)).sum();
+        let mut left = self.rng.uniform(position as u64) * total;
+        for (p, token) in &self.kept {
+            left -= f64::from(*p);
+            if left < 0.0 {
+                return *token;
+            }
+        }
+        self.kept.last().map_or(best as u32, |(_, t)| *t)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(params: SampleParams, logits: &[f32], n: usize) -> Vec<usize> {
+        let mut sampler = Sampler::new(params);
+        let mut seen = vec![0; logits.len()];
+        (0..n).for_each(|i| seen[sampler.next(logits, i) as usize] += 1);
+        seen
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_best() {
+        assert_eq!(Sampler::new(SampleParams::default()).next(&[0.0, 2.0, 2.0, 1.0], 0), 1);
+        assert_eq!(argmax(&[f32::NAN, 1.0]), 0);
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax_at_the_temperature() {
+        let (logits, n) = ([0.0f32, 1.0, 2.0], 60_000);
+        let params = SampleParams { temperature: 2.0, seed: 5, ..SampleParams::default() };
+        let weights: Vec<f64> = logits.iter().map(|l| (f64::from(*l) / 2.0).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for (seen, w) in counts(params, &logits, n).iter().zip(&weights) {
+            let (p, f) = (w / total, *seen as f64 / n as f64);
+            // Five standard errors of a binomial share.
+            assert!((f - p).abs() < 5.0 * (p * (1.0 - p) / n as f64).sqrt(), "{f} instead of {p}");
+        }
+    }
+
+    #[test]
+    fn cuts_keep_what_they_say() {
+        let logits = [0.5f32.ln(), 0.3f32.ln(), 0.15f32.ln(), 0.05f32.ln()];
+        let base = SampleParams { temperature: 1.0, ..SampleParams::default() };
+        let kept = |p| counts(p, &logits, 4000).iter().filter(|c| **c > 0).count();
+        assert_eq!(kept(base), 4);
+        assert_eq!(kept(SampleParams { top_k: 2, ..base }), 2);
+        assert_eq!(kept(SampleParams { top_p: 0.79, ..base }), 2);
+        assert_eq!(kept(SampleParams { top_p: 0.81, ..base }), 3);
+        assert_eq!(kept(SampleParams { min_p: 0.29, ..base }), 3);
+        assert_eq!(kept(SampleParams { top_p: 0.0, ..base }), 1);
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_tokens() {
+        let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
+        let draw = |seed| {
+            let mut s = Sampler::new(SampleParams { temperature: 1.0, seed, ..SampleParams::default() });
+            (0..40).map(|i| s.next(&logits, i)).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+}

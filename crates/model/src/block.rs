@@ -1,0 +1,203 @@
+//! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`, the FFN dense or DeepSeekMoE.
+
+use crate::build::Builder;
+use crate::config::ModelConfig;
+use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
+use crate::mla::{Mla, MlaDeferred, MlaSaved};
+use crate::moe::{Moe, MoeDeferred, MoeSaved};
+use crate::norm;
+use crate::param::{Grads, Param};
+use crate::pass::Pass;
+use hadal_ops::{Acc, Cx, DType, Tensor, elementwise};
+
+/// The second half of a block.
+pub enum Mlp {
+    /// The first `first_k_dense_replace` layers.
+    Dense(Ffn),
+    /// All others.
+    Moe(Moe),
+}
+
+/// A block's parameters.
+pub struct Block {
+    /// Attention with its input norm.
+    pub attn: Mla,
+    /// `post_attention_layernorm`
+    pub norm: Param,
+    /// Feed-forward.
+    pub mlp: Mlp,
+    /// Number of this block among the MoE blocks of the model (for replayed routing and load statistics).
+    pub moe_index: Option<usize>,
+    eps: f32,
+}
+
+enum MlpSaved {
+    Dense(FfnSaved),
+    Moe(MoeSaved),
+}
+
+/// Every activation a block's backward needs.
+pub struct BlockSaved {
+    attn: MlaSaved,
+    x: Tensor,
+    rstd: Tensor,
+    u: Tensor,
+    mlp: MlpSaved,
+}
+
+enum MlpDeferred {
+    Dense(FfnDeferred),
+    Moe(MoeDeferred),
+}
+
+/// Operands of a block's weight products.
+pub struct BlockDeferred {
+    attn: MlaDeferred,
+    mlp: MlpDeferred,
+    d: Tensor,
+    u: Tensor,
+}
+
+impl BlockSaved {
+    /// What the MoE half saved; none for a dense block.
+    pub fn moe(&self) -> Option<&MoeSaved> {
+        match &self.mlp {
+            MlpSaved::Moe(m) => Some(m),
+            MlpSaved::Dense(_) => None,
+        }
+    }
+    /// The latents a cache keeps: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
+    pub fn latents(&self) -> (&Tensor, &Tensor) {
+        (&self.attn.c_kv, &self.attn.k_rope)
+    }
+}
+
+impl Block {
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, layer: usize, moe_index: Option<usize>) -> Self {
+        let p = format!("model.layers.{layer}");
+        let attn = Mla::new(b, cfg, layer);
+        let norm = b.norm(format!("{p}.post_attention_layernorm.weight"), cfg.hidden_size);
+        let prefix = format!("{p}.mlp");
+        let mlp = if moe_index.is_some() {
+            Mlp::Moe(Moe::new(b, cfg, &prefix))
+        } else {
+            Mlp::Dense(Ffn::new(b, &prefix, cfg.hidden_size, cfg.intermediate_size))
+        };
+        Self { attn, norm, mlp, moe_index, eps: cfg.rms_norm_eps as f32 }
+    }
+
+    /// The MoE half, if this block has one.
+    pub fn moe(&self) -> Option<&Moe> {
+        match &self.mlp {
+            Mlp::Moe(m) => Some(m),
+            Mlp::Dense(_) => None,
+        }
+    }
+    /// As `moe`, writable.
+    pub fn moe_mut(&mut self) -> Option<&mut Moe> {
+        match &mut self.mlp {
+            Mlp::Moe(m) => Some(m),
+            Mlp::Dense(_) => None,
+        }
+    }
+
+    pub(crate) fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
+        self.attn.params().for_each(&mut *f);
+        f(&self.norm);
+        match &self.mlp {
+            Mlp::Dense(m) => m.params().for_each(f),
+            Mlp::Moe(m) => m.params().for_each(f),
+        }
+    }
+    pub(crate) fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Param)) {
+        self.attn.params_mut().for_each(&mut *f);
+        f(&mut self.norm);
+        match &mut self.mlp {
+            Mlp::Dense(m) => m.params_mut().for_each(f),
+            Mlp::Moe(m) => m.params_mut().for_each(f),
+        }
+    }
+
+    /// The second half alone: `x + FFN(RMSNorm(x))`.
+    fn mlp_forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, keep_logits: bool) -> (Tensor, MlpHalf) {
+        let (u, rstd) = norm::forward(cx, &x, &self.norm, self.eps);
+        let mut y = cx.copy(&x);
+        let mlp = match &self.mlp {
+            Mlp::Dense(ffn) => MlpSaved::Dense(ffn.forward(cx, &u, &mut y)),
+            Mlp::Moe(moe) => {
+                let replay = pass.replay.zip(self.moe_index).map(|(r, i)| &r[i]);
+                MlpSaved::Moe(moe.forward(cx, &u, &mut y, pass.balance, replay, keep_logits))
+            }
+        };
+        (y, MlpHalf { x, rstd, u, mlp })
+    }
+
+    /// `x_td` f32 through the block.
+    pub fn forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, keep_logits: bool) -> (Tensor, BlockSaved) {
+        let (x, attn) = self.attn.forward(cx, x, pass);
+        let (y, MlpHalf { x, rstd, u, mlp }) = self.mlp_forward(cx, x, pass, keep_logits);
+        (y, BlockSaved { attn, x, rstd, u, mlp })
+    }
+
+    /// `d_td` f32: gradient of the block's output on entry, of its input on return.
+    pub fn backward_input(
+        &self,
+        cx: &Cx,
+        d: &mut Tensor,
+        saved: BlockSaved,
+        pass: &Pass<'_>,
+        grads: &mut Grads,
+    ) -> BlockDeferred {
+        let BlockSaved { attn, x, rstd, u, mlp } = saved;
+        let mut d_c = cx.empty(d.shape(), cx.compute());
+        elementwise::cast(cx, &*d, &mut d_c);
+        let mut d_u = cx.empty(d.shape(), DType::F32);
+        let mlp = match (&self.mlp, mlp) {
+            (Mlp::Dense(ffn), MlpSaved::Dense(saved)) => {
+                MlpDeferred::Dense(ffn.backward_input(cx, &d_c, saved, &mut d_u, Acc::Write))
+            }
+            (Mlp::Moe(moe), MlpSaved::Moe(saved)) => {
+                MlpDeferred::Moe(moe.backward_input(cx, &d_c, saved, &mut d_u, pass.balance))
+            }
+            _ => unreachable!("a block's saved state is of its own kind"),
+        };
+        norm::backward(cx, &d_u, &x, &self.norm, &rstd, &mut *d, Acc::Add, grads);
+        drop((d_u, x));
+        let attn = self.attn.backward_input(cx, d, attn, pass, grads);
+        BlockDeferred { attn, mlp, d: d_c, u }
+    }
+
+    /// The weight products.
+    pub fn backward_weight(&self, cx: &Cx, deferred: BlockDeferred, grads: &mut Grads) {
+        let BlockDeferred { attn, mlp, d, u } = deferred;
+        match (&self.mlp, mlp) {
+            (Mlp::Dense(ffn), MlpDeferred::Dense(m)) => ffn.backward_weight(cx, m, &d, &u, grads),
+            (Mlp::Moe(moe), MlpDeferred::Moe(m)) => moe.backward_weight(cx, m, &d, &u, grads),
+            _ => unreachable!("a block's deferred state is of its own kind"),
+        }
+        self.attn.backward_weight(cx, attn, grads);
+    }
+}
+
+/// Saved state of the feed-forward half.
+struct MlpHalf {
+    x: Tensor,
+    rstd: Tensor,
+    u: Tensor,
+    mlp: MlpSaved,
+}
+
+impl Block {
+    /// One new token of each of several sequences through the block, attention in its absorbed form.
+    pub fn decode(
+        &self,
+        cx: &Cx,
+        absorbed: &crate::mla::decode::Absorbed,
+        x: Tensor,
+        pass: &Pass<'_>,
+        caches: &mut [&mut crate::mla::decode::LatentCache],
+    ) -> Tensor {
+        let x = self.attn.decode(cx, absorbed, x, pass, caches);
+        self.mlp_forward(cx, x, pass, false).0
+    }
+}

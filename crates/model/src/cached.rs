@@ -1,0 +1,94 @@
+//! Generation with a latent KV cache: prefill through the same blocks as training, decode through the absorbed form.
+
+use crate::Input;
+use crate::mla::decode::{Absorbed, LatentCache};
+use crate::model::Model;
+use crate::norm;
+use crate::pass::Pass;
+use hadal_ops::{Cx, DType, Tensor, attention::Segments, embedding};
+
+/// The model's weights as decoding wants them. Belongs to one state of the weights: make it anew after a change.
+pub struct Decoder<'a> {
+    model: &'a Model,
+    layers: Vec<Absorbed>,
+}
+
+/// The latents of one sequence in every layer.
+pub struct SequenceCache {
+    layers: Vec<LatentCache>,
+}
+
+impl SequenceCache {
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.layers.first().map_or(0, LatentCache::len)
+    }
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Tokens it has room for.
+    pub fn capacity(&self) -> usize {
+        self.layers.first().map_or(0, LatentCache::capacity)
+    }
+    /// Forgets everything after the first `len` tokens.
+    pub fn truncate(&mut self, len: usize) {
+        self.layers.iter_mut().for_each(|l| l.truncate(len));
+    }
+}
+
+impl<'a> Decoder<'a> {
+    /// Packs what the absorbed form needs.
+    pub fn new(cx: &Cx, model: &'a Model) -> Self {
+        Self { model, layers: model.blocks.iter().map(|b| b.attn.absorb(cx)).collect() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'a Model {
+        self.model
+    }
+
+    /// An empty cache for `capacity` tokens.
+    pub fn cache(&self, cx: &Cx, capacity: usize) -> SequenceCache {
+        let width = self.model.config.kv_lora_rank + self.model.config.qk_rope_head_dim;
+        SequenceCache { layers: self.model.blocks.iter().map(|_| LatentCache::new(cx, capacity, width)).collect() }
+    }
+
+    /// Runs a prompt through the model, fills the empty `cache` with it, and returns the head's inputs for all its
+    /// tokens, `[T, D]` in the compute format.
+    pub fn prefill(&self, cx: &Cx, tokens: &[i32], cache: &mut SequenceCache) -> Tensor {
+        assert!(cache.is_empty(), "prefill: the cache must be empty");
+        let input = Input::of(cx, &[tokens], 0);
+        let model = self.model;
+        let pass =
+            Pass { rope: &model.rope, positions: &input.positions, seg: &input.seg, balance: None, replay: None };
+        let mut x = cx.empty(&[tokens.len(), model.config.hidden_size], DType::F32);
+        embedding::forward(cx, &model.embed.value, &input.ids, &mut x);
+        for (block, cache) in model.blocks.iter().zip(&mut cache.layers) {
+            let (y, saved) = block.forward(cx, x, &pass, false);
+            let (c_kv, k_rope) = saved.latents();
+            cache.append(cx, c_kv, k_rope, 0, tokens.len());
+            x = y;
+        }
+        norm::forward(cx, &x, &model.norm, model.config.rms_norm_eps as f32).0
+    }
+
+    /// Runs one new token of each sequence and returns the head's inputs `[B, D]`.
+    pub fn step(&self, cx: &Cx, tokens: &[i32], caches: &mut [&mut SequenceCache]) -> Tensor {
+        let (b, model) = (tokens.len(), self.model);
+        assert_eq!(b, caches.len(), "decode: {b} tokens for {} sequences", caches.len());
+        let ids = cx.indices(&[b], tokens);
+        let at: Vec<i32> = caches.iter().map(|c| c.len() as i32).collect();
+        let positions = cx.indices(&[b], &at);
+        let starts: Vec<usize> = (0..=b).collect();
+        let seg = Segments::new(cx, &starts);
+        let pass = Pass { rope: &model.rope, positions: &positions, seg: &seg, balance: None, replay: None };
+        let mut x = cx.empty(&[b, model.config.hidden_size], DType::F32);
+        embedding::forward(cx, &model.embed.value, &ids, &mut x);
+        for (l, (block, absorbed)) in model.blocks.iter().zip(&self.layers).enumerate() {
+            let mut layer: Vec<&mut LatentCache> = caches.iter_mut().map(|c| &mut c.layers[l]).collect();
+            x = block.decode(cx, absorbed, x, &pass, &mut layer);
+        }
+        norm::forward(cx, &x, &model.norm, model.config.rms_norm_eps as f32).0
+    }
+}

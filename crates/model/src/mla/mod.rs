@@ -1,0 +1,293 @@
+//! Multi-head Latent Attention (report 2.1.1, eq. 1-11), decompressed form: training and prefill.
+//!
+//! ```text
+//! [c_q ; c_kv ; k_rope] = W_a n            one product: q_a_proj and kv_a_proj_with_mqa side by side
+//! q    = W_UQ RMSNorm(c_q)                 per head [nope | rope]
+//! [k_nope | v] = W_UKV RMSNorm(c_kv)       per head
+//! o    = softmax((q_nope.k_nope + rope(q_rope).rope(k_rope)) * s) v
+//! x'   = x + W_O o
+//! ```
+//! Without a query latent (`q_lora_rank` null) the query is one product of its own. Shapes: `t` tokens, `d` hidden;
+//! activations in the compute format, residual stream and its gradient f32.
+//!
+//! The absorbed form for decoding lives in [`decode`].
+
+pub(crate) mod decode;
+
+use crate::build::Builder;
+use crate::config::MLA_NORM_EPS;
+use crate::config::ModelConfig;
+use crate::norm;
+use crate::param::{Grads, Param};
+use crate::pass::Pass;
+use hadal_ops::{Acc, Cx, DType, Tensor, attention, attention::AttnShape, elementwise, linear, rope};
+
+/// How the query is made.
+pub enum Query {
+    /// Through a normalised latent of rank d'_c; its down-projection is part of `Mla::down`.
+    Latent {
+        /// `q_a_layernorm`
+        norm: Param,
+        /// `q_b_proj`
+        up: Param,
+        /// d'_c
+        rank: usize,
+    },
+    /// One full matrix, `q_proj`.
+    Full(Param),
+}
+
+/// The layer's parameters and sizes.
+pub struct Mla {
+    /// `input_layernorm`
+    pub norm: Param,
+    /// `q_a_proj` (if the query has a latent) and `kv_a_proj_with_mqa`, stacked.
+    pub down: Param,
+    /// The query's path.
+    pub query: Query,
+    /// `kv_a_layernorm`
+    pub kv_norm: Param,
+    /// `kv_b_proj`
+    pub kv_up: Param,
+    /// `o_proj`
+    pub out: Param,
+    /// Head count and sizes, softmax scale.
+    pub shape: AttnShape,
+    /// d_c
+    pub kv_rank: usize,
+    eps: f32,
+}
+
+/// Every activation backward needs.
+pub struct MlaSaved {
+    x: Tensor,
+    rstd: Tensor,
+    n: Tensor,
+    /// `[c_q | c_kv | k_rope]` before norms and rotation.
+    a: Tensor,
+    query: Option<(Tensor, Tensor)>,
+    /// Normalised latent `[T, d_c]`: what a cache keeps.
+    pub(crate) c_kv: Tensor,
+    rstd_kv: Tensor,
+    q: Tensor,
+    kv: Tensor,
+    /// Rotated shared key `[T, d_R]`: what a cache keeps.
+    pub(crate) k_rope: Tensor,
+    o: Tensor,
+    lse: Tensor,
+}
+
+/// What the weight products wait for.
+pub struct MlaDeferred {
+    d_x: Tensor,
+    o: Tensor,
+    d_kv: Tensor,
+    c_kv: Tensor,
+    d_q: Tensor,
+    c_q: Option<Tensor>,
+    d_a: Tensor,
+    n: Tensor,
+}
+
+impl Mla {
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, layer: usize) -> Self {
+        let p = format!("model.layers.{layer}");
+        let a = format!("{p}.self_attn");
+        let (h, d) = (cfg.num_attention_heads, cfg.hidden_size);
+        let (dn, dr, dv, dc) = (cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim, cfg.kv_lora_rank);
+        let format = Some(b.cx.compute());
+        let norm = b.norm(format!("{p}.input_layernorm.weight"), d);
+        let kv_a = (format!("{a}.kv_a_proj_with_mqa.weight"), dc + dr);
+        let (down, query) = if let Some(rank) = cfg.q_lora_rank {
+            let down = b.matrix(vec![(format!("{a}.q_a_proj.weight"), rank), kv_a], d, 1, format);
+            let norm = b.norm(format!("{a}.q_a_layernorm.weight"), rank);
+            (down, Query::Latent { norm, up: b.linear(&format!("{a}.q_b_proj"), h * (dn + dr), rank), rank })
+        } else {
+            let down = b.matrix(vec![kv_a], d, 1, format);
+            (down, Query::Full(b.linear(&format!("{a}.q_proj"), h * (dn + dr), d)))
+        };
+        Self {
+            norm,
+            down,
+            query,
+            kv_norm: b.norm(format!("{a}.kv_a_layernorm.weight"), dc),
+            kv_up: b.linear(&format!("{a}.kv_b_proj"), h * (dn + dv), dc),
+            out: b.linear(&format!("{a}.o_proj"), d, h * dv),
+            shape: AttnShape { heads: h, d_nope: dn, d_rope: dr, d_v: dv, scale: cfg.softmax_scale() as f32 },
+            kv_rank: dc,
+            eps: cfg.rms_norm_eps as f32,
+        }
+    }
+
+    pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
+        let query = match &self.query {
+            Query::Latent { norm, up, .. } => [Some(norm), Some(up)],
+            Query::Full(q) => [Some(q), None],
+        };
+        [&self.norm, &self.down].into_iter().chain(query.into_iter().flatten()).chain([
+            &self.kv_norm,
+            &self.kv_up,
+            &self.out,
+        ])
+    }
+
+    pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
+        let query = match &mut self.query {
+            Query::Latent { norm, up, .. } => [Some(norm), Some(up)],
+            Query::Full(q) => [Some(q), None],
+        };
+        [&mut self.norm, &mut self.down].into_iter().chain(query.into_iter().flatten()).chain([
+            &mut self.kv_norm,
+            &mut self.kv_up,
+            &mut self.out,
+        ])
+    }
+
+    /// Columns of the query latent in `a`.
+    fn query_rank(&self) -> usize {
+        match self.query {
+            Query::Latent { rank, .. } => rank,
+            Query::Full(_) => 0,
+        }
+    }
+
+    /// The projections before attention: everything of a token that does not depend on other tokens.
+    fn project(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>) -> Projected {
+        let t = x.rows();
+        let AttnShape { heads, d_nope, d_rope, .. } = self.shape;
+        let (qr, dc, dq) = (self.query_rank(), self.kv_rank, d_nope + d_rope);
+        let (n, rstd) = norm::forward(cx, &x, &self.norm, self.eps);
+        let mut a = cx.empty(&[t, qr + dc + d_rope], cx.compute());
+        linear::forward(cx, &n, self.down.weight(), &mut a, Acc::Write);
+        let mut q = cx.empty(&[t, heads * dq], cx.compute());
+        let query = match &self.query {
+            Query::Latent { norm, up, rank } => {
+                let (c_q, rstd_q) = norm::forward(cx, a.columns(0..*rank), norm, MLA_NORM_EPS as f32);
+                linear::forward(cx, &c_q, up.weight(), &mut q, Acc::Write);
+                Some((c_q, rstd_q))
+            }
+            Query::Full(w) => {
+                linear::forward(cx, &n, w.weight(), &mut q, Acc::Write);
+                None
+            }
+        };
+        rope::apply(cx, &mut q, heads, dq, d_nope, pass.positions, pass.rope, false);
+        let (c_kv, rstd_kv) = norm::forward(cx, a.columns(qr..qr + dc), &self.kv_norm, MLA_NORM_EPS as f32);
+        let mut k_rope = cx.empty(&[t, d_rope], cx.compute());
+        elementwise::cast(cx, a.columns(qr + dc..qr + dc + d_rope), &mut k_rope);
+        rope::apply(cx, &mut k_rope, 1, d_rope, 0, pass.positions, pass.rope, false);
+        Projected { x, rstd, n, a, query, c_kv, rstd_kv, q, k_rope }
+    }
+
+    /// `x_td + MLA(RMSNorm(x_td))`, f32 in and out.
+    pub fn forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>) -> (Tensor, MlaSaved) {
+        let s = &self.shape;
+        let Projected { x, rstd, n, a, query, c_kv, rstd_kv, q, k_rope } = self.project(cx, x, pass);
+        let t = x.rows();
+        let mut kv = cx.empty(&[t, s.heads * (s.d_nope + s.d_v)], cx.compute());
+        linear::forward(cx, &c_kv, self.kv_up.weight(), &mut kv, Acc::Write);
+        let mut o = cx.empty(&[t, s.heads * s.d_v], cx.compute());
+        let mut lse = cx.empty(&[s.heads, t], DType::F32);
+        attention::forward(cx, &q, &kv, k_rope.mat(), pass.seg, s, &mut o, &mut lse);
+        let mut y = cx.copy(&x);
+        linear::forward(cx, &o, self.out.weight(), &mut y, Acc::Add);
+        (y, MlaSaved { x, rstd, n, a, query, c_kv, rstd_kv, q, kv, k_rope, o, lse })
+    }
+
+    /// `d_td`: gradient of the output on entry, of the input on return (the residual path is the identity).
+    pub fn backward_input(
+        &self,
+        cx: &Cx,
+        d: &mut Tensor,
+        saved: MlaSaved,
+        pass: &Pass<'_>,
+        grads: &mut Grads,
+    ) -> MlaDeferred {
+        let MlaSaved { x, rstd, n, a, query, c_kv, rstd_kv, q, kv, k_rope, o, lse } = saved;
+        let AttnShape { heads, d_nope, d_rope, .. } = self.shape;
+        let (t, qr, dc, dq) = (x.rows(), self.query_rank(), self.kv_rank, d_nope + d_rope);
+        let mut d_x = cx.empty(x.shape(), cx.compute());
+        elementwise::cast(cx, &*d, &mut d_x);
+        let mut d_o = cx.empty(o.shape(), cx.compute());
+        linear::backward_input(cx, &d_x, self.out.weight(), &mut d_o, Acc::Write);
+        let mut d_q = cx.empty(q.shape(), cx.compute());
+        let mut d_kv = cx.empty(kv.shape(), cx.compute());
+        let mut d_a = cx.empty(a.shape(), cx.compute());
+        let key = qr + dc..qr + dc + d_rope;
+        attention::backward(
+            cx,
+            &d_o,
+            &q,
+            &kv,
+            k_rope.mat(),
+            &o,
+            &lse,
+            pass.seg,
+            &self.shape,
+            &mut d_q,
+            &mut d_kv,
+            d_a.columns_mut(key.clone()),
+        );
+        drop((d_o, q, kv, k_rope, lse));
+        rope::apply(cx, d_a.columns_mut(key), 1, d_rope, 0, pass.positions, pass.rope, true);
+        rope::apply(cx, &mut d_q, heads, dq, d_nope, pass.positions, pass.rope, true);
+        // Latents: through their up-projections and norms into their columns of d_a.
+        let mut d_c = cx.empty(&[t, dc], cx.compute());
+        linear::backward_input(cx, &d_kv, self.kv_up.weight(), &mut d_c, Acc::Write);
+        let columns = qr..qr + dc;
+        let latent = a.columns(columns.clone());
+        norm::backward(cx, &d_c, latent, &self.kv_norm, &rstd_kv, d_a.columns_mut(columns), Acc::Write, grads);
+        let mut d_n = cx.empty(x.shape(), DType::F32);
+        let c_q = match (&self.query, query) {
+            (Query::Latent { norm, up, rank }, Some((c_q, rstd_q))) => {
+                let mut d_c = cx.empty(c_q.shape(), cx.compute());
+                linear::backward_input(cx, &d_q, up.weight(), &mut d_c, Acc::Write);
+                let (latent, into) = (a.columns(0..*rank), d_a.columns_mut(0..*rank));
+                norm::backward(cx, &d_c, latent, norm, &rstd_q, into, Acc::Write, grads);
+                linear::backward_input(cx, &d_a, self.down.weight(), &mut d_n, Acc::Write);
+                Some(c_q)
+            }
+            (Query::Full(w), _) => {
+                linear::backward_input(cx, &d_a, self.down.weight(), &mut d_n, Acc::Write);
+                linear::backward_input(cx, &d_q, w.weight(), &mut d_n, Acc::Add);
+                None
+            }
+            (Query::Latent { .. }, None) => unreachable!("forward saves the query latent"),
+        };
+        norm::backward(cx, &d_n, &x, &self.norm, &rstd, &mut *d, Acc::Add, grads);
+        MlaDeferred { d_x, o, d_kv, c_kv, d_q, c_q, d_a, n }
+    }
+
+    /// The weight products.
+    pub fn backward_weight(&self, cx: &Cx, deferred: MlaDeferred, grads: &mut Grads) {
+        let MlaDeferred { d_x, o, d_kv, c_kv, d_q, c_q, d_a, n } = deferred;
+        weight_grad(cx, &d_x, &o, &self.out, grads);
+        weight_grad(cx, &d_kv, &c_kv, &self.kv_up, grads);
+        match (&self.query, &c_q) {
+            (Query::Latent { up, .. }, Some(c_q)) => weight_grad(cx, &d_q, c_q, up, grads),
+            (Query::Full(w), _) => weight_grad(cx, &d_q, &n, w, grads),
+            (Query::Latent { .. }, None) => unreachable!("forward saves the query latent"),
+        }
+        weight_grad(cx, &d_a, &n, &self.down, grads);
+    }
+}
+
+/// Results of [`Mla::project`].
+struct Projected {
+    x: Tensor,
+    rstd: Tensor,
+    n: Tensor,
+    a: Tensor,
+    query: Option<(Tensor, Tensor)>,
+    c_kv: Tensor,
+    rstd_kv: Tensor,
+    q: Tensor,
+    k_rope: Tensor,
+}
+
+/// `dW (+)= dy^T x` into the gradient of `param`.
+pub(crate) fn weight_grad(cx: &Cx, dy: &Tensor, x: &Tensor, param: &Param, grads: &mut Grads) {
+    let format = param.weight().dtype();
+    let (dw, acc) = grads.target(param);
+    linear::backward_weight(cx, dy, x, format, dw, acc);
+}

@@ -1,0 +1,409 @@
+//! The whole model: embedding, blocks, final norm, MTP modules, and the shared output head with its losses.
+//!
+//! `L = L_main + lambda/D * sum_k L_k + alpha * sum_layers L_bal` (report 2.1.2, 2.2); each cross-entropy is the mean
+//! over its own valid targets of the whole step, so the caller, who knows the step, gives the factors.
+
+use crate::batch::Input;
+use crate::block::{Block, BlockSaved};
+use crate::build::Builder;
+use crate::config::ModelConfig;
+use crate::mtp::{Mtp, MtpSaved};
+use crate::norm;
+use crate::param::{Grads, Param};
+use crate::pass::{BalancePass, Pass};
+use crate::router::Routing;
+use hadal_ops::head::{self, HeadGrad};
+use hadal_ops::{Acc, Cx, DType, Tensor, embedding, moe, reduce, rope::RopeTable};
+
+/// A DeepSeek-V3 (or V2) family model.
+pub struct Model {
+    /// The configuration it was built from.
+    pub config: ModelConfig,
+    /// `model.embed_tokens`; also the output head when they are tied.
+    pub embed: Param,
+    /// Decoder blocks.
+    pub blocks: Vec<Block>,
+    /// `model.norm`
+    pub norm: Param,
+    /// `lm_head`; none when tied.
+    pub head: Option<Param>,
+    /// MTP modules.
+    pub mtp: Vec<Mtp>,
+    /// Cosines and sines up to `max_position_embeddings`.
+    pub rope: RopeTable,
+}
+
+/// Over what the balance loss is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalanceGroups {
+    /// Each sequence by itself (report eq. 17-20).
+    Sequences,
+    /// All tokens of the micro-batch together (report 4.5.3).
+    Batch,
+}
+
+/// Factors of the losses in the total of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct LossWeights<'a> {
+    /// Of each valid main target: 1 over their number in the step.
+    pub main: f32,
+    /// Of each valid target of module k: `lambda / D` over their number in the step.
+    pub mtp: &'a [f32],
+    /// Of the balance loss: groups, and alpha over the number of groups in the step.
+    pub balance: Option<(BalanceGroups, f32)>,
+}
+
+/// Sums over the micro-batches of a step.
+pub struct StepStats {
+    /// Sum of the main next-token losses (nats), unweighted.
+    pub main: f64,
+    /// The same for each MTP module.
+    pub mtp: Vec<f64>,
+    /// The balance loss as it entered the total.
+    pub balance: f64,
+    /// Tokens each expert got, i32 `[E]` for each MoE layer (MTP's after the main ones).
+    pub loads: Vec<Tensor>,
+}
+
+impl StepStats {
+    /// Sets everything to zero.
+    pub fn clear(&mut self) {
+        self.main = 0.0;
+        self.balance = 0.0;
+        self.mtp.fill(0.0);
+        self.loads.iter_mut().for_each(|l| l.i32_mut().fill(0));
+    }
+}
+
+/// Lists that a pass fills and empties; kept so that a step allocates nothing.
+#[derive(Default)]
+pub struct Workspace {
+    blocks: Vec<BlockSaved>,
+    mtp: Vec<(MtpSaved, Tensor)>,
+}
+
+/// Something a dump wants to see on the way.
+pub enum Probe<'a> {
+    /// Residual stream f32 `[T, D]` after block `i - 1` (0: the embedding).
+    Hidden(usize, &'a Tensor),
+    /// The main model's output after its final norm `[T, D]`.
+    Final(&'a Tensor),
+    /// A router's decision; the number is the checkpoint's layer.
+    Routing(usize, &'a Routing),
+    /// At depth k: the block's output f32, and the input of the head (after `shared_head.norm`), both `[R, D]`.
+    Mtp(usize, &'a Tensor, &'a Tensor),
+}
+
+/// A visitor of [`Probe`]s.
+pub type Observer<'a> = &'a mut dyn FnMut(Probe<'_>);
+
+impl Model {
+    /// A model with undefined weights; see [`Model::init`] and `load`.
+    pub fn new(cx: &Cx, config: &ModelConfig) -> Self {
+        let mut b = Builder::new(cx);
+        let (layers, d, vocab) = (config.num_hidden_layers, config.hidden_size, config.vocab_size);
+        let compute = Some(cx.compute());
+        let tied = config.tie_word_embeddings;
+        let name = "model.embed_tokens.weight".to_owned();
+        let mut embed = b.matrix(vec![(name, vocab)], d, 1, if tied { compute } else { None });
+        let mut moe_layers = 0..;
+        let mut moe_index = |l: usize| if config.is_moe_layer(l) { moe_layers.next() } else { None };
+        let blocks = (0..layers).map(|l| Block::new(&mut b, config, l, moe_index(l))).collect();
+        let norm = b.norm("model.norm.weight".into(), d);
+        let mut head = (!tied).then(|| b.linear("lm_head", vocab, d));
+        let depths = layers..layers + config.num_nextn_predict_layers;
+        let mtp = depths.clone().map(|l| Mtp::new(&mut b, config, l, moe_index(l))).collect();
+        for l in depths {
+            let head_copy = format!("model.layers.{l}.shared_head.head.weight");
+            embed.parts[0].aliases.push(format!("model.layers.{l}.embed_tokens.weight"));
+            head.as_mut().unwrap_or(&mut embed).parts[0].aliases.push(head_copy);
+        }
+        let (freqs, factor) = (config.rope_inv_freq(), config.rope_attention_factor() as f32);
+        let rope = RopeTable::new(cx, &freqs, config.max_position_embeddings, factor);
+        Self { config: config.clone(), embed, blocks, norm, head, mtp, rope }
+    }
+
+    /// Initial weights: normal(0, std), norms one, biases zero; a function of the seed and the names only.
+    pub fn init(&mut self, cx: &Cx, seed: u64, std: f64) {
+        self.visit_mut(&mut |p| {
+            p.init(cx, seed, std);
+            p.repack(cx);
+        });
+    }
+
+    /// Shows every parameter, in slot order. The only list of parameters there is.
+    pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
+        f(&self.embed);
+        self.blocks.iter().for_each(|b| b.visit(f));
+        f(&self.norm);
+        self.head.iter().for_each(&mut *f);
+        self.mtp.iter().for_each(|m| m.visit(f));
+    }
+    /// As [`Model::visit`], writable.
+    pub fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Param)) {
+        f(&mut self.embed);
+        self.blocks.iter_mut().for_each(|b| b.visit_mut(f));
+        f(&mut self.norm);
+        self.head.iter_mut().for_each(&mut *f);
+        self.mtp.iter_mut().for_each(|m| m.visit_mut(f));
+    }
+    /// All parameters in slot order.
+    pub fn params(&self) -> Vec<&Param> {
+        let mut all = Vec::new();
+        self.visit(&mut |p| all.push(p));
+        all
+    }
+
+    /// The MoE blocks, main model first, in the order of their `moe_index`.
+    pub fn moe_blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().chain(self.mtp.iter().map(|m| &m.block)).filter(|b| b.moe_index.is_some())
+    }
+    /// As [`Model::moe_blocks`], writable.
+    pub fn moe_blocks_mut(&mut self) -> impl Iterator<Item = &mut Block> {
+        self.blocks.iter_mut().chain(self.mtp.iter_mut().map(|m| &mut m.block)).filter(|b| b.moe_index.is_some())
+    }
+
+    /// The output head's weight `[V, D]`.
+    pub fn head(&self) -> &Param {
+        self.head.as_ref().unwrap_or(&self.embed)
+    }
+
+    /// Room for the statistics of a step.
+    pub fn stats(&self, cx: &Cx) -> StepStats {
+        let loads = self.moe_blocks().map(|_| cx.zeros(&[self.config.n_routed_experts], DType::I32)).collect();
+        StepStats { main: 0.0, mtp: vec![0.0; self.mtp.len()], balance: 0.0, loads }
+    }
+
+    fn pass<'a>(
+        &'a self,
+        input: &'a Input,
+        weights: Option<&LossWeights<'_>>,
+        replay: Option<&'a [Tensor]>,
+    ) -> Pass<'a> {
+        let balance = weights.and_then(|w| w.balance).map(|(groups, coef)| match groups {
+            BalanceGroups::Sequences => BalancePass { seg: &input.seg, coef },
+            BalanceGroups::Batch => BalancePass { seg: &input.whole, coef },
+        });
+        Pass { rope: &self.rope, positions: &input.positions, seg: &input.seg, balance, replay }
+    }
+
+    fn mtp_pass<'a>(&self, main: &Pass<'a>, input: &'a Input, k: usize) -> Pass<'a> {
+        let m = &input.mtp[k];
+        let per_sequence = main.balance.is_some_and(|b| std::ptr::eq(b.seg, &raw const input.seg));
+        let balance = main.balance.map(|b| BalancePass { seg: if per_sequence { &m.seg } else { &m.whole }, ..b });
+        Pass { positions: &m.positions, seg: &m.seg, balance, ..*main }
+    }
+
+    /// Embedding and blocks, keeping each block's saved state in `saved` if given. Returns the residual stream.
+    fn trunk(
+        &self,
+        cx: &Cx,
+        input: &Input,
+        pass: &Pass<'_>,
+        mut saved: Option<&mut Vec<BlockSaved>>,
+        observer: &mut Option<Observer<'_>>,
+    ) -> Tensor {
+        let mut x = cx.empty(&[input.ids.len(), self.config.hidden_size], DType::F32);
+        embedding::forward(cx, &self.embed.value, &input.ids, &mut x);
+        show(observer, Probe::Hidden(0, &x));
+        for (l, block) in self.blocks.iter().enumerate() {
+            let (y, s) = block.forward(cx, x, pass, observer.is_some());
+            x = y;
+            if let Some(moe) = s.moe() {
+                show(observer, Probe::Routing(l, &moe.routing));
+            }
+            show(observer, Probe::Hidden(l + 1, &x));
+            if let Some(saved) = saved.as_deref_mut() {
+                saved.push(s);
+            }
+        }
+        x
+    }
+
+    /// One micro-batch of a training step: forward, losses, backward. Adds to `stats` and `grads`.
+    pub fn forward_backward(
+        &self,
+        cx: &Cx,
+        input: &Input,
+        weights: &LossWeights<'_>,
+        replay: Option<&[Tensor]>,
+        ws: &mut Workspace,
+        stats: &mut StepStats,
+        grads: &mut Grads,
+        mut observer: Option<Observer<'_>>,
+    ) {
+        let pass = self.pass(input, Some(weights), replay);
+        let x = self.trunk(cx, input, &pass, Some(&mut ws.blocks), &mut observer);
+        let (h, rstd) = norm::forward(cx, &x, &self.norm, self.config.rms_norm_eps as f32);
+        show(&mut observer, Probe::Final(&h));
+        let mut d_h = cx.empty(h.shape(), DType::F32);
+        stats.main += self.head_loss(cx, &h, &input.targets, weights.main, Some((&mut d_h, grads)));
+
+        // MTP modules, each on the previous one's output; then backward through them in reverse.
+        for (k, (module, rows)) in self.mtp.iter().zip(&input.mtp).enumerate() {
+            if rows.rows.is_empty() {
+                break;
+            }
+            let pass = self.mtp_pass(&pass, input, k);
+            let previous = ws.mtp.last().map_or(&h, |(s, _)| s.hidden());
+            let (z, saved) = module.forward(cx, &self.embed, previous, rows, &pass, observer.is_some());
+            if let Some(moe) = saved.block.moe() {
+                show(&mut observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
+            }
+            show(&mut observer, Probe::Mtp(k + 1, saved.hidden(), &z));
+            let mut d_z = cx.empty(z.shape(), DType::F32);
+            let weight = weights.mtp.get(k).copied().unwrap_or(0.0);
+            stats.mtp[k] += self.head_loss(cx, &z, &rows.targets, weight, Some((&mut d_z, grads)));
+            ws.mtp.push((saved, d_z));
+        }
+        drop(h);
+        let mut d_next = None;
+        while let Some((saved, d_z)) = ws.mtp.pop() {
+            let k = ws.mtp.len();
+            self.count(cx, &self.mtp[k].block, &saved.block, &pass, stats);
+            let pass = self.mtp_pass(&pass, input, k);
+            let mut d_hidden = ws.mtp.last().map(|(s, _)| cx.zeros(s.hidden().shape(), DType::F32));
+            let d_previous = d_hidden.as_mut().unwrap_or(&mut d_h);
+            let module = &self.mtp[k];
+            let deferred =
+                module.backward_input(cx, &self.embed, &d_z, d_next, saved, &input.mtp[k], &pass, d_previous, grads);
+            module.backward_weight(cx, deferred, grads);
+            d_next = d_hidden;
+        }
+
+        let mut d = cx.empty(x.shape(), DType::F32);
+        norm::backward(cx, &d_h, &x, &self.norm, &rstd, &mut d, Acc::Write, grads);
+        drop((d_h, x));
+        for block in self.blocks.iter().rev() {
+            let saved = ws.blocks.pop().expect("one saved state for each block");
+            self.count(cx, block, &saved, &pass, stats);
+            let deferred = block.backward_input(cx, &mut d, saved, &pass, grads);
+            block.backward_weight(cx, deferred, grads);
+        }
+        let (d_table, acc) = grads.target(&self.embed);
+        embedding::backward(cx, &d, &input.ids, d_table, acc);
+    }
+
+    /// Adds a block's expert loads and balance loss to the statistics.
+    fn count(&self, cx: &Cx, block: &Block, saved: &BlockSaved, pass: &Pass<'_>, stats: &mut StepStats) {
+        let (Some(moe), Some(i)) = (saved.moe(), block.moe_index) else { return };
+        moe::loads(cx, &moe.dispatched.plan, &mut stats.loads[i], Acc::Add);
+        if let (Some((_, loss)), Some(b)) = (&moe.routing.balance, pass.balance) {
+            stats.balance += f64::from(b.coef) * reduce::sum(cx, loss);
+        }
+    }
+
+    /// Sum of the losses of `targets` under the head; with `grad`, the gradient of `weight * sum` into d_h and the head.
+    fn head_loss(
+        &self,
+        cx: &Cx,
+        h: &Tensor,
+        targets: &Tensor,
+        weight: f32,
+        grad: Option<(&mut Tensor, &mut Grads)>,
+    ) -> f64 {
+        let head = self.head();
+        let mut losses = cx.empty(&[h.rows()], DType::F32);
+        let grad = grad.map(|(dh, grads)| {
+            let (dw, dw_acc) = grads.target(head);
+            HeadGrad { dh, dh_acc: Acc::Write, dw, dw_acc }
+        });
+        head::loss(cx, h, head.weight(), targets, weight, &mut losses, grad, None);
+        reduce::sum(cx, &losses)
+    }
+
+    /// Per-token losses (nats, 0 where there is no target) f32 `[T]`, and those of each MTP module if asked for.
+    /// Nothing is kept for a backward pass.
+    pub fn losses(
+        &self,
+        cx: &Cx,
+        input: &Input,
+        replay: Option<&[Tensor]>,
+        with_mtp: bool,
+        mut observer: Option<Observer<'_>>,
+    ) -> (Tensor, Vec<Tensor>) {
+        let (h, pass) = self.hidden(cx, input, replay, &mut observer);
+        let loss = |h: &Tensor, targets: &Tensor| {
+            let mut losses = cx.empty(&[h.rows()], DType::F32);
+            head::loss(cx, h, self.head().weight(), targets, 0.0, &mut losses, None, None);
+            losses
+        };
+        let main = loss(&h, &input.targets);
+        let mut mtp = Vec::new();
+        if with_mtp {
+            self.mtp_hidden(cx, &h, input, &pass, &mut observer, &mut |k, z| mtp.push(loss(z, &input.mtp[k].targets)));
+        }
+        (main, mtp)
+    }
+
+    /// The main model's output after its final norm, `[T, D]` in the compute format.
+    fn hidden<'a>(
+        &'a self,
+        cx: &Cx,
+        input: &'a Input,
+        replay: Option<&'a [Tensor]>,
+        observer: &mut Option<Observer<'_>>,
+    ) -> (Tensor, Pass<'a>) {
+        let pass = self.pass(input, None, replay);
+        let x = self.trunk(cx, input, &pass, None, observer);
+        let (h, _) = norm::forward(cx, &x, &self.norm, self.config.rms_norm_eps as f32);
+        show(observer, Probe::Final(&h));
+        (h, pass)
+    }
+
+    /// Runs the MTP modules on `h` and hands each head input `z_rd` to `each`.
+    fn mtp_hidden(
+        &self,
+        cx: &Cx,
+        h: &Tensor,
+        input: &Input,
+        pass: &Pass<'_>,
+        observer: &mut Option<Observer<'_>>,
+        each: &mut dyn FnMut(usize, &Tensor),
+    ) {
+        let mut previous: Option<MtpSaved> = None;
+        for (k, (module, rows)) in self.mtp.iter().zip(&input.mtp).enumerate() {
+            if rows.rows.is_empty() {
+                break;
+            }
+            let pass = self.mtp_pass(pass, input, k);
+            let from = previous.as_ref().map_or(h, MtpSaved::hidden);
+            let (z, saved) = module.forward(cx, &self.embed, from, rows, &pass, observer.is_some());
+            if let Some(moe) = saved.block.moe() {
+                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
+            }
+            show(observer, Probe::Mtp(k + 1, saved.hidden(), &z));
+            each(k, &z);
+            previous = Some(saved);
+        }
+    }
+
+    /// Logits f32 `[T, V]`, and those of each MTP module `[R, V]`.
+    pub fn logits(
+        &self,
+        cx: &Cx,
+        input: &Input,
+        replay: Option<&[Tensor]>,
+        mut observer: Option<Observer<'_>>,
+    ) -> (Tensor, Vec<Tensor>) {
+        let (h, pass) = self.hidden(cx, input, replay, &mut observer);
+        let logits = |h: &Tensor| self.project(cx, h);
+        let main = logits(&h);
+        let mut mtp = Vec::new();
+        self.mtp_hidden(cx, &h, input, &pass, &mut observer, &mut |_, z| mtp.push(logits(z)));
+        (main, mtp)
+    }
+
+    /// Logits f32 `[T, V]` of head inputs `h_td`.
+    pub fn project(&self, cx: &Cx, h: &Tensor) -> Tensor {
+        let mut out = cx.empty(&[h.rows(), self.config.vocab_size], DType::F32);
+        head::logits(cx, h, self.head().weight(), &mut out);
+        out
+    }
+}
+
+fn show(observer: &mut Option<Observer<'_>>, probe: Probe<'_>) {
+    if let Some(f) = observer {
+        f(probe);
+    }
+}

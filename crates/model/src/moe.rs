@@ -1,0 +1,173 @@
+//! DeepSeekMoE (report 2.1.2): `y = x + sum_shared FFN(u) + sum_selected g_i FFN_i(u)`, no token dropped.
+//!
+//! The gate value multiplies the expert's inner activation (`down(g h) = g down(h)`), so that combining is a plain
+//! sum and its gradient needs no saved expert output. The phases (route, dispatch, experts, combine) are separate
+//! functions, so that an overlapping schedule can interleave them. Rows: one for each (token, chosen expert), sorted
+//! by expert.
+
+use crate::build::Builder;
+use crate::config::ModelConfig;
+use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
+use crate::param::{Grads, Param};
+use crate::pass::BalancePass;
+use crate::router::{Router, Routing};
+use hadal_ops::moe::{self, Plan};
+use hadal_ops::{Acc, Cx, DType, Tensor, linear, swiglu};
+
+/// Parameters of one MoE layer.
+pub struct Moe {
+    /// The gate.
+    pub router: Router,
+    /// `gate_proj` and `up_proj` of every expert: E groups of `[2I, D]`.
+    pub gate_up: Param,
+    /// `down_proj` of every expert: E groups of `[D, I]`.
+    pub down: Param,
+    /// Shared experts as one SwiGLU, if any.
+    pub shared: Option<Ffn>,
+}
+
+/// Rows sent to the experts.
+pub struct Dispatched {
+    /// Where each row comes from and goes to.
+    pub plan: Plan,
+    /// Inputs `[R, D]`.
+    x: Tensor,
+    /// Gate values f32 `[R]`.
+    g: Tensor,
+}
+
+/// What backward needs.
+pub struct MoeSaved {
+    /// The router's decision.
+    pub routing: Routing,
+    /// Rows of the experts.
+    pub dispatched: Dispatched,
+    gu: Tensor,
+    shared: Option<FfnSaved>,
+}
+
+/// Operands of the weight products; `u` and the output's gradient stay with the caller.
+pub struct MoeDeferred {
+    d_logits: Tensor,
+    plan: Plan,
+    d_y: Tensor,
+    h: Tensor,
+    d_gu: Tensor,
+    x: Tensor,
+    shared: Option<FfnDeferred>,
+}
+
+impl Moe {
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, prefix: &str) -> Self {
+        let (e, d, inner) = (cfg.n_routed_experts, cfg.hidden_size, cfg.moe_intermediate_size);
+        let router = Router::new(b, cfg, prefix);
+        let format = Some(b.cx.compute());
+        let name = |i: usize, n: &str| format!("{prefix}.experts.{i}.{n}.weight");
+        let gate_up = (0..e).flat_map(|i| [(name(i, "gate_proj"), inner), (name(i, "up_proj"), inner)]).collect();
+        let gate_up = b.matrix(gate_up, d, e, format);
+        let down = b.matrix((0..e).map(|i| (name(i, "down_proj"), d)).collect(), inner, e, format);
+        let shared = (cfg.n_shared_experts > 0)
+            .then(|| Ffn::new(b, &format!("{prefix}.shared_experts"), d, inner * cfg.n_shared_experts));
+        Self { router, gate_up, down, shared }
+    }
+
+    pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
+        let shared = self.shared.iter().flat_map(Ffn::params);
+        self.router.params().chain([&self.gate_up, &self.down]).chain(shared)
+    }
+    pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
+        let shared = self.shared.iter_mut().flat_map(Ffn::params_mut);
+        self.router.params_mut().chain([&mut self.gate_up, &mut self.down]).chain(shared)
+    }
+
+    /// Phase dispatch: sorts tokens by expert and gathers their rows.
+    pub fn dispatch(&self, cx: &Cx, u: &Tensor, routing: &Routing) -> Dispatched {
+        let plan = moe::plan(cx, &routing.idx, self.router.cfg.experts);
+        let rows = routing.idx.len();
+        let mut x = cx.empty(&[rows, u.cols()], cx.compute());
+        moe::permute(cx, u, &plan, &mut x);
+        let mut g = cx.empty(&[rows], DType::F32);
+        moe::gather_scale(cx, &routing.weight, &plan, &mut g);
+        Dispatched { plan, x, g }
+    }
+
+    /// Phase experts: every expert on its rows. Returns outputs `[R, D]` and the gate-up products `[R, 2I]`.
+    pub fn experts(&self, cx: &Cx, rows: &Dispatched) -> (Tensor, Tensor) {
+        let (r, wide) = (rows.x.rows(), self.gate_up.weight().n());
+        let mut gu = cx.empty(&[r, wide], cx.compute());
+        linear::grouped_forward(cx, &rows.x, self.gate_up.weight(), &rows.plan.offsets, &mut gu, Acc::Write);
+        let mut h = cx.empty(&[r, wide / 2], cx.compute());
+        swiglu::forward(cx, &gu, Some(&rows.g), &mut h);
+        let mut y = cx.empty(rows.x.shape(), cx.compute());
+        linear::grouped_forward(cx, &h, self.down.weight(), &rows.plan.offsets, &mut y, Acc::Write);
+        (y, gu)
+    }
+
+    /// `y_td += MoE(u_td)`.
+    pub fn forward(
+        &self,
+        cx: &Cx,
+        u: &Tensor,
+        y: &mut Tensor,
+        balance: Option<BalancePass<'_>>,
+        replay: Option<&Tensor>,
+        keep_logits: bool,
+    ) -> MoeSaved {
+        let routing = self.router.forward(cx, u, balance, replay, keep_logits);
+        let dispatched = self.dispatch(cx, u, &routing);
+        let (out, gu) = self.experts(cx, &dispatched);
+        moe::combine(cx, &out, &dispatched.plan, &mut *y, Acc::Add);
+        drop(out);
+        let shared = self.shared.as_ref().map(|s| s.forward(cx, u, y));
+        MoeSaved { routing, dispatched, gu, shared }
+    }
+
+    /// From `d_td` (compute format) the gradient of `u`, overwriting `d_u` f32.
+    pub fn backward_input(
+        &self,
+        cx: &Cx,
+        d: &Tensor,
+        saved: MoeSaved,
+        d_u: &mut Tensor,
+        balance: Option<BalancePass<'_>>,
+    ) -> MoeDeferred {
+        let MoeSaved { routing, dispatched: Dispatched { plan, x, g }, gu, shared } = saved;
+        // Mirror of combine: every row receives its token's gradient.
+        let mut d_y = cx.empty(x.shape(), cx.compute());
+        moe::permute(cx, d, &plan, &mut d_y);
+        // Mirror of experts.
+        let mut d_h = cx.empty(&[x.rows(), gu.cols() / 2], cx.compute());
+        linear::grouped_backward_input(cx, &d_y, self.down.weight(), &plan.offsets, &mut d_h, Acc::Write);
+        let mut d_gu = cx.empty(gu.shape(), cx.compute());
+        let mut h = cx.empty(d_h.shape(), cx.compute());
+        let mut d_g = cx.empty(g.shape(), DType::F32);
+        swiglu::backward(cx, &d_h, &gu, Some(&g), &mut d_gu, &mut h, Some(&mut d_g));
+        drop((d_h, gu));
+        let mut d_x = cx.empty(x.shape(), cx.compute());
+        linear::grouped_backward_input(cx, &d_gu, self.gate_up.weight(), &plan.offsets, &mut d_x, Acc::Write);
+        // Mirror of dispatch.
+        moe::combine(cx, &d_x, &plan, &mut *d_u, Acc::Write);
+        drop(d_x);
+        let shared = self.shared.as_ref().zip(shared).map(|(s, saved)| s.backward_input(cx, d, saved, d_u, Acc::Add));
+        let mut d_weight = cx.empty(routing.weight.shape(), DType::F32);
+        moe::scatter_scale(cx, &d_g, &plan, &mut d_weight);
+        let d_logits = self.router.backward_input(cx, &d_weight, &routing, balance, d_u);
+        MoeDeferred { d_logits, plan, d_y, h, d_gu, x, shared }
+    }
+
+    /// The weight products, from the same `d` and `u`.
+    pub fn backward_weight(&self, cx: &Cx, deferred: MoeDeferred, d: &Tensor, u: &Tensor, grads: &mut Grads) {
+        let MoeDeferred { d_logits, plan, d_y, h, d_gu, x, shared } = deferred;
+        let mut grouped = |dy: &Tensor, x: &Tensor, param: &Param| {
+            let format = param.weight().dtype();
+            let (dw, acc) = grads.target(param);
+            linear::grouped_backward_weight(cx, dy, x, &plan.offsets, format, dw, acc);
+        };
+        grouped(&d_y, &h, &self.down);
+        grouped(&d_gu, &x, &self.gate_up);
+        if let Some((ffn, deferred)) = self.shared.as_ref().zip(shared) {
+            ffn.backward_weight(cx, deferred, d, u, grads);
+        }
+        self.router.backward_weight(cx, &d_logits, u, grads);
+    }
+}

@@ -1,0 +1,154 @@
+//! Multi-Token Prediction (report 2.2, eq. 21-25).
+//!
+//! Module k at position i: `h' = W_eh [RMSNorm_e(Emb(t_{i+k})) ; RMSNorm_h(h^{k-1}_i)]` (the checkpoint's order:
+//! embedding first), one more block, its norm, then the main model's head predicts `t_{i+k+1}`. `h^0` is the main
+//! model's output after its final norm; for k >= 1 `h^k` is the block's output before `shared_head.norm`.
+//! Shapes: `r` rows of this depth (T - k of each sequence), `d` hidden.
+
+use crate::batch::MtpInput;
+use crate::block::{Block, BlockDeferred, BlockSaved};
+use crate::build::Builder;
+use crate::config::ModelConfig;
+use crate::mla::weight_grad;
+use crate::norm;
+use crate::param::{Grads, Param};
+use crate::pass::Pass;
+use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, embedding, linear, rmsnorm};
+
+/// One module's own parameters; embedding and head are the main model's.
+pub struct Mtp {
+    /// `enorm`
+    pub enorm: Param,
+    /// `hnorm`
+    pub hnorm: Param,
+    /// `eh_proj`: `[D, 2D]`
+    pub eh_proj: Param,
+    /// The Transformer block.
+    pub block: Block,
+    /// `shared_head.norm`
+    pub norm: Param,
+    eps: f32,
+}
+
+/// Every activation backward needs.
+pub struct MtpSaved {
+    e: Tensor,
+    rstd_e: Tensor,
+    h: Tensor,
+    rstd_h: Tensor,
+    cat: Tensor,
+    /// The block's saved state.
+    pub block: BlockSaved,
+    y: Tensor,
+    rstd: Tensor,
+}
+
+/// Operands of the weight products.
+pub struct MtpDeferred {
+    d: Tensor,
+    cat: Tensor,
+    block: BlockDeferred,
+}
+
+impl Mtp {
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, layer: usize, moe_index: Option<usize>) -> Self {
+        let (p, d) = (format!("model.layers.{layer}"), cfg.hidden_size);
+        Self {
+            enorm: b.norm(format!("{p}.enorm.weight"), d),
+            hnorm: b.norm(format!("{p}.hnorm.weight"), d),
+            eh_proj: b.linear(&format!("{p}.eh_proj"), d, 2 * d),
+            block: Block::new(b, cfg, layer, moe_index),
+            norm: b.norm(format!("{p}.shared_head.norm.weight"), d),
+            eps: cfg.rms_norm_eps as f32,
+        }
+    }
+
+    pub(crate) fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
+        f(&self.enorm);
+        f(&self.hnorm);
+        f(&self.eh_proj);
+        self.block.visit(f);
+        f(&self.norm);
+    }
+    pub(crate) fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Param)) {
+        f(&mut self.enorm);
+        f(&mut self.hnorm);
+        f(&mut self.eh_proj);
+        self.block.visit_mut(f);
+        f(&mut self.norm);
+    }
+
+    /// From the previous depth's `h_td` (any format): the head's input `z_rd` (compute format) and what was saved;
+    /// `h^k` itself is [`MtpSaved::hidden`].
+    pub fn forward(
+        &self,
+        cx: &Cx,
+        table: &Param,
+        previous: &Tensor,
+        input: &MtpInput,
+        pass: &Pass<'_>,
+        keep_logits: bool,
+    ) -> (Tensor, MtpSaved) {
+        let (r, d) = (input.rows.len(), previous.cols());
+        let mut e = cx.empty(&[r, d], DType::F32);
+        embedding::forward(cx, &table.value, &input.ids, &mut e);
+        let mut h = cx.empty(&[r, d], previous.dtype());
+        elementwise::gather_rows(cx, previous, &input.rows, &mut h);
+        let mut cat = cx.empty(&[r, 2 * d], cx.compute());
+        let (mut rstd_e, mut rstd_h) = (cx.empty(&[r], DType::F32), cx.empty(&[r], DType::F32));
+        rmsnorm::forward(cx, &e, &self.enorm.value, self.eps, cat.columns_mut(0..d), &mut rstd_e);
+        rmsnorm::forward(cx, &h, &self.hnorm.value, self.eps, cat.columns_mut(d..2 * d), &mut rstd_h);
+        let mut x = cx.empty(&[r, d], DType::F32);
+        linear::forward(cx, &cat, self.eh_proj.weight(), &mut x, Acc::Write);
+        let (y, block) = self.block.forward(cx, x, pass, keep_logits);
+        let (z, rstd) = norm::forward(cx, &y, &self.norm, self.eps);
+        (z, MtpSaved { e, rstd_e, h, rstd_h, cat, block, y, rstd })
+    }
+
+    /// `d_z`: gradient of the head's input. `d_next`: gradient of `h^k` from the next depth, if there is one.
+    /// Adds the gradient of the previous depth's output into `d_previous` (f32) and the embedding's into its own.
+    pub fn backward_input(
+        &self,
+        cx: &Cx,
+        table: &Param,
+        d_z: &Tensor,
+        d_next: Option<Tensor>,
+        saved: MtpSaved,
+        input: &MtpInput,
+        pass: &Pass<'_>,
+        d_previous: &mut Tensor,
+        grads: &mut Grads,
+    ) -> MtpDeferred {
+        let MtpSaved { e, rstd_e, h, rstd_h, cat, block, y, rstd } = saved;
+        let width = y.cols();
+        let (mut d, acc) = d_next.map_or_else(|| (cx.empty(y.shape(), DType::F32), Acc::Write), |d| (d, Acc::Add));
+        norm::backward(cx, d_z, &y, &self.norm, &rstd, &mut d, acc, grads);
+        drop(y);
+        let block = self.block.backward_input(cx, &mut d, block, pass, grads);
+        let mut d_c = cx.empty(d.shape(), cx.compute());
+        elementwise::cast(cx, &d, &mut d_c);
+        let mut d_cat = cx.empty(cat.shape(), cx.compute());
+        linear::backward_input(cx, &d_c, self.eh_proj.weight(), &mut d_cat, Acc::Write);
+        // `d` is free now: it carries the two halves' gradients in turn.
+        norm::backward(cx, d_cat.columns(0..width), &e, &self.enorm, &rstd_e, &mut d, Acc::Write, grads);
+        let (d_table, acc) = grads.target(table);
+        embedding::backward(cx, &d, &input.ids, d_table, acc);
+        norm::backward(cx, d_cat.columns(width..2 * width), &h, &self.hnorm, &rstd_h, &mut d, Acc::Write, grads);
+        elementwise::scatter_add_rows(cx, &d, &input.rows, d_previous);
+        MtpDeferred { d: d_c, cat, block }
+    }
+
+    /// The weight products.
+    pub fn backward_weight(&self, cx: &Cx, deferred: MtpDeferred, grads: &mut Grads) {
+        let MtpDeferred { d, cat, block } = deferred;
+        self.block.backward_weight(cx, block, grads);
+        weight_grad(cx, &d, &cat, &self.eh_proj, grads);
+    }
+}
+
+impl MtpSaved {
+    /// `h^k`: the block's output before `shared_head.norm`, f32 `[R, D]`.
+    pub fn hidden(&self) -> &Tensor {
+        &self.y
+    }
+}

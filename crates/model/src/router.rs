@@ -1,0 +1,139 @@
+//! The gate of DeepSeekMoE (report 2.1.2, eq. 12-16): affinities in f32, biased group-limited selection, unbiased
+//! normalised weights. The selection itself is `hadal_ops::gate`.
+
+use crate::build::Builder;
+use crate::config::{ModelConfig, ScoringFunc, TopkMethod};
+use crate::mla::weight_grad;
+use crate::param::{Grads, Param};
+use crate::pass::BalancePass;
+use hadal_ops::gate::{self, GateCfg};
+use hadal_ops::{Acc, Cx, DType, Tensor, linear};
+
+impl ModelConfig {
+    /// The selection rule in the kernels' terms.
+    pub fn gate(&self) -> GateCfg {
+        GateCfg {
+            experts: self.n_routed_experts,
+            top_k: self.num_experts_per_tok,
+            n_group: self.n_group,
+            topk_group: self.topk_group,
+            scoring: match self.scoring_func {
+                ScoringFunc::Sigmoid => gate::Scoring::Sigmoid,
+                ScoringFunc::Softmax => gate::Scoring::Softmax,
+            },
+            method: match self.topk_method {
+                TopkMethod::Greedy => gate::TopK::Greedy,
+                TopkMethod::GroupLimitedGreedy => gate::TopK::GroupLimitedGreedy,
+                TopkMethod::NoauxTc => gate::TopK::NoauxTc,
+            },
+            norm_topk_prob: self.norm_topk_prob,
+            scale: self.routed_scaling_factor as f32,
+            scale_after_norm: self.gate_scale_after_norm(),
+        }
+    }
+}
+
+/// Expert centroids and selection bias.
+pub struct Router {
+    /// `mlp.gate.weight` `[E, D]`, multiplied in f32.
+    pub weight: Param,
+    /// `mlp.gate.e_score_correction_bias` `[E]`; absent in V2-family methods.
+    pub bias: Option<Param>,
+    /// Selection rule.
+    pub cfg: GateCfg,
+    zero_bias: Tensor,
+}
+
+/// What the router decided for `T` tokens.
+pub struct Routing {
+    /// Affinity logits `u . e_i` f32 `[T, E]`; kept only when asked for.
+    pub logits: Option<Tensor>,
+    /// Affinities f32 `[T, E]`.
+    pub scores: Tensor,
+    /// Chosen experts i32 `[T, K]`, best first.
+    pub idx: Tensor,
+    /// Gate values f32 `[T, K]`.
+    pub weight: Tensor,
+    /// Balance-loss frequencies f32 `[S, E]` and losses f32 `[S]`, if the loss is on.
+    pub balance: Option<(Tensor, Tensor)>,
+}
+
+impl Router {
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, prefix: &str) -> Self {
+        let experts = cfg.n_routed_experts;
+        let gate = cfg.gate();
+        let weight = b.matrix(vec![(format!("{prefix}.gate.weight"), experts)], cfg.hidden_size, 1, Some(DType::F32));
+        let bias = (gate.method == gate::TopK::NoauxTc)
+            .then(|| b.bias(format!("{prefix}.gate.e_score_correction_bias"), experts));
+        Self { weight, bias, cfg: gate, zero_bias: b.cx.zeros(&[experts], DType::F32) }
+    }
+
+    pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
+    pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
+        std::iter::once(&mut self.weight).chain(&mut self.bias)
+    }
+
+    /// Routes `u_td`; `replay` replaces the choice of experts.
+    pub fn forward(
+        &self,
+        cx: &Cx,
+        u: &Tensor,
+        balance: Option<BalancePass<'_>>,
+        replay: Option<&Tensor>,
+        keep_logits: bool,
+    ) -> Routing {
+        let (t, e, k) = (u.rows(), self.cfg.experts, self.cfg.top_k);
+        let mut logits = cx.empty(&[t, e], DType::F32);
+        linear::forward(cx, u, self.weight.weight(), &mut logits, Acc::Write);
+        let mut scores = cx.empty(&[t, e], DType::F32);
+        let mut weight = cx.empty(&[t, k], DType::F32);
+        let idx = if let Some(choice) = replay {
+            let idx = cx.copy(choice);
+            gate::forward_replay(cx, &logits, &self.cfg, &idx, &mut scores, &mut weight);
+            idx
+        } else {
+            let mut idx = cx.empty(&[t, k], DType::I32);
+            let bias = self.bias.as_ref().map_or(&self.zero_bias, |b| &b.value);
+            gate::forward(cx, &logits, bias, &self.cfg, &mut scores, &mut idx, &mut weight);
+            idx
+        };
+        let balance = balance.map(|b| {
+            let mut f = cx.empty(&[b.seg.count(), e], DType::F32);
+            let mut loss = cx.empty(&[b.seg.count()], DType::F32);
+            gate::balance_forward(cx, &scores, b.seg, &self.cfg, &mut f, &mut loss);
+            (f, loss)
+        });
+        Routing { logits: keep_logits.then_some(logits), scores, idx, weight, balance }
+    }
+
+    /// From the gradient of the gate values, adds the gradient of `u` into `d_u` (f32) and returns that of the logits.
+    pub fn backward_input(
+        &self,
+        cx: &Cx,
+        d_weight: &Tensor,
+        routing: &Routing,
+        balance: Option<BalancePass<'_>>,
+        d_u: &mut Tensor,
+    ) -> Tensor {
+        let shape = routing.scores.shape();
+        let extra = match (balance, &routing.balance) {
+            (Some(b), Some((f, _))) => {
+                let mut d_scores = cx.empty(shape, DType::F32);
+                gate::balance_backward(cx, &routing.scores, b.seg, f, b.coef, &mut d_scores, Acc::Write);
+                Some(d_scores)
+            }
+            _ => None,
+        };
+        let mut d_logits = cx.empty(shape, DType::F32);
+        gate::backward(cx, d_weight, &routing.scores, &routing.idx, &self.cfg, extra.as_ref(), &mut d_logits);
+        linear::backward_input(cx, &d_logits, self.weight.weight(), d_u, Acc::Add);
+        d_logits
+    }
+
+    /// The weight product.
+    pub fn backward_weight(&self, cx: &Cx, d_logits: &Tensor, u: &Tensor, grads: &mut Grads) {
+        weight_grad(cx, d_logits, u, &self.weight, grads);
+    }
+}

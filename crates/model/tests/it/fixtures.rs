@@ -1,0 +1,101 @@
+//! Tiny checkpoints with the results of an independent implementation (see oracle/README.md).
+
+use hadal_model::Model;
+use hadal_model::dump::{Array, Dump};
+use hadal_model::hf::Checkpoint;
+use hadal_ops::{Cx, Tensor};
+use safetensors::{Dtype, SafeTensors};
+use std::path::{Path, PathBuf};
+
+/// Folders of fixtures: the repository's, and those of `HADAL_ORACLE` (more variants, made when Python is there).
+pub(crate) fn folders() -> Vec<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let more = std::env::var_os("HADAL_ORACLE").map(PathBuf::from);
+    let mut all: Vec<PathBuf> = [Some(own), more]
+        .into_iter()
+        .flatten()
+        .flat_map(|root| std::fs::read_dir(&root).unwrap_or_else(|e| panic!("{}: {e}", root.display())))
+        .map(|entry| entry.unwrap().path())
+        .filter(|p| p.join("oracle.safetensors").exists())
+        .collect();
+    all.sort();
+    assert!(!all.is_empty(), "no fixtures found");
+    all
+}
+
+pub(crate) struct Fixture {
+    pub(crate) name: String,
+    pub(crate) oracle: Dump,
+    pub(crate) info: serde_json::Value,
+    pub(crate) path: PathBuf,
+}
+
+impl Fixture {
+    pub(crate) fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path.join("oracle.safetensors")).unwrap();
+        let info = std::fs::read_to_string(path.join("oracle.json")).unwrap();
+        Self {
+            name: path.file_name().unwrap().to_string_lossy().into_owned(),
+            oracle: read(&SafeTensors::deserialize(&bytes).unwrap()),
+            info: serde_json::from_str(&info).unwrap(),
+            path: path.to_owned(),
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        Self::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name))
+    }
+
+    pub(crate) fn model(&self, cx: &Cx) -> Model {
+        Model::load(cx, &Checkpoint::open(&self.path).unwrap()).unwrap()
+    }
+
+    /// The sequences the oracle ran on.
+    pub(crate) fn ids(&self) -> Vec<Vec<i32>> {
+        let Array::I64(shape, ids) = &self.oracle["input_ids"] else { panic!("input_ids are integers") };
+        ids.chunks(shape[1]).map(|s| s.iter().map(|v| *v as i32).collect()).collect()
+    }
+
+    /// The bound on the relative distance of a tensor: 1e-5, or four times the oracle's own rounding error.
+    pub(crate) fn bound(&self, name: &str) -> f64 {
+        let own = self.info["f32_err"].get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+        (4.0 * own).max(1e-5)
+    }
+
+    /// The oracle's expert choices, one tensor for each MoE layer.
+    pub(crate) fn routing(&self, cx: &Cx) -> Vec<Tensor> {
+        let layer = |n: &str| n.strip_prefix("router.")?.strip_suffix(".topk_idx")?.parse::<usize>().ok();
+        let mut all: Vec<(usize, &Array)> = self.oracle.iter().filter_map(|(n, a)| Some((layer(n)?, a))).collect();
+        all.sort_by_key(|(l, _)| *l);
+        let tensor = |a: &Array| {
+            let Array::I64(shape, idx) = a else { panic!("choices are integers") };
+            let idx: Vec<i32> = idx.iter().map(|v| *v as i32).collect();
+            let k = shape[shape.len() - 1];
+            cx.indices(&[idx.len() / k, k], &idx)
+        };
+        all.into_iter().map(|(_, a)| tensor(a)).collect()
+    }
+}
+
+pub(crate) fn read(tensors: &SafeTensors<'_>) -> Dump {
+    let array = |t: safetensors::tensor::TensorView<'_>| match t.dtype() {
+        Dtype::F32 => Array::F32(
+            t.shape().to_vec(),
+            t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+        ),
+        Dtype::I64 => Array::I64(
+            t.shape().to_vec(),
+            t.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect(),
+        ),
+        other => panic!("fixture of type {other:?}"),
+    };
+    tensors.tensors().into_iter().map(|(n, t)| (n, array(t))).collect()
+}
+
+/// `|a - b| / |b|` in the Euclidean norm; 0 when both are zero.
+pub(crate) fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let d: f64 = a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();
+    let n: f64 = b.iter().map(|y| f64::from(*y).powi(2)).sum();
+    if d == 0.0 { 0.0 } else { (d / n).sqrt() }
+}
