@@ -187,7 +187,7 @@ impl Model {
         Pass { rope: &self.rope, positions: &input.positions, seg: &input.seg, balance, replay }
     }
 
-    fn mtp_pass<'a>(&self, main: &Pass<'a>, input: &'a Input, k: usize) -> Pass<'a> {
+    fn mtp_pass<'a>(main: &Pass<'a>, input: &'a Input, k: usize) -> Pass<'a> {
         let m = &input.mtp[k];
         let per_sequence = main.balance.is_some_and(|b| std::ptr::eq(b.seg, &raw const input.seg));
         let balance = main.balance.map(|b| BalancePass { seg: if per_sequence { &m.seg } else { &m.whole }, ..b });
@@ -244,7 +244,7 @@ impl Model {
             if rows.rows.is_empty() {
                 break;
             }
-            let pass = self.mtp_pass(&pass, input, k);
+            let pass = Self::mtp_pass(&pass, input, k);
             let previous = ws.mtp.last().map_or(&h, |(s, _)| s.hidden());
             let (z, saved) = module.forward(cx, &self.embed, previous, rows, &pass, observer.is_some());
             if let Some(moe) = saved.block.moe() {
@@ -260,8 +260,8 @@ impl Model {
         let mut d_next = None;
         while let Some((saved, d_z)) = ws.mtp.pop() {
             let k = ws.mtp.len();
-            self.count(cx, &self.mtp[k].block, &saved.block, &pass, stats);
-            let pass = self.mtp_pass(&pass, input, k);
+            Self::count(cx, &self.mtp[k].block, &saved.block, &pass, stats);
+            let pass = Self::mtp_pass(&pass, input, k);
             let mut d_hidden = ws.mtp.last().map(|(s, _)| cx.zeros(s.hidden().shape(), DType::F32));
             let d_previous = d_hidden.as_mut().unwrap_or(&mut d_h);
             let module = &self.mtp[k];
@@ -276,7 +276,7 @@ impl Model {
         drop((d_h, x));
         for block in self.blocks.iter().rev() {
             let saved = ws.blocks.pop().expect("one saved state for each block");
-            self.count(cx, block, &saved, &pass, stats);
+            Self::count(cx, block, &saved, &pass, stats);
             let deferred = block.backward_input(cx, &mut d, saved, &pass, grads);
             block.backward_weight(cx, deferred, grads);
         }
@@ -285,7 +285,7 @@ impl Model {
     }
 
     /// Adds a block's expert loads and balance loss to the statistics.
-    fn count(&self, cx: &Cx, block: &Block, saved: &BlockSaved, pass: &Pass<'_>, stats: &mut StepStats) {
+    fn count(cx: &Cx, block: &Block, saved: &BlockSaved, pass: &Pass<'_>, stats: &mut StepStats) {
         let (Some(moe), Some(i)) = (saved.moe(), block.moe_index) else { return };
         moe::loads(cx, &moe.dispatched.plan, &mut stats.loads[i], Acc::Add);
         if let (Some((_, loss)), Some(b)) = (&moe.routing.balance, pass.balance) {
@@ -366,7 +366,7 @@ impl Model {
             if rows.rows.is_empty() {
                 break;
             }
-            let pass = self.mtp_pass(pass, input, k);
+            let pass = Self::mtp_pass(pass, input, k);
             let from = previous.as_ref().map_or(h, MtpSaved::hidden);
             let (z, saved) = module.forward(cx, &self.embed, from, rows, &pass, observer.is_some());
             if let Some(moe) = saved.block.moe() {
