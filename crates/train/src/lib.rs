@@ -1,12 +1,15 @@
 //! Training: recipes and what follows from them, the schedule, and what a run writes down and shows.
 
 pub mod checkpoint;
+pub mod corpus;
+pub mod evaluate;
 pub mod live;
 pub mod metrics;
 pub mod optim;
 pub mod plan;
 pub mod plot;
 pub mod recipe;
+pub mod run;
 pub mod schedule;
 pub mod spike;
 pub mod step;

@@ -136,6 +136,9 @@ pub struct Data {
     pub seq_len: usize,
     /// Share of documents turned into fill-in-the-middle examples.
     pub fim_rate: f64,
+    /// Most tokens of a stretch that is rearranged by itself, for sequences shorter than most documents; 0: whole
+    /// documents, as in the report.
+    pub fim_span: usize,
     /// Share of combined punctuation-and-line-break tokens that is split at random.
     pub boundary_split_rate: f64,
     /// Share of the text held out for validation, in whole packages or files.
@@ -150,6 +153,7 @@ impl Default for Data {
             vocab_size: 0,
             seq_len: 4096,
             fim_rate: 0.1,
+            fim_span: 0,
             boundary_split_rate: 0.1,
             validation_share: 0.05,
         }

@@ -1,0 +1,168 @@
+//! From the recipe's text to what the loader reads: documents, filter, held-out packages, tokenizer, packed tokens.
+//!
+//! Everything is left in the run's folder (`tokenizer/`, `data/`), so that a resume reads the same tokens whatever has
+//! happened to the text.
+
+use crate::recipe::Data;
+use hadal_data::cargo_sources::{self, CargoSources};
+use hadal_data::filter::{FilterOptions, filter};
+use hadal_data::tokenizer::TrainOptions;
+use hadal_data::{DataError, Document, EvalOptions, EvalSet, Packed, SourceOptions, Texts, Tokenizer, pack};
+use hadal_data::{read_paths, split};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Tokens of one packed file.
+const SHARD_TOKENS: u64 = 1 << 28;
+/// Most text a tokenizer learns from.
+const TOKENIZER_BYTES: u64 = 64 << 20;
+
+/// Packed text with its tokenizer.
+pub struct Corpus {
+    /// The tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Its files, to be copied beside weights.
+    pub tokenizer_files: Vec<PathBuf>,
+    /// Text to train on.
+    pub train: Arc<Packed>,
+    /// Held-out text.
+    pub validation: Packed,
+}
+
+/// Where the text comes from.
+pub enum Source<'a> {
+    /// The sources of exactly the packages of a lock file (its text), from Cargo's registry.
+    CargoLock(&'a str),
+    /// Files and folders; a folder with packed data (`train.json`) is taken as it is.
+    Paths(&'a [String]),
+}
+
+impl Corpus {
+    /// Reads, filters, splits, trains the tokenizer (or loads it) and packs, telling `say` what it does.
+    pub fn prepare(
+        source: &Source<'_>,
+        data: &Data,
+        vocab_size: usize,
+        seed: u64,
+        folder: &Path,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Self, DataError> {
+        if let Source::Paths([path]) = source
+            && Path::new(path).join("train.json").is_file()
+        {
+            say(&format!("{path} holds packed tokens"));
+            return Self::open_in(Path::new(path), Path::new(path));
+        }
+        let texts = read(source, say)?;
+        let (count, megabytes) = (texts.documents.len(), texts.bytes() as f64 / 1e6);
+        let code = matches!(source, Source::CargoLock(_));
+        let options = if code { FilterOptions::default() } else { FilterOptions::prose() };
+        let (documents, report) = filter(texts.documents, &options);
+        let (kept, bytes) = report.kept;
+        say(&format!("{count} files, {megabytes:.1} MB; kept {kept}, {:.1} MB", bytes as f64 / 1e6));
+        let split = split::hold_out(documents, data.validation_share, seed)?;
+        let held = split.held_out.join(", ");
+        say(&format!("held out for validation: {held} ({:.2} MB)", megabytes_of(&split.validation)));
+        let tokenizer = tokenizer(data, vocab_size, seed, &split.train, say)?;
+        tokenizer.save(&folder.join("tokenizer"))?;
+        let packed = folder.join("data");
+        let rate = pack::pack(&packed, "train", &split.train, &tokenizer, SHARD_TOKENS)?;
+        pack::pack(&packed, "validation", &split.validation, &tokenizer, SHARD_TOKENS)?;
+        say(&format!(
+            "packed {:.1} M tokens, {:.2} bytes a token, {:.0} MB/s",
+            rate.tokens as f64 / 1e6,
+            rate.bytes as f64 / rate.tokens.max(1) as f64,
+            rate.mb_per_second()
+        ));
+        Self::open(folder)
+    }
+
+    /// What an earlier [`Corpus::prepare`] left in a run's folder.
+    pub fn open(folder: &Path) -> Result<Self, DataError> {
+        Self::open_in(&folder.join("tokenizer"), &folder.join("data"))
+    }
+
+    fn open_in(tokenizer_folder: &Path, packed: &Path) -> Result<Self, DataError> {
+        let tokenizer = Tokenizer::load(tokenizer_folder)?;
+        let files = ["tokenizer.json", "tokenizer_config.json"].map(|f| tokenizer_folder.join(f));
+        Ok(Self {
+            train: Arc::new(Packed::open(packed, "train", &tokenizer)?),
+            validation: Packed::open(packed, "validation", &tokenizer)?,
+            tokenizer_files: files.into_iter().filter(|f| f.is_file()).collect(),
+            tokenizer: Arc::new(tokenizer),
+        })
+    }
+
+    /// Windows over the held-out documents, over all of them or over about `tokens` of them spread evenly.
+    pub fn validation(&self, seq_len: usize, tokens: Option<u64>) -> Result<EvalSet, DataError> {
+        let options = EvalOptions { seq_len, overlap: 0, bos: true };
+        let all = self.validation.documents();
+        let every = tokens.map_or(1, |t| (self.validation.tokens() / t.max(1)).clamp(1, all.max(1) as u64) as usize);
+        if every == 1 {
+            return EvalSet::of_packed(&self.validation, &self.tokenizer, options);
+        }
+        let mut texts = Vec::new();
+        let mut ids = Vec::new();
+        for i in (0..all).step_by(every) {
+            self.validation.read(i, &mut ids)?;
+            texts.push(self.tokenizer.decode(&ids));
+        }
+        EvalSet::of_texts(&texts, &self.tokenizer, options)
+    }
+
+    /// Held-out documents as text, with their names: (package, file, text).
+    pub fn validation_texts(&self) -> Result<Vec<(String, String, String)>, DataError> {
+        let mut ids = Vec::new();
+        let names = self.validation.names()?;
+        names
+            .into_iter()
+            .enumerate()
+            .map(|(i, (group, name))| {
+                self.validation.read(i, &mut ids)?;
+                Ok((group, name, self.tokenizer.decode(&ids)))
+            })
+            .collect()
+    }
+}
+
+fn megabytes_of(documents: &[Document]) -> f64 {
+    documents.iter().map(|d| d.text.len()).sum::<usize>() as f64 / 1e6
+}
+
+fn read(source: &Source<'_>, say: &mut dyn FnMut(&str)) -> Result<Texts, DataError> {
+    match source {
+        Source::Paths(paths) => read_paths(paths, &SourceOptions::default()),
+        Source::CargoLock(lock) => {
+            let home = cargo_sources::cargo_home()?;
+            let CargoSources { texts, found, missing } = cargo_sources::read(lock, &home)?;
+            let absent = match missing.len() {
+                0 => String::new(),
+                n => format!(" ({n} more are not on this machine: other systems' packages)"),
+            };
+            say(&format!("reading the Rust sources of {} packages from Cargo's registry{absent}", found.len()));
+            Ok(texts)
+        }
+    }
+}
+
+fn tokenizer(
+    data: &Data,
+    vocab_size: usize,
+    seed: u64,
+    documents: &[Document],
+    say: &mut dyn FnMut(&str),
+) -> Result<Tokenizer, DataError> {
+    if data.tokenizer != "train" {
+        return Tokenizer::load(Path::new(&data.tokenizer));
+    }
+    let options = TrainOptions { vocab_size, max_bytes: TOKENIZER_BYTES, seed, ..TrainOptions::default() };
+    let (tokenizer, report) = Tokenizer::train(documents, &options)?;
+    say(&format!(
+        "tokenizer: {} tokens from {:.1} MB in {:.1} s ({:.1} MB/s)",
+        tokenizer.vocab_size(),
+        report.bytes as f64 / 1e6,
+        report.count_seconds + report.merge_seconds,
+        report.mb_per_second()
+    ));
+    Ok(tokenizer)
+}

@@ -1,0 +1,354 @@
+//! A run from its first step (or its last checkpoint) to its last: data, steps, watch, validation, checkpoints, logs.
+//!
+//! Everything a step depends on is in the plan, the checkpoint and the data cursor, so a run that was killed at any
+//! moment goes on to the same bits as one that was not. Times and rates are for people and stay out of the state.
+
+use crate::checkpoint::{self, CheckpointError};
+use crate::corpus::Corpus;
+use crate::evaluate::evaluate;
+use crate::live::{Live, Mode};
+use crate::metrics::{LayerLoad, MetricsError, MetricsLog, StepMetrics, Validation};
+use crate::optim::OptimConfig;
+use crate::plan::Plan;
+use crate::recipe::{BalanceMethod, Precision, SpikeAction};
+use crate::spike::{SpikeWatch, Verdict};
+use crate::step::{StepSettings, Trainer};
+use crate::tensorboard::EventFile;
+use hadal_data::{Batch, Cursor, DataError, EvalSet, Loader, Share, StreamOptions};
+use hadal_model::{BalanceGroups, Model, count, hf};
+use hadal_ops::{Cx, DType, gemm};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Rows the loader prepares ahead.
+const AHEAD: usize = 64;
+/// Every so many steps the experts' loads are logged whole (they are most of a line).
+const LOADS_EVERY: u64 = 10;
+
+/// Why a run ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Reading text or packed tokens.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Saving or resuming.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Writing metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// Reading weights to start from.
+    #[error(transparent)]
+    Weights(#[from] hf::Error),
+    /// The loss went where the recipe does not follow.
+    #[error("the run stopped: {0}")]
+    Diverged(String),
+    /// Plan and data do not fit.
+    #[error("{0}")]
+    Mismatch(String),
+}
+
+/// What a checkpoint remembers beside tensors.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps made.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Optimiser updates made (a skipped step makes none).
+    pub updates: u64,
+    /// Where the data goes on.
+    pub cursor: Option<Cursor>,
+    /// The spike watch.
+    pub watch: SpikeWatch,
+    /// Tokens each expert got over the run, for each MoE layer.
+    pub loads: Vec<Vec<u64>>,
+    /// Seconds of training, over all resumes.
+    pub elapsed: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Whether it reached the plan's last token (false: the user stopped it).
+    pub finished: bool,
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// Where it stands.
+    pub progress: Progress,
+}
+
+/// A fresh trainer for a plan: initial weights from the seed, or those of a checkpoint.
+pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
+    let dtype = |p: Precision| if p == Precision::F32 { DType::F32 } else { DType::Bf16 };
+    let cx = Cx::cpu(plan.run.threads, dtype(plan.run.precision));
+    let model = cx.threads().run(|| match init {
+        Some(path) => {
+            let config = plan.model.clone();
+            Model::load(&cx, &hf::Checkpoint::open_with(path, config)?)
+        }
+        None => {
+            let mut model = Model::new(&cx, &plan.model);
+            model.init(&cx, plan.run.seed, plan.model.initializer_range);
+            Ok(model)
+        }
+    })?;
+    let o = &plan.optimizer;
+    let optim = OptimConfig {
+        beta1: o.beta1,
+        beta2: o.beta2,
+        eps: o.eps,
+        weight_decay: o.weight_decay,
+        moments: dtype(o.moments),
+    };
+    Ok(Trainer::new(cx, model, optim, plan.ema_decay as f32))
+}
+
+/// The loader's settings of a plan.
+pub fn stream_options(plan: &Plan) -> StreamOptions {
+    StreamOptions {
+        seq_len: plan.data.seq_len,
+        seed: plan.run.seed,
+        fim_rate: plan.data.fim_rate,
+        fim_span: (plan.data.fim_span > 0).then_some(plan.data.fim_span),
+        split_rate: plan.data.boundary_split_rate,
+        bos: true,
+    }
+}
+
+/// What the schedules and the plan say about the step after `tokens`; none when the run is over. Also its sequences.
+pub fn settings(plan: &Plan, tokens: u64) -> Option<(StepSettings, usize)> {
+    let step = plan.schedule.step(tokens)?;
+    let groups = match plan.balance.method {
+        BalanceMethod::BatchAux => BalanceGroups::Batch,
+        _ => BalanceGroups::Sequences,
+    };
+    let settings = StepSettings {
+        lr: step.lr,
+        clip: f64::from(plan.optimizer.clip),
+        gamma: step.gamma,
+        mtp_lambda: step.mtp_weight,
+        balance: (plan.balance.alpha > 0.0).then_some((groups, plan.balance.alpha)),
+        micro_batch: plan.schedule.batch.micro_batch as usize,
+    };
+    Some((settings, step.sequences as usize))
+}
+
+/// A run in progress.
+pub struct Run<'a> {
+    plan: &'a Plan,
+    corpus: &'a Corpus,
+    folder: &'a Path,
+    trainer: Trainer,
+    progress: Progress,
+    quick: EvalSet,
+    flops: f64,
+    peak: f64,
+    last_checkpoint: Option<PathBuf>,
+}
+
+impl<'a> Run<'a> {
+    /// Begins a run in `folder`, or goes on from its last checkpoint if `resume` (from the start if there is none).
+    pub fn new(
+        plan: &'a Plan,
+        corpus: &'a Corpus,
+        folder: &'a Path,
+        mut trainer: Trainer,
+        resume: bool,
+    ) -> Result<Self, RunError> {
+        let vocab = corpus.tokenizer.vocab_size();
+        if vocab > plan.model.vocab_size {
+            let have = plan.model.vocab_size;
+            return Err(RunError::Mismatch(format!(
+                "the tokenizer has {vocab} tokens, the model rows for {have}: set model.vocab_size to at least {vocab}"
+            )));
+        }
+        let experts = plan.model.n_routed_experts;
+        let loads = trainer.model.moe_blocks().map(|_| vec![0; experts]).collect();
+        let mut progress = Progress { loads, ..Progress::default() };
+        let checkpoints = folder.join("checkpoints");
+        let last_checkpoint = checkpoint::list(&checkpoints)?.pop().filter(|_| resume);
+        if let Some(path) = &last_checkpoint {
+            progress = restore(&mut trainer, path)?;
+        }
+        let quick = corpus.validation(plan.data.seq_len, Some(plan.eval_tokens))?;
+        let flops = count::flops(&plan.model, plan.data.seq_len).training;
+        let peak = gemm::peak_gflops(&trainer.cx, 0.2) * 1e9;
+        Ok(Self { plan, corpus, folder, trainer, progress, quick, flops, peak, last_checkpoint })
+    }
+
+    /// Where it stands.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Runs to the end of the plan, or until the user stops it. The trainer comes back with the last weights.
+    pub fn run(mut self, mode: Mode) -> Result<(Trainer, Outcome), RunError> {
+        let threads = self.trainer.cx.threads().clone();
+        threads.run(move || {
+            let outcome = self.steps(mode)?;
+            Ok((self.trainer, outcome))
+        })
+    }
+
+    fn loader(&self) -> Result<Loader, RunError> {
+        let (packed, tokenizer) = (self.corpus.train.clone(), self.corpus.tokenizer.clone());
+        Ok(Loader::new(packed, tokenizer, stream_options(self.plan), Share::ALL, self.progress.cursor, AHEAD)?)
+    }
+
+    fn steps(&mut self, mode: Mode) -> Result<Outcome, RunError> {
+        let seq = self.plan.data.seq_len;
+        let mut live = Live::start(&self.plan.name, self.plan.schedule.total_tokens, mode);
+        let mut log = MetricsLog::open(self.folder, self.progress.step)?;
+        let mut events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;
+        let mut loader = self.loader()?;
+        if self.plan.spike.action == SpikeAction::Rollback && self.last_checkpoint.is_none() {
+            self.save()?; // something to go back to
+        }
+        let mut batch = Batch::default();
+        let mut finished = true;
+        while let Some((settings, sequences)) = settings(self.plan, self.progress.tokens) {
+            if live.stop_requested() {
+                live.message("stopping: saving a checkpoint");
+                finished = false;
+                break;
+            }
+            let (start, waited) = (Instant::now(), loader.wait_seconds());
+            loader.next_batch_into(sequences, &mut batch)?;
+            self.trainer.gradients(&batch.tokens, seq, &settings);
+            let norm = self.trainer.grad_norm();
+            let losses = self.trainer.losses(sequences, seq);
+            let step = self.progress.step + 1;
+            let verdict = self.progress.watch.judge(&self.plan.spike, step, losses.main, norm);
+            let spike = match verdict {
+                Verdict::Normal | Verdict::Continue(_) => {
+                    self.trainer.update(&settings, norm);
+                    if let Verdict::Continue(what) = verdict { Some(what) } else { None }
+                }
+                Verdict::Skip(what) => Some(format!("{what}; step left out")),
+                Verdict::Rollback(what) => {
+                    live.message(&format!("{what}; back to the last checkpoint"));
+                    self.roll_back(batch.cursor)?;
+                    log = MetricsLog::open(self.folder, self.progress.step)?;
+                    events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;
+                    loader = self.loader()?;
+                    continue;
+                }
+                Verdict::Stop(what) => return Err(RunError::Diverged(what)),
+            };
+            if let Some(what) = &spike {
+                live.message(what);
+            }
+            let before = self.progress.tokens;
+            let tokens = (sequences * seq) as u64;
+            let seconds = start.elapsed().as_secs_f64();
+            self.progress.step = step;
+            self.progress.tokens += tokens;
+            self.progress.cursor = batch.cursor;
+            self.progress.elapsed += seconds;
+            let layers = self.layers();
+            let due = |every: crate::schedule::Every| every.is_due(step, before, before + tokens);
+            let last = before + tokens >= self.plan.schedule.total_tokens;
+            let validation = (due(self.plan.eval_every) || last).then(|| self.validate(&live)).flatten();
+            let rate = tokens as f64 / seconds;
+            let metrics = StepMetrics {
+                step,
+                tokens: self.progress.tokens,
+                elapsed: self.progress.elapsed,
+                loss: losses.main,
+                mtp_loss: losses.mtp,
+                balance_loss: losses.balance,
+                lr: settings.lr,
+                grad_norm: norm,
+                batch: sequences as u64,
+                gamma: settings.gamma,
+                mtp_weight: settings.mtp_lambda,
+                tokens_per_second: rate,
+                mfu: rate * self.flops / self.peak,
+                loader_wait: loader.wait_seconds() - waited,
+                memory: resident_bytes(),
+                spike,
+                validation,
+                layers,
+            };
+            log.append(&metrics)?;
+            events.append(&metrics)?;
+            live.step(&metrics);
+            if due(self.plan.checkpoint_every) && !last {
+                match self.save() {
+                    Ok(path) => live.message(&format!("saved {}", path.display())),
+                    // The run is worth more than this checkpoint: the earlier ones are whole, the next may succeed.
+                    Err(error) => live.message(&format!("WARNING: no checkpoint saved: {error}")),
+                }
+            }
+        }
+        let checkpoint = self.save()?;
+        live.finish();
+        Ok(Outcome { finished, checkpoint, progress: self.progress.clone() })
+    }
+
+    fn validate(&self, live: &Live) -> Option<Validation> {
+        let v = evaluate(&self.trainer.cx, &self.trainer.model, &self.quick, &mut |_, _| !live.stop_requested());
+        v.loss.is_finite().then_some(v)
+    }
+
+    /// Adds the step's loads to the run's and describes both.
+    fn layers(&mut self) -> Vec<LayerLoad> {
+        let model = &self.plan.model;
+        let depths = model.num_hidden_layers + model.num_nextn_predict_layers;
+        let layers = (0..depths).filter(|l| model.is_moe_layer(*l));
+        let whole = self.progress.step % LOADS_EVERY == 0 || self.progress.step == 1;
+        let stats = self.trainer.stats.loads.iter().zip(&mut self.progress.loads);
+        layers
+            .zip(stats)
+            .map(|(layer, (step, run))| {
+                let step: Vec<u32> = step.i32().iter().map(|n| *n as u32).collect();
+                run.iter_mut().zip(&step).for_each(|(sum, n)| *sum += u64::from(*n));
+                let mut load = LayerLoad::new(layer, &step, run);
+                if !whole {
+                    load.load.clear();
+                }
+                load
+            })
+            .collect()
+    }
+
+    fn save(&mut self) -> Result<PathBuf, CheckpointError> {
+        self.progress.updates = self.trainer.optimizer.updates;
+        let folder = self.folder.join("checkpoints");
+        let (progress, files) = (&self.progress, &self.corpus.tokenizer_files);
+        let path = checkpoint::save(&self.trainer, progress.step, progress, files, &folder, self.plan.keep_last)?;
+        self.last_checkpoint = Some(path.clone());
+        Ok(path)
+    }
+
+    /// Back to the last checkpoint, but not to its data: what was read since is left out.
+    fn roll_back(&mut self, cursor: Option<Cursor>) -> Result<(), RunError> {
+        let Some(path) = self.last_checkpoint.clone() else {
+            return Err(RunError::Diverged("there is no checkpoint to go back to".into()));
+        };
+        let before = std::mem::take(&mut self.progress.watch);
+        let elapsed = self.progress.elapsed;
+        self.progress = restore(&mut self.trainer, &path)?;
+        self.progress.watch.after_rollback(&before);
+        self.progress.cursor = cursor;
+        self.progress.elapsed = elapsed;
+        // Kept, so that a kill now resumes past the left-out data, too.
+        self.save()?;
+        Ok(())
+    }
+}
+
+fn restore(trainer: &mut Trainer, path: &Path) -> Result<Progress, CheckpointError> {
+    let progress: Progress = checkpoint::load(trainer, path)?;
+    trainer.optimizer.updates = progress.updates;
+    Ok(progress)
+}
+
+/// Resident memory of this process, 0 where the system does not say.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|v| v.parse().ok()).unwrap_or(0);
+    pages * 4096
+}
