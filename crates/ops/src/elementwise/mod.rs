@@ -50,7 +50,7 @@ pub(crate) fn check_rows(op: &str, rows: &Tensor, n: usize, limit: usize) {
     }
 }
 
-/// `out[i] = x[rows[i]]`. `rows` i32 [R], `out` [R, D]; a row may be taken any number of times.
+/// `out[i] = x[rows[i]]`. `rows` i32 `[R]`, `out` [R, D]; a row may be taken any number of times.
 pub fn gather_rows<'x>(cx: &Cx, x: impl Into<MatRef<'x>>, rows: &Tensor, out: &mut Tensor) {
     let (x, op) = (x.into(), "gather_rows");
     expect_float(op, x.dtype());
@@ -62,7 +62,7 @@ pub fn gather_rows<'x>(cx: &Cx, x: impl Into<MatRef<'x>>, rows: &Tensor, out: &m
     }
 }
 
-/// `dst[rows[i]] += src[i]`. `src` [R, D], `rows` i32 [R], `dst` f32 [T, D]. A row named twice gets both, in order.
+/// `dst[rows[i]] += src[i]`. `src` [R, D], `rows` i32 `[R]`, `dst` f32 [T, D]. A row named twice gets both, in order.
 pub fn scatter_add_rows<'s>(cx: &Cx, src: impl Into<MatRef<'s>>, rows: &Tensor, dst: &mut Tensor) {
     let (src, op) = (src.into(), "scatter_add_rows");
     expect_float(op, src.dtype());

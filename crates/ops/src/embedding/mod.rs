@@ -1,7 +1,7 @@
 //! Token embedding: `x[t] = table[ids[t]]`; its gradient `dtable[ids[t]] += dx[t]`.
 //!
-//! Shapes: `table` f32 [V, D], `ids` i32 [T], x and dx [T, D] in F32 or Bf16. The gradient is f32 and sums the uses of a
-//! token in the order of t, whatever the threads. Both are the row moves of [`crate::elementwise`].
+//! Shapes: `table` f32 [V, D], `ids` i32 `[T]`, x and dx [T, D] in F32 or Bf16. The gradient is f32 and sums the uses
+//! of a token in the order of t, whatever the threads. Both are the row moves of [`crate::elementwise`].
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::{Acc, Cx, DType, Device, DisjointMut, Tensor};
 /// Tokens of a block: partial counts and sums are per block.
 const BLOCK: usize = 64;
 
-/// `scores` f32 [T, E] from the gate. Writes `f` f32 [S, E], for the backward, and `loss` f32 [S].
+/// `scores` f32 [T, E] from the gate. Writes `f` f32 [S, E], for the backward, and `loss` f32 `[S]`.
 pub fn balance_forward(cx: &Cx, scores: &Tensor, seg: &Segments, cfg: &GateCfg, f: &mut Tensor, loss: &mut Tensor) {
     let op = "gate::balance_forward";
     cfg.check(op);

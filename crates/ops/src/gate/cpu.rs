@@ -1,7 +1,8 @@
 //! The gate on a processor: rows in blocks, one task a block. s: scores of a row, E long; idx, w: K long.
 //!
-//! Selection works on integers that order as the scores do and are all different: K times, the largest below the last one, in lanes and
-//! without a branch (inserting into a sorted list mispredicts one for every other expert). Nothing uses fused multiply-add, so that every path gives the same bits.
+//! Selection works on integers that order as the scores do and are all different: K times, the
+//! largest below the last one, in lanes and without a branch (inserting into a sorted list mispredicts one for every
+//! other expert). Nothing uses fused multiply-add, so that every path gives the same bits.
 
 use super::{GateCfg, Scoring, TopK};
 use crate::kernel::{Kernel, dispatch, dot};

@@ -99,8 +99,8 @@ fn check_2d(op: &str, name: &str, t: &Tensor, rows: usize, cols: usize, dtype: D
 
 /// Scores, chosen experts and their weights.
 ///
-/// `logits` f32 [T, E]; `bias` f32 [E], read under `NoauxTc` only. Writes `scores` f32 [T, E] (keep them for backward),
-/// `idx` i32 [T, K] best first, and `weight` f32 [T, K].
+/// `logits` f32 [T, E]; `bias` f32 `[E]`, read under `NoauxTc` only. Writes `scores` f32 [T, E] (keep them for
+/// backward), `idx` i32 [T, K] best first, and `weight` f32 [T, K].
 pub fn forward(
     cx: &Cx,
     logits: &Tensor,

@@ -9,7 +9,7 @@
 //! A may also be plain rows, whose pairs along k already lie together.
 //!
 //! **Order of summation.** Every element of C is a chain over the steps of a block, started from zero, and the blocks (at
-//! absolute positions; [`BLOCK`] steps, fewer in `outer`) are added in ascending order. It is a function of `k` alone:
+//! absolute positions; `BLOCK` steps, fewer in `outer`) are added in ascending order. It is a function of `k` alone:
 //! not of the tile, the row's place in it, the group or the threads. So a row gives the same bits wherever it stands, and
 //! the sizes of tiles and tasks are free to follow caches and threads.
 

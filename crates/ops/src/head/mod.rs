@@ -43,9 +43,9 @@ pub fn logits(cx: &Cx, h: &Tensor, w: &PackedWeight, out: &mut Tensor) {
 
 /// Losses, and on request gradients and the most likely tokens.
 ///
-/// `h` [T, D] float; `w` [V, D], with its backward form if `grad`; `targets` i32 [T], -1 for none; `scale`: gradient of
-/// the total with respect to each loss. Writes `losses` f32 [T] and `pred` i32 [T], the first index of the largest logit
-/// (0 where all are NaN), ignored targets included.
+/// `h` [T, D] float; `w` [V, D], with its backward form if `grad`; `targets` i32 `[T]`, -1 for none; `scale`: gradient
+/// of the total with respect to each loss. Writes `losses` f32 `[T]` and `pred` i32 `[T]`, the first index of the largest
+/// logit (0 where all are NaN), ignored targets included.
 pub fn loss(
     cx: &Cx,
     h: &Tensor,

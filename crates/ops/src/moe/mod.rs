@@ -49,7 +49,7 @@ pub fn combine<'a>(cx: &Cx, y: &Tensor, plan: &Plan, out: impl Into<MatMut<'a>>,
     }
 }
 
-/// `weight` f32 [T, K] to `out` f32 [T*K] by row: the scale of each expert's input row.
+/// `weight` f32 [T, K] to `out` f32 `[T*K]` by row: the scale of each expert's input row.
 pub fn gather_scale(cx: &Cx, weight: &Tensor, plan: &Plan, out: &mut Tensor) {
     let op = "moe::gather_scale";
     assert!(weight.len() == plan.rows() && out.len() == plan.rows(), "{op}: {weight:?}, {out:?}, {} rows", plan.rows());
@@ -58,7 +58,7 @@ pub fn gather_scale(cx: &Cx, weight: &Tensor, plan: &Plan, out: &mut Tensor) {
     }
 }
 
-/// `d` f32 [T*K] by row to `out` f32 [T, K]: the gradient of [`gather_scale`].
+/// `d` f32 `[T*K]` by row to `out` f32 [T, K]: the gradient of [`gather_scale`].
 pub fn scatter_scale(cx: &Cx, d: &Tensor, plan: &Plan, out: &mut Tensor) {
     let op = "moe::scatter_scale";
     assert!(d.len() == plan.rows() && out.len() == plan.rows(), "{op}: {d:?}, {out:?}, {} rows", plan.rows());

@@ -112,7 +112,7 @@ fn sort(cx: &Cx, idx: &[i32], experts: usize, plan: &mut Plan) {
     });
 }
 
-/// Rows of each expert: `out` i32 [E] (acc). Integers, so that sums over micro-batches and ranks are exact.
+/// Rows of each expert: `out` i32 `[E]` (acc). Integers, so that sums over micro-batches and ranks are exact.
 pub fn loads(_cx: &Cx, plan: &Plan, out: &mut Tensor, acc: Acc) {
     assert!(out.len() == plan.experts(), "moe::loads: out is {out:?} for {} experts", plan.experts());
     for (out, w) in out.i32_mut().iter_mut().zip(plan.offsets.i32().windows(2)) {

@@ -1,7 +1,7 @@
 //! RMSNorm (before each sub-layer, on the latents of MLA, and in MTP; report 2.1.1): `y = w x rstd`,
 //! `rstd = 1 / sqrt(mean(x^2) + eps)`, the mean over the D columns of a row.
 //!
-//! Shapes: T rows, D columns; `w` f32 [D], `rstd` f32 [T]. x, y and gradients may be F32 or Bf16, each on its own;
+//! Shapes: T rows, D columns; `w` f32 `[D]`, `rstd` f32 `[T]`. x, y and gradients may be F32 or Bf16, each on its own;
 //! statistics and arithmetic are f32, with one rounding at the end (the released code rounds once more, before the
 //! product with w).
 //!
@@ -22,7 +22,7 @@ fn check(op: &str, x: &MatRef<'_>, w: &Tensor, rstd: &Tensor) {
     assert!(rstd.len() == t && rstd.dtype() == DType::F32, "{op}: rstd {rstd:?} for {t} rows");
 }
 
-/// Overwrites `y` [T, D] and `rstd` [T].
+/// Overwrites `y` [T, D] and `rstd` `[T]`.
 pub fn forward<'x, 'y>(
     cx: &Cx,
     x: impl Into<MatRef<'x>>,
@@ -47,7 +47,7 @@ pub fn forward<'x, 'y>(
     }
 }
 
-/// Gradients `dx` [T, D] and `dw` f32 [D], each overwritten or added to. `rstd` is forward's.
+/// Gradients `dx` [T, D] and `dw` f32 `[D]`, each overwritten or added to. `rstd` is forward's.
 pub fn backward<'d, 'x, 'g>(
     cx: &Cx,
     dy: impl Into<MatRef<'d>>,

@@ -42,7 +42,7 @@ impl RopeTable {
 }
 
 /// Rotates, in each row t of `x` and each head h, the `2 * table.pairs()` elements from `h * head_stride + off`, by the
-/// angle of `positions[t]`, or by its negative if `inverse`. `positions` i32 [T].
+/// angle of `positions[t]`, or by its negative if `inverse`. `positions` i32 `[T]`.
 pub fn apply<'a>(
     cx: &Cx,
     x: impl Into<MatMut<'a>>,

@@ -1,8 +1,9 @@
 //! SwiGLU (report 2.1.2 uses it in every FFN): `h = silu(gate) * up * scale`, `silu(x) = x sigmoid(x)`.
 //!
-//! Shapes: R rows, I intermediate channels. `gu` [R, 2I] holds gate then up, as one product makes them. `scale` [R] is
+//! Shapes: R rows, I intermediate channels. `gu` [R, 2I] holds gate then up, as one product makes them. `scale` `[R]` is
 //! the gate value of a routed row, applied here rather than after the down projection (which is linear, so that the
-//! result is the same), or absent (1). Elements are F32 or Bf16, all operands alike; arithmetic is f32 with one rounding at the end.
+//! result is the same), or absent (1). Elements are F32 or Bf16, all operands alike; arithmetic is f32 with one rounding at the
+//! end.
 //!
 //! Backward, with `s = sigmoid(gate)` recomputed:
 //! `d_gate = dh scale up s (1 + gate (1 - s))`, `d_up = dh scale silu(gate)`, `d_scale = dh . (silu(gate) up)`.
@@ -33,7 +34,7 @@ pub fn forward(cx: &Cx, gu: &Tensor, row_scale: Option<&Tensor>, h: &mut Tensor)
     }
 }
 
-/// Overwrites `dgu` [R, 2I], `h_out` [R, I] (the scaled h, the same bits as forward's) and, if given, `d_scale` f32 [R]
+/// Overwrites `dgu` [R, 2I], `h_out` [R, I] (the scaled h, forward's bits) and, if given, `d_scale` f32 `[R]`
 /// (the gradient with respect to `row_scale`). `dh` [R, I] is the gradient with respect to the scaled h.
 pub fn backward(
     cx: &Cx,
