@@ -12,7 +12,7 @@ const WINDOWS: usize = 8;
 /// evaluation early by returning false; the numbers are then NaN.
 pub fn evaluate(cx: &Cx, model: &Model, set: &EvalSet, each: &mut dyn FnMut(usize, usize) -> bool) -> Validation {
     let seq = set.seq_len();
-    let mut input = Input::new(cx, &vec![seq; WINDOWS], 0);
+    let mut input = Input::new(cx, &[seq; WINDOWS], 0);
     let (mut total, mut from) = (0.0, 0);
     while from < set.windows.len() {
         from += set.fill(from, input.ids.i32_mut(), input.targets.i32_mut());

@@ -83,16 +83,13 @@ pub struct Outcome {
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
     let dtype = |p: Precision| if p == Precision::F32 { DType::F32 } else { DType::Bf16 };
     let cx = Cx::cpu(plan.run.threads, dtype(plan.run.precision));
-    let model = cx.threads().run(|| match init {
-        Some(path) => {
-            let config = plan.model.clone();
-            Model::load(&cx, &hf::Checkpoint::open_with(path, config)?)
+    let model = cx.threads().run(|| {
+        if let Some(path) = init {
+            return Model::load(&cx, &hf::Checkpoint::open_with(path, plan.model.clone())?);
         }
-        None => {
-            let mut model = Model::new(&cx, &plan.model);
-            model.init(&cx, plan.run.seed, plan.model.initializer_range);
-            Ok(model)
-        }
+        let mut model = Model::new(&cx, &plan.model);
+        model.init(&cx, plan.run.seed, plan.model.initializer_range);
+        Ok(model)
     })?;
     let o = &plan.optimizer;
     let optim = OptimConfig {
@@ -103,6 +100,34 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         moments: dtype(o.moments),
     };
     Ok(Trainer::new(cx, model, optim, plan.ema_decay as f32))
+}
+
+/// Tokens a second of training steps as `plan` has them, measured for about `seconds` on a trainer of its own.
+pub fn measure(plan: &Plan, corpus: &Corpus, seconds: f64) -> Result<f64, RunError> {
+    let mut trainer = trainer(plan, None)?;
+    let (packed, tokenizer) = (corpus.train.clone(), corpus.tokenizer.clone());
+    let mut loader = Loader::new(packed, tokenizer, stream_options(plan), Share::ALL, None, AHEAD)?;
+    let sequences = plan.schedule.batch.to as usize;
+    let step = plan.schedule.batch.micro_batch as usize;
+    let settings = settings(plan, 0).map(|(s, _)| StepSettings { micro_batch: step, ..s });
+    let settings = settings.ok_or_else(|| RunError::Mismatch("the plan has no steps".into()))?;
+    let threads = trainer.cx.threads().clone();
+    threads.run(|| {
+        let (mut batch, mut rates) = (Batch::default(), Vec::new());
+        let start = Instant::now();
+        // The first steps find cold memory and do not count.
+        while rates.len() < 4 || start.elapsed().as_secs_f64() < seconds {
+            loader.next_batch_into(sequences, &mut batch)?;
+            let begin = Instant::now();
+            trainer.gradients(&batch.tokens, plan.data.seq_len, &settings);
+            let norm = trainer.grad_norm();
+            trainer.update(&settings, norm);
+            rates.push((sequences * plan.data.seq_len) as f64 / begin.elapsed().as_secs_f64());
+        }
+        let mut counted = rates.split_off(2);
+        counted.sort_by(f64::total_cmp);
+        Ok(counted[counted.len() / 2])
+    })
 }
 
 /// The loader's settings of a plan.
@@ -298,7 +323,7 @@ impl<'a> Run<'a> {
         let model = &self.plan.model;
         let depths = model.num_hidden_layers + model.num_nextn_predict_layers;
         let layers = (0..depths).filter(|l| model.is_moe_layer(*l));
-        let whole = self.progress.step % LOADS_EVERY == 0 || self.progress.step == 1;
+        let whole = self.progress.step.is_multiple_of(LOADS_EVERY) || self.progress.step == 1;
         let stats = self.trainer.stats.loads.iter().zip(&mut self.progress.loads);
         layers
             .zip(stats)

@@ -1,0 +1,5 @@
+//! One file a command.
+
+pub(crate) mod pretrain;
+pub(crate) mod quickstart;
+pub(crate) mod session;

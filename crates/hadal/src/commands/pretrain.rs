@@ -1,0 +1,26 @@
+//! `hadal pretrain`: a recipe from its text to a trained model.
+
+use super::session::Session;
+use crate::cli::PretrainArgs;
+use anyhow::Result;
+use hadal_train::recipe::Recipe;
+use hadal_train::run;
+use std::path::Path;
+
+pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
+    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let session =
+        if args.resume { Session::resume(Path::new(&recipe.run.out))? } else { Session::begin(recipe, || None)? };
+    let trainer = run::trainer(&session.plan, args.init.as_deref())?;
+    let (_, outcome) = session.train(trainer, args.plain)?;
+    let folder = session.folder.display();
+    println!("step {}, {} tokens; last checkpoint {}", outcome.progress.step, outcome.progress.tokens, {
+        outcome.checkpoint.display()
+    });
+    if outcome.finished {
+        println!("model: {folder}/model   plots: {folder}/*.svg   try: hadal generate {folder} 'fn main() {{'");
+    } else {
+        println!("stopped; go on with the same command and --resume");
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! What `pretrain` and `quickstart` share: a run's folder, its corpus, plan and results.
+
+use anyhow::{Context, Result, bail};
+use hadal_model::{Model, hf::atomic::StagedDir};
+use hadal_ops::DType;
+use hadal_train::corpus::{Corpus, Source};
+use hadal_train::live::Mode;
+use hadal_train::plan::{PLAN_FILE, Plan};
+use hadal_train::recipe::{Recipe, Text};
+use hadal_train::run::{self, Outcome, Run};
+use hadal_train::step::Trainer;
+use hadal_train::{metrics, plot};
+use std::path::{Path, PathBuf};
+
+/// This program's own lock file: the packages whose sources are the default text.
+pub(crate) const LOCK: &str = include_str!("../../../../Cargo.lock");
+
+/// Seconds of training that fix the length of a run whose recipe leaves it to the machine.
+const MEASURE_SECONDS: f64 = 8.0;
+
+/// A run's folder with its plan and data.
+pub(crate) struct Session {
+    pub(crate) folder: PathBuf,
+    pub(crate) plan: Plan,
+    pub(crate) corpus: Corpus,
+    pub(crate) resumed: bool,
+}
+
+impl Session {
+    /// Prepares a new run. `minutes_left` is asked, once the data is there, how long training may take, if the recipe
+    /// leaves that to the machine.
+    pub(crate) fn begin(mut recipe: Recipe, minutes_left: impl FnOnce() -> Option<f64>) -> Result<Self> {
+        let folder = PathBuf::from(&recipe.run.out);
+        if folder.join(PLAN_FILE).exists() {
+            bail!(
+                "{} holds a run already: go on with it (--resume), choose another folder, or remove it",
+                folder.display()
+            );
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        let draft = Plan::new(&recipe, Some(1000.0))?;
+        let paths = draft.text.clone();
+        let source = paths.as_deref().map_or(Source::CargoLock(LOCK), Source::Paths);
+        let vocab = if draft.data.vocab_size > 0 { draft.data.vocab_size } else { draft.model.vocab_size };
+        let seed = draft.run.seed;
+        let corpus = Corpus::prepare(&source, &draft.data, vocab, seed, &folder, &mut |line| println!("{line}"))?;
+        let rate = if Plan::needs_measurement(&recipe) {
+            let rate = run::measure(&draft, &corpus, MEASURE_SECONDS)?;
+            println!("this machine trains {rate:.0} tokens a second");
+            if let Some(minutes) = minutes_left() {
+                recipe.schedule.minutes = minutes;
+            }
+            Some(rate)
+        } else {
+            None
+        };
+        let plan = Plan::new(&recipe, rate)?;
+        plan.save(&folder)?;
+        Ok(Self { folder, plan, corpus, resumed: false })
+    }
+
+    /// Opens a stopped run.
+    pub(crate) fn resume(folder: &Path) -> Result<Self> {
+        let plan = Plan::load(folder)
+            .with_context(|| format!("nothing to resume in {}: start without --resume", folder.display()))?;
+        let corpus = match plan.text.as_deref() {
+            Some(paths) if !folder.join("data").is_dir() => {
+                let data = &plan.data;
+                Corpus::prepare(&Source::Paths(paths), data, data.vocab_size, plan.run.seed, folder, &mut |_| {})?
+            }
+            _ => Corpus::open(folder)?,
+        };
+        Ok(Self { folder: folder.to_owned(), plan, corpus, resumed: true })
+    }
+
+    /// Trains to the end of the plan and leaves plots and, when finished, the model behind.
+    pub(crate) fn train(&self, trainer: Trainer, plain: bool) -> Result<(Trainer, Outcome)> {
+        let run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, self.resumed)?;
+        let at = run.progress().tokens;
+        if at > 0 {
+            println!("going on after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6);
+        }
+        let (trainer, outcome) = run.run(if plain { Mode::Plain } else { Mode::Auto })?;
+        self.plots()?;
+        if outcome.finished {
+            self.export(&trainer.model)?;
+        }
+        Ok((trainer, outcome))
+    }
+
+    /// Loss curve, expert load and balance of the run so far.
+    pub(crate) fn plots(&self) -> Result<()> {
+        let steps = metrics::read(&self.folder.join(metrics::METRICS_FILE))?;
+        let name = &self.plan.name;
+        plot::training(&self.folder.join("training.svg"), name, &steps)?;
+        plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
+        plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, steps: &steps }])?;
+        Ok(())
+    }
+
+    /// The finished model as a Hugging Face checkpoint in `model/`.
+    fn export(&self, model: &Model) -> Result<()> {
+        let target = self.folder.join("model");
+        let staged = StagedDir::new(&target)?;
+        model.write_into(staged.path(), DType::Bf16, |_| None)?;
+        for file in &self.corpus.tokenizer_files {
+            let to = staged.path().join(file.file_name().unwrap_or_default());
+            std::fs::copy(file, &to).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+        staged.commit_replacing()?;
+        Ok(())
+    }
+}
+
+/// Takes paths given on the command line instead of the recipe's text.
+pub(crate) fn use_text(recipe: &mut Recipe, paths: &[PathBuf]) {
+    if !paths.is_empty() {
+        recipe.data.text = Text::Many(paths.iter().map(|p| p.display().to_string()).collect());
+    }
+}
