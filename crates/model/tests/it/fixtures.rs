@@ -61,20 +61,20 @@ impl Fixture {
         let own = self.info["f32_err"].get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
         (4.0 * own).max(1e-5)
     }
+}
 
-    /// The oracle's expert choices, one tensor for each MoE layer.
-    pub(crate) fn routing(&self, cx: &Cx) -> Vec<Tensor> {
-        let layer = |n: &str| n.strip_prefix("router.")?.strip_suffix(".topk_idx")?.parse::<usize>().ok();
-        let mut all: Vec<(usize, &Array)> = self.oracle.iter().filter_map(|(n, a)| Some((layer(n)?, a))).collect();
-        all.sort_by_key(|(l, _)| *l);
-        let tensor = |a: &Array| {
-            let Array::I64(shape, idx) = a else { panic!("choices are integers") };
-            let idx: Vec<i32> = idx.iter().map(|v| *v as i32).collect();
-            let k = shape[shape.len() - 1];
-            cx.indices(&[idx.len() / k, k], &idx)
-        };
-        all.into_iter().map(|(_, a)| tensor(a)).collect()
-    }
+/// The expert choices in a dump or in the oracle's results, one tensor for each MoE layer.
+pub(crate) fn routing(cx: &Cx, dump: &Dump) -> Vec<Tensor> {
+    let layer = |n: &str| n.strip_prefix("router.")?.strip_suffix(".topk_idx")?.parse::<usize>().ok();
+    let mut all: Vec<(usize, &Array)> = dump.iter().filter_map(|(n, a)| Some((layer(n)?, a))).collect();
+    all.sort_by_key(|(l, _)| *l);
+    let tensor = |a: &Array| {
+        let Array::I64(shape, idx) = a else { panic!("choices are integers") };
+        let idx: Vec<i32> = idx.iter().map(|v| *v as i32).collect();
+        let k = shape[shape.len() - 1];
+        cx.indices(&[idx.len() / k, k], &idx)
+    };
+    all.into_iter().map(|(_, a)| tensor(a)).collect()
 }
 
 pub(crate) fn read(tensors: &SafeTensors<'_>) -> Dump {

@@ -1,5 +1,9 @@
 //! Integration tests of the model: parity with an independent implementation, and the invariants of ARCHITECTURE.md.
 
+mod balance;
+mod bf16;
+mod finite;
 mod fixtures;
+mod halves;
 mod invariants;
 mod parity;

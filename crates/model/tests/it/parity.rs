@@ -1,6 +1,6 @@
 //! Parity with transformers' DeepseekV3 / V2 on every fixture (bounds: see `Fixture::bound`).
 
-use crate::fixtures::{Fixture, distance, folders};
+use crate::fixtures::{Fixture, distance, folders, routing};
 use hadal_model::dump::{Array, Dump, dump};
 use hadal_ops::{Cx, DType, Isa};
 
@@ -8,7 +8,7 @@ fn ours(f: &Fixture, cx: &Cx, replay: bool) -> Dump {
     let model = f.model(cx);
     let ids = f.ids();
     let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
-    let routing = replay.then(|| f.routing(cx));
+    let routing = replay.then(|| routing(cx, &f.oracle));
     dump(cx, &model, &ids, true, routing.as_deref())
 }
 

@@ -1,0 +1,121 @@
+//! The backward in two halves: all input halves of several micro-batches first, then all weight halves, gives the bits of
+//! the backward that does both at each layer. A pipeline schedule lives from it.
+
+use crate::fixtures::Fixture;
+use hadal_model::{
+    BalanceGroups, BalancePass, BlockDeferred, Grads, Input, LossWeights, Model, MtpDeferred, MtpSaved, Pass, Workspace,
+};
+use hadal_ops::head::{self, HeadGrad};
+use hadal_ops::{Acc, Cx, DType, Tensor, embedding, rmsnorm};
+
+const COEF: f32 = 0.125;
+
+/// What a micro-batch has left to do, in the order in which the layers' input halves ran.
+struct Deferred {
+    mtp: Vec<MtpDeferred>,
+    blocks: Vec<BlockDeferred>,
+}
+
+fn head_grad(cx: &Cx, model: &Model, h: &Tensor, targets: &Tensor, weight: f32, grads: &mut Grads) -> Tensor {
+    let mut losses = cx.empty(&[h.rows()], DType::F32);
+    let mut dh = cx.empty(h.shape(), DType::F32);
+    let (dw, dw_acc) = grads.target(model.head());
+    let grad = HeadGrad { dh: &mut dh, dh_acc: Acc::Write, dw, dw_acc };
+    head::loss(cx, h, model.head().weight(), targets, weight, &mut losses, Some(grad), None);
+    dh
+}
+
+/// Forward, and the input half of every layer.
+fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>, grads: &mut Grads) -> Deferred {
+    let balance = |seg| Some(BalancePass { seg, coef: COEF });
+    let pass = Pass {
+        rope: &model.rope,
+        positions: &input.positions,
+        seg: &input.seg,
+        balance: balance(&input.seg),
+        replay: None,
+    };
+    let mtp_pass = |k: usize| {
+        let m = &input.mtp[k];
+        Pass { positions: &m.positions, seg: &m.seg, balance: balance(&m.seg), ..pass }
+    };
+    let mut x = cx.empty(&[input.ids.len(), model.config.hidden_size], DType::F32);
+    embedding::forward(cx, &model.embed.value, &input.ids, &mut x);
+    let mut saved = Vec::new();
+    for block in &model.blocks {
+        let (y, s) = block.forward(cx, x, &pass, false);
+        x = y;
+        saved.push(s);
+    }
+    let mut h = cx.empty(x.shape(), cx.compute());
+    let mut rstd = cx.empty(&[x.rows()], DType::F32);
+    rmsnorm::forward(cx, &x, &model.norm.value, model.config.rms_norm_eps as f32, &mut h, &mut rstd);
+    let mut d_h = head_grad(cx, model, &h, &input.targets, weights.main, grads);
+    let mut states: Vec<(MtpSaved, Tensor)> = Vec::new();
+    for (k, (module, rows)) in model.mtp.iter().zip(&input.mtp).enumerate() {
+        let previous = states.last().map_or(&h, |(s, _)| s.hidden());
+        let (z, s) = module.forward(cx, &model.embed, previous, rows, &mtp_pass(k), false);
+        let d_z = head_grad(cx, model, &z, &rows.targets, weights.mtp[k], grads);
+        states.push((s, d_z));
+    }
+    let mut deferred = Deferred { mtp: Vec::new(), blocks: Vec::new() };
+    let mut d_next = None;
+    while let Some((s, d_z)) = states.pop() {
+        let k = states.len();
+        let mut d_hidden = states.last().map(|(s, _)| cx.zeros(s.hidden().shape(), DType::F32));
+        let d_previous = d_hidden.as_mut().unwrap_or(&mut d_h);
+        let (module, rows) = (&model.mtp[k], &input.mtp[k]);
+        let pass = mtp_pass(k);
+        let left = module.backward_input(cx, &model.embed, &d_z, d_next, s, rows, &pass, d_previous, grads);
+        deferred.mtp.push(left);
+        d_next = d_hidden;
+    }
+    let mut d = cx.empty(x.shape(), DType::F32);
+    let (dw, acc) = grads.target(&model.norm);
+    rmsnorm::backward(cx, &d_h, &x, &model.norm.value, &rstd, &mut d, Acc::Write, dw, acc);
+    for (block, s) in model.blocks.iter().zip(saved).rev() {
+        deferred.blocks.push(block.backward_input(cx, &mut d, s, &pass, grads));
+    }
+    let (d_table, acc) = grads.target(&model.embed);
+    embedding::backward(cx, &d, &input.ids, d_table, acc);
+    deferred
+}
+
+#[test]
+fn input_halves_then_weight_halves_give_the_bits_of_the_full_backward() {
+    for (name, dtype) in
+        ["yarn", "mtp2", "tied", "dense", "v2_group"].iter().flat_map(|n| [(n, DType::F32), (n, DType::Bf16)])
+    {
+        let f = Fixture::named(name);
+        let cx = Cx::cpu(2, dtype);
+        let (model, ids) = (f.model(&cx), f.ids());
+        // One sequence a micro-batch: the second adds to what the first wrote.
+        let inputs: Vec<Input> = ids.iter().map(|s| Input::of(&cx, &[s], model.mtp.len())).collect();
+        let mtp: Vec<f32> = (0..model.mtp.len()).map(|k| 0.01 / (k + 1) as f32).collect();
+        let weights = LossWeights { main: 0.03, mtp: &mtp, balance: Some((BalanceGroups::Sequences, COEF)) };
+
+        let mut full = Grads::new(&cx, model.params().into_iter());
+        let (mut ws, mut stats) = (Workspace::default(), model.stats(&cx));
+        for input in &inputs {
+            model.forward_backward(&cx, input, &weights, None, &mut ws, &mut stats, &mut full, None);
+        }
+
+        let mut halves = Grads::new(&cx, model.params().into_iter());
+        let left: Vec<Deferred> =
+            inputs.iter().map(|input| input_halves(&cx, &model, input, &weights, &mut halves)).collect();
+        for Deferred { mtp, blocks } in left {
+            for (module, d) in model.mtp.iter().rev().zip(mtp) {
+                module.backward_weight(&cx, d, &mut halves);
+            }
+            for (block, d) in model.blocks.iter().rev().zip(blocks) {
+                block.backward_weight(&cx, d, &mut halves);
+            }
+        }
+        for p in model.params().into_iter().filter(|p| p.trainable()) {
+            let (a, b) = (full.get(p.slot).unwrap().f32(), halves.get(p.slot).unwrap().f32());
+            assert!(a.iter().any(|v| *v != 0.0), "{name} {dtype:?}: {} has no gradient", p.parts[0].name);
+            let same = a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
+            assert!(same, "{name} {dtype:?}: {} differs", p.parts[0].name);
+        }
+    }
+}
