@@ -13,12 +13,16 @@ pub(crate) fn aside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Writes a file in one go.
+/// Writes a file in one go; what was begun goes away again if that fails.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = aside(path);
     let mut file = File::create(&partial).map_err(DataError::io("write", path))?;
-    file.write_all(bytes).map_err(DataError::io("write", path))?;
-    finish(file, path)
+    let written = file.write_all(bytes).map_err(DataError::io("write", path)).and_then(|()| finish(file, path));
+    if written.is_err() {
+        // Best effort: the error that counts is the one being returned.
+        let _ = std::fs::remove_file(partial);
+    }
+    written
 }
 
 /// Syncs a file that was written aside and gives it its name.

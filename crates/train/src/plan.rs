@@ -4,11 +4,11 @@
 //! The plan is written into the run's folder before the first step, and a resume reads it back instead of the recipe, so
 //! that a run stays the same run whatever has happened to the recipe or to the machine's speed.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use hadal_model::config::{ConfigError, ModelConfig, ModelType};
+use hadal_model::hf::atomic;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -115,15 +115,12 @@ impl Plan {
     /// Writes the plan into a run's folder, whole or not at all.
     pub fn save(&self, folder: &Path) -> Result<(), PlanError> {
         let path = folder.join(PLAN_FILE);
-        let aside = folder.join(format!("{PLAN_FILE}.tmp"));
         let text = serde_json::to_string_pretty(self).expect("a plan has string keys and finite numbers") + "\n";
-        let write = || -> std::io::Result<()> {
-            let mut f = File::create(&aside)?;
-            f.write_all(text.as_bytes())?;
-            f.sync_all()?;
-            fs::rename(&aside, &path)
-        };
-        write().map_err(|e| PlanError::File { what: "write", path: path.display().to_string(), error: e.to_string() })
+        atomic::write_file(&path, text.as_bytes()).map_err(|e| PlanError::File {
+            what: "write",
+            path: path.display().to_string(),
+            error: e.source.to_string(),
+        })
     }
 
     /// Reads the plan of a run's folder.
