@@ -1,0 +1,54 @@
+# `just` lists the recipes. Each is a plain command that works without `just`, too.
+
+_list:
+    @just --list --unsorted
+
+# The two commands of the README: train a small model and see that it learned ...
+quickstart *ARGS:
+    cargo run --release -- quickstart {{ARGS}}
+
+# ... and all tests.
+test:
+    cargo test --workspace
+
+# Layout and lints, as CI wants them.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy -p hadal-data --features parquet -- -D warnings
+
+# Everything a change must pass.
+ci:
+    .ci/run
+
+# API documentation, opened in a browser.
+doc:
+    cargo doc --no-deps --workspace --open
+
+# Licences and sources of the dependencies (needs cargo-deny).
+deny:
+    cargo deny check bans licenses sources
+
+# Train from a recipe: just pretrain small --set schedule.total_tokens=20M
+pretrain *ARGS:
+    cargo run --release -- pretrain {{ARGS}}
+
+# Matrix products of the `small` recipe's step, as a share of the instruction peak.
+bench-gemm THREADS="0":
+    cargo run --release -p hadal-ops --example gemm {{THREADS}}
+
+# Memory traffic of the pointwise operations.
+bench-pointwise:
+    cargo bench -p hadal-ops --bench pointwise
+
+# The data path: reading, filter, tokenizer, packing, loading, baselines.
+bench-data *PATHS:
+    cargo run --release -p hadal-data --example corpus {{PATHS}}
+
+# Renew the reference results in crates/model/tests/fixtures (needs PyTorch: oracle/README.md).
+fixtures:
+    python oracle/make_fixtures.py crates/model/tests/fixtures
+
+# Make one variant's results for comparison with `hadal dump` (oracle/README.md).
+oracle VARIANT="norope" SIZE="full":
+    python oracle/make_fixtures.py target/oracle --size {{SIZE}} --variant {{VARIANT}}
