@@ -1,6 +1,8 @@
 //! The commands and their options, as `--help` shows them.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hadal_infer::SampleParams;
+use hadal_ops::DType;
 use std::path::PathBuf;
 
 /// DeepSeek-V3, end to end, in Rust: text in, a trained Mixture-of-Experts language model out.
@@ -18,8 +20,28 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a small DeepSeek-V3 on the Rust sources of this program's own dependencies and show that it learned
     Quickstart(QuickstartArgs),
+    /// Train a byte-level BPE tokenizer
+    Tokenizer(TokenizerArgs),
+    /// Turn text into packed token files
+    Data(DataArgs),
     /// Pre-train a model from a recipe, or go on with a stopped run
     Pretrain(PretrainArgs),
+    /// Continue a prompt
+    Generate(GenerateArgs),
+    /// Complete code between a prefix and a suffix (fill in the middle), once or interactively
+    Complete(CompleteArgs),
+    /// Measure bits per byte and perplexity on text
+    Eval(EvalArgs),
+    /// Show what a configuration means: parameters, cache, FLOPs, training memory
+    Inspect(InspectArgs),
+    /// Write a run's or a checkpoint's weights as a Hugging Face checkpoint
+    Export(ExportArgs),
+    /// Check a Hugging Face checkpoint tensor by tensor and make it a model to train or serve here
+    Import(ImportArgs),
+    /// Write everything a forward and backward pass computes, for comparison with other implementations
+    Dump(DumpArgs),
+    /// Measure how fast this machine does the work
+    Bench(BenchArgs),
 }
 
 #[derive(Args)]
@@ -48,6 +70,73 @@ pub(crate) struct QuickstartArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct TokenizerArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokenizerCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TokenizerCommand {
+    /// Train on text
+    Train(TokenizerTrainArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct TokenizerTrainArgs {
+    /// Files and folders (.txt, .md, source code, .jsonl)
+    #[arg(required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Number of tokens, special ones included
+    #[arg(long, default_value_t = 8192)]
+    pub(crate) vocab: usize,
+    /// Most text to learn from, in MB
+    #[arg(long, default_value_t = 64)]
+    pub(crate) megabytes: usize,
+    /// Folder for tokenizer.json and tokenizer_config.json
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct DataArgs {
+    #[command(subcommand)]
+    pub(crate) command: DataCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DataCommand {
+    /// Tokenize text into packed files that `pretrain` reads without tokenizing again
+    Pack(DataPackArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Filter {
+    /// Source code
+    Code,
+    /// Everything else
+    Prose,
+}
+
+#[derive(Args)]
+pub(crate) struct DataPackArgs {
+    /// Files and folders (.txt, .md, source code, .jsonl)
+    #[arg(required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Folder with tokenizer.json, or the file itself
+    #[arg(long)]
+    pub(crate) tokenizer: PathBuf,
+    /// Folder for the packed files
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Leave out copies, near copies and what looks generated, by the habits of code or of prose
+    #[arg(long, value_enum)]
+    pub(crate) filter: Option<Filter>,
+    /// Share of the text held out for validation (whole groups of files)
+    #[arg(long, default_value_t = 0.03)]
+    pub(crate) validation: f64,
+}
+
+#[derive(Args)]
 pub(crate) struct PretrainArgs {
     /// A recipe: a built-in name (quickstart, small, v2-lite-shape, deepseek-v3) or a TOML file
     pub(crate) recipe: String,
@@ -63,4 +152,215 @@ pub(crate) struct PretrainArgs {
     /// Plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,
+}
+
+/// Options of every command that draws tokens.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct SampleArgs {
+    /// Divides the logits; 0 always takes the most likely token
+    #[arg(long, default_value_t = 0.8, value_parser = temperature)]
+    pub(crate) temperature: f32,
+    /// Keep the most likely tokens up to this share of probability
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
+    pub(crate) top_p: f32,
+    /// Keep only this many of the most likely tokens (0: all)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) top_k: usize,
+    /// Drop tokens less likely than this share of the most likely one
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub(crate) min_p: f32,
+    /// The same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Most new tokens
+    #[arg(long, short = 'n', default_value_t = 128, value_parser = at_least_one)]
+    pub(crate) max_new: usize,
+}
+
+impl SampleArgs {
+    pub(crate) fn params(&self) -> SampleParams {
+        let Self { temperature, top_p, top_k, min_p, seed, .. } = *self;
+        SampleParams { temperature, top_k, top_p, min_p, seed }
+    }
+}
+
+/// Options of every command that runs a model.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// A run's folder, one of its checkpoints, or a Hugging Face checkpoint
+    pub(crate) model: PathBuf,
+    /// Format of the computation
+    #[arg(long, value_enum, default_value_t = Format::Bf16)]
+    pub(crate) dtype: Format,
+    /// Threads (0: one for each core)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Single precision
+    F32,
+    /// bfloat16 with f32 accumulation
+    Bf16,
+}
+
+impl Format {
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// The text to continue (`-`: read it from standard input)
+    pub(crate) prompt: String,
+    #[command(flatten)]
+    pub(crate) sample: SampleArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct CompleteArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Text before the gap; without it the command asks, again and again
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// Text after the gap
+    #[arg(long, default_value = "", requires = "prefix")]
+    pub(crate) suffix: String,
+    /// Show the text around the gap, too
+    #[arg(long)]
+    pub(crate) whole: bool,
+    /// Fill the gap marked <FILL> in this file
+    #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sample: SampleArgs,
+}
+
+#[derive(Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Files and folders to evaluate on
+    #[arg(required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Tokens of one window [default: what the model was trained on]
+    #[arg(long, value_parser = at_least_one)]
+    pub(crate) window: Option<usize>,
+    /// Most tokens of text to evaluate (0: all)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) tokens: usize,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// A config.json, a checkpoint's folder, a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
+    pub(crate) config: String,
+    /// Sequence length for attention's share of the FLOPs [default: the recipe's, or 4096]
+    #[arg(long, value_parser = at_least_one)]
+    pub(crate) seq_len: Option<usize>,
+    /// JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ExportArgs {
+    /// A run's folder, one of its checkpoints, or a Hugging Face checkpoint
+    pub(crate) model: PathBuf,
+    /// Folder to write
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Format of the weights
+    #[arg(long, value_enum, default_value_t = Format::Bf16)]
+    pub(crate) dtype: Format,
+    /// The averaged weights instead of the last ones
+    #[arg(long)]
+    pub(crate) ema: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ImportArgs {
+    /// Folder with config.json and safetensors, sharded or not
+    pub(crate) checkpoint: PathBuf,
+    /// Folder to write (only check without it)
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct DumpArgs {
+    /// Folder of the checkpoint
+    pub(crate) model: PathBuf,
+    /// JSON: a list of token ids, or a list of such lists of one length
+    #[arg(long)]
+    pub(crate) ids: PathBuf,
+    /// File to write (safetensors)
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Also the gradient of every parameter
+    #[arg(long)]
+    pub(crate) grads: bool,
+    /// Format of the computation
+    #[arg(long, value_enum, default_value_t = Format::F32)]
+    pub(crate) dtype: Format,
+    /// Take the routers' choices (`router.*.topk_idx`) from this dump
+    #[arg(long, value_name = "SAFETENSORS")]
+    pub(crate) replay: Option<PathBuf>,
+    /// Threads (0: one for each core)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// The matrix products of a training step, against the processor's own peak
+    Gemm(BenchGemmArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct BenchGemmArgs {
+    /// Recipe whose products are measured
+    #[arg(default_value = "small")]
+    pub(crate) recipe: String,
+    /// Tokens of the step
+    #[arg(long, default_value_t = 2048, value_parser = at_least_one)]
+    pub(crate) tokens: usize,
+    /// Passes over all products; the middle one of each counts
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) steps: usize,
+    /// Threads (0: one for each core)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number from 1 on".into())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| "must be a number from 0 to 1".into())
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|t: &f32| t.is_finite() && *t >= 0.0).ok_or_else(|| "must be a number from 0 on".into())
 }

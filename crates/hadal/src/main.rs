@@ -10,7 +10,17 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Quickstart(args) => commands::quickstart::run(&args),
+        Command::Tokenizer(args) => commands::tokenizer::run(&args),
+        Command::Data(args) => commands::data::run(&args),
         Command::Pretrain(args) => commands::pretrain::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Complete(args) => commands::complete::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Export(args) => commands::export::export(&args),
+        Command::Import(args) => commands::export::import(&args),
+        Command::Dump(args) => commands::dump::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

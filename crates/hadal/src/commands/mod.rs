@@ -1,5 +1,15 @@
 //! One file a command.
 
+pub(crate) mod bench;
+pub(crate) mod common;
+pub(crate) mod complete;
+pub(crate) mod data;
+pub(crate) mod dump;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod generate;
+pub(crate) mod inspect;
 pub(crate) mod pretrain;
 pub(crate) mod quickstart;
 pub(crate) mod session;
+pub(crate) mod tokenizer;

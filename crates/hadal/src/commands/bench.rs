@@ -1,0 +1,99 @@
+//! `hadal bench`: how fast this machine does the work.
+
+use super::inspect::model_of;
+use crate::cli::{BenchArgs, BenchCommand, BenchGemmArgs};
+use anyhow::{Result, ensure};
+use hadal_model::ModelConfig;
+use hadal_ops::gemm::bench::{self, Layer, Orientation, Row, Spec};
+use hadal_ops::{Cx, DType};
+use hadal_train::recipe::Recipe;
+
+/// Seconds for each product in one pass over the list.
+const SECONDS: f64 = 0.25;
+/// Tokens the output head takes at a time.
+const HEAD_CHUNK: usize = 512;
+
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    match &args.command {
+        BenchCommand::Gemm(args) => gemm(args),
+    }
+}
+
+/// The products of a step, and one cube of 512, against the multiply instruction's own rate.
+fn gemm(args: &BenchGemmArgs) -> Result<()> {
+    let config = model_of(&Recipe::load(&args.recipe, &[])?)?;
+    let layers = layers(&config);
+    ensure!(
+        config.vocab_size.max(config.hidden_size) < 1 << 17 && config.n_routed_experts <= 64,
+        "the products of {} do not fit a benchmark: take a smaller recipe",
+        args.recipe
+    );
+    let cx = Cx::cpu(args.threads, DType::Bf16);
+    let cube =
+        Spec { name: "cube".into(), m: 512, n: 512, k: 512, groups: 1, orientation: Orientation::Forward, count: 1 };
+    let products = bench::step_products(&layers, args.tokens, config.num_experts_per_tok, HEAD_CHUNK);
+    let cube = median(&cx, &[cube], args.steps);
+    let rows = median(&cx, &products, args.steps);
+    if !args.json {
+        print!("{}\n{}", bench::table(&cube), bench::table(&rows));
+    }
+    let peak = rows.iter().chain(&cube).map(|r| r.peak).fold(0.0, f64::max);
+    let seconds: f64 = rows.iter().map(|r| r.seconds * r.spec.count as f64).sum();
+    if args.json {
+        let line = serde_json::json!({
+            "recipe": args.recipe, "tokens": args.tokens, "threads": cx.threads().count(), "isa": cx.isa().name(),
+            "share_of_peak": bench::weighted_share(&rows), "peak_gflops": peak, "step_gemm_seconds": seconds,
+            "cube_512_gflops": cube[0].gflops, "cube_512_share_of_peak": cube[0].share,
+        });
+        println!("{line}");
+    } else {
+        println!(
+            "{} threads, {}: all products of a step in {seconds:.3} s; instruction peak {peak:.0} GFLOP/s",
+            cx.threads().count(),
+            cx.isa().name()
+        );
+    }
+    Ok(())
+}
+
+/// Each product's pass in the middle by its share of the peak.
+fn median(cx: &Cx, specs: &[Spec], passes: usize) -> Vec<Row> {
+    let mut all: Vec<Vec<Row>> = specs.iter().map(|_| Vec::new()).collect();
+    for _ in 0..passes {
+        let rows = cx.threads().run(|| bench::run(cx, specs, SECONDS));
+        all.iter_mut().zip(rows).for_each(|(passes, row)| passes.push(row));
+    }
+    let middle = |mut passes: Vec<Row>| {
+        passes.sort_by(|a, b| a.share.total_cmp(&b.share));
+        let at = passes.len() / 2;
+        passes.swap_remove(at)
+    };
+    all.into_iter().map(middle).collect()
+}
+
+/// The linear layers of a model as they are multiplied: matrices that share an input are one product.
+fn layers(c: &ModelConfig) -> Vec<Layer<'static>> {
+    let all = c.num_hidden_layers + c.num_nextn_predict_layers;
+    let moe = (0..all).filter(|l| c.is_moe_layer(*l)).count();
+    let (d, heads, latent) = (c.hidden_size, c.num_attention_heads, c.kv_lora_rank + c.qk_rope_head_dim);
+    let query = heads * c.qk_head_dim();
+    let mut layers = match c.q_lora_rank {
+        Some(rank) => vec![("down", rank + latent, d, all, 1), ("q_b", query, rank, all, 1)],
+        None => vec![("q", query, d, all, 1), ("kv_a", latent, d, all, 1)],
+    };
+    let (expert, shared) = (c.moe_intermediate_size, c.shared_intermediate_size());
+    layers.extend([
+        ("kv_b", heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank, all, 1),
+        ("o", d, heads * c.v_head_dim, all, 1),
+        ("dense gate+up", 2 * c.intermediate_size, d, all - moe, 1),
+        ("dense down", d, c.intermediate_size, all - moe, 1),
+        ("shared gate+up", 2 * shared, d, if shared > 0 { moe } else { 0 }, 1),
+        ("shared down", d, shared, if shared > 0 { moe } else { 0 }, 1),
+        ("experts gate+up", 2 * expert, d, moe, c.n_routed_experts),
+        ("experts down", d, expert, moe, c.n_routed_experts),
+        ("eh_proj", d, 2 * d, c.num_nextn_predict_layers, 1),
+        ("head", c.vocab_size, d, 1 + c.num_nextn_predict_layers, 1),
+    ]);
+    layers.retain(|l| l.3 > 0);
+    layers
+}

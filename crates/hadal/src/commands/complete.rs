@@ -1,0 +1,82 @@
+//! `hadal complete`: fills the gap between a prefix and a suffix, in the order the model was trained on (report 4.1):
+//! `<|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|>`, after the token that begins every text.
+
+use super::common::{Loaded, load, show};
+use crate::cli::CompleteArgs;
+use anyhow::{Context, Result, bail};
+use hadal_data::fim;
+use hadal_model::Decoder;
+use std::io::{BufRead, stdin};
+use std::path::Path;
+
+/// Marks the gap in a file.
+const GAP: &str = "<FILL>";
+
+pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
+    let parts = match (&args.file, &args.prefix) {
+        (Some(file), _) => Some(split_file(file)?),
+        (None, Some(prefix)) => Some((prefix.clone(), args.suffix.clone())),
+        (None, None) => None,
+    };
+    let loaded = load(&args.model)?;
+    let decoder = Decoder::new(&loaded.cx, &loaded.model);
+    let fill = |prefix: &str, suffix: &str| {
+        let ids = prompt(&loaded, prefix, suffix)?;
+        loaded.check_prompt(&ids)?;
+        if args.whole {
+            show(prefix)?;
+        }
+        loaded.continue_prompt(&decoder, &ids, &args.sample, if args.whole { suffix } else { "" })
+    };
+    if let Some((prefix, suffix)) = parts {
+        return fill(&prefix, &suffix);
+    }
+    // An unusable tokenizer is told before the first question.
+    prompt(&loaded, "", "")?;
+    eprintln!("End the prefix and the suffix each with a line that holds only a dot; ctrl-D leaves.");
+    while let Some((prefix, suffix)) = ask()? {
+        if let Err(error) = fill(&prefix, &suffix) {
+            eprintln!("error: {error:#}");
+        }
+        show("\n").context("cannot write to standard output")?;
+    }
+    Ok(())
+}
+
+fn prompt(loaded: &Loaded, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
+    let mut ids: Vec<u32> = loaded.tokenizer.special().bos.into_iter().collect();
+    ids.extend(fim::prompt(&loaded.tokenizer, prefix, suffix)?);
+    Ok(ids)
+}
+
+/// What stands before and after the gap of a file.
+fn split_file(path: &Path) -> Result<(String, String)> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    match text.split(GAP).collect::<Vec<_>>()[..] {
+        [prefix, suffix] => Ok((prefix.to_owned(), suffix.to_owned())),
+        [_] => bail!("{name} has no gap: write {GAP} where text is missing"),
+        ref parts => bail!("{name} has {} gaps {GAP}: one can be filled at a time", parts.len() - 1),
+    }
+}
+
+/// A prefix and a suffix from the terminal; none at the end of the input.
+fn ask() -> Result<Option<(String, String)>> {
+    eprintln!("\nprefix:");
+    let Some(prefix) = read_block()? else { return Ok(None) };
+    eprintln!("suffix:");
+    Ok(Some((prefix, read_block()?.unwrap_or_default())))
+}
+
+/// Lines up to one that holds only a dot, or up to the end of the input; none where that comes at once.
+fn read_block() -> Result<Option<String>> {
+    let mut lines = Vec::new();
+    for line in stdin().lock().lines() {
+        let line = line.context("cannot read standard input")?;
+        if line == "." {
+            return Ok(Some(lines.join("\n")));
+        }
+        lines.push(line);
+    }
+    Ok((!lines.is_empty()).then(|| lines.join("\n")))
+}

@@ -1,0 +1,24 @@
+//! `hadal generate`: continues a prompt.
+
+use super::common::{load, show};
+use crate::cli::GenerateArgs;
+use anyhow::{Context, Result};
+use hadal_model::Decoder;
+use std::io::Read;
+
+pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
+    let prompt = if args.prompt == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("cannot read the prompt from standard input")?;
+        text
+    } else {
+        args.prompt.clone()
+    };
+    let loaded = load(&args.model)?;
+    let mut ids: Vec<u32> = loaded.tokenizer.special().bos.into_iter().collect();
+    loaded.tokenizer.encode_into(&prompt, &mut ids);
+    loaded.check_prompt(&ids)?;
+    let decoder = Decoder::new(&loaded.cx, &loaded.model);
+    show(&prompt).context("cannot write to standard output")?;
+    loaded.continue_prompt(&decoder, &ids, &args.sample, "")
+}

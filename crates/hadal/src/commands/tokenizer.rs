@@ -1,0 +1,51 @@
+//! `hadal tokenizer train`: a byte-level BPE tokenizer from text.
+
+use super::common::grouped;
+use crate::cli::{TokenizerArgs, TokenizerCommand, TokenizerTrainArgs};
+use anyhow::Result;
+use hadal_data::tokenizer::TrainOptions;
+use hadal_data::{SourceOptions, Tokenizer, read_paths};
+
+pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
+    match &args.command {
+        TokenizerCommand::Train(args) => train(args),
+    }
+}
+
+fn train(args: &TokenizerTrainArgs) -> Result<()> {
+    let texts = read_paths(&args.text, &SourceOptions::default())?;
+    println!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
+    let max_bytes = (args.megabytes as u64).saturating_mul(1_000_000);
+    let options = TrainOptions { vocab_size: args.vocab, max_bytes, ..TrainOptions::default() };
+    let (tokenizer, report) = Tokenizer::train(&texts.documents, &options)?;
+    println!(
+        "trained on {:.1} MB in {:.1} s ({:.1} MB/s)",
+        report.bytes as f64 / 1e6,
+        report.count_seconds + report.merge_seconds,
+        report.mb_per_second()
+    );
+    if tokenizer.vocab_size() < args.vocab {
+        println!(
+            "the text has pairs to merge for {} tokens only, not {}: give more text for more",
+            tokenizer.vocab_size(),
+            args.vocab
+        );
+    }
+    tokenizer.save(&args.out)?;
+    // Enough text for a rate and a mean length.
+    let mut sample = 0;
+    let some = texts.documents.iter().map(|d| d.text.as_str()).take_while(|t| {
+        let more = sample < 16_000_000;
+        sample += t.len();
+        more
+    });
+    let (_, rate) = tokenizer.encode_all(&some.collect::<Vec<_>>());
+    println!(
+        "{} tokens in {}; {:.2} bytes a token; encodes {:.1} MB/s",
+        grouped(tokenizer.vocab_size() as u64),
+        args.out.join("tokenizer.json").display(),
+        rate.bytes as f64 / rate.tokens.max(1) as f64,
+        rate.mb_per_second()
+    );
+    Ok(())
+}
