@@ -1,0 +1,5 @@
+//! The built program, run as people run it, on the model crate's fixtures and on a tiny model with a tokenizer.
+
+mod errors;
+mod models;
+mod setup;

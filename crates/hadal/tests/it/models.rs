@@ -1,0 +1,173 @@
+//! What the commands compute and write.
+
+use crate::setup::{Tiny, fixture, ok, ok_with};
+use hadal_data::{Packed, Tokenizer};
+use hadal_model::dump::{Array, dump};
+use hadal_model::{Model, ModelConfig, count, hf::Checkpoint};
+use hadal_ops::{Cx, DType};
+use safetensors::{Dtype, SafeTensors};
+use std::path::Path;
+
+/// Name, format, shape and bytes.
+type Stored = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// The tensors of a file, by name.
+fn tensors(path: impl AsRef<Path>) -> Vec<Stored> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let copy =
+        |(n, t): (String, safetensors::tensor::TensorView<'_>)| (n, t.dtype(), t.shape().to_vec(), t.data().to_vec());
+    let mut all: Vec<_> = file.tensors().into_iter().map(copy).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// `|a - b| / |b|` of numbers, 0 or infinite of choices.
+fn distance(a: &Stored, b: &Stored) -> f64 {
+    if a.1 != Dtype::F32 {
+        return if a == b { 0.0 } else { f64::INFINITY };
+    }
+    let numbers = |t: &Stored| t.3.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+    let (x, y): (Vec<f64>, Vec<f64>) = (numbers(a), numbers(b));
+    let apart: f64 = x.iter().zip(&y).map(|(x, y)| (x - y).powi(2)).sum();
+    if apart == 0.0 { 0.0 } else { (apart / y.iter().map(|y| y * y).sum::<f64>()).sqrt() }
+}
+
+#[test]
+fn a_dump_holds_what_the_library_computes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ids, out) = (dir.path().join("ids.json"), dir.path().join("dump.safetensors"));
+    let sequences: Vec<Vec<i32>> = (0..2).map(|s| (0..11).map(|i| (s * 31 + i * 7) % 72).collect()).collect();
+    std::fs::write(&ids, serde_json::to_string(&sequences).unwrap()).unwrap();
+    let model_dir = fixture("yarn");
+    let [model_arg, ids, out_arg] = [&model_dir, &ids, &out].map(|p| p.to_str().unwrap());
+    ok(["dump", model_arg, "--ids", ids, "--out", out_arg, "--grads", "--threads", "2"]);
+
+    let cx = Cx::cpu(1, DType::F32);
+    let model = Model::load(&cx, &Checkpoint::open(&model_dir).unwrap()).unwrap();
+    let slices: Vec<&[i32]> = sequences.iter().map(Vec::as_slice).collect();
+    let expect = dump(&cx, &model, &slices, true, None);
+    let got = tensors(&out);
+    assert_eq!(got.iter().map(|t| &t.0).collect::<Vec<_>>(), expect.keys().collect::<Vec<_>>());
+    for ((name, _, shape, bytes), array) in got.iter().zip(expect.values()) {
+        let (want_shape, want): (_, &[u8]) = match array {
+            Array::F32(shape, v) => (shape, bytemuck::cast_slice(v)),
+            Array::I64(shape, v) => (shape, bytemuck::cast_slice(v)),
+        };
+        assert!(shape == want_shape && bytes == want, "{name}");
+    }
+    // Its own choices, replayed, come in the order of the experts: only the rounding of their sum differs.
+    let again = dir.path().join("again.safetensors");
+    ok(["dump", model_arg, "--ids", ids, "--out", again.to_str().unwrap(), "--grads", "--replay", out_arg]);
+    let replayed = tensors(&again);
+    assert_eq!(replayed.len(), got.len());
+    for (a, b) in replayed.iter().zip(&got) {
+        assert!(a.0 == b.0 && distance(a, b) < 1e-5, "{}: {}", a.0, distance(a, b));
+    }
+}
+
+#[test]
+fn sequences_shorter_than_the_prediction_depth_can_be_dumped() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ids, out) = (dir.path().join("ids.json"), dir.path().join("dump.safetensors"));
+    std::fs::write(&ids, "[3, 5]").unwrap();
+    let [ids, out] = [&ids, &out].map(|p| p.to_str().unwrap());
+    ok(["dump", fixture("mtp2").to_str().unwrap(), "--ids", ids, "--out", out, "--grads"]);
+}
+
+#[test]
+fn inspect_counts_as_the_library_does() {
+    let config = ModelConfig::named("deepseek-v3").unwrap();
+    let counts = count::count(&config);
+    let json: serde_json::Value = serde_json::from_str(&ok(["inspect", "deepseek-v3", "--json"])).unwrap();
+    assert_eq!(json["parameters"]["main"], counts.main);
+    assert!(ok(["inspect", "deepseek-v3"]).contains("PARAMETERS"));
+    // A recipe, a file and a folder.
+    assert!(ok(["inspect", "quickstart"]).contains("(512 tokens a sequence)"));
+    let folder = fixture("tied");
+    let table = ok(["inspect", folder.to_str().unwrap()]);
+    assert_eq!(table, ok(["inspect", folder.join("config.json").to_str().unwrap()]));
+}
+
+#[test]
+fn text_becomes_packed_tokens() {
+    let tiny = Tiny::new();
+    let (text, model, out) = (tiny.path("text"), tiny.path("model"), tiny.path("packed"));
+    ok(["data", "pack", &text, "--tokenizer", &model, "--out", &out, "--validation", "0.3"]);
+    let tokenizer = Tokenizer::load(Path::new(&out)).unwrap();
+    let open = |name| Packed::open(Path::new(&out), name, &tokenizer).unwrap();
+    let (train, validation) = (open("train"), open("validation"));
+    assert_eq!(train.documents() + validation.documents(), 4);
+    assert!(validation.documents() > 0);
+    let bytes: u64 = std::fs::read_dir(&text).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!(train.text_bytes() + validation.text_bytes(), bytes);
+}
+
+#[test]
+fn generation_follows_its_seed() {
+    let tiny = Tiny::new();
+    let model = tiny.path("model");
+    let generate = |prompt: &str, seed: &str, threads: &str| {
+        let args = ["generate", &model, prompt, "-n", "24", "--temperature", "1", "--seed", seed, "--threads", threads];
+        ok_with(args, "fn add(")
+    };
+    let one = generate("fn add(", "1", "1");
+    assert!(one.starts_with("fn add("));
+    assert_eq!(one, generate("fn add(", "1", "2"));
+    assert_eq!(one, generate("-", "1", "1"));
+    assert_ne!(one, generate("fn add(", "2", "1"));
+    // Without a prompt the text begins at its beginning.
+    assert!(generate("", "1", "1").len() > 1);
+}
+
+#[test]
+fn gaps_are_filled_alike_in_every_way_of_asking() {
+    let tiny = Tiny::new();
+    let (model, file) = (tiny.path("model"), tiny.path("gap.rs"));
+    let more = ["-n", "12", "--seed", "3"];
+    let direct = ok(["complete", &model, "--prefix", "fn add(\na", "--suffix", "}\n"].iter().chain(&more));
+    std::fs::write(&file, "fn add(\na<FILL>}\n").unwrap();
+    assert_eq!(direct, ok(["complete", &model, "--file", &file].iter().chain(&more)));
+    let asked = ok_with(["complete", &model].iter().chain(&more), "fn add(\na\n.\n}\n\n.\n");
+    assert_eq!(direct.trim_end(), asked.trim_end());
+    let whole = ok(["complete", &model, "--file", &file, "--whole"].iter().chain(&more));
+    assert_eq!(whole, format!("fn add(\na{}}}\n\n", direct.strip_suffix('\n').unwrap()));
+}
+
+#[test]
+fn evaluation_is_finite_and_the_same_in_any_number_of_threads() {
+    let tiny = Tiny::new();
+    let (model, text) = (tiny.path("model"), tiny.path("text"));
+    let eval = |more: &[&str]| -> serde_json::Value {
+        let out = ok(["eval", &model, &text, "--json"].iter().chain(more));
+        serde_json::from_str(out.lines().last().unwrap()).unwrap()
+    };
+    let all = eval(&["--threads", "1", "--window", "64"]);
+    let number = |v: &serde_json::Value, key: &str| v[key].as_f64().unwrap();
+    assert!(number(&all, "bits_per_byte") > 0.0 && number(&all, "perplexity").is_finite());
+    assert_eq!(all["bits_per_byte"], eval(&["--threads", "2", "--window", "64"])["bits_per_byte"]);
+    let some = eval(&["--tokens", "50", "--window", "64"]);
+    assert_eq!((&some["documents"], &some["tokens"]), (&1.into(), &51.into()));
+    assert!(ok(["eval", &model, &text]).contains("bits per byte"));
+}
+
+#[test]
+fn a_checkpoint_goes_out_and_comes_in_unchanged() {
+    let tiny = Tiny::new();
+    let (model, out, back) = (tiny.path("model"), tiny.path("out"), tiny.path("back"));
+    ok(["export", &model, "--out", &out, "--dtype", "f32"]);
+    ok(["import", &out, "--out", &back]);
+    let weights = |folder: &str| tensors(Path::new(folder).join("model.safetensors"));
+    assert!(weights(&out) == weights(&model));
+    assert!(weights(&back) == weights(&model));
+    for file in ["tokenizer.json", "tokenizer_config.json", "config.json"] {
+        let read = |folder: &str| std::fs::read(Path::new(folder).join(file)).unwrap();
+        assert_eq!(read(&back), read(&model), "{file}");
+    }
+    // bf16 is rounded once and then stays.
+    let (half, again) = (tiny.path("half"), tiny.path("again"));
+    ok(["export", &model, "--out", &half]);
+    ok(["import", &half, "--out", &again]);
+    assert!(weights(&half) == weights(&again) && weights(&half) != weights(&model));
+    assert!(ok(["import", &model]).contains("holds the whole model"));
+}

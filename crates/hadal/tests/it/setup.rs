@@ -1,0 +1,82 @@
+//! Running the program, and something for it to work on.
+
+use hadal_model::{Model, ModelConfig};
+use hadal_ops::{Cx, DType};
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A checkpoint of the model crate's tests.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures").join(name)
+}
+
+/// Runs the program with `input` on its standard input.
+pub(crate) fn run_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hadal"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that fails early reads nothing.
+    drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
+    child.wait_with_output().unwrap()
+}
+
+/// Standard output of a run that must succeed.
+pub(crate) fn ok<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> String {
+    ok_with(args, "")
+}
+
+/// As [`ok`], with `input` on the program's standard input.
+pub(crate) fn ok_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &str) -> String {
+    let out = run_with(args, input);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Standard error of a run that must fail, and not by a panic.
+pub(crate) fn fails<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> String {
+    let out = run_with(args, "");
+    let error = String::from_utf8(out.stderr).unwrap();
+    assert!(!out.status.success(), "succeeded: {}", String::from_utf8_lossy(&out.stdout));
+    assert!(!error.contains("panicked"), "{error}");
+    error
+}
+
+/// A folder with text (`text/`), and a model with fresh weights and a tokenizer learned from it (`model/`).
+pub(crate) struct Tiny {
+    dir: TempDir,
+}
+
+impl Tiny {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().join("text");
+        std::fs::create_dir(&text).unwrap();
+        for (i, name) in ["add", "sub", "mul", "div"].iter().enumerate() {
+            let body = format!("fn {name}(a: u32, b: u32) -> u32 {{\n    a.wrapping_{name}(b)\n}}\n");
+            std::fs::write(text.join(format!("{name}.rs")), body.repeat(8 + i)).unwrap();
+        }
+        let fixture = ModelConfig::from_file(fixture("yarn").join("config.json")).unwrap();
+        let config = ModelConfig { vocab_size: 320, ..fixture };
+        let cx = Cx::cpu(1, DType::F32);
+        let mut model = Model::new(&cx, &config);
+        model.init(&cx, 7, 0.2);
+        let folder = dir.path().join("model");
+        std::fs::create_dir(&folder).unwrap();
+        model.write_into(&folder, DType::F32, |_| None).unwrap();
+        let tiny = Self { dir };
+        ok(["tokenizer", "train", &tiny.path("text"), "--vocab", "300", "--out", &tiny.path("model")]);
+        tiny
+    }
+
+    /// A path below the folder, as an argument.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+}
