@@ -1,0 +1,94 @@
+//! After three steps, a training step allocates nothing on the heap. A binary of its own, since it replaces the allocator
+//! and counts what every thread asks of it.
+
+use hadal_model::{BalanceGroups, Model, ModelConfig};
+use hadal_ops::{Cx, DType, Purpose, Rng};
+use hadal_train::optim::OptimConfig;
+use hadal_train::step::{StepSettings, Trainer};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const SEQ_LEN: usize = 40;
+const SEQUENCES: usize = 5;
+
+fn step(t: &mut Trainer, tokens: &[i32], settings: &StepSettings) -> f64 {
+    t.gradients(tokens, SEQ_LEN, settings);
+    let norm = t.grad_norm();
+    t.update(settings, norm);
+    norm
+}
+
+#[test]
+fn a_step_allocates_nothing_after_three() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/mtp2/config.json");
+    let config = ModelConfig::from_file(fixture).unwrap();
+    // Two MTP modules, biases, both losses, clipping, averages; five sequences in micro-batches of two.
+    let settings = StepSettings {
+        lr: 1e-3,
+        clip: 0.5,
+        gamma: 0.001,
+        mtp_lambda: 0.3,
+        balance: Some((BalanceGroups::Sequences, 1e-4)),
+        micro_batch: 2,
+    };
+    for (threads, compute, moments) in
+        [(1, DType::F32, DType::F32), (2, DType::F32, DType::F32), (2, DType::Bf16, DType::Bf16)]
+    {
+        let cx = Cx::cpu(threads, compute);
+        let mut model = Model::new(&cx, &config);
+        model.init(&cx, 1, 0.1);
+        let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments };
+        let mut t = Trainer::new(cx.clone(), model, optim, 0.99);
+        // Different tokens every step, so that the loads of the experts differ.
+        let batches: Vec<Vec<i32>> = (0..8)
+            .map(|s| {
+                let rng = Rng::new(3, Purpose::Test, s);
+                let n = (SEQUENCES * (SEQ_LEN + 1)) as u64;
+                (0..n).map(|i| rng.below(i, config.vocab_size) as i32).collect()
+            })
+            .collect();
+        let calls = cx.threads().run(|| {
+            for tokens in &batches[..3] {
+                step(&mut t, tokens, &settings);
+            }
+            let before = CALLS.load(Ordering::Relaxed);
+            assert!(before > 0, "the counter counts");
+            for tokens in &batches[3..] {
+                assert!(step(&mut t, tokens, &settings).is_finite());
+            }
+            CALLS.load(Ordering::Relaxed) - before
+        });
+        assert_eq!(calls, 0, "{threads} threads, {compute:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! Integration tests of the training step and its checkpoints.
+
+mod checkpoints;
+mod invariants;
+mod ten_steps;
+
+use hadal_model::hf::Checkpoint;
+use hadal_model::{BalanceGroups, Model, ModelConfig};
+use hadal_ops::{Cx, DType, Purpose, Rng};
+use hadal_train::optim::OptimConfig;
+use hadal_train::step::{StepSettings, Trainer};
+use std::path::{Path, PathBuf};
+
+const OPTIM: OptimConfig = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments: DType::F32 };
+
+const SETTINGS: StepSettings = StepSettings {
+    lr: 2e-3,
+    clip: 1.0,
+    gamma: 0.001,
+    mtp_lambda: 0.3,
+    balance: Some((BalanceGroups::Sequences, 1e-2)),
+    micro_batch: 2,
+};
+
+/// The folder of a tiny checkpoint kept for the model's tests.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures").join(name)
+}
+
+/// The tiny model with everything on: query latent, YaRN, groups, selection biases, MTP.
+fn trainer(cx: Cx, moments: DType, ema: f32) -> Trainer {
+    let model = Model::load(&cx, &Checkpoint::open(&fixture("yarn")).unwrap()).unwrap();
+    Trainer::new(cx, model, OptimConfig { moments, ..OPTIM }, ema)
+}
+
+/// `n` random tokens of batch `step`.
+fn tokens(config: &ModelConfig, step: u64, n: usize) -> Vec<i32> {
+    let rng = Rng::new(11, Purpose::Test, step);
+    (0..n as u64).map(|i| rng.below(i, config.vocab_size) as i32).collect()
+}
+
+/// One step on `tokens`; returns its losses and gradient norm.
+fn train(t: &mut Trainer, tokens: &[i32], seq_len: usize, settings: &StepSettings) -> (Vec<f64>, f64) {
+    t.gradients(tokens, seq_len, settings);
+    let norm = t.grad_norm();
+    t.update(settings, norm);
+    let losses = t.losses(tokens.len() / (seq_len + 1), seq_len);
+    ([vec![losses.main, losses.balance], losses.mtp].concat(), norm)
+}
+
+/// Every number of a trainer's state as bits: weights and biases, moments, averages.
+fn state(t: &Trainer) -> Vec<u32> {
+    let mut bits = Vec::new();
+    let mut push = |tensor: &hadal_ops::Tensor| bits.extend(tensor.to_vec_f32().iter().map(|v| v.to_bits()));
+    for p in t.model.params() {
+        push(&p.value);
+        if let Some((m, v)) = &t.optimizer.moments[p.slot] {
+            push(m);
+            push(v);
+        }
+        if let Some(ema) = t.ema.as_ref().and_then(|e| e.values[p.slot].as_ref()) {
+            push(ema);
+        }
+    }
+    bits
+}
