@@ -212,13 +212,14 @@ impl Blocks {
     }
 }
 
-/// Sum of the lanes, by halving.
+/// Sum of the lanes, by halving; their number is a power of two.
 #[inline(always)]
-pub(crate) fn sum_lanes(mut acc: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
+pub(crate) fn sum_lanes<T: Copy + std::ops::AddAssign, const N: usize>(mut acc: [T; N]) -> T {
+    let mut half = N / 2;
     while half > 0 {
         for i in 0..half {
-            acc[i] += acc[i + half];
+            let other = acc[i + half];
+            acc[i] += other;
         }
         half /= 2;
     }

@@ -5,7 +5,7 @@
 //! other expert). Nothing uses fused multiply-add, so that every path gives the same bits.
 
 use super::{GateCfg, Scoring, TopK};
-use crate::kernel::{Kernel, dispatch, dot};
+use crate::kernel::{Kernel, dispatch, dot, sum_lanes};
 use crate::math::{exp, sigmoid};
 use crate::{Cx, DType, DisjointMut};
 use std::ops::Range;
@@ -295,12 +295,5 @@ pub(super) fn sum(s: &[f32]) -> f32 {
     for (lane, s) in lanes.iter_mut().zip(rest) {
         *lane += s;
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    sum_lanes(lanes)
 }

@@ -1,7 +1,7 @@
 //! Softmax, loss and gradient of rows of logits on a processor. A row is walked three times while it is in cache: its
 //! maximum; its exponentials, in place, and their sum; their division into dz.
 
-use crate::kernel::{Blocks, Elem, Kernel, dispatch, with_elem};
+use crate::kernel::{Blocks, Elem, Kernel, dispatch, sum_lanes, with_elem};
 use crate::math::exp;
 use crate::{Acc, Cx, DType, DisjointMut, Tensor};
 
@@ -105,14 +105,7 @@ fn exponentials<const FMA: bool>(z: &mut [f32], max: f32) -> f32 {
         *z = exp::<FMA>(*z - max);
         *lane += *z;
     }
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] += lanes[i + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+    sum_lanes(lanes)
 }
 
 /// First index of an element equal to `value`; 0 if there is none.

@@ -1,6 +1,6 @@
 //! One pass over memory in blocks of elements.
 
-use crate::kernel::{Blocks, Elem, Kernel, LANES, dispatch, with_elem};
+use crate::kernel::{Blocks, Elem, Kernel, LANES, dispatch, sum_lanes, with_elem};
 use crate::{Cx, DType, DisjointMut, Tensor};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,14 +20,7 @@ impl<T: Elem, const SQUARES: bool> Kernel for Sum<'_, T, SQUARES> {
                 acc[i] = term::<FMA, SQUARES>(chunk[i].get(), acc[i]);
             }
         }
-        let mut half = LANES / 2;
-        while half > 0 {
-            for i in 0..half {
-                acc[i] += acc[i + half];
-            }
-            half /= 2;
-        }
-        acc[0]
+        sum_lanes(acc)
     }
 }
 
