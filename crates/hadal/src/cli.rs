@@ -105,7 +105,7 @@ pub(crate) struct DataArgs {
 
 #[derive(Subcommand)]
 pub(crate) enum DataCommand {
-    /// Tokenize text into packed files that `pretrain` reads without tokenizing again
+    /// Tokenize text into packed files that `pretrain` reads without tokenizing again (--set data.text=FOLDER)
     Pack(DataPackArgs),
 }
 

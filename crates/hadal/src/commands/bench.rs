@@ -38,11 +38,12 @@ fn gemm(args: &BenchGemmArgs) -> Result<()> {
         print!("{}\n{}", bench::table(&cube), bench::table(&rows));
     }
     let peak = rows.iter().chain(&cube).map(|r| r.peak).fold(0.0, f64::max);
+    let work: f64 = rows.iter().map(|r| r.gflops * r.seconds * r.spec.count as f64).sum();
     let seconds: f64 = rows.iter().map(|r| r.seconds * r.spec.count as f64).sum();
     if args.json {
         let line = serde_json::json!({
             "recipe": args.recipe, "tokens": args.tokens, "threads": cx.threads().count(), "isa": cx.isa().name(),
-            "share_of_peak": bench::weighted_share(&rows), "peak_gflops": peak, "step_gemm_seconds": seconds,
+            "gflops": work / seconds, "share_of_peak": bench::weighted_share(&rows), "peak_gflops": peak, "step_gemm_seconds": seconds,
             "cube_512_gflops": cube[0].gflops, "cube_512_share_of_peak": cube[0].share,
         });
         println!("{line}");
