@@ -82,7 +82,7 @@ fn layers(c: &ModelConfig) -> Vec<Layer<'static>> {
         Some(rank) => vec![("down", rank + latent, d, all, 1), ("q_b", query, rank, all, 1)],
         None => vec![("q", query, d, all, 1), ("kv_a", latent, d, all, 1)],
     };
-    let (expert, shared) = (c.moe_intermediate_size, c.shared_intermediate_size());
+    let (expert, shared) = (c.moe_intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
     layers.extend([
         ("kv_b", heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank, all, 1),
         ("o", d, heads * c.v_head_dim, all, 1),
