@@ -1,5 +1,6 @@
 //! Integration tests of the training step and its checkpoints.
 
+mod balancing;
 mod checkpoints;
 mod invariants;
 mod ten_steps;
