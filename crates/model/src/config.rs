@@ -214,6 +214,11 @@ impl ModelConfig {
         self.qk_nope_head_dim + self.qk_rope_head_dim
     }
 
+    /// Width of the shared experts taken as one feed-forward layer.
+    pub fn shared_intermediate_size(&self) -> usize {
+        self.n_shared_experts * self.moe_intermediate_size
+    }
+
     /// Whether layer `l` routes to experts. MTP modules are the layers from `num_hidden_layers` on.
     pub fn is_moe_layer(&self, l: usize) -> bool {
         self.n_routed_experts > 0 && l >= self.first_k_dense_replace && l.is_multiple_of(self.moe_layer_freq)

@@ -30,7 +30,7 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The tiny model with everything on: query latent, YaRN, groups, selection biases, MTP.
 fn trainer(cx: Cx, moments: DType, ema: f32) -> Trainer {
-    let model = Model::load(&cx, &Checkpoint::open(&fixture("yarn")).unwrap()).unwrap();
+    let model = Model::load(&cx, &Checkpoint::open(fixture("yarn")).unwrap()).unwrap();
     Trainer::new(cx, model, OptimConfig { moments, ..OPTIM }, ema)
 }
 

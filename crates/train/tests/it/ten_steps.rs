@@ -30,7 +30,7 @@ fn losses_gradient_norms_and_weights_follow_pytorch() {
         let number = |v: &Value| v.as_f64().unwrap();
 
         let cx = Cx::cpu(2, DType::F32);
-        let model = Model::load(&cx, &Checkpoint::open(&fixture(name)).unwrap()).unwrap();
+        let model = Model::load(&cx, &Checkpoint::open(fixture(name)).unwrap()).unwrap();
         let mut t = Trainer::new(cx, model, OPTIM, 0.0);
         for step in 0..10 {
             let batch: Vec<Vec<i32>> =
