@@ -237,7 +237,7 @@ pub(crate) struct CompleteArgs {
     /// Show the text around the gap, too
     #[arg(long)]
     pub(crate) whole: bool,
-    /// Fill the gap marked <FILL> in this file
+    /// Fill the gap marked `<FILL>` in this file
     #[arg(long, conflicts_with_all = ["prefix", "suffix"])]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
