@@ -5,9 +5,9 @@ use hadal_model::{Model, ModelConfig, max_vio};
 use hadal_ops::{Cx, DType};
 use hadal_train::step::{StepSettings, Trainer};
 
-const STEPS: u64 = 240;
+const STEPS: u64 = 200;
 const SEQ_LEN: usize = 24;
-const SEQUENCES: usize = 8;
+const SEQUENCES: usize = 16;
 
 /// A model whose tokens all lean one way, and whose first experts lean the same way: they win nearly every token.
 fn skewed() -> Trainer {
