@@ -1,5 +1,6 @@
 //! The built program, run as people run it, on the model crate's fixtures and on a tiny model with a tokenizer.
 
 mod errors;
+mod kill;
 mod models;
 mod setup;

@@ -1,0 +1,98 @@
+//! A run that is killed (SIGKILL, at any moment, also while saving) resumes to the bits of an unbroken one.
+
+use hadal_train::metrics::{self, METRICS_FILE};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// `hadal pretrain` of a tiny model on this repository's own sources, 40 steps, a checkpoint every other one.
+fn pretrain(out: &Path, resume: bool) -> Child {
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/src");
+    let sets = [
+        format!("run.out={}", out.display()),
+        format!("data.text=[\"{}\"]", text.display()),
+        "data.seq_len=32".into(),
+        "data.validation_share=0.1".into(),
+        "data.fim_span=24".into(),
+        "schedule.total_tokens=2560".into(),
+        "batch.sequences=2".into(),
+        "batch.micro_batch=1".into(),
+        "batch.ramp.from=2".into(),
+        "checkpoint.every=2 steps".into(),
+        "eval.every=20 steps".into(),
+        "eval.tokens=256".into(),
+        "ema.decay=0.9".into(),
+        "run.threads=1".into(),
+        "model.vocab_size=512".into(),
+        "model.hidden_size=32".into(),
+        "model.num_hidden_layers=2".into(),
+        "model.intermediate_size=48".into(),
+        "model.moe_intermediate_size=16".into(),
+        "model.max_position_embeddings=128".into(),
+    ];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hadal"));
+    command.args(["pretrain", "quickstart", "--plain"]).stdin(Stdio::null()).stdout(Stdio::null());
+    sets.iter().for_each(|s| {
+        command.args(["--set", s]);
+    });
+    if resume {
+        command.arg("--resume");
+    }
+    command.stderr(Stdio::inherit()).spawn().unwrap()
+}
+
+/// Everything that must be the same: the state's tensors, the progress but for its clock, the exported weights.
+fn end(out: &Path) -> (Vec<u8>, serde_json::Value, Vec<u8>, Vec<(u64, f64)>) {
+    let last = hadal_train::checkpoint::list(&out.join("checkpoints")).unwrap().pop().unwrap();
+    let read = |name: &str| std::fs::read(last.join(name)).unwrap();
+    let mut progress: serde_json::Value = serde_json::from_slice(&read("state/progress.json")).unwrap();
+    progress["elapsed"] = 0.into();
+    let steps = metrics::read(&out.join(METRICS_FILE)).unwrap();
+    let steps = steps.iter().map(|m| (m.step, m.loss)).collect();
+    (read("state/tensors.safetensors"), progress, read("model.safetensors"), steps)
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_bits_of_an_unbroken_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let unbroken = folder.path().join("unbroken");
+    let start = Instant::now();
+    assert!(pretrain(&unbroken, false).wait().unwrap().success());
+    let whole = start.elapsed();
+    let want = end(&unbroken);
+    assert_eq!(want.3.len(), 40);
+    assert!(want.3.iter().enumerate().all(|(i, (step, _))| *step == i as u64 + 1));
+
+    // Killed again and again: each life is a little longer than the one before, so the kills fall into start-up,
+    // steps and saves alike, until one life reaches the end.
+    let broken = folder.path().join("broken");
+    let mut kills = 0;
+    for life in 1.. {
+        let plan = broken.join("plan.json").exists();
+        let mut child = pretrain(&broken, plan);
+        let until = Instant::now() + whole.mul_f64(0.23) + Duration::from_millis(life * 17);
+        let done = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success());
+                break true;
+            }
+            if Instant::now() >= until {
+                child.kill().unwrap(); // SIGKILL
+                child.wait().unwrap();
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        if done {
+            break;
+        }
+        kills += 1;
+        assert!(kills < 200, "the run never reaches its end");
+    }
+    assert!(kills >= 2, "only {kills} kills");
+    let have = end(&broken);
+    assert!(have.0 == want.0, "state tensors differ after {kills} kills");
+    assert_eq!(have.1, want.1);
+    assert!(have.2 == want.2, "exported weights differ");
+    assert_eq!(have.3, want.3, "metrics: each step once, with the same loss");
+}
