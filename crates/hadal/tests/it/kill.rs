@@ -41,15 +41,25 @@ fn pretrain(out: &Path, resume: bool) -> Child {
     command.stderr(Stdio::inherit()).spawn().unwrap()
 }
 
-/// Everything that must be the same: the state's tensors, the progress but for its clock, the exported weights.
-fn end(out: &Path) -> (Vec<u8>, serde_json::Value, Vec<u8>, Vec<(u64, f64)>) {
+/// Everything that must be the same after a run.
+struct End {
+    /// Masters, biases, moments, averages.
+    state: Vec<u8>,
+    /// Without its clock.
+    progress: serde_json::Value,
+    weights: Vec<u8>,
+    /// Step and loss of every line of the metrics.
+    steps: Vec<(u64, f64)>,
+}
+
+fn end(out: &Path) -> End {
     let last = hadal_train::checkpoint::list(&out.join("checkpoints")).unwrap().pop().unwrap();
     let read = |name: &str| std::fs::read(last.join(name)).unwrap();
     let mut progress: serde_json::Value = serde_json::from_slice(&read("state/progress.json")).unwrap();
     progress["elapsed"] = 0.into();
     let steps = metrics::read(&out.join(METRICS_FILE)).unwrap();
     let steps = steps.iter().map(|m| (m.step, m.loss)).collect();
-    (read("state/tensors.safetensors"), progress, read("model.safetensors"), steps)
+    End { state: read("state/tensors.safetensors"), progress, weights: read("model.safetensors"), steps }
 }
 
 #[test]
@@ -60,8 +70,8 @@ fn a_killed_run_resumes_to_the_bits_of_an_unbroken_one() {
     assert!(pretrain(&unbroken, false).wait().unwrap().success());
     let whole = start.elapsed();
     let want = end(&unbroken);
-    assert_eq!(want.3.len(), 40);
-    assert!(want.3.iter().enumerate().all(|(i, (step, _))| *step == i as u64 + 1));
+    assert_eq!(want.steps.len(), 40);
+    assert!(want.steps.iter().enumerate().all(|(i, (step, _))| *step == i as u64 + 1));
 
     // Killed again and again: each life is a little longer than the one before, so the kills fall into start-up,
     // steps and saves alike, until one life reaches the end.
@@ -91,8 +101,8 @@ fn a_killed_run_resumes_to_the_bits_of_an_unbroken_one() {
     }
     assert!(kills >= 2, "only {kills} kills");
     let have = end(&broken);
-    assert!(have.0 == want.0, "state tensors differ after {kills} kills");
-    assert_eq!(have.1, want.1);
-    assert!(have.2 == want.2, "exported weights differ");
-    assert_eq!(have.3, want.3, "metrics: each step once, with the same loss");
+    assert!(have.state == want.state, "state tensors differ after {kills} kills");
+    assert_eq!(have.progress, want.progress);
+    assert!(have.weights == want.weights, "exported weights differ");
+    assert_eq!(have.steps, want.steps, "metrics: each step once, with the same loss");
 }
