@@ -1,5 +1,6 @@
 //! `Cx`: what every operation is told about where and how it runs.
 
+use crate::profile::{Profile, ProfileRow, Scope};
 use crate::{DType, Isa, Pool, Tensor, Threads};
 
 /// Device, memory pool, threads, instruction path and compute format. Cheap to clone; clones share pool and threads.
@@ -9,13 +10,14 @@ pub struct Cx {
     threads: Threads,
     isa: Isa,
     compute: DType,
+    profile: Option<Profile>,
 }
 
 impl Cx {
     /// A context on this machine's processor. `threads` 0 means all; `compute` is F32 or Bf16.
     pub fn cpu(threads: usize, compute: DType) -> Self {
         assert!(compute != DType::I32, "cx: compute format must be floating point");
-        Self { pool: Pool::new(), threads: Threads::new(threads), isa: Isa::detect(), compute }
+        Self { pool: Pool::new(), threads: Threads::new(threads), isa: Isa::detect(), compute, profile: None }
     }
 
     /// The same context on another instruction path (tests force each one).
@@ -28,6 +30,27 @@ impl Cx {
     pub fn with_compute(mut self, compute: DType) -> Self {
         self.compute = compute;
         self
+    }
+
+    /// The same context with a profile: operations of it and of its clones are timed.
+    pub fn with_profile(mut self) -> Self {
+        self.profile = Some(Profile::new());
+        self
+    }
+    /// Times what runs until the returned guard is dropped, if this context has a profile. `flops` and `bytes`: what is
+    /// known of the work (0: nothing).
+    pub fn scope(&self, name: &'static str, flops: u64, bytes: u64) -> Option<Scope<'_>> {
+        self.profile.as_ref().map(|p| p.enter(name, flops, bytes))
+    }
+    /// What was timed since the last [`Cx::clear_profile`].
+    pub fn profile(&self) -> Vec<ProfileRow> {
+        self.profile.as_ref().map(Profile::rows).unwrap_or_default()
+    }
+    /// Empties the profile.
+    pub fn clear_profile(&self) {
+        if let Some(profile) = &self.profile {
+            profile.clear();
+        }
     }
 
     /// Format of activations and packed weights.
@@ -88,6 +111,7 @@ impl Cx {
     }
     /// A copy with memory of its own.
     pub fn copy(&self, source: &Tensor) -> Tensor {
+        let _scope = self.scope("copy", 0, 2 * source.bytes() as u64);
         let mut t = Tensor::take(&self.pool, source.shape(), source.dtype());
         match source.dtype() {
             DType::F32 => t.f32_mut().copy_from_slice(source.f32()),

@@ -24,6 +24,7 @@ pub mod mmap;
 pub mod moe;
 mod par;
 mod pool;
+mod profile;
 pub mod reduce;
 pub mod rmsnorm;
 mod rng;
@@ -39,6 +40,7 @@ pub use half::bf16;
 pub use isa::Isa;
 pub use par::{Chunks, DisjointMut, Threads};
 pub use pool::Pool;
+pub use profile::{ProfileRow, Scope};
 pub use rng::{Purpose, Rng};
 pub use tensor::{DType, Device, MatMut, MatRef, Tensor};
 

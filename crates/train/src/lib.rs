@@ -1,5 +1,6 @@
 //! Training: recipes and what follows from them, the schedule, and what a run writes down and shows.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod corpus;
 pub mod evaluate;

@@ -46,8 +46,10 @@ impl Optimizer {
             let (Some(grad), Some((m, v))) = (grads.get(p.slot), &mut moments[p.slot]) else { return };
             let weight_decay = if p.decays() { weight_decay } else { 0.0 };
             let hp = AdamW { lr, beta1, beta2, eps, weight_decay, grad_scale, step };
-            adamw::step(cx, &mut p.value, grad, m, v, &hp);
-            p.repack(cx);
+            match &mut p.packed {
+                Some(packed) => adamw::step_packed(cx, &mut p.value, grad, m, v, &hp, packed),
+                None => adamw::step(cx, &mut p.value, grad, m, v, &hp),
+            }
         });
     }
 }

@@ -2,8 +2,11 @@
 
 use super::{AdamW, Factors};
 use crate::kernel::{Blocks, Elem, Kernel, dispatch, with_elem};
+use crate::gemm::LANES;
+use crate::gemm::pack::Rows;
+use crate::linear::PackedWeight;
 use crate::math::fma;
-use crate::{Cx, DisjointMut, Tensor};
+use crate::{Cx, DType, DisjointMut, Tensor};
 
 struct Step<'a, M, V> {
     w: &'a mut [f32],
@@ -47,6 +50,36 @@ pub(super) fn step(cx: &Cx, w: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut 
             // SAFETY: blocks are disjoint.
             let (w, m, v) = unsafe { (w.slice(start, len), m.slice(start, len), v.slice(start, len)) };
             dispatch(cx.isa(), Step { w, g: &g[part], m, v, f });
+        });
+    }));
+}
+
+/// A task is a block of rows as the panels have them.
+pub(super) fn step_packed(
+    cx: &Cx,
+    w: &mut Tensor,
+    g: &Tensor,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    hp: &AdamW,
+    packed: &mut PackedWeight,
+) {
+    let (f, g) = (hp.factors(), g.f32());
+    let (groups, n, k) = (packed.groups(), packed.n(), packed.k());
+    let (blocks, to) = (n.div_ceil(LANES), packed.writer());
+    let w = DisjointMut::new(w.f32_mut());
+    with_elem!(m.dtype(), M => with_elem!(v.dtype(), V => {
+        let (m, v) = (DisjointMut::new(M::of_tensor_mut(m)), DisjointMut::new(V::of_tensor_mut(v)));
+        cx.threads().each(groups * blocks, |task| {
+            let (group, row) = (task / blocks, task % blocks * LANES);
+            let rows = (n - row).min(LANES);
+            let (start, len) = ((group * n + row) * k, rows * k);
+            // SAFETY: blocks of rows are disjoint.
+            let (w, m, v) = unsafe { (w.slice(start, len), m.slice(start, len), v.slice(start, len)) };
+            dispatch(cx.isa(), Step { w: &mut *w, g: &g[start..start + len], m, v, f });
+            let src = Rows { ptr: w.as_ptr().cast(), stride: k * 4, dtype: DType::F32 };
+            // SAFETY: the rows are there, and this task's alone.
+            unsafe { to.pack_rows(cx, group, row, rows, src) };
         });
     }));
 }

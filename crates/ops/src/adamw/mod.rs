@@ -17,6 +17,7 @@ mod cpu;
 mod tests;
 
 use crate::kernel::expect_float;
+use crate::linear::PackedWeight;
 use crate::{Cx, DType, Device, Tensor};
 
 /// The numbers of one step.
@@ -70,15 +71,45 @@ impl AdamW {
     }
 }
 
-/// One step on `w`, `m` and `v`, in place.
-pub fn step(cx: &Cx, w: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut Tensor, hp: &AdamW) {
+fn check(w: &Tensor, g: &Tensor, m: &Tensor, v: &Tensor) {
     assert!(w.dtype() == DType::F32 && g.dtype() == DType::F32, "adamw: {w:?} with gradient {g:?}");
     expect_float("adamw", m.dtype());
     expect_float("adamw", v.dtype());
     let n = w.len();
     assert!(g.len() == n && m.len() == n && v.len() == n, "adamw: {w:?}, {g:?}, moments {m:?} and {v:?}");
+}
+
+/// Bytes that a step reads and writes.
+fn traffic(w: &Tensor, g: &Tensor, m: &Tensor, v: &Tensor) -> u64 {
+    (2 * w.bytes() + g.bytes() + 2 * m.bytes() + 2 * v.bytes()) as u64
+}
+
+/// One step on `w`, `m` and `v`, in place.
+pub fn step(cx: &Cx, w: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut Tensor, hp: &AdamW) {
+    let _scope = cx.scope("adamw", 0, traffic(w, g, m, v));
+    check(w, g, m, v);
     match w.device() {
         Device::Cpu => cpu::step(cx, w, g, m, v, hp),
+    }
+}
+
+/// As [`step`] and then `packed.pack(cx, w)`, the same bits, with one pass over memory: rows are packed while they are
+/// in cache.
+pub fn step_packed(
+    cx: &Cx,
+    w: &mut Tensor,
+    g: &Tensor,
+    m: &mut Tensor,
+    v: &mut Tensor,
+    hp: &AdamW,
+    packed: &mut PackedWeight,
+) {
+    let _scope = cx.scope("adamw and pack", 0, traffic(w, g, m, v) + packed.bytes() as u64);
+    check(w, g, m, v);
+    let want = packed.groups() * packed.n() * packed.k();
+    assert!(w.len() == want, "adamw: {w:?} packed as {} x {} x {}", packed.groups(), packed.n(), packed.k());
+    match w.device() {
+        Device::Cpu => cpu::step_packed(cx, w, g, m, v, hp, packed),
     }
 }
 

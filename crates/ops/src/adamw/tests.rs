@@ -102,3 +102,34 @@ fn a_zero_gradient_only_decays_and_the_average_follows() {
         assert_close("ema", &average, &want, |i| 3.0 * F32_EPS * f64::from(before[i]).abs());
     }
 }
+
+#[test]
+fn packing_on_the_way_gives_the_same_bits() {
+    for cx in contexts() {
+        for (groups, n, k, dtype) in [(1, 33, 40, DType::Bf16), (3, 32, 17, DType::Bf16), (2, 20, 9, DType::F32)] {
+            let len = groups * n * k;
+            let g = random(&cx, &[len], DType::F32, 0.1, 2);
+            let run = |fused: bool| {
+                let mut w = random(&cx, &[len], DType::F32, 1.0, 1);
+                let (mut m, mut v) = (cx.zeros(&[len], DType::Bf16), cx.zeros(&[len], DType::Bf16));
+                let mut packed = PackedWeight::new(&cx, groups, n, k, dtype, true);
+                for i in 1..3 {
+                    if fused {
+                        step_packed(&cx, &mut w, &g, &mut m, &mut v, &hp(i, 0.1), &mut packed);
+                    } else {
+                        step(&cx, &mut w, &g, &mut m, &mut v, &hp(i, 0.1));
+                        packed.pack(&cx, &w);
+                    }
+                }
+                // What the packed forms hold shows in products.
+                let (x, dy) = (random(&cx, &[groups, k], dtype, 1.0, 3), random(&cx, &[groups, n], dtype, 1.0, 4));
+                let offsets = cx.indices(&[groups + 1], &(0..=groups as i32).collect::<Vec<_>>());
+                let (mut y, mut dx) = (cx.empty(&[groups, n], DType::F32), cx.empty(&[groups, k], DType::F32));
+                crate::linear::grouped_forward(&cx, &x, &packed, &offsets, &mut y, crate::Acc::Write);
+                crate::linear::grouped_backward_input(&cx, &dy, &packed, &offsets, &mut dx, crate::Acc::Write);
+                [w, m, v, y, dx].map(|t| t.to_vec_f32().into_iter().map(f32::to_bits).collect::<Vec<_>>())
+            };
+            assert_eq!(run(true), run(false), "{groups} x {n} x {k} {dtype:?}");
+        }
+    }
+}

@@ -176,6 +176,13 @@ fn check_inputs(q: &Tensor, kv: &Tensor, k_rope: &MatRef<'_>, seg: &Segments, s:
     );
 }
 
+/// Flops of `times` the forward pass's products.
+fn products(seg: &Segments, s: &AttnShape, times: u64) -> u64 {
+    let pairs = |w: &[i32]| ((w[1] - w[0]) as u64 * ((w[1] - w[0]) as u64 + 1)) / 2;
+    let pairs: u64 = seg.starts().windows(2).map(pairs).sum();
+    2 * times * pairs * (s.heads * (s.d_qk() + s.d_v)) as u64
+}
+
 /// Writes `o` and `lse` (shapes above).
 pub fn forward<'a>(
     cx: &Cx,
@@ -187,6 +194,7 @@ pub fn forward<'a>(
     o: &mut Tensor,
     lse: &mut Tensor,
 ) {
+    let _scope = cx.scope("attention forward", products(seg, s, 1), 0);
     let k_rope = k_rope.into();
     check_inputs(q, kv, &k_rope, seg, s);
     check(o, "o", seg.tokens(), s.heads * s.d_v, q.dtype());
@@ -213,6 +221,7 @@ pub fn backward<'a, 'b>(
     dkv: &mut Tensor,
     dk_rope: impl Into<MatMut<'b>>,
 ) {
+    let _scope = cx.scope("attention backward", products(seg, s, 2), 0);
     let (k_rope, dk_rope) = (k_rope.into(), dk_rope.into());
     check_inputs(q, kv, &k_rope, seg, s);
     let (t, dtype) = (seg.tokens(), q.dtype());

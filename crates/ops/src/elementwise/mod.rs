@@ -26,6 +26,7 @@ fn check_same(op: &str, a: &MatRef<'_>, b: &MatMut<'_>) {
 
 /// `dst = src`.
 pub fn cast<'s, 'd>(cx: &Cx, src: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'d>>) {
+    let _scope = cx.scope("cast", 0, 0);
     let (src, dst) = (src.into(), dst.into());
     check_same("cast", &src, &dst);
     match src.device() {
@@ -35,6 +36,7 @@ pub fn cast<'s, 'd>(cx: &Cx, src: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'
 
 /// `dst += a`.
 pub fn add<'s, 'd>(cx: &Cx, a: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'d>>) {
+    let _scope = cx.scope("add", 0, 0);
     let (a, dst) = (a.into(), dst.into());
     check_same("add", &a, &dst);
     match a.device() {
@@ -52,6 +54,7 @@ pub(crate) fn check_rows(op: &str, rows: &Tensor, n: usize, limit: usize) {
 
 /// `out[i] = x[rows[i]]`. `rows` i32 `[R]`, `out` [R, D]; a row may be taken any number of times.
 pub fn gather_rows<'x>(cx: &Cx, x: impl Into<MatRef<'x>>, rows: &Tensor, out: &mut Tensor) {
+    let _scope = cx.scope("gather rows", 0, 0);
     let (x, op) = (x.into(), "gather_rows");
     expect_float(op, x.dtype());
     expect_float(op, out.dtype());
@@ -64,6 +67,7 @@ pub fn gather_rows<'x>(cx: &Cx, x: impl Into<MatRef<'x>>, rows: &Tensor, out: &m
 
 /// `dst[rows[i]] += src[i]`. `src` [R, D], `rows` i32 `[R]`, `dst` f32 [T, D]. A row named twice gets both, in order.
 pub fn scatter_add_rows<'s>(cx: &Cx, src: impl Into<MatRef<'s>>, rows: &Tensor, dst: &mut Tensor) {
+    let _scope = cx.scope("scatter rows", 0, 0);
     let (src, op) = (src.into(), "scatter_add_rows");
     expect_float(op, src.dtype());
     assert_eq!(dst.dtype(), DType::F32, "{op}: type of dst");

@@ -12,6 +12,7 @@ use crate::{Acc, Cx, DType, Device, DisjointMut, MatRef, Tensor};
 
 /// Overwrites `x` [T, D].
 pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
+    let _scope = cx.scope("embedding forward", 0, 2 * x.bytes() as u64);
     let op = "embedding forward";
     assert_eq!(table.dtype(), DType::F32, "{op}: type of the table");
     expect_float(op, x.dtype());
@@ -24,6 +25,7 @@ pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
 
 /// Overwrites (rows of unused tokens become zero) or adds to `dtable` f32 [V, D].
 pub fn backward<'a>(cx: &Cx, dx: impl Into<MatRef<'a>>, ids: &Tensor, dtable: &mut Tensor, acc: Acc) {
+    let _scope = cx.scope("embedding backward", 0, dtable.bytes() as u64);
     let (dx, op) = (dx.into(), "embedding backward");
     expect_float(op, dx.dtype());
     assert_eq!(dtable.dtype(), DType::F32, "{op}: type of dtable");

@@ -20,6 +20,7 @@ const BLOCK: usize = 64;
 
 /// `scores` f32 [T, E] from the gate. Writes `f` f32 [S, E], for the backward, and `loss` f32 `[S]`.
 pub fn balance_forward(cx: &Cx, scores: &Tensor, seg: &Segments, cfg: &GateCfg, f: &mut Tensor, loss: &mut Tensor) {
+    let _scope = cx.scope("gate balance forward", 0, 0);
     let op = "gate::balance_forward";
     cfg.check(op);
     let (e, k) = (cfg.experts, cfg.top_k);
@@ -41,6 +42,7 @@ pub fn balance_backward(
     d_scores: &mut Tensor,
     acc: Acc,
 ) {
+    let _scope = cx.scope("gate balance backward", 0, 0);
     let op = "gate::balance_backward";
     let (t, e) = (seg.tokens(), scores.cols());
     check_2d(op, "scores", scores, t, e, DType::F32);

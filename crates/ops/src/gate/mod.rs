@@ -110,6 +110,7 @@ pub fn forward(
     idx: &mut Tensor,
     weight: &mut Tensor,
 ) {
+    let _scope = cx.scope("gate forward", 0, 0);
     let op = "gate::forward";
     cfg.check(op);
     let (t, e, k) = (logits.rows(), cfg.experts, cfg.top_k);
@@ -154,6 +155,7 @@ pub fn backward(
     d_scores_extra: Option<&Tensor>,
     d_logits: &mut Tensor,
 ) {
+    let _scope = cx.scope("gate backward", 0, 0);
     let op = "gate::backward";
     cfg.check(op);
     let (t, e, k) = (scores.rows(), cfg.experts, cfg.top_k);

@@ -56,6 +56,7 @@ pub fn loss(
     mut grad: Option<HeadGrad<'_>>,
     mut pred: Option<&mut Tensor>,
 ) {
+    let _scope = cx.scope("head", 0, 0);
     let op = "head::loss";
     let (t, d, v) = (h.rows(), h.cols(), w.n());
     assert!(w.groups() == 1 && w.k() == d && v > 0, "{op}: h is {h:?}, the weight {} x [{v}, {}]", w.groups(), w.k());

@@ -33,7 +33,7 @@ pub fn grouped_backward_weight<'a, 'b>(
 
 fn by_tokens(
     cx: &Cx,
-    op: &str,
+    op: &'static str,
     dy: MatRef<'_>,
     x: MatRef<'_>,
     offsets: Option<&Tensor>,
@@ -47,6 +47,7 @@ fn by_tokens(
     assert_eq!(dw.len(), count * n * k, "{op}: dw {:?} for {count} x {n} x {k}", dw.shape());
     assert_eq!(dw.dtype(), DType::F32, "{op}: dw {:?}", dw.dtype());
     let groups = Groups::new(op, offsets, count, rows);
+    let _scope = cx.scope(op, 2 * (rows * n * k) as u64, 0);
     let (a, b, c) = (Rows::of(&dy), Rows::of(&x), Shared::of(dw));
     // SAFETY: shapes were checked; every group has rows and a part of dw to itself.
     unsafe {

@@ -94,7 +94,7 @@ impl<'a> Groups<'a> {
 
 fn by_weight(
     cx: &Cx,
-    op: &str,
+    op: &'static str,
     x: MatRef<'_>,
     w: &PackedWeight,
     backward: bool,
@@ -115,6 +115,7 @@ fn by_weight(
         y.cols()
     );
     let groups = Groups::new(op, offsets, w.groups(), x.rows());
+    let _scope = cx.scope(op, 2 * (x.rows() * n * k) as u64, 0);
     let dtype = w.dtype();
     let converted = (x.dtype() != dtype).then(|| convert(cx, &x, dtype));
     let source = Rows::of(&converted.as_ref().map_or(x, Tensor::mat));

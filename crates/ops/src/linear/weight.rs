@@ -56,6 +56,7 @@ impl PackedWeight {
             DType::Bf16 => w.bf16().as_ptr().cast(),
             DType::I32 => panic!("pack: i32 weights"),
         };
+        let _scope = cx.scope("pack", 0, (w.bytes() + self.bytes()) as u64);
         let src = Rows { ptr, stride: self.k * w.dtype().size(), dtype: w.dtype() };
         let (n, blocks) = (self.n, self.n.div_ceil(LANES));
         let to = self.writer();

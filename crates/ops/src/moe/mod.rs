@@ -27,6 +27,7 @@ fn check_rows(op: &str, name: &str, (rows, cols): (usize, usize), want: (usize, 
 
 /// `x` [T, D] any float type to `out` [T*K, D] any float type, sorted by expert.
 pub fn permute<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, plan: &Plan, out: &mut Tensor) {
+    let _scope = cx.scope("moe permute", 0, 2 * out.bytes() as u64);
     let (op, x) = ("moe::permute", x.into());
     check_rows(op, "x", (x.rows(), x.cols()), (plan.tokens(), x.cols()));
     check_rows(op, "out", (out.rows(), out.cols()), (plan.rows(), x.cols()));
@@ -39,6 +40,7 @@ pub fn permute<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, plan: &Plan, out: &mut Ten
 
 /// `y` [T*K, D] any float type, summed over the K rows of each token into `out` f32 [T, D] (acc).
 pub fn combine<'a>(cx: &Cx, y: &Tensor, plan: &Plan, out: impl Into<MatMut<'a>>, acc: Acc) {
+    let _scope = cx.scope("moe combine", 0, y.bytes() as u64);
     let (op, mut out) = ("moe::combine", out.into());
     check_rows(op, "y", (y.rows(), y.cols()), (plan.rows(), out.cols()));
     check_rows(op, "out", (out.rows(), out.cols()), (plan.tokens(), out.cols()));
@@ -51,6 +53,7 @@ pub fn combine<'a>(cx: &Cx, y: &Tensor, plan: &Plan, out: impl Into<MatMut<'a>>,
 
 /// `weight` f32 [T, K] to `out` f32 `[T*K]` by row: the scale of each expert's input row.
 pub fn gather_scale(cx: &Cx, weight: &Tensor, plan: &Plan, out: &mut Tensor) {
+    let _scope = cx.scope("moe scales", 0, 0);
     let op = "moe::gather_scale";
     assert!(weight.len() == plan.rows() && out.len() == plan.rows(), "{op}: {weight:?}, {out:?}, {} rows", plan.rows());
     match weight.device() {
@@ -60,6 +63,7 @@ pub fn gather_scale(cx: &Cx, weight: &Tensor, plan: &Plan, out: &mut Tensor) {
 
 /// `d` f32 `[T*K]` by row to `out` f32 [T, K]: the gradient of [`gather_scale`].
 pub fn scatter_scale(cx: &Cx, d: &Tensor, plan: &Plan, out: &mut Tensor) {
+    let _scope = cx.scope("moe scales", 0, 0);
     let op = "moe::scatter_scale";
     assert!(d.len() == plan.rows() && out.len() == plan.rows(), "{op}: {d:?}, {out:?}, {} rows", plan.rows());
     match d.device() {

@@ -42,6 +42,7 @@ impl Plan {
 
 /// Sorts the slots of `idx` i32 [T, K] by expert.
 pub fn plan(cx: &Cx, idx: &Tensor, experts: usize) -> Plan {
+    let _scope = cx.scope("moe plan", 0, 0);
     let op = "moe::plan";
     let (t, k) = (idx.rows(), idx.cols());
     assert!(idx.shape() == [t, k] && k >= 1 && experts >= 1, "{op}: idx is {idx:?} for {experts} experts");

@@ -13,6 +13,7 @@ use crate::{Cx, Device, Tensor};
 
 /// `sum x^2`.
 pub fn sum_squares(cx: &Cx, x: &Tensor) -> f64 {
+    let _scope = cx.scope("sum of squares", 0, x.bytes() as u64);
     expect_float("sum_squares", x.dtype());
     match x.device() {
         Device::Cpu => cpu::sum::<true>(cx, x),

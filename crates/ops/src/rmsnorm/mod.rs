@@ -31,6 +31,7 @@ pub fn forward<'x, 'y>(
     y: impl Into<MatMut<'y>>,
     rstd: &mut Tensor,
 ) {
+    let _scope = cx.scope("rmsnorm forward", 0, 0);
     let (x, y, op) = (x.into(), y.into(), "rmsnorm forward");
     check(op, &x, w, rstd);
     expect_float(op, y.dtype());
@@ -59,6 +60,7 @@ pub fn backward<'d, 'x, 'g>(
     dw: &mut Tensor,
     dw_acc: Acc,
 ) {
+    let _scope = cx.scope("rmsnorm backward", 0, 0);
     let (dy, x, dx, op) = (dy.into(), x.into(), dx.into(), "rmsnorm backward");
     check(op, &x, w, rstd);
     expect_float(op, dy.dtype());

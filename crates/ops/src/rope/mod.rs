@@ -53,6 +53,7 @@ pub fn apply<'a>(
     table: &RopeTable,
     inverse: bool,
 ) {
+    let _scope = cx.scope("rope", 0, 0);
     let (x, size) = (x.into(), 2 * table.pairs());
     expect_float("rope", x.dtype());
     assert_eq!(positions.len(), x.rows(), "rope: positions for rows");

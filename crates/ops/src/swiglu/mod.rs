@@ -28,6 +28,7 @@ fn check(op: &str, gu: &Tensor, row_scale: Option<&Tensor>, h: &Tensor) {
 
 /// `h = silu(gate) * up * row_scale`; `h` [R, I] is overwritten.
 pub fn forward(cx: &Cx, gu: &Tensor, row_scale: Option<&Tensor>, h: &mut Tensor) {
+    let _scope = cx.scope("swiglu forward", 0, (gu.bytes() + h.bytes()) as u64);
     check("swiglu forward", gu, row_scale, h);
     match gu.device() {
         Device::Cpu => cpu::forward(cx, gu, row_scale, h),
@@ -45,6 +46,7 @@ pub fn backward(
     h_out: &mut Tensor,
     d_scale: Option<&mut Tensor>,
 ) {
+    let _scope = cx.scope("swiglu backward", 0, (dh.bytes() + 2 * gu.bytes() + h_out.bytes()) as u64);
     let op = "swiglu backward";
     check(op, gu, row_scale, h_out);
     check(op, dgu, row_scale, dh);

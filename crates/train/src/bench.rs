@@ -1,0 +1,156 @@
+//! Whole training steps on random tokens, timed, with the arithmetic rate beside the processor's own.
+
+use crate::optim::OptimConfig;
+use crate::step::{StepSettings, Trainer};
+use hadal_model::count::flops;
+use hadal_model::{Model, ModelConfig};
+use hadal_ops::gemm::peak_gflops;
+use hadal_ops::{Cx, DType, ProfileRow, Purpose, Rng};
+use serde::Serialize;
+use std::time::Instant;
+
+/// Steps before the measured ones: buffers get their sizes.
+const WARM_UP: usize = 2;
+/// Seconds for each of the two measurements of the peak.
+const PEAK_SECONDS: f64 = 0.5;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct BenchSettings {
+    /// Measured steps.
+    pub steps: usize,
+    /// Sequences of a step.
+    pub batch: usize,
+    /// Tokens of a sequence.
+    pub seq_len: usize,
+    /// AdamW.
+    pub optim: OptimConfig,
+    /// Everything else of a step.
+    pub step: StepSettings,
+}
+
+/// The result, with the names that `--json` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// Tokens a second of the median step.
+    pub tok_s_median: f64,
+    /// Tokens a second of the slowest step.
+    pub tok_s_min: f64,
+    /// Tokens a second of the fastest step.
+    pub tok_s_max: f64,
+    /// Billions of floating-point operations of the model (not of its recomputation) a second, median step.
+    pub model_gflops: f64,
+    /// The same of the multiply instruction alone, in registers: the better of a measurement before and one after.
+    pub peak_gflops: f64,
+    /// `model_gflops / peak_gflops`
+    pub share_of_peak: f64,
+    /// Highest resident memory of the process.
+    pub peak_rss_bytes: u64,
+    /// Model FLOPs of one token, forward and backward.
+    pub flops_per_token: f64,
+    /// Tokens of a step.
+    pub tokens_per_step: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Instruction path.
+    pub isa: &'static str,
+    /// Seconds of each measured step: gradients, norm, update.
+    pub seconds: Vec<[f64; 3]>,
+}
+
+/// Runs `settings.steps` steps of `config` after two that are not counted; `each` sees every measured step's number
+/// and seconds. The model's weights and tokens are random. Afterwards the context's profile, if it has one, holds the
+/// measured steps.
+pub fn bench(cx: &Cx, config: &ModelConfig, settings: &BenchSettings, each: impl FnMut(usize, f64) + Send) -> BenchReport {
+    cx.threads().run(|| run(cx, config, settings, each))
+}
+
+fn run(cx: &Cx, config: &ModelConfig, settings: &BenchSettings, mut each: impl FnMut(usize, f64)) -> BenchReport {
+    let BenchSettings { steps, batch, seq_len, optim, step } = *settings;
+    let mut model = Model::new(cx, config);
+    model.init(cx, 1, config.initializer_range);
+    let mut trainer = Trainer::new(cx.clone(), model, optim, 0.0);
+    let vocab = config.vocab_size;
+    let rng = Rng::new(1, Purpose::Test, 0);
+    let tokens: Vec<i32> = (0..batch * (seq_len + 1)).map(|i| rng.below(i as u64, vocab) as i32).collect();
+    let before = peak_gflops(cx, PEAK_SECONDS);
+    let mut seconds = Vec::with_capacity(steps);
+    for i in 0..WARM_UP + steps.max(1) {
+        if i == WARM_UP {
+            cx.clear_profile();
+        }
+        let start = Instant::now();
+        trainer.gradients(&tokens, seq_len, &step);
+        let gradients = start.elapsed().as_secs_f64();
+        let norm = trainer.grad_norm();
+        let normed = start.elapsed().as_secs_f64();
+        trainer.update(&step, norm);
+        let whole = start.elapsed().as_secs_f64();
+        if i >= WARM_UP {
+            seconds.push([gradients, normed - gradients, whole - normed]);
+            each(i - WARM_UP, whole);
+        }
+    }
+    let peak_gflops = before.max(peak_gflops(cx, PEAK_SECONDS));
+    let mut sorted: Vec<f64> = seconds.iter().map(|parts| parts.iter().sum()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let tokens_per_step = batch * seq_len;
+    let rate = |seconds: f64| tokens_per_step as f64 / seconds;
+    let tok_s_median = rate(sorted[sorted.len() / 2]);
+    let flops_per_token = flops(config, seq_len).training;
+    let model_gflops = tok_s_median * flops_per_token / 1e9;
+    BenchReport {
+        tok_s_median,
+        tok_s_min: rate(sorted[sorted.len() - 1]),
+        tok_s_max: rate(sorted[0]),
+        model_gflops,
+        peak_gflops,
+        share_of_peak: model_gflops / peak_gflops,
+        peak_rss_bytes: peak_rss_bytes(),
+        flops_per_token,
+        tokens_per_step,
+        threads: cx.threads().count(),
+        isa: cx.isa().name(),
+        seconds,
+    }
+}
+
+/// Highest resident memory of this process so far; 0 where the system does not say.
+pub fn peak_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// A table of a profile over `steps` steps that took `seconds` in all, dearest first.
+pub fn profile_table(rows: &[ProfileRow], steps: usize, seconds: f64) -> String {
+    let mut rows = rows.to_vec();
+    rows.sort_by_key(|r| std::cmp::Reverse(r.time));
+    let mut out = format!("{:<44} {:>7} {:>10} {:>7} {:>9} {:>8}\n", "operation", "calls", "ms a step", "share", "GFLOP/s", "GB/s");
+    let mut named = 0.0;
+    for r in &rows {
+        let time = r.time.as_secs_f64();
+        named += time;
+        let name = if r.outer.is_empty() { r.name.to_owned() } else { format!("{} / {}", r.outer, r.name) };
+        let rate = |n: u64, digits: usize| if n == 0 { String::new() } else { format!("{:.digits$}", n as f64 / time / 1e9) };
+        out += &format!(
+            "{name:<44} {:>7} {:>10.2} {:>6.1}% {:>9} {:>8}\n",
+            r.calls / steps as u64,
+            1e3 * time / steps as f64,
+            100.0 * time / seconds,
+            rate(r.flops, 0),
+            rate(r.bytes, 1),
+        );
+    }
+    let rest = seconds - named;
+    out + &format!("{:<44} {:>7} {:>10.2} {:>6.1}%\n", "everything else", "", 1e3 * rest / steps as f64, 100.0 * rest / seconds)
+}
+
+/// The settings of a plain step: bf16 moments, clipping, the report's balance settings, no MTP weight unless the model
+/// has modules.
+pub fn plain_settings(steps: usize, batch: usize, seq_len: usize) -> BenchSettings {
+    let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments: DType::Bf16 };
+    let balance = Some((hadal_model::BalanceGroups::Sequences, 1e-4));
+    let step = StepSettings { lr: 3e-4, clip: 1.0, gamma: 1e-3, mtp_lambda: 0.3, balance, micro_batch: batch };
+    BenchSettings { steps, batch, seq_len, optim, step }
+}
