@@ -1,7 +1,8 @@
 //! `Cx`: what every operation is told about where and how it runs.
 
+use crate::kernel::Blocks;
 use crate::profile::{Profile, ProfileRow, Scope};
-use crate::{DType, Isa, Pool, Tensor, Threads};
+use crate::{DType, DisjointMut, Isa, Pool, Tensor, Threads};
 
 /// Device, memory pool, threads, instruction path and compute format. Cheap to clone; clones share pool and threads.
 #[derive(Clone)]
@@ -114,10 +115,20 @@ impl Cx {
         let _scope = self.scope("copy", 0, 2 * source.bytes() as u64);
         let mut t = Tensor::take(&self.pool, source.shape(), source.dtype());
         match source.dtype() {
-            DType::F32 => t.f32_mut().copy_from_slice(source.f32()),
-            DType::Bf16 => t.bf16_mut().copy_from_slice(source.bf16()),
-            DType::I32 => t.i32_mut().copy_from_slice(source.i32()),
+            DType::F32 => self.fill(t.f32_mut(), source.f32()),
+            DType::Bf16 => self.fill(t.bf16_mut(), source.bf16()),
+            DType::I32 => self.fill(t.i32_mut(), source.i32()),
         }
         t
+    }
+
+    /// `to = from`, by all threads.
+    fn fill<T: Copy + Send + Sync>(&self, to: &mut [T], from: &[T]) {
+        let (blocks, to) = (Blocks::elements(from.len()), DisjointMut::new(to));
+        self.threads.each(blocks.count(), |b| {
+            let part = blocks.range(b);
+            // SAFETY: blocks are disjoint.
+            unsafe { to.slice(part.start, part.len()) }.copy_from_slice(&from[part]);
+        });
     }
 }

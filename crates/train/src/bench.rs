@@ -1,11 +1,9 @@
 //! Whole training steps on random tokens, timed, with the arithmetic rate beside the processor's own.
 
-use crate::optim::OptimConfig;
 use crate::step::{StepSettings, Trainer};
 use hadal_model::count::flops;
-use hadal_model::{Model, ModelConfig};
 use hadal_ops::gemm::peak_gflops;
-use hadal_ops::{Cx, DType, ProfileRow, Purpose, Rng};
+use hadal_ops::{ProfileRow, Purpose, Rng};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -23,8 +21,6 @@ pub struct BenchSettings {
     pub batch: usize,
     /// Tokens of a sequence.
     pub seq_len: usize,
-    /// AdamW.
-    pub optim: OptimConfig,
     /// Everything else of a step.
     pub step: StepSettings,
 }
@@ -58,19 +54,18 @@ pub struct BenchReport {
     pub seconds: Vec<[f64; 3]>,
 }
 
-/// Runs `settings.steps` steps of `config` after two that are not counted; `each` sees every measured step's number
-/// and seconds. The model's weights and tokens are random. Afterwards the context's profile, if it has one, holds the
-/// measured steps.
-pub fn bench(cx: &Cx, config: &ModelConfig, settings: &BenchSettings, each: impl FnMut(usize, f64) + Send) -> BenchReport {
-    cx.threads().run(|| run(cx, config, settings, each))
+/// Runs `settings.steps` steps on random tokens after two that are not counted; `each` sees every measured step's number
+/// and seconds. Afterwards the context's profile, if it has one, holds the measured steps.
+pub fn bench(trainer: &mut Trainer, settings: &BenchSettings, each: impl FnMut(usize, f64) + Send) -> BenchReport {
+    let threads = trainer.cx.threads().clone();
+    threads.run(|| run(trainer, settings, each))
 }
 
-fn run(cx: &Cx, config: &ModelConfig, settings: &BenchSettings, mut each: impl FnMut(usize, f64)) -> BenchReport {
-    let BenchSettings { steps, batch, seq_len, optim, step } = *settings;
-    let mut model = Model::new(cx, config);
-    model.init(cx, 1, config.initializer_range);
-    let mut trainer = Trainer::new(cx.clone(), model, optim, 0.0);
-    let vocab = config.vocab_size;
+fn run(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnMut(usize, f64)) -> BenchReport {
+    let BenchSettings { steps, batch, seq_len, step } = *settings;
+    let cx = &trainer.cx.clone();
+    let flops_per_token = flops(&trainer.model.config, seq_len).training;
+    let vocab = trainer.model.config.vocab_size;
     let rng = Rng::new(1, Purpose::Test, 0);
     let tokens: Vec<i32> = (0..batch * (seq_len + 1)).map(|i| rng.below(i as u64, vocab) as i32).collect();
     let before = peak_gflops(cx, PEAK_SECONDS);
@@ -97,7 +92,6 @@ fn run(cx: &Cx, config: &ModelConfig, settings: &BenchSettings, mut each: impl F
     let tokens_per_step = batch * seq_len;
     let rate = |seconds: f64| tokens_per_step as f64 / seconds;
     let tok_s_median = rate(sorted[sorted.len() / 2]);
-    let flops_per_token = flops(config, seq_len).training;
     let model_gflops = tok_s_median * flops_per_token / 1e9;
     BenchReport {
         tok_s_median,
@@ -126,13 +120,17 @@ pub fn peak_rss_bytes() -> u64 {
 pub fn profile_table(rows: &[ProfileRow], steps: usize, seconds: f64) -> String {
     let mut rows = rows.to_vec();
     rows.sort_by_key(|r| std::cmp::Reverse(r.time));
-    let mut out = format!("{:<44} {:>7} {:>10} {:>7} {:>9} {:>8}\n", "operation", "calls", "ms a step", "share", "GFLOP/s", "GB/s");
+    let mut out = format!(
+        "{:<44} {:>7} {:>10} {:>7} {:>9} {:>8}\n",
+        "operation", "calls", "ms a step", "share", "GFLOP/s", "GB/s"
+    );
     let mut named = 0.0;
     for r in &rows {
         let time = r.time.as_secs_f64();
         named += time;
         let name = if r.outer.is_empty() { r.name.to_owned() } else { format!("{} / {}", r.outer, r.name) };
-        let rate = |n: u64, digits: usize| if n == 0 { String::new() } else { format!("{:.digits$}", n as f64 / time / 1e9) };
+        let rate =
+            |n: u64, digits: usize| if n == 0 { String::new() } else { format!("{:.digits$}", n as f64 / time / 1e9) };
         out += &format!(
             "{name:<44} {:>7} {:>10.2} {:>6.1}% {:>9} {:>8}\n",
             r.calls / steps as u64,
@@ -143,14 +141,11 @@ pub fn profile_table(rows: &[ProfileRow], steps: usize, seconds: f64) -> String 
         );
     }
     let rest = seconds - named;
-    out + &format!("{:<44} {:>7} {:>10.2} {:>6.1}%\n", "everything else", "", 1e3 * rest / steps as f64, 100.0 * rest / seconds)
-}
-
-/// The settings of a plain step: bf16 moments, clipping, the report's balance settings, no MTP weight unless the model
-/// has modules.
-pub fn plain_settings(steps: usize, batch: usize, seq_len: usize) -> BenchSettings {
-    let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments: DType::Bf16 };
-    let balance = Some((hadal_model::BalanceGroups::Sequences, 1e-4));
-    let step = StepSettings { lr: 3e-4, clip: 1.0, gamma: 1e-3, mtp_lambda: 0.3, balance, micro_batch: batch };
-    BenchSettings { steps, batch, seq_len, optim, step }
+    out + &format!(
+        "{:<44} {:>7} {:>10.2} {:>6.1}%\n",
+        "everything else",
+        "",
+        1e3 * rest / steps as f64,
+        100.0 * rest / seconds
+    )
 }

@@ -1,9 +1,9 @@
 //! Blocks of elements, one pass: 16 to 24 bytes read and written a parameter, according to the moments' types.
 
 use super::{AdamW, Factors};
-use crate::kernel::{Blocks, Elem, Kernel, dispatch, with_elem};
 use crate::gemm::LANES;
 use crate::gemm::pack::Rows;
+use crate::kernel::{Blocks, Elem, Kernel, dispatch, with_elem};
 use crate::linear::PackedWeight;
 use crate::math::fma;
 use crate::{Cx, DType, DisjointMut, Tensor};
