@@ -332,6 +332,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// The matrix products of a training step, against the processor's own peak
     Gemm(BenchGemmArgs),
+    /// Whole training steps on random tokens
+    Train(BenchTrainArgs),
 }
 
 #[derive(Args)]
@@ -348,6 +350,34 @@ pub(crate) struct BenchGemmArgs {
     /// Threads (0: one for each core)
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchTrainArgs {
+    /// Recipe
+    #[arg(default_value = "small")]
+    pub(crate) recipe: String,
+    /// Change a key of the recipe
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Measured steps, after two that are not counted
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub(crate) steps: usize,
+    /// Sequences a step
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
+    pub(crate) batch: usize,
+    /// Tokens a sequence
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub(crate) seq_len: usize,
+    /// Threads (0: one for each core)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Where the time of a step goes
+    #[arg(long)]
+    pub(crate) profile: bool,
     /// Last line is JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -16,6 +16,7 @@ const HEAD_CHUNK: usize = 512;
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.command {
         BenchCommand::Gemm(args) => gemm(args),
+        BenchCommand::Train(args) => super::bench_train::run(args),
     }
 }
 
