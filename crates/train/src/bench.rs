@@ -5,6 +5,7 @@ use hadal_model::count::flops;
 use hadal_ops::gemm::peak_gflops;
 use hadal_ops::{ProfileRow, Purpose, Rng};
 use serde::Serialize;
+use std::fmt::Write as _;
 use std::time::Instant;
 
 /// Steps before the measured ones: buffers get their sizes.
@@ -131,14 +132,16 @@ pub fn profile_table(rows: &[ProfileRow], steps: usize, seconds: f64) -> String 
         let name = if r.outer.is_empty() { r.name.to_owned() } else { format!("{} / {}", r.outer, r.name) };
         let rate =
             |n: u64, digits: usize| if n == 0 { String::new() } else { format!("{:.digits$}", n as f64 / time / 1e9) };
-        out += &format!(
-            "{name:<44} {:>7} {:>10.2} {:>6.1}% {:>9} {:>8}\n",
+        writeln!(
+            out,
+            "{name:<44} {:>7} {:>10.2} {:>6.1}% {:>9} {:>8}",
             r.calls / steps as u64,
             1e3 * time / steps as f64,
             100.0 * time / seconds,
             rate(r.flops, 0),
             rate(r.bytes, 1),
-        );
+        )
+        .expect("writing to a string");
     }
     let rest = seconds - named;
     out + &format!(
