@@ -17,6 +17,8 @@ pub enum Purpose {
     TokenSplit = 4,
     /// Choice of groups or documents for a subset.
     Subset = 7,
+    /// Order of rows in a window; step is the window's first row.
+    Rows = 8,
 }
 
 /// SplitMix64's finaliser: a bijection of 64 bits in which every input bit reaches every output bit.

@@ -139,6 +139,7 @@ pub fn stream_options(plan: &Plan) -> StreamOptions {
         fim_span: (plan.data.fim_span > 0).then_some(plan.data.fim_span),
         split_rate: plan.data.boundary_split_rate,
         bos: true,
+        shuffle_rows: plan.data.shuffle_rows,
     }
 }
 

@@ -5,6 +5,7 @@
 //! on all ranks: what was prepared ahead and not used is simply made again after a resumption.
 
 mod stream;
+mod window;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
@@ -14,8 +15,8 @@ use std::time::Instant;
 use crate::error::{DataError, Result};
 use crate::pack::Packed;
 use crate::tokenizer::Tokenizer;
-use stream::Stream;
 pub use stream::{Cursor, RowSource, StreamOptions};
+use window::Window;
 
 /// Rows of `seq_len + 1` tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl Loader {
             });
         }
         let seq_len = options.seq_len;
-        let stream = Stream::new(packed, tokenizer, options, start)?;
+        let stream = Window::new(packed, tokenizer, options, start)?;
         let cursor = stream.cursor();
         let (send, rows) = sync_channel(ahead.max(1));
         let (used, reuse) = channel();
@@ -163,7 +164,7 @@ impl Drop for Loader {
 }
 
 /// The thread: this rank's row of every group of `ranks` rows, with the position after the group.
-fn produce(mut stream: Stream, share: Share, send: &SyncSender<Result<Row>>, reuse: &Receiver<Vec<i32>>) {
+fn produce(mut stream: Window, share: Share, send: &SyncSender<Result<Row>>, reuse: &Receiver<Vec<i32>>) {
     loop {
         let mut tokens = reuse.try_recv().unwrap_or_default();
         let mut group = || -> Result<RowSource> {

@@ -32,11 +32,13 @@ pub struct StreamOptions {
     pub split_rate: f64,
     /// Whether documents begin with the begin token (prompts then should, too).
     pub bos: bool,
+    /// Rows of a window in which the order of rows is shuffled, so that a batch is not one file; 0 or 1: in order.
+    pub shuffle_rows: usize,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self { seq_len: 4096, seed: 1, fim_rate: 0.1, fim_span: None, split_rate: 0.1, bos: true }
+        Self { seq_len: 4096, seed: 1, fim_rate: 0.1, fim_span: None, split_rate: 0.1, bos: true, shuffle_rows: 0 }
     }
 }
 
@@ -44,7 +46,14 @@ impl StreamOptions {
     /// A hash of everything that changes the stream; the length of rows does not.
     fn fingerprint(&self) -> u64 {
         let span = self.fim_span.map_or(0, |s| s as u64 + 1);
-        let parts = [self.seed, self.fim_rate.to_bits(), span, self.split_rate.to_bits(), u64::from(self.bos)];
+        let parts = [
+            self.seed,
+            self.fim_rate.to_bits(),
+            span,
+            self.split_rate.to_bits(),
+            u64::from(self.bos),
+            self.shuffle_rows.max(1) as u64,
+        ];
         parts.iter().fold(0, |h, part| mix(h ^ part).wrapping_add(1))
     }
 }
@@ -58,6 +67,12 @@ pub struct Cursor {
     pub document: u64,
     /// Tokens of the current document, as transformed, that are behind.
     pub offset: u64,
+    /// Rows given out of the window that begins at this document and offset.
+    #[serde(default)]
+    pub given: u64,
+    /// Inputs of a row, T.
+    #[serde(default)]
+    pub seq_len: u64,
     /// Rows behind, over all ranks.
     pub rows: u64,
     /// Inputs behind, over all ranks.
@@ -129,8 +144,10 @@ impl Stream {
             return Err(DataError::tokenizer(None, "it has no begin token; turn off `bos`"));
         }
         let (data, settings) = (packed.fingerprint(), options.fingerprint());
-        let fresh = Cursor { epoch: 0, document: 0, offset: 0, rows: 0, tokens_seen: 0, data, settings };
-        let cursor = start.unwrap_or(fresh);
+        let seq_len = options.seq_len as u64;
+        let fresh =
+            Cursor { epoch: 0, document: 0, offset: 0, given: 0, seq_len, rows: 0, tokens_seen: 0, data, settings };
+        let cursor = Cursor { seq_len, ..start.unwrap_or(fresh) };
         if cursor.data != data {
             return Err(DataError::Cursor("the packed text is another one".into()));
         }
@@ -217,13 +234,11 @@ impl Stream {
         self.transform()
     }
 
-    /// Goes past one row; writes its `T + 1` tokens to `row` where one is given.
-    pub(super) fn row(&mut self, mut row: Option<&mut Vec<i32>>) -> Result<RowSource> {
+    /// Writes the next row's `T + 1` tokens to `row` and goes past its first T.
+    pub(super) fn row(&mut self, row: &mut Vec<i32>) -> Result<RowSource> {
         let t = self.options.seq_len;
-        if let Some(row) = &mut row {
-            row.clear();
-            row.reserve(t + 1);
-        }
+        row.clear();
+        row.reserve(t + 1);
         self.settle()?;
         let mut source = RowSource { epoch: self.cursor.epoch, document: self.number, begins: 0 };
         let mut done = 0;
@@ -232,18 +247,13 @@ impl Stream {
             source.begins += u32::from(self.cursor.offset == 0);
             let rest = &self.current[self.cursor.offset as usize..];
             let part = rest.len().min(t - done);
-            if let Some(row) = &mut row {
-                row.extend(rest[..part].iter().map(|id| *id as i32));
-            }
+            row.extend(rest[..part].iter().map(|id| *id as i32));
             self.cursor.offset += part as u64;
             done += part;
         }
-        // The last target is the next row's first input. Moving on also where no row is written gives every rank the
-        // same cursor.
+        // The last target is the next row's first input.
         self.settle()?;
-        if let Some(row) = row {
-            row.push(self.current[self.cursor.offset as usize] as i32);
-        }
+        row.push(self.current[self.cursor.offset as usize] as i32);
         self.cursor.rows += 1;
         self.cursor.tokens_seen += t as u64;
         Ok(source)

@@ -24,7 +24,7 @@ static PACKED: LazyLock<(tempfile::TempDir, Arc<Packed>)> = LazyLock::new(|| {
 });
 
 fn options() -> StreamOptions {
-    StreamOptions { seq_len: T, seed: 5, fim_rate: 0.3, fim_span: None, split_rate: 0.5, bos: true }
+    StreamOptions { seq_len: T, seed: 5, fim_rate: 0.3, fim_span: None, split_rate: 0.5, bos: true, shuffle_rows: 0 }
 }
 
 fn loader(options: StreamOptions, share: Share, start: Option<Cursor>) -> Loader {
@@ -211,4 +211,55 @@ proptest! {
         let at = l.next_batch(before).unwrap().cursor;
         prop_assert_eq!(rows(&mut loader(options(), Share::ALL, at), 10), ALL[before..before + 10].to_vec());
     }
+}
+
+const WINDOW: usize = 64;
+
+fn shuffled() -> StreamOptions {
+    StreamOptions { shuffle_rows: WINDOW, ..options() }
+}
+
+#[test]
+fn a_window_holds_the_same_rows_in_another_order() {
+    let got = rows(&mut loader(shuffled(), Share::ALL, None), 5 * WINDOW);
+    let mut orders = std::collections::HashSet::new();
+    for (have, want) in got.chunks(WINDOW).zip(ALL.chunks(WINDOW)) {
+        let order: Vec<usize> = have.iter().map(|r| want.iter().position(|w| w == r).unwrap()).collect();
+        let kept = order.windows(2).filter(|p| p[1] == p[0] + 1).count();
+        assert!(kept < WINDOW / 4, "{kept} neighbours kept");
+        let (mut have, mut want) = (have.to_vec(), want.to_vec());
+        have.sort();
+        want.sort();
+        assert_eq!(have, want);
+        orders.insert(order);
+    }
+    assert_eq!(orders.len(), 5, "every window has an order of its own");
+}
+
+#[test]
+fn shuffled_rows_resume_anywhere_and_are_shared_by_ranks() {
+    let all = rows(&mut loader(shuffled(), Share::ALL, None), 3 * WINDOW);
+    for at in [1, 7, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW - 3] {
+        let cursor = loader(shuffled(), Share::ALL, None).next_batch(at).unwrap().cursor.unwrap();
+        assert_eq!((cursor.rows, cursor.tokens_seen), (at as u64, (at * T) as u64));
+        let again: Cursor = serde_json::from_str(&serde_json::to_string(&cursor).unwrap()).unwrap();
+        assert_eq!(rows(&mut loader(shuffled(), Share::ALL, Some(again)), WINDOW), all[at..at + WINDOW]);
+    }
+    let mut second = loader(shuffled(), Share { rank: 1, ranks: 2 }, None);
+    assert_eq!(rows(&mut second, WINDOW), all.iter().skip(1).step_by(2).take(WINDOW).cloned().collect::<Vec<_>>());
+}
+
+#[test]
+fn rows_of_another_length_go_on_after_the_window() {
+    let cursor = loader(shuffled(), Share::ALL, None).next_batch(7).unwrap().cursor.unwrap();
+    let longer = StreamOptions { seq_len: 2 * T, ..shuffled() };
+    let got = Loader::new(Arc::clone(&PACKED.1), tokenizer(), longer, Share::ALL, Some(cursor), 3)
+        .unwrap()
+        .next_batch(WINDOW)
+        .unwrap();
+    // The first window of T's is behind: two rows of T make one of 2 T.
+    let first: Vec<i32> = ALL[WINDOW][..T].iter().chain(&ALL[WINDOW + 1]).copied().collect();
+    assert!(got.tokens.chunks(2 * T + 1).any(|row| row == first));
+    let absurd = Cursor { seq_len: u64::MAX, ..cursor };
+    assert!(Loader::new(Arc::clone(&PACKED.1), tokenizer(), shuffled(), Share::ALL, Some(absurd), 1).is_err());
 }

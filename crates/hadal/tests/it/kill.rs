@@ -14,6 +14,7 @@ fn pretrain(out: &Path, resume: bool) -> Child {
         "data.seq_len=32".into(),
         "data.validation_share=0.1".into(),
         "data.fim_span=24".into(),
+        "data.shuffle_rows=8".into(),
         "schedule.total_tokens=2560".into(),
         "batch.sequences=2".into(),
         "batch.micro_batch=1".into(),

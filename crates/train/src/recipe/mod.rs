@@ -141,6 +141,8 @@ pub struct Data {
     pub fim_span: usize,
     /// Share of combined punctuation-and-line-break tokens that is split at random.
     pub boundary_split_rate: f64,
+    /// Sequences of a window in which their order is shuffled, so that a batch is not one document; 0: in order.
+    pub shuffle_rows: usize,
     /// Share of the text held out for validation, in whole packages or files.
     pub validation_share: f64,
 }
@@ -155,6 +157,7 @@ impl Default for Data {
             fim_rate: 0.1,
             fim_span: 0,
             boundary_split_rate: 0.1,
+            shuffle_rows: 1024,
             validation_share: 0.05,
         }
     }
