@@ -25,23 +25,32 @@ pub enum Reason {
     FewLetters,
     /// Most lines begin with the same words: tables of constants and bindings.
     Table,
+    /// A compressor makes almost nothing of it: says the same thing again and again.
+    Repetitive,
     /// The same text, white space aside, as an earlier document.
     Copy,
     /// Nearly the same text as an earlier document.
     NearCopy,
+    /// Its group (package) has more text than one group should have.
+    Crowded,
 }
+
+/// Number of reasons.
+const REASONS: usize = 10;
 
 impl Reason {
     /// All reasons, in the order in which they are tried.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; REASONS] = [
         Self::TooShort,
         Self::TooLong,
         Self::Generated,
         Self::LongLines,
         Self::FewLetters,
         Self::Table,
+        Self::Repetitive,
         Self::Copy,
         Self::NearCopy,
+        Self::Crowded,
     ];
 
     /// For people.
@@ -53,8 +62,10 @@ impl Reason {
             Self::LongLines => "long lines",
             Self::FewLetters => "few letters",
             Self::Table => "tables",
+            Self::Repetitive => "repetitive",
             Self::Copy => "copies",
             Self::NearCopy => "near copies",
+            Self::Crowded => "of crowded packages",
         }
     }
 }
@@ -75,6 +86,12 @@ pub struct FilterOptions {
     /// Largest shares of the lines that may begin with the same word, and with the same two words (in files of 40
     /// lines and more).
     pub max_same_start: [f64; 2],
+    /// Largest factor by which `zstd -1` may compress a text of 4 KiB and more. People's code is at 3 to 7, bindings and
+    /// expansions of macros at 10 to 50.
+    pub max_compression: f64,
+    /// Largest share of all text that one group may have, where there are groups enough to choose from (four times its
+    /// inverse). A group beyond it keeps an arbitrary choice of its documents.
+    pub max_group_share: f64,
     /// Jaccard similarity of five-word shingles from which a document is a near copy; above 1 turns the search off.
     pub near_copy: f64,
     /// Whether lines like "automatically generated" near the top count.
@@ -90,6 +107,8 @@ impl Default for FilterOptions {
             max_long_line_share: 0.3,
             min_letter_share: 0.4,
             max_same_start: [0.65, 0.5],
+            max_compression: 8.0,
+            max_group_share: 0.03,
             near_copy: 0.8,
             generated_markers: true,
         }
@@ -109,7 +128,7 @@ pub struct FilterReport {
     /// Documents and bytes kept.
     pub kept: (usize, u64),
     /// Documents and bytes left out for each reason, in the order of [`Reason::ALL`].
-    pub dropped: [(usize, u64); 8],
+    pub dropped: [(usize, u64); REASONS],
 }
 
 impl FilterReport {
@@ -179,7 +198,36 @@ pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Documen
             kept.push(document);
         }
     }
+    let kept = thin_out(kept, options.max_group_share, &mut report);
     (kept, report)
+}
+
+/// Takes documents from groups with more than `share` of all text.
+fn thin_out(documents: Vec<Document>, share: f64, report: &mut FilterReport) -> Vec<Document> {
+    let mut groups: HashMap<&str, u64> = HashMap::new();
+    for document in &documents {
+        *groups.entry(&document.group).or_default() += document.text.len() as u64;
+    }
+    if (groups.len() as f64) * share < 4.0 {
+        return documents;
+    }
+    let most = (report.kept.1 as f64 * share) as u64;
+    let mut crowded: Vec<usize> = (0..documents.len()).filter(|&i| groups[&*documents[i].group] > most).collect();
+    crowded.sort_by_key(|&i| (hash_bytes(documents[i].id.as_bytes()), i));
+    let mut out = vec![false; documents.len()];
+    let mut sums: HashMap<&str, u64> = HashMap::new();
+    for i in crowded {
+        let (bytes, sum) = (documents[i].text.len() as u64, sums.entry(&documents[i].group).or_default());
+        if *sum + bytes <= most {
+            *sum += bytes;
+        } else {
+            out[i] = true;
+            report.kept = (report.kept.0 - 1, report.kept.1 - bytes);
+            let dropped = &mut report.dropped[Reason::Crowded as usize];
+            *dropped = (dropped.0 + 1, dropped.1 + bytes);
+        }
+    }
+    documents.into_iter().zip(out).filter_map(|(document, out)| (!out).then_some(document)).collect()
 }
 
 /// A hash of the text that white space does not change.
@@ -217,7 +265,13 @@ pub fn quality(text: &str, options: &FilterOptions) -> Option<Reason> {
         return Some(Reason::FewLetters);
     }
     let shares = same_start_shares(text);
-    (0..2).any(|i| shares[i] > options.max_same_start[i]).then_some(Reason::Table)
+    if (0..2).any(|i| shares[i] > options.max_same_start[i]) {
+        return Some(Reason::Table);
+    }
+    let repetitive = text.len() >= 4096
+        && zstd::bulk::compress(text.as_bytes(), 1)
+            .is_ok_and(|small| small.len() as f64 * options.max_compression < text.len() as f64);
+    repetitive.then_some(Reason::Repetitive)
 }
 
 /// The line up to the end of its first word, and of its second.

@@ -33,6 +33,7 @@ fn every_reason_is_found_and_counted() {
         (format!("let x = \"{}\";\nlet y = 3;", "abc".repeat(400)), Some(Reason::LongLines)),
         (table, Some(Reason::FewLetters)),
         (table_of_constants, Some(Reason::Table)),
+        ("a = 1;\nbcd();\nif x { y }\nfor i in z {}\n".repeat(200), Some(Reason::Repetitive)),
         (plain, None),
         (spaced, Some(Reason::Copy)),
         (near, Some(Reason::NearCopy)),
@@ -65,4 +66,23 @@ fn searches_can_be_turned_off_and_prose_may_have_long_lines() {
     assert_eq!(quality(&paragraph, &FilterOptions::default()), Some(Reason::LongLines));
     assert_eq!(quality(&paragraph, &FilterOptions::prose()), None);
     assert_eq!(quality("\u{6df1}\u{5ea6}\u{6c42}\u{7d22}".repeat(30).as_str(), &FilterOptions::prose()), None);
+}
+
+#[test]
+fn no_package_is_most_of_the_text() {
+    let text = |i: usize| format!("{}{}", code(4, &format!("name{i}")), i * i);
+    let one = |i: usize, group: usize| Document { id: i.to_string(), group: group.to_string(), text: text(i) };
+    // Group 0 has as many documents as all others together.
+    let documents: Vec<Document> = (0..200).map(|i| one(i, if i % 2 == 0 { 0 } else { i })).collect();
+    let options = FilterOptions { max_group_share: 0.05, near_copy: 2.0, ..FilterOptions::default() };
+    let (kept, report) = filter(documents.clone(), &options);
+    let of_0 = kept.iter().filter(|d| d.group == "0").count();
+    assert!((8..=10).contains(&of_0), "{of_0}");
+    assert_eq!((kept.len(), report.kept.0), (100 + of_0, 100 + of_0));
+    assert_eq!(report.dropped_for(Reason::Crowded).0, 100 - of_0);
+    let order: Vec<usize> = kept.iter().map(|d| d.id.parse().unwrap()).collect();
+    assert!(order.is_sorted());
+    // Two groups are no choice.
+    let two = documents[..2].to_vec();
+    assert_eq!(filter(two, &options).0.len(), 2);
 }

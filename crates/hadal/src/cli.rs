@@ -49,21 +49,21 @@ pub(crate) struct QuickstartArgs {
     /// Train on these files and folders instead of the dependencies' sources
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
-    /// Folder of the run
-    #[arg(long, default_value = "runs/quickstart")]
-    pub(crate) out: PathBuf,
+    /// Folder of the run [default: the recipe's, runs/quickstart]
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
     /// Go on with the stopped run in --out
     #[arg(long)]
     pub(crate) resume: bool,
     /// Minutes for the whole quickstart
-    #[arg(long, default_value_t = 9.5)]
+    #[arg(long, default_value_t = 8.5)]
     pub(crate) minutes: f64,
     /// Change a key of the recipe, as in --set optimizer.clip=0.5
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Threads (0: one for each core)
-    #[arg(long, default_value_t = 0)]
-    pub(crate) threads: usize,
+    /// Threads (0: one for each core) [default: the recipe's, 0]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
     /// Plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,

@@ -1,7 +1,7 @@
 //! `cargo run --release -p hadal-ops --example gemm [threads] [filter]`: products of the `small` recipe's step.
 
 use hadal_ops::gemm::bench::{self, Orientation, Spec};
-use hadal_ops::{Cx, DType};
+use hadal_ops::{Acc, Cx, DType};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -9,7 +9,7 @@ fn main() {
     let filter = args.get(1).map_or("", String::as_str);
     let cx = Cx::cpu(threads, DType::Bf16);
     let cube =
-        Spec { name: "cube".into(), m: 512, n: 512, k: 512, groups: 1, orientation: Orientation::Forward, count: 1 };
+        Spec { name: "cube".into(), m: 512, n: 512, k: 512, groups: 1, orientation: Orientation::Forward, acc: Acc::Write, count: 1 };
     print!("{}", bench::table(&bench::run(&cx, &[cube], 1.0)));
     // Hidden 512, 8 layers of which 1 dense, 8 heads of 64 + 32 and 64, ranks 192 and 128, 32 experts of 256, 4 a token.
     let layers = [

@@ -72,9 +72,6 @@ pub struct Validation {
     /// The same with the averaged weights, where an average is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_loss: Option<f64>,
-    /// Mean loss of every MTP depth.
-    #[serde(skip_serializing_if = "Vec::is_empty", with = "nans_as_null")]
-    pub mtp_loss: Vec<f64>,
 }
 
 /// The experts of one layer.

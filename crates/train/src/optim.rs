@@ -79,6 +79,17 @@ impl Ema {
         Self { values, decay }
     }
 
+    /// Exchanges the averages with the model's weights, to evaluate them; another call takes it back.
+    pub fn swap(&mut self, cx: &Cx, model: &mut Model) {
+        let values = &mut self.values;
+        model.visit_mut(&mut |p| {
+            if let Some(ema) = &mut values[p.slot] {
+                std::mem::swap(ema, &mut p.value);
+                p.repack(cx);
+            }
+        });
+    }
+
     /// `ema = decay ema + (1 - decay) w`
     pub fn update(&mut self, cx: &Cx, model: &Model) {
         let (values, decay) = (&mut self.values, self.decay);

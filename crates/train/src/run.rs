@@ -314,8 +314,15 @@ impl<'a> Run<'a> {
         Ok(Outcome { finished, checkpoint, progress: self.progress.clone() })
     }
 
-    fn validate(&self, live: &Live) -> Option<Validation> {
-        let v = evaluate(&self.trainer.cx, &self.trainer.model, &self.quick, &mut |_, _| !live.stop_requested());
+    fn validate(&mut self, live: &Live) -> Option<Validation> {
+        let Trainer { cx, model, ema, .. } = &mut self.trainer;
+        let look = |model: &Model| evaluate(cx, model, &self.quick, &mut |_, _| !live.stop_requested());
+        let mut v = look(model);
+        if let Some(ema) = ema {
+            ema.swap(cx, model);
+            v.ema_loss = Some(look(model).loss).filter(|loss| loss.is_finite());
+            ema.swap(cx, model);
+        }
         v.loss.is_finite().then_some(v)
     }
 

@@ -79,9 +79,6 @@ fn summarize(out: &mut Vec<u8>, m: &StepMetrics) {
     if let Some(v) = &m.validation {
         scalar("validation/loss", v.loss);
         scalar("validation/bits_per_byte", v.bits_per_byte);
-        for (k, loss) in v.mtp_loss.iter().enumerate() {
-            scalar(&format!("validation/mtp_{}", k + 1), *loss);
-        }
         if let Some(loss) = v.ema_loss {
             scalar("validation/ema_loss", loss);
         }

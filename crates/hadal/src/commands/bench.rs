@@ -5,7 +5,8 @@ use crate::cli::{BenchArgs, BenchCommand, BenchGemmArgs};
 use anyhow::{Result, ensure};
 use hadal_model::ModelConfig;
 use hadal_ops::gemm::bench::{self, Layer, Orientation, Row, Spec};
-use hadal_ops::{Cx, DType};
+use hadal_ops::{Acc, Cx, DType};
+use hadal_train::bench::peak_rss_bytes;
 use hadal_train::recipe::Recipe;
 
 /// Seconds for each product in one pass over the list.
@@ -31,12 +32,12 @@ fn gemm(args: &BenchGemmArgs) -> Result<()> {
     );
     let cx = Cx::cpu(args.threads, DType::Bf16);
     let cube =
-        Spec { name: "cube".into(), m: 512, n: 512, k: 512, groups: 1, orientation: Orientation::Forward, count: 1 };
+        Spec { name: "cube".into(), m: 512, n: 512, k: 512, groups: 1, orientation: Orientation::Forward, acc: Acc::Write, count: 1 };
     let products = bench::step_products(&layers, args.tokens, config.num_experts_per_tok, HEAD_CHUNK);
     let cube = median(&cx, &[cube], args.steps);
     let rows = median(&cx, &products, args.steps);
     if !args.json {
-        print!("{}\n{}", bench::table(&cube), bench::table(&rows));
+        say!("{}\n{}", bench::table(&cube), bench::table(&rows).trim_end());
     }
     let peak = rows.iter().chain(&cube).map(|r| r.peak).fold(0.0, f64::max);
     let work: f64 = rows.iter().map(|r| r.gflops * r.seconds * r.spec.count as f64).sum();
@@ -45,11 +46,11 @@ fn gemm(args: &BenchGemmArgs) -> Result<()> {
         let line = serde_json::json!({
             "recipe": args.recipe, "tokens": args.tokens, "threads": cx.threads().count(), "isa": cx.isa().name(),
             "gflops": work / seconds, "share_of_peak": bench::weighted_share(&rows), "peak_gflops": peak, "step_gemm_seconds": seconds,
-            "cube_512_gflops": cube[0].gflops, "cube_512_share_of_peak": cube[0].share,
+            "peak_rss_bytes": peak_rss_bytes(), "cube_512_gflops": cube[0].gflops, "cube_512_share_of_peak": cube[0].share,
         });
-        println!("{line}");
+        say!("{line}");
     } else {
-        println!(
+        say!(
             "{} threads, {}: all products of a step in {seconds:.3} s; instruction peak {peak:.0} GFLOP/s",
             cx.threads().count(),
             cx.isa().name()

@@ -30,17 +30,17 @@ pub(crate) fn run(args: &BenchTrainArgs) -> Result<()> {
     let quiet = args.json;
     let report = bench(&mut trainer, &settings, |i, seconds| {
         if !quiet {
-            println!("step {i}: {seconds:.3} s, {:.0} tokens/s", tokens / seconds);
+            say!("step {i}: {seconds:.3} s, {:.0} tokens/s", tokens / seconds);
         }
     });
     if args.profile {
         let total = report.seconds.iter().flatten().sum();
-        println!("{}", profile_table(&trainer.cx.profile(), args.steps, total));
+        say!("{}", profile_table(&trainer.cx.profile(), args.steps, total));
     }
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?);
     } else {
-        println!(
+        say!(
             "{:.0} tokens/s (median; {:.0} to {:.0}), {:.0} GFLOP/s of the model, {:.1}% of the instruction peak of {:.0}; \
              {:.2} GB at most; {} threads, {}",
             report.tok_s_median,

@@ -25,18 +25,18 @@ fn pack_text(args: &DataPackArgs) -> Result<()> {
     }
     let tokenizer = Tokenizer::load(&args.tokenizer)?;
     let texts = read_paths(&args.text, &SourceOptions::default())?;
-    println!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
+    say!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
     let mut documents = texts.documents;
     if let Some(kind) = args.filter {
         let options = if kind == Filter::Code { FilterOptions::default() } else { FilterOptions::prose() };
         let (kept, report) = filter(documents, &options);
-        println!("{report}");
+        say!("{report}");
         documents = kept;
         ensure!(!documents.is_empty(), "the filter left nothing: give more text, or leave out --filter");
     }
     let split = split::hold_out(documents, args.validation, 1)?;
     if !split.held_out.is_empty() {
-        println!("held out: {}", split.held_out.join(", "));
+        say!("held out: {}", split.held_out.join(", "));
     }
     write(args, &tokenizer, "train", &split.train)?;
     // Empty where nothing is held out: whoever reads the folder finds both.
@@ -48,7 +48,7 @@ fn pack_text(args: &DataPackArgs) -> Result<()> {
 
 fn write(args: &DataPackArgs, tokenizer: &Tokenizer, name: &str, documents: &[Document]) -> Result<()> {
     let rate = pack::pack(&args.out, name, documents, tokenizer, SHARD_TOKENS)?;
-    println!(
+    say!(
         "{}: {} documents, {} tokens ({:.2} bytes a token), {:.1} MB/s",
         args.out.join(format!("{name}.json")).display(),
         grouped(documents.len() as u64),

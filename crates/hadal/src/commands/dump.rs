@@ -33,9 +33,9 @@ pub(crate) fn run(args: &DumpArgs) -> Result<()> {
         .collect::<Result<_>>()?;
     let bytes = safetensors::serialize(views, None).context("the dump cannot be written as safetensors")?;
     hadal_model::hf::atomic::write_file(&args.out, &bytes)?;
-    println!("{} tensors in {}", arrays.len(), args.out.display());
+    say!("{} tensors in {}", arrays.len(), args.out.display());
     if let Some(Array::F32(_, loss)) = arrays.get("loss") {
-        println!("loss {:.6}", loss[0]);
+        say!("loss {:.6}", loss[0]);
     }
     Ok(())
 }

@@ -43,9 +43,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
             "tokens": set.scored, "bytes": set.text_bytes, "documents": set.documents().len(), "window": window,
             "tokens_per_second": rate,
         });
-        println!("{line}");
+        say!("{line}");
     } else {
-        println!(
+        say!(
             "{:.4} bits per byte, perplexity {perplexity:.3}, loss {:.4} (documents {}, bytes {}, tokens {}, window {window}; \
              {rate:.0} tokens/s)",
             found.bits_per_byte,

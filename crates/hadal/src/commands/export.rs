@@ -43,7 +43,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     }
     write(&model, &folder, &args.out, dtype)?;
     let what = if args.ema { "averaged weights" } else { "weights" };
-    println!("{what} of {} written to {} as {}", folder.display(), args.out.display(), name(dtype));
+    say!("{what} of {} written to {} as {}", folder.display(), args.out.display(), name(dtype));
     Ok(())
 }
 
@@ -61,20 +61,20 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
     audit.into_result()?;
     drop(model);
     let found = count::count(checkpoint.config());
-    println!(
+    say!(
         "{} holds the whole model: {} parameters, {} of MTP modules, {ignored} tensors that are rightly not needed",
         folder.display(),
         grouped(found.main + found.mtp),
         grouped(found.mtp)
     );
     if !folder.join("tokenizer.json").is_file() {
-        println!("it has no tokenizer.json, which generate, complete and eval need");
+        say!("it has no tokenizer.json, which generate, complete and eval need");
     }
     let Some(out) = &args.out else { return Ok(()) };
     let dtype = stored_as(&checkpoint);
     let model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
     write(&model, folder, out, dtype)?;
-    println!("written to {} as {}", out.display(), name(dtype));
+    say!("written to {} as {}", out.display(), name(dtype));
     Ok(())
 }
 

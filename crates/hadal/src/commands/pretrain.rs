@@ -14,13 +14,13 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
     let trainer = run::trainer(&session.plan, args.init.as_deref())?;
     let (_, outcome) = session.train(trainer, args.plain)?;
     let folder = session.folder.display();
-    println!("step {}, {} tokens; last checkpoint {}", outcome.progress.step, outcome.progress.tokens, {
+    say!("step {}, {} tokens; last checkpoint {}", outcome.progress.step, outcome.progress.tokens, {
         outcome.checkpoint.display()
     });
     if outcome.finished {
-        println!("model: {folder}/model   plots: {folder}/*.svg   try: hadal generate {folder} 'fn main() {{'");
+        say!("model: {folder}/model   plots: {folder}/*.svg   try: hadal generate {folder} 'fn main() {{'");
     } else {
-        println!("stopped; go on with the same command and --resume");
+        say!("stopped; go on with the same command and --resume");
     }
     Ok(())
 }

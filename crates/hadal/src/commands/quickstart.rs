@@ -14,6 +14,7 @@ use hadal_train::metrics;
 use hadal_train::recipe::Recipe;
 use hadal_train::run;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Instant;
 
 /// Seconds kept for what comes after training: validation on all held-out text, the compressors, completions.
@@ -28,12 +29,14 @@ const PROMPT_BYTES: usize = 700;
 pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let start = Instant::now();
     let mut recipe = Recipe::load("quickstart", &args.set)?;
-    recipe.run.out = args.out.display().to_string();
-    recipe.run.threads = args.threads;
+    if let Some(out) = &args.out {
+        recipe.run.out = out.display().to_string();
+    }
+    recipe.run.threads = args.threads.unwrap_or(recipe.run.threads);
     use_text(&mut recipe, &args.text);
-    println!("hadal quickstart: a DeepSeek-V3 from scratch, in about {:.0} minutes", args.minutes);
+    say!("hadal quickstart: a DeepSeek-V3 from scratch, in about {:.0} minutes", args.minutes);
     let session = if args.resume {
-        Session::resume(&args.out)?
+        Session::resume(Path::new(&recipe.run.out))?
     } else {
         let left = || {
             let seconds = args.minutes * 60.0 - start.elapsed().as_secs_f64() - AFTER_SECONDS;
@@ -43,7 +46,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     };
     let (plan, tokenizer) = (&session.plan, &session.corpus.tokenizer);
     let counts = count::count(&plan.model);
-    println!(
+    say!(
         "model: {:.1} M parameters, {:.1} M active a token; plan: {:.2} M tokens in {} steps, done in about {:.0} min",
         (counts.main + counts.mtp) as f64 / 1e6,
         counts.active as f64 / 1e6,
@@ -57,7 +60,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let before = answer(&trainer.cx, &trainer.model, tokenizer, &prompts)?;
     let (trainer, outcome) = session.train(trainer, args.plain)?;
     if !outcome.finished {
-        println!("stopped; go on with `hadal quickstart --resume`");
+        say!("stopped; go on with `hadal quickstart --resume`");
         return Ok(());
     }
     let (cx, model) = (&trainer.cx, &trainer.model);
@@ -108,7 +111,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     )?;
     let folder = session.folder.display();
     next_commands(&mut report, &folder.to_string())?;
-    print!("\n{report}");
+    say!("\n{}", report.trim_end());
     let path = session.folder.join("report.md");
     std::fs::write(&path, &report).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())

@@ -43,10 +43,10 @@ impl Session {
         let source = paths.as_deref().map_or(Source::CargoLock(LOCK), Source::Paths);
         let vocab = if draft.data.vocab_size > 0 { draft.data.vocab_size } else { draft.model.vocab_size };
         let seed = draft.run.seed;
-        let corpus = Corpus::prepare(&source, &draft.data, vocab, seed, &folder, &mut |line| println!("{line}"))?;
+        let corpus = Corpus::prepare(&source, &draft.data, vocab, seed, &folder, &mut |line| say!("{line}"))?;
         let rate = if Plan::needs_measurement(&recipe) {
             let rate = run::measure(&draft, &corpus, MEASURE_SECONDS)?;
-            println!("this machine trains {rate:.0} tokens a second");
+            say!("this machine trains {rate:.0} tokens a second");
             if let Some(minutes) = minutes_left() {
                 recipe.schedule.minutes = minutes;
             }
@@ -61,8 +61,10 @@ impl Session {
 
     /// Opens a stopped run.
     pub(crate) fn resume(folder: &Path) -> Result<Self> {
-        let plan = Plan::load(folder)
-            .with_context(|| format!("nothing to resume in {}: start without --resume", folder.display()))?;
+        if !folder.join(PLAN_FILE).exists() {
+            bail!("nothing to resume in {}: start without --resume", folder.display());
+        }
+        let plan = Plan::load(folder)?;
         let corpus = match plan.text.as_deref() {
             Some(paths) if !folder.join("data").is_dir() => {
                 let data = &plan.data;
@@ -78,7 +80,7 @@ impl Session {
         let run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, self.resumed)?;
         let at = run.progress().tokens;
         if at > 0 {
-            println!("going on after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6);
+            say!("going on after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6);
         }
         let (trainer, outcome) = run.run(if plain { Mode::Plain } else { Mode::Auto })?;
         self.plots()?;

@@ -14,18 +14,18 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
 
 fn train(args: &TokenizerTrainArgs) -> Result<()> {
     let texts = read_paths(&args.text, &SourceOptions::default())?;
-    println!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
+    say!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
     let max_bytes = (args.megabytes as u64).saturating_mul(1_000_000);
     let options = TrainOptions { vocab_size: args.vocab, max_bytes, ..TrainOptions::default() };
     let (tokenizer, report) = Tokenizer::train(&texts.documents, &options)?;
-    println!(
+    say!(
         "trained on {:.1} MB in {:.1} s ({:.1} MB/s)",
         report.bytes as f64 / 1e6,
         report.count_seconds + report.merge_seconds,
         report.mb_per_second()
     );
     if tokenizer.vocab_size() < args.vocab {
-        println!(
+        say!(
             "the text has pairs to merge for {} tokens only, not {}: give more text for more",
             tokenizer.vocab_size(),
             args.vocab
@@ -40,7 +40,7 @@ fn train(args: &TokenizerTrainArgs) -> Result<()> {
         more
     });
     let (_, rate) = tokenizer.encode_all(&some.collect::<Vec<_>>());
-    println!(
+    say!(
         "{} tokens in {}; {:.2} bytes a token; encodes {:.1} MB/s",
         grouped(tokenizer.vocab_size() as u64),
         args.out.join("tokenizer.json").display(),

@@ -7,6 +7,15 @@ use std::time::{Duration, Instant};
 
 /// `hadal pretrain` of a tiny model on this repository's own sources, 40 steps, a checkpoint every other one.
 fn pretrain(out: &Path, resume: bool) -> Child {
+    let mut command = command(out);
+    if resume {
+        command.arg("--resume");
+    }
+    command.stderr(Stdio::inherit()).spawn().unwrap()
+}
+
+/// The same as a command to add to.
+pub(crate) fn command(out: &Path) -> Command {
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/src");
     let sets = [
         format!("run.out={}", out.display()),
@@ -36,10 +45,7 @@ fn pretrain(out: &Path, resume: bool) -> Child {
     sets.iter().for_each(|s| {
         command.args(["--set", s]);
     });
-    if resume {
-        command.arg("--resume");
-    }
-    command.stderr(Stdio::inherit()).spawn().unwrap()
+    command
 }
 
 /// Everything that must be the same after a run.

@@ -4,3 +4,4 @@ mod errors;
 mod kill;
 mod models;
 mod setup;
+mod spikes;

@@ -83,7 +83,11 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
     // `cols` columns that no one else touches. Unaligned loads are used where the contract promises no alignment.
     unsafe {
         // C comes nearer meanwhile.
-        let lines = if matches!(t.out, Out::WriteF32 | Out::AddF32) { NP } else { NP.div_ceil(2) };
+        let lines = match t.out {
+            Out::StreamF32 => 0,
+            Out::WriteF32 | Out::AddF32 => NP,
+            _ => NP.div_ceil(2),
+        };
         for r in 0..R {
             for j in 0..lines {
                 _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(r * t.c_row + 64 * j).cast());
@@ -131,10 +135,11 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn store(row: *mut u8, j: usize, sums: __m512, mask: __mmask16, out: Out) {
-    // SAFETY: the caller promises that the lanes in `mask` exist.
+    // SAFETY: the caller promises that the lanes in `mask` exist, and whole aligned lines to stream to.
     unsafe {
         match out {
             Out::WriteF32 => _mm512_mask_storeu_ps(row.cast::<f32>().add(16 * j), mask, sums),
+            Out::StreamF32 => _mm512_stream_ps(row.cast::<f32>().add(16 * j), sums),
             Out::AddF32 => {
                 let p = row.cast::<f32>().add(16 * j);
                 _mm512_mask_storeu_ps(p, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, p), sums));

@@ -13,7 +13,7 @@ pub enum Orientation {
     Forward,
     /// `dx = dy W`, dx in the compute format.
     BackwardInput,
-    /// `dw += dy^T x`, dw f32, both operands packed on the way.
+    /// `dw = dy^T x` (`+=` for parts of a product, like the head's), dw f32, both operands packed on the way.
     BackwardWeight,
     /// The weights from f32 into both forms; counts no flops.
     Pack,
@@ -46,6 +46,8 @@ pub struct Spec {
     pub groups: usize,
     /// Which product.
     pub orientation: Orientation,
+    /// Whether it adds to what a part before it left.
+    pub acc: Acc,
     /// How often it occurs in a step.
     pub count: usize,
 }
@@ -113,9 +115,9 @@ fn measure(cx: &Cx, spec: &Spec, seconds: f64) -> Row {
         (Orientation::BackwardInput, _) => {
             linear::grouped_backward_input(cx, &dy, &weight, &offsets, &mut dx, Acc::Write);
         }
-        (Orientation::BackwardWeight, 1) => linear::backward_weight(cx, &dy, &x, dtype, &mut dw, Acc::Add),
+        (Orientation::BackwardWeight, 1) => linear::backward_weight(cx, &dy, &x, dtype, &mut dw, s.acc),
         (Orientation::BackwardWeight, _) => {
-            linear::grouped_backward_weight(cx, &dy, &x, &offsets, dtype, &mut dw, Acc::Add);
+            linear::grouped_backward_weight(cx, &dy, &x, &offsets, dtype, &mut dw, s.acc);
         }
         (Orientation::Pack, _) => weight.pack(cx, &master),
     };
@@ -182,10 +184,12 @@ pub fn step_products(layers: &[Layer<'_>], tokens: usize, top_k: usize, chunk: u
         } else {
             (tokens, 1)
         };
+        // The first part writes; of many, most add.
+        let acc = if repeats > 1 { Acc::Add } else { Acc::Write };
         for orientation in [Orientation::Forward, Orientation::BackwardInput, Orientation::BackwardWeight] {
-            out.push(Spec { name: name.to_owned(), m, n, k, groups, orientation, count: count * repeats });
+            out.push(Spec { name: name.to_owned(), m, n, k, groups, orientation, acc, count: count * repeats });
         }
-        out.push(Spec { name: name.to_owned(), m, n, k, groups, orientation: Orientation::Pack, count });
+        out.push(Spec { name: name.to_owned(), m, n, k, groups, orientation: Orientation::Pack, acc, count });
     }
     out
 }

@@ -67,6 +67,8 @@ pub(crate) fn fetch(p: *const u8, bytes: usize) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Out {
     WriteF32,
+    /// The same past the caches, where the path can: for a C of whole lines that is larger than they are.
+    StreamF32,
     AddF32,
     WriteBf16,
     AddBf16,

@@ -43,6 +43,9 @@ struct Place {
     size: (usize, usize),
 }
 
+/// Bytes of all C from which on they are written past the caches.
+const STREAM: usize = 4 << 20;
+
 /// Computes the products `product(0)` … `product(groups - 1)`, all `m` by `n`, over `rows` rows in all.
 ///
 /// # Safety
@@ -67,9 +70,27 @@ pub(crate) unsafe fn outer(
         let at = (task / across % down * height, task % across * width);
         let place = Place { at, size: (height.min(m - at.0), width.min(n - at.1)) };
         let product = product(task / (down * across));
+        let lines = (product.c as usize).is_multiple_of(64) && n.is_multiple_of(LANES);
+        let once = product.rows <= STEPS * per_step;
+        let out = match Out::new(DType::F32, acc) {
+            Out::WriteF32 if lines && once && groups * m * n * 4 >= STREAM => Out::StreamF32,
+            out => out,
+        };
         // SAFETY: the caller's promise; tiles are disjoint.
-        slots.with(|scratch| unsafe { tile(cx, &product, place, n, dtype, acc, scratch, STEPS * per_step) });
+        slots.with(|scratch| unsafe { tile(cx, &product, place, n, dtype, out, scratch, STEPS * per_step) });
+        if out == Out::StreamF32 {
+            fence();
+        }
     });
+}
+
+/// Streamed stores become visible to other threads before what follows.
+fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
 }
 
 /// Height and width of tiles. A larger one packs an element less often: the largest that keeps its operands in cache and
@@ -85,7 +106,7 @@ fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize,
 }
 
 /// One tile of a C with `c_cols` columns, `most` rows of the operands at a time.
-unsafe fn tile(cx: &Cx, p: &Outer, place: Place, c_cols: usize, dtype: DType, acc: Acc, scratch: *mut u8, most: usize) {
+unsafe fn tile(cx: &Cx, p: &Outer, place: Place, c_cols: usize, dtype: DType, out: Out, scratch: *mut u8, most: usize) {
     let Place { at: (m0, n0), size: (m, n) } = place;
     let kernel = Kernel::of(cx.isa(), dtype, true);
     let panels = n.div_ceil(LANES);
@@ -99,7 +120,7 @@ unsafe fn tile(cx: &Cx, p: &Outer, place: Place, c_cols: usize, dtype: DType, ac
             let b = Panels { ptr: scratch.add(m.div_ceil(LANES) * PANEL), ..a };
             lanes_from_cols(cx.isa(), p.a.at(row, m0), rows, m, a);
             lanes_from_cols(cx.isa(), p.b.at(row, n0), rows, n, b);
-            let out = Out::new(DType::F32, if row == 0 { acc } else { Acc::Add });
+            let out = if row == 0 { out } else { Out::AddF32 };
             for j0 in (0..panels).step_by(np) {
                 let wide = np.min(panels - j0);
                 for i in (0..m).step_by(kernel.rows) {

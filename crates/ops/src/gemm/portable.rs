@@ -92,7 +92,7 @@ pub(super) unsafe fn store<const R: usize>(sums: &[[f32; 16]; R], t: &Tile) {
             unsafe {
                 let v = if t.sums.is_null() { *v } else { *t.sums.add(r * t.sums_row + j) + v };
                 match t.out {
-                    Out::WriteF32 => *c.cast::<f32>().add(j) = v,
+                    Out::WriteF32 | Out::StreamF32 => *c.cast::<f32>().add(j) = v,
                     Out::AddF32 => *c.cast::<f32>().add(j) += v,
                     Out::WriteBf16 => *c.cast::<bf16>().add(j) = bf16::from_f32(v),
                     Out::AddBf16 => {
