@@ -8,8 +8,16 @@ fn main() {
     let threads = args.first().and_then(|a| a.parse().ok()).unwrap_or(0);
     let filter = args.get(1).map_or("", String::as_str);
     let cx = Cx::cpu(threads, DType::Bf16);
-    let cube =
-        Spec { name: "cube".into(), m: 512, n: 512, k: 512, groups: 1, orientation: Orientation::Forward, acc: Acc::Write, count: 1 };
+    let cube = Spec {
+        name: "cube".into(),
+        m: 512,
+        n: 512,
+        k: 512,
+        groups: 1,
+        orientation: Orientation::Forward,
+        acc: Acc::Write,
+        count: 1,
+    };
     print!("{}", bench::table(&bench::run(&cx, &[cube], 1.0)));
     // Hidden 512, 8 layers of which 1 dense, 8 heads of 64 + 32 and 64, ranks 192 and 128, 32 experts of 256, 4 a token.
     let layers = [

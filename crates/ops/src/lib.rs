@@ -12,6 +12,7 @@ pub mod attention;
 mod cx;
 pub mod elementwise;
 pub mod embedding;
+pub mod fp8;
 pub mod gate;
 pub mod gemm;
 pub mod head;

@@ -31,8 +31,16 @@ fn gemm(args: &BenchGemmArgs) -> Result<()> {
         args.recipe
     );
     let cx = Cx::cpu(args.threads, DType::Bf16);
-    let cube =
-        Spec { name: "cube".into(), m: 512, n: 512, k: 512, groups: 1, orientation: Orientation::Forward, acc: Acc::Write, count: 1 };
+    let cube = Spec {
+        name: "cube".into(),
+        m: 512,
+        n: 512,
+        k: 512,
+        groups: 1,
+        orientation: Orientation::Forward,
+        acc: Acc::Write,
+        count: 1,
+    };
     let products = bench::step_products(&layers, args.tokens, config.num_experts_per_tok, HEAD_CHUNK);
     let cube = median(&cx, &[cube], args.steps);
     let rows = median(&cx, &products, args.steps);

@@ -1,0 +1,14 @@
+//! FP8 and its neighbours (report 3.3): formats, scales, quantisation by tiles and blocks.
+//!
+//! A value is `code * scale`. Scales are f32, one a tile of 1x128 (a token's activations, gradients), 128x1 (the same for
+//! weight gradients) or 128x128 (weights): `amax / 448`, or that rounded up to a power of two.
+
+mod format;
+
+pub use format::{E4M3, E5M2, E5M6, MiniFloat, scale_from_ue8m0, ue8m0_from_scale};
+
+/// Values of a tile along its long side, and rows and columns of a block of weights.
+pub const TILE: usize = 128;
+
+#[cfg(test)]
+mod tests;
