@@ -34,9 +34,9 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Show what a configuration means: parameters, cache, FLOPs, training memory
     Inspect(InspectArgs),
-    /// Write a run's or a checkpoint's weights as a Hugging Face checkpoint
+    /// Write a run's or a checkpoint's weights as a Hugging Face checkpoint in f32, BF16 or FP8
     Export(ExportArgs),
-    /// Check a Hugging Face checkpoint tensor by tensor and make it a model to train or serve here
+    /// Check a Hugging Face checkpoint tensor by tensor and make it a model to train or serve here, FP8 ones included
     Import(ImportArgs),
     /// Write everything a forward and backward pass computes, for comparison with other implementations
     Dump(DumpArgs),
@@ -282,11 +282,46 @@ pub(crate) struct ExportArgs {
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Format of the weights
-    #[arg(long, value_enum, default_value_t = Format::Bf16)]
-    pub(crate) dtype: Format,
+    #[arg(long, value_enum, default_value_t = Weights::Bf16)]
+    pub(crate) dtype: Weights,
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
     /// The averaged weights instead of the last ones
     #[arg(long)]
     pub(crate) ema: bool,
+}
+
+/// What weights are stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weights {
+    /// Single precision
+    F32,
+    /// bfloat16; router biases f32
+    Bf16,
+    /// Linear layers in E4M3 with a scale for each block of 128x128, as the released weights; the rest as bf16
+    Fp8,
+}
+
+/// What the scales of FP8 weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScaleFmt {
+    /// Single precision, as DeepSeek-V3
+    F32,
+    /// Powers of two, stored in single precision, as DeepSeek-V3.1
+    Ue8m0,
+    /// Powers of two, stored in one byte
+    Ue8m0Byte,
+}
+
+/// Options of every command that writes weights.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct FilesArgs {
+    /// Scales of FP8 weights [default: those that the weights have, or f32]
+    #[arg(long, value_enum)]
+    pub(crate) scale_fmt: Option<ScaleFmt>,
+    /// Most data in one file, as in 5GB or 300MB (a larger tensor has its own)
+    #[arg(long, default_value = "5GB", value_parser = bytes)]
+    pub(crate) shard_size: usize,
 }
 
 #[derive(Args)]
@@ -296,6 +331,11 @@ pub(crate) struct ImportArgs {
     /// Folder to write (only check without it)
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    /// Format of the weights [default: the one they have; f32 if they have several]
+    #[arg(long, value_enum, requires = "out")]
+    pub(crate) dtype: Option<Weights>,
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
 }
 
 #[derive(Args)]
@@ -385,6 +425,14 @@ pub(crate) struct BenchTrainArgs {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number from 1 on".into())
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let units = [("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("TB", 1_000_000_000_000), ("B", 1)];
+    let (number, unit) =
+        units.iter().find_map(|(name, n)| Some((text.strip_suffix(name)?.trim_end(), *n))).unwrap_or((text, 1));
+    let size = number.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
+    size.ok_or_else(|| "must be a whole number with kB, MB or GB, as in 5GB".into())
 }
 
 fn share(text: &str) -> Result<f32, String> {

@@ -1,6 +1,7 @@
 //! Weights from and to Hugging Face checkpoints.
 
-use crate::hf::{self, Audit, Checkpoint, Error, SaveDtype, SaveTensor};
+use crate::config::ModelConfig;
+use crate::hf::{self, Checkpoint, Error, SaveOptions, SaveTensor, ScaleFormat, WeightFormat};
 use crate::model::Model;
 use hadal_ops::{Cx, DType};
 use std::collections::HashMap;
@@ -8,11 +9,12 @@ use std::ops::Range;
 use std::path::Path;
 
 impl Model {
-    /// Builds the model a checkpoint describes and reads its weights (f32, BF16 or F16). Every tensor that is missing,
-    /// mis-shaped or of no use is named in the error.
+    /// Builds the model a checkpoint describes and reads its weights (f32, BF16, F16, or FP8, which is de-quantised).
+    /// Every tensor that is missing, mis-shaped, of a wrong type or of no use is named in the error, before any memory
+    /// is taken for weights.
     pub fn load(cx: &Cx, checkpoint: &Checkpoint) -> Result<Self, Error> {
+        checkpoint.audit()?.into_result()?;
         let mut model = Self::new(cx, checkpoint.config());
-        model.audit(checkpoint)?.into_result()?;
         let mut result = Ok(());
         model.visit_mut(&mut |p| {
             for part in &p.parts {
@@ -25,36 +27,47 @@ impl Model {
         result.map(|()| model)
     }
 
-    /// Compares the checkpoint's tensors with what this model needs.
-    pub fn audit(&self, checkpoint: &Checkpoint) -> Result<Audit, Error> {
-        let mut expected = Vec::new();
-        self.visit(&mut |p| expected.extend(p.parts.iter().map(|part| (part.name.clone(), part.shape.clone()))));
-        checkpoint.check(&expected)
-    }
-
-    /// Writes `config.json` and the weights as `dtype` into a folder that is there (router biases stay f32, as the
-    /// released checkpoints have them; MTP modules get their copies of embedding and head). `values` replaces a
-    /// parameter's master weights, by slot: averaged weights, say.
+    /// As [`Model::save_into`], as f32 or BF16.
     pub fn write_into<'a>(
         &'a self,
         dir: &Path,
         dtype: DType,
         values: impl Fn(usize) -> Option<&'a [f32]>,
     ) -> Result<(), Error> {
-        let save = if dtype == DType::F32 { SaveDtype::F32 } else { SaveDtype::Bf16 };
+        let format = if dtype == DType::F32 { WeightFormat::F32 } else { WeightFormat::Bf16 };
+        self.save_into(dir, format, hf::SHARD_BYTES, values)
+    }
+
+    /// Writes `config.json` and the weights as `format` into a folder that is there, in shards of at most `shard_bytes`
+    /// (router biases stay f32, as the released checkpoints have them; MTP modules get their copies of embedding and
+    /// head). `values` replaces a parameter's master weights, by slot: averaged weights, say.
+    pub fn save_into<'a>(
+        &'a self,
+        dir: &Path,
+        format: WeightFormat,
+        shard_bytes: usize,
+        values: impl Fn(usize) -> Option<&'a [f32]>,
+    ) -> Result<(), Error> {
         let mut tensors = Vec::new();
         let mut sources: HashMap<String, (&'a [f32], Range<usize>)> = HashMap::new();
         self.visit(&mut |p| {
-            let dtype = if p.trainable() { save } else { SaveDtype::F32 };
             let data = values(p.slot).unwrap_or_else(|| p.value.f32());
             for part in &p.parts {
+                let dtype = format.of(&part.name);
                 for name in std::iter::once(&part.name).chain(&part.aliases) {
                     tensors.push(SaveTensor { name: name.clone(), shape: part.shape.clone(), dtype });
                     sources.insert(name.clone(), (data, part.range()));
                 }
             }
         });
-        hf::write_into(dir, &self.config, &tensors, hf::SHARD_BYTES, |tensor, start, out| {
+        let scales = match format {
+            WeightFormat::Fp8(scales) => scales,
+            _ => ScaleFormat::F32,
+        };
+        // Which tensors were quantised in the checkpoint the model came from says nothing about these.
+        let config = ModelConfig { quantization_config: None, ..self.config.clone() };
+        let options = SaveOptions { shard_bytes, scales, ..SaveOptions::default() };
+        hf::write_into(dir, &config, &tensors, &options, |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
             let (data, range) = &sources[&tensor.name];
             out.copy_from_slice(&data[range.start + start..][..out.len()]);
             Ok(())

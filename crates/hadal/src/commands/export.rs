@@ -1,9 +1,10 @@
-//! `hadal export` and `hadal import`: Hugging Face checkpoints out and in.
+//! `hadal export` and `hadal import`: Hugging Face checkpoints out and in. Checkpoints go tensor by tensor from format to
+//! format; only a run's exact weights pass through a model.
 
 use super::common::{grouped, model_folder};
-use crate::cli::{ExportArgs, ImportArgs};
+use crate::cli::{ExportArgs, FilesArgs, ImportArgs, ScaleFmt, Weights};
 use anyhow::{Context, Result, bail, ensure};
-use hadal_model::hf::{Checkpoint, Dtype, atomic::StagedDir};
+use hadal_model::hf::{self, Checkpoint, ScaleFormat, WeightFormat, atomic::StagedDir, convert_into};
 use hadal_model::{Model, count};
 use hadal_ops::{Cx, DType, mmap};
 use hadal_train::checkpoint;
@@ -25,25 +26,30 @@ const BESIDE: [&str; 6] = [
 
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     check_out(&args.out)?;
-    let dtype = args.dtype.dtype();
     let state = with_state(&args.model)?;
     if args.ema && state.is_none() {
         bail!("{}: averaged weights are in a run's checkpoints only, and here is none", args.model.display());
     }
     // What a checkpoint stores of the weights is rounded; its state is not.
-    let exact = state.filter(|_| args.ema || dtype == DType::F32);
+    let exact = state.filter(|_| args.ema || args.dtype != Weights::Bf16);
     let folder = match &exact {
         Some(folder) => folder.clone(),
         None => model_folder(&args.model)?,
     };
-    let cx = Cx::cpu(0, DType::F32);
-    let mut model = cx.threads().run(|| Model::load(&cx, &Checkpoint::open(&folder)?))?;
-    if let Some(folder) = &exact {
-        read_state(&mut model, &folder.join(STATE), if args.ema { "ema" } else { "weight" })?;
+    let checkpoint = Checkpoint::open(&folder)?;
+    let format = format(args.dtype, args.files, checkpoint.format())?;
+    if let Some(state) = &exact {
+        // A model that was trained here fits into memory here.
+        let cx = Cx::cpu(0, DType::F32);
+        let mut model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
+        read_state(&mut model, &state.join(STATE), if args.ema { "ema" } else { "weight" })?;
+        write(&folder, &args.out, |dir| model.save_into(dir, format, args.files.shard_size, |_| None))?;
+    } else {
+        checkpoint.audit()?.into_result()?;
+        write(&folder, &args.out, |dir| convert_into(&checkpoint, dir, format, args.files.shard_size))?;
     }
-    write(&model, &folder, &args.out, dtype)?;
     let what = if args.ema { "averaged weights" } else { "weights" };
-    say!("{what} of {} written to {} as {}", folder.display(), args.out.display(), name(dtype));
+    say!("{what} of {} written to {} as {}", folder.display(), args.out.display(), name(format));
     Ok(())
 }
 
@@ -54,16 +60,23 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
     let folder = &args.checkpoint;
     ensure!(folder.is_dir(), "{} is no folder: name the one that holds config.json and the weights", folder.display());
     let checkpoint = Checkpoint::open(folder)?;
-    let cx = Cx::cpu(0, DType::F32);
-    let model = Model::new(&cx, checkpoint.config());
-    let audit = model.audit(&checkpoint)?;
+    let stored = checkpoint.format();
+    let format = match args.dtype {
+        Some(dtype) => format(dtype, args.files, stored)?,
+        None => match (stored, args.files.scale_fmt) {
+            (WeightFormat::Fp8(_), Some(_)) => format(Weights::Fp8, args.files, stored)?,
+            (_, Some(_)) => bail!("--scale-fmt is about FP8 weights: add --dtype fp8"),
+            (_, None) => stored,
+        },
+    };
+    let audit = checkpoint.audit()?;
     let ignored = audit.ignored.len();
     audit.into_result()?;
-    drop(model);
     let found = count::count(checkpoint.config());
     say!(
-        "{} holds the whole model: {} parameters, {} of MTP modules, {ignored} tensors that are rightly not needed",
+        "{} holds the whole model as {}: {} parameters, {} of MTP modules, {ignored} tensors that are rightly not needed",
         folder.display(),
+        name(stored),
         grouped(found.main + found.mtp),
         grouped(found.mtp)
     );
@@ -71,25 +84,38 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
         say!("it has no tokenizer.json, which generate, complete and eval need");
     }
     let Some(out) = &args.out else { return Ok(()) };
-    let dtype = stored_as(&checkpoint);
-    let model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
-    write(&model, folder, out, dtype)?;
-    say!("written to {} as {}", out.display(), name(dtype));
+    write(folder, out, |dir| convert_into(&checkpoint, dir, format, args.files.shard_size))?;
+    say!("written to {} as {}", out.display(), name(format));
     Ok(())
 }
 
-/// The smallest format that holds every tensor of a checkpoint exactly.
-fn stored_as(checkpoint: &Checkpoint) -> DType {
-    let bias = |name: &str| name.ends_with("e_score_correction_bias");
-    let all_bf16 = checkpoint
-        .names()
-        .filter(|n| !bias(n))
-        .all(|n| checkpoint.info(n).is_some_and(|info| *info.dtype == Dtype::Bf16));
-    if all_bf16 { DType::Bf16 } else { DType::F32 }
+/// What the options ask for; scales they do not name are those of `stored`, if it has some.
+fn format(dtype: Weights, files: FilesArgs, stored: WeightFormat) -> Result<WeightFormat> {
+    let scales = match (files.scale_fmt, stored) {
+        (None, WeightFormat::Fp8(scales)) => scales,
+        (None | Some(ScaleFmt::F32), _) => ScaleFormat::F32,
+        (Some(ScaleFmt::Ue8m0), _) => ScaleFormat::Ue8m0,
+        (Some(ScaleFmt::Ue8m0Byte), _) => ScaleFormat::Ue8m0Byte,
+    };
+    ensure!(
+        files.scale_fmt.is_none() || dtype == Weights::Fp8,
+        "--scale-fmt is about FP8 weights: add --dtype fp8 or leave it out"
+    );
+    Ok(match dtype {
+        Weights::F32 => WeightFormat::F32,
+        Weights::Bf16 => WeightFormat::Bf16,
+        Weights::Fp8 => WeightFormat::Fp8(scales),
+    })
 }
 
-fn name(dtype: DType) -> &'static str {
-    if dtype == DType::F32 { "f32" } else { "bf16" }
+fn name(format: WeightFormat) -> &'static str {
+    match format {
+        WeightFormat::F32 => "f32",
+        WeightFormat::Bf16 => "bf16",
+        WeightFormat::Fp8(ScaleFormat::F32) => "fp8 with f32 scales",
+        WeightFormat::Fp8(ScaleFormat::Ue8m0) => "fp8 with ue8m0 scales",
+        WeightFormat::Fp8(ScaleFormat::Ue8m0Byte) => "fp8 with ue8m0 scales in bytes",
+    }
 }
 
 /// Found out before any work is done; the final rename refuses as well.
@@ -139,10 +165,10 @@ fn read_state(model: &mut Model, path: &Path, what: &str) -> Result<()> {
     done
 }
 
-/// A Hugging Face folder of `model`, with the tokenizer of `from`, whole or not at all.
-fn write(model: &Model, from: &Path, out: &Path, dtype: DType) -> Result<()> {
+/// A Hugging Face folder with what `weights` writes and the tokenizer of `from`, whole or not at all.
+fn write(from: &Path, out: &Path, weights: impl FnOnce(&Path) -> Result<(), hf::Error>) -> Result<()> {
     let staged = StagedDir::new(out)?;
-    model.write_into(staged.path(), dtype, |_| None)?;
+    weights(staged.path())?;
     for file in BESIDE {
         let source = from.join(file);
         if source.is_file() {

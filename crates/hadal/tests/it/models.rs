@@ -1,6 +1,6 @@
 //! What the commands compute and write.
 
-use crate::setup::{Tiny, fixture, ok, ok_with};
+use crate::setup::{Tiny, fails, fixture, ok, ok_with};
 use hadal_data::{Packed, Tokenizer};
 use hadal_model::dump::{Array, dump};
 use hadal_model::{Model, ModelConfig, count, hf::Checkpoint};
@@ -170,4 +170,40 @@ fn a_checkpoint_goes_out_and_comes_in_unchanged() {
     ok(["import", &half, "--out", &again]);
     assert!(weights(&half) == weights(&again) && weights(&half) != weights(&model));
     assert!(ok(["import", &model]).contains("holds the whole model"));
+}
+
+#[test]
+fn checkpoints_go_to_fp8_and_keep_what_they_have() {
+    let tiny = Tiny::new();
+    let model = tiny.path("model");
+    let [fp8, copy, saved, power, wide] = ["fp8", "copy", "saved", "power", "wide"].map(|n| tiny.path(n));
+    let weights = |folder: &str| tensors(Path::new(folder).join("model.safetensors"));
+    ok(["export", &model, "--out", &fp8, "--dtype", "fp8"]);
+    assert!(ok(["import", &fp8]).contains("as fp8 with f32 scales"));
+    // Without a format it stays what it is, to the byte.
+    ok(["import", &fp8, "--out", &copy]);
+    assert!(weights(&copy) == weights(&fp8));
+    // f32 is exact and goes back to the same bits.
+    ok(["import", &fp8, "--out", &wide, "--dtype", "f32"]);
+    ok(["export", &wide, "--out", &saved, "--dtype", "fp8", "--scale-fmt", "f32"]);
+    assert!(weights(&saved) == weights(&fp8));
+    assert!(ok(["import", &fp8, "--out", &power, "--scale-fmt", "ue8m0-byte"]).contains("ue8m0 scales in bytes"));
+    assert!(weights(&power).iter().any(|t| t.1 == Dtype::F8_E8M0));
+    // It runs: as the f32 weights that it means, to the bit.
+    let eval = |folder: &str| ok(["eval", folder, &tiny.path("text"), "--json"]).lines().last().unwrap().to_owned();
+    let bits = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap()["bits_per_byte"].clone();
+    assert_eq!(bits(eval(&fp8)), bits(eval(&wide)));
+
+    let shards = tiny.path("shards");
+    ok(["export", &model, "--out", &shards, "--shard-size", "20kB"]);
+    assert!(Path::new(&shards).join("model.safetensors.index.json").is_file());
+    for (more, part) in [
+        (&["--dtype", "bf16", "--scale-fmt", "ue8m0"][..], "--dtype fp8"),
+        (&["--scale-fmt", "ue8m0"], "--dtype fp8"),
+        (&["--shard-size", "5 parsecs"], "as in 5GB"),
+        (&["--shard-size", "0GB"], "as in 5GB"),
+    ] {
+        let error = fails(["import", &model, "--out", &tiny.path("no")].iter().chain(more));
+        assert!(error.contains(part), "{error}");
+    }
 }

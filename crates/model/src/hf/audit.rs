@@ -1,7 +1,10 @@
 //! Comparing what a checkpoint holds with what a model needs.
 
 use super::error::Error;
-use super::reader::Checkpoint;
+use super::fp8::{scale_name, scale_shape, scaled_by};
+use super::header::Dtype;
+use super::layout::expected;
+use super::reader::{Checkpoint, Info};
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +16,9 @@ pub struct Audit {
     pub missing: Vec<String>,
     /// There with another shape.
     pub misshaped: Vec<Misshaped>,
-    /// There but of no use, by name.
+    /// There in a format that cannot be read, or in FP8 without what says how to read it.
+    pub mistyped: Vec<Mistyped>,
+    /// There but of no use, by name; scales of no FP8 weight among them.
     pub extra: Vec<String>,
     /// Stored a second time with other values than the tensor the model shares: (copy, original).
     pub differing: Vec<(String, String)>,
@@ -42,33 +47,80 @@ pub struct Misshaped {
     pub found: Vec<usize>,
 }
 
+/// A tensor in a format that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistyped {
+    /// Which.
+    pub name: String,
+    /// What it is stored as, by the format's name.
+    pub found: String,
+    /// What is wrong about that.
+    pub reason: &'static str,
+}
+
 impl Checkpoint {
+    /// Compares with the tensors that its configuration needs ([`expected`]); no model is built.
+    pub fn audit(&self) -> Result<Audit, Error> {
+        let needed: Vec<_> = expected(self.config()).into_iter().map(|t| (t.name, t.shape)).collect();
+        self.check(&needed)
+    }
+
     /// Compares with the tensors a model needs. Compares the values, too, of tensors that a checkpoint may store twice:
     /// MTP's `embed_tokens` and `shared_head.head`, and `lm_head` of a model with tied embeddings.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<Audit, Error> {
         let mut audit = Audit { path: self.dir().into(), layers: self.config().num_hidden_layers, ..Audit::default() };
         let wanted: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
         for (name, shape) in expected {
-            match self.info(name) {
-                None => audit.missing.push(name.clone()),
-                Some(info) if info.shape != shape.as_slice() => audit.misshaped.push(Misshaped {
-                    name: name.clone(),
-                    expected: shape.clone(),
-                    found: info.shape.into(),
-                }),
-                Some(_) => {}
+            let Some(info) = self.info(name) else {
+                audit.missing.push(name.clone());
+                continue;
+            };
+            audit.shape(name, info.shape, shape);
+            match info.dtype {
+                Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {}
+                Dtype::F8E4M3 => self.check_scales(name, info, &mut audit),
+                other => audit.dtype(name, other, "it cannot be read"),
             }
         }
         for name in self.names().filter(|n| !wanted.contains(n)) {
+            // Scales go with their tensor: checked with it, ignored with it, of no use with it.
+            let scaled = scaled_by(name).filter(|n| self.info(n).is_some_and(|i| *i.dtype == Dtype::F8E4M3));
+            if scaled.is_some_and(|n| wanted.contains(n)) {
+                continue;
+            }
+            if scaled.is_some_and(|n| self.known_extra(n).is_some()) {
+                audit.ignored.push(name.into());
+                continue;
+            }
             match self.known_extra(name) {
                 None => audit.extra.push(name.into()),
                 Some(Known::Needless) => audit.ignored.push(name.into()),
-                Some(Known::CopyOf(original)) if self.same(name, original)? => audit.ignored.push(name.into()),
-                Some(Known::CopyOf(original)) => audit.differing.push((name.into(), original.into())),
+                Some(Known::CopyOf(original)) => match self.same(name, original) {
+                    Ok(true) => audit.ignored.push(name.into()),
+                    Err(e @ Error::Io(_)) => return Err(e),
+                    // What cannot be read cannot be told to be equal.
+                    Ok(false) | Err(_) => audit.differing.push((name.into(), original.into())),
+                },
             }
         }
         audit.extra.extend(self.unindexed().iter().cloned());
         Ok(audit)
+    }
+
+    /// Whether an FP8 tensor has what it takes to read it. Values are looked at when they are read.
+    fn check_scales(&self, name: &str, info: Info<'_>, audit: &mut Audit) {
+        let Some(shape) = scale_shape(info.shape) else {
+            return audit.dtype(name, info.dtype, "only matrices are quantised by blocks");
+        };
+        if self.quantization().is_none() {
+            audit.dtype(name, info.dtype, "config.json has no `quantization_config` that says how to read it");
+        }
+        let scale = scale_name(name);
+        let Some(found) = self.info(&scale) else { return audit.missing.push(scale) };
+        audit.shape(&scale, found.shape, &shape);
+        if !matches!(found.dtype, Dtype::F32 | Dtype::F8E8M0) {
+            audit.dtype(&scale, found.dtype, "scales are read from F32 and F8_E8M0");
+        }
     }
 
     /// Why a tensor may be there without being needed, if it may.
@@ -97,6 +149,17 @@ impl Checkpoint {
 }
 
 impl Audit {
+    fn shape(&mut self, name: &str, found: &[usize], expected: &[usize]) {
+        if found != expected {
+            let (found, expected) = (found.into(), expected.into());
+            self.misshaped.push(Misshaped { name: name.into(), expected, found });
+        }
+    }
+
+    fn dtype(&mut self, name: &str, found: &Dtype, reason: &'static str) {
+        self.mistyped.push(Mistyped { name: name.into(), found: found.to_string(), reason });
+    }
+
     /// Takes the layers from `layer` on as known and left out on purpose (MTP modules that are not wanted).
     pub fn without_layers_from(mut self, layer: usize) -> Self {
         let (left_out, extra) =
@@ -109,7 +172,8 @@ impl Audit {
 
     /// Whether the checkpoint holds exactly the model.
     pub fn is_clean(&self) -> bool {
-        self.missing.is_empty() && self.misshaped.is_empty() && self.extra.is_empty() && self.differing.is_empty()
+        let Self { missing, misshaped, mistyped, extra, differing, .. } = self;
+        missing.is_empty() && misshaped.is_empty() && mistyped.is_empty() && extra.is_empty() && differing.is_empty()
     }
 
     /// An error unless [`Audit::is_clean`].
@@ -132,9 +196,11 @@ impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
         let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
-        let kinds: [(&str, Vec<String>); 4] = [
+        let mistyped = self.mistyped.iter().map(|m| format!("{} is {} ({})", m.name, m.found, m.reason));
+        let kinds: [(&str, Vec<String>); 5] = [
             ("missing", self.missing.clone()),
             ("of the wrong shape", misshaped.collect()),
+            ("of the wrong type", mistyped.collect()),
             ("not part of it", self.extra.clone()),
             ("copies that differ", differing.collect()),
         ];
@@ -150,8 +216,9 @@ impl fmt::Display for Audit {
         if !self.missing.is_empty() && beyond(&self.missing) {
             write!(f, " (no MTP module is stored: set `num_nextn_predict_layers` to what there is)")?;
         }
-        if self.extra.iter().any(|n| n.ends_with("_scale_inv")) {
-            write!(f, " (these are block-quantised weights, which are not supported yet)")?;
+        let whole = |name: &str| self.extra.iter().any(|n| n == name);
+        if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
+            write!(f, " (scales without FP8 weights of that name)")?;
         }
         Ok(())
     }

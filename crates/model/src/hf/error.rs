@@ -39,12 +39,20 @@ pub enum Error {
         name: String,
     },
     /// A tensor has a format that cannot be read.
-    #[error("tensor `{name}` is stored as {dtype}; readable are F32, F16 and BF16")]
+    #[error("tensor `{name}` is stored as {dtype}; readable are F32, F16, BF16 and F8_E4M3 with scales")]
     Unsupported {
         /// Which tensor.
         name: String,
         /// As the file calls it.
         dtype: String,
+    },
+    /// An FP8 tensor or its scales cannot be used.
+    #[error("tensor `{name}` {reason}")]
+    Fp8 {
+        /// Which tensor, weights or scales.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A tensor has another size than the model needs.
     #[error("tensor `{name}` has shape {found:?}; {expected}")]

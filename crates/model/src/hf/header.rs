@@ -26,12 +26,14 @@ pub enum Dtype {
     Bf16,
     /// Eight-bit float with four bits of exponent, as in DeepSeek-V3's released weights.
     F8E4M3,
+    /// A power of two in eight bits: scales of such weights.
+    F8E8M0,
     /// Any other, by the format's name; can be listed but not read.
     Other(String),
 }
 
 /// Types of the format beside those that have a variant, and their bits.
-const OTHERS: [(&str, u64); 18] = [
+const OTHERS: [(&str, u64); 17] = [
     ("BOOL", 8),
     ("F4", 4),
     ("F6_E2M3", 6),
@@ -39,7 +41,6 @@ const OTHERS: [(&str, u64); 18] = [
     ("U8", 8),
     ("I8", 8),
     ("F8_E5M2", 8),
-    ("F8_E8M0", 8),
     ("F8_E4M3FNUZ", 8),
     ("F8_E5M2FNUZ", 8),
     ("I16", 16),
@@ -53,12 +54,23 @@ const OTHERS: [(&str, u64); 18] = [
 ];
 
 impl Dtype {
+    /// Bytes of an element, of types that have a variant.
+    pub(super) fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::F32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::F8E4M3 | Self::F8E8M0 => Some(1),
+            Self::Other(_) => None,
+        }
+    }
+
     fn parse(name: &str) -> Option<(Self, u64)> {
         Some(match name {
             "F32" => (Self::F32, 32),
             "F16" => (Self::F16, 16),
             "BF16" => (Self::Bf16, 16),
             "F8_E4M3" => (Self::F8E4M3, 8),
+            "F8_E8M0" => (Self::F8E8M0, 8),
             _ => (Self::Other(name.into()), OTHERS.iter().find(|(n, _)| *n == name)?.1),
         })
     }
@@ -71,6 +83,7 @@ impl fmt::Display for Dtype {
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
             Self::F8E4M3 => "F8_E4M3",
+            Self::F8E8M0 => "F8_E8M0",
             Self::Other(name) => name,
         })
     }
@@ -124,20 +137,33 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// Reads and checks the header of a whole file. The error says what is wrong, without the file's name.
-pub(super) fn parse(file: &[u8]) -> Result<Vec<(String, Slot)>, String> {
-    let total = file.len();
-    let Some((length, rest)) = file.split_first_chunk::<LENGTH>() else {
-        return Err(format!("is no safetensors file: it has only {total} bytes; was it copied whole?"));
-    };
-    let length = u64::from_le_bytes(*length);
-    if length > MAX_JSON {
-        return Err(format!("is no safetensors file: it claims a header of {length} bytes"));
+/// Reads the length at the start of a file of `total` bytes, and the JSON of that length behind it, through `read`. The
+/// outer error is that of `read`, the inner one says what is wrong, without the file's name.
+pub(super) fn read_json<E>(
+    total: usize,
+    read: impl Fn(usize, &mut [u8]) -> Result<(), E>,
+) -> Result<Result<Vec<u8>, String>, E> {
+    if total < LENGTH {
+        return Ok(Err(format!("is no safetensors file: it has only {total} bytes; was it copied whole?")));
     }
-    let Some(json) = rest.get(..length as usize) else {
-        return Err(format!("is cut off: its header should have {length} bytes, the whole file has {total}"));
-    };
-    let data_start = LENGTH + length as usize;
+    let mut length = [0; LENGTH];
+    read(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_JSON {
+        return Ok(Err(format!("is no safetensors file: it claims a header of {length} bytes")));
+    }
+    // Nothing is allocated for a header that is not there.
+    if length as usize > total - LENGTH {
+        return Ok(Err(format!("is cut off: its header should have {length} bytes, the whole file has {total}")));
+    }
+    let mut json = vec![0; length as usize];
+    read(LENGTH, &mut json)?;
+    Ok(Ok(json))
+}
+
+/// Reads and checks the JSON of a file of `total` bytes. The error says what is wrong, without the file's name.
+pub(super) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, String> {
+    let data_start = LENGTH + json.len();
     let data_len = (total - data_start) as u64;
     let Entries(entries) = serde_json::from_slice(json).map_err(|e| format!("has a broken header: {e}"))?;
 
@@ -185,9 +211,15 @@ pub(super) fn parse(file: &[u8]) -> Result<Vec<(String, Slot)>, String> {
     Ok(tensors)
 }
 
-/// Types that are written.
+/// Types that are written, in the order of the format's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum SaveDtype {
+    /// One byte, quantised by blocks; its scales are written beside it.
+    #[serde(rename = "F8_E4M3")]
+    F8E4M3,
+    /// One byte: powers of two.
+    #[serde(rename = "F8_E8M0")]
+    F8E8M0,
     /// Two bytes, rounded to nearest, ties to even.
     #[serde(rename = "BF16")]
     Bf16,
@@ -199,6 +231,7 @@ impl SaveDtype {
     /// Bytes an element.
     pub fn size(self) -> usize {
         match self {
+            Self::F8E4M3 | Self::F8E8M0 => 1,
             Self::Bf16 => 2,
             Self::F32 => 4,
         }

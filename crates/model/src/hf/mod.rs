@@ -3,16 +3,26 @@
 pub mod atomic;
 mod audit;
 mod config_json;
+mod convert;
+mod decode;
 mod error;
+mod fp8;
 mod header;
 mod keys;
+mod layout;
+mod quantization;
 mod reader;
+mod shard;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use audit::{Audit, Misshaped};
+pub use audit::{Audit, Misshaped, Mistyped};
+pub use convert::convert_into;
 pub use error::Error;
+pub use fp8::{ScaleFormat, encode as encode_fp8, scale_name, scale_shape};
 pub use header::Dtype;
+pub use layout::{Expected, WeightFormat, expected, is_fp8, is_router_bias};
+pub use quantization::Quantization;
 pub use reader::{Checkpoint, Element, Info};
-pub use writer::{Fill, SHARD_BYTES, SaveDtype, SaveOptions, SaveTensor, save, write_into};
+pub use writer::{SHARD_BYTES, SaveDtype, SaveOptions, SaveTensor, Source, save, write_into};

@@ -1,15 +1,21 @@
-//! Reading a checkpoint: `config.json` and safetensors, in one file or in shards named by an index, mapped into memory.
+//! Reading a checkpoint: `config.json` and safetensors, in one file or in shards named by an index.
 //!
 //! Nothing in the files is trusted: headers are checked before a tensor is looked at, file names in the index must be
-//! plain names, every refusal names file or tensor, and memory grows only with the headers' own size.
+//! plain names, every refusal names file or tensor, and memory grows only with the headers' own size. Tensors are read in
+//! pieces where they lie, and FP8 ones are de-quantised on the way.
 
 use super::atomic::Context;
+pub use super::decode::Element;
+use super::decode::{Scales, decode, nan_code};
 use super::error::Error;
-use super::header::{self, Dtype, Slot};
-use crate::config::ModelConfig;
-use hadal_ops::{bf16, mmap};
-use half::f16;
+use super::fp8::{ScaleFormat, find_nan, scale_name, scale_shape, scales_from_bytes, wrong_scale};
+use super::header::{Dtype, Slot};
+use super::layout::{WeightFormat, is_router_bias};
+use super::quantization::Quantization;
+use super::shard::Shard;
+use crate::config::{ConfigError, ModelConfig};
 use serde::Deserialize;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,11 +23,15 @@ use std::path::{Path, PathBuf};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// An open checkpoint. Tensors are read from the mapped files when asked for, from any thread.
+/// Elements read from a file at a time.
+const AT_ONCE: usize = 1 << 18;
+
+/// An open checkpoint. Tensors are read from the files when asked for, from any thread.
 pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,
-    shards: Vec<mmap::Mapped>,
+    quantization: Option<Quantization>,
+    shards: Vec<Shard>,
     tensors: BTreeMap<String, (usize, Slot)>,
     unindexed: Vec<String>,
 }
@@ -55,11 +65,12 @@ impl Checkpoint {
         Self::open_with(dir, config)
     }
 
-    /// Opens a folder's weights under a configuration from elsewhere.
+    /// Opens a folder's weights under a configuration from elsewhere. How they are quantised is theirs to say, though.
     pub fn open_with(dir: impl AsRef<Path>, config: ModelConfig) -> Result<Self, Error> {
         let dir = dir.as_ref();
+        let (quantization, tensors) = (quantization_of(dir)?, BTreeMap::new());
         let mut found =
-            Self { dir: dir.into(), config, shards: Vec::new(), tensors: BTreeMap::new(), unindexed: Vec::new() };
+            Self { dir: dir.into(), config, quantization, shards: Vec::new(), tensors, unindexed: Vec::new() };
         if dir.join(SINGLE).exists() {
             for (name, slot) in found.add_shard(SINGLE)? {
                 found.tensors.insert(name, (0, slot));
@@ -106,9 +117,8 @@ impl Checkpoint {
 
     fn add_shard(&mut self, file: &str) -> Result<Vec<(String, Slot)>, Error> {
         let path = self.dir.join(file);
-        let map = mmap::map_file(&path).at("read", &path)?;
-        let slots = header::parse(&map).map_err(|reason| Error::Malformed { path, reason })?;
-        self.shards.push(map);
+        let (shard, slots) = Shard::open(&path)?;
+        self.shards.push(shard);
         Ok(slots)
     }
 
@@ -134,10 +144,74 @@ impl Checkpoint {
         Some(Info { dtype: &slot.dtype, shape: &slot.shape })
     }
 
-    fn slot(&self, name: &str) -> Result<(&Slot, &[u8]), Error> {
+    /// What `config.json` says of quantised weights, if anything.
+    pub fn quantization(&self) -> Option<&Quantization> {
+        self.quantization.as_ref()
+    }
+
+    /// The smallest of our formats that holds every tensor as it is stored: FP8 if there are such tensors, else BF16 if
+    /// that is all there is beside router biases, else f32.
+    pub fn format(&self) -> WeightFormat {
+        let stored = |dtype: Dtype| self.tensors.values().any(|(_, slot)| slot.dtype == dtype);
+        if stored(Dtype::F8E4M3) {
+            let ue8m0 = self.quantization.as_ref().is_some_and(|q| q.ue8m0);
+            return WeightFormat::Fp8(match () {
+                () if stored(Dtype::F8E8M0) => ScaleFormat::Ue8m0Byte,
+                () if ue8m0 => ScaleFormat::Ue8m0,
+                () => ScaleFormat::F32,
+            });
+        }
+        let half = |(name, (_, slot)): (&String, &(usize, Slot))| is_router_bias(name) || slot.dtype == Dtype::Bf16;
+        if self.tensors.iter().all(half) { WeightFormat::Bf16 } else { WeightFormat::F32 }
+    }
+
+    fn slot(&self, name: &str) -> Result<(&Slot, &Shard), Error> {
         let missing = || Error::NoTensor { path: self.dir.clone(), name: name.into() };
         let (shard, slot) = self.tensors.get(name).ok_or_else(missing)?;
-        Ok((slot, &self.shards[*shard][slot.bytes.clone()]))
+        Ok((slot, &self.shards[*shard]))
+    }
+
+    /// The scales of an FP8 tensor in rows of blocks, checked: there, of the right shape, positive and finite.
+    pub fn scales(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let (slot, _) = self.slot(name)?;
+        let wrong = |reason: String| Error::Fp8 { name: name.into(), reason };
+        let Some(shape) = scale_shape(&slot.shape) else {
+            return Err(wrong(format!("is stored as F8_E4M3 with shape {:?}; only matrices have scales", slot.shape)));
+        };
+        let Some(quantization) = &self.quantization else {
+            return Err(wrong("is stored as F8_E4M3, but config.json has no `quantization_config`".into()));
+        };
+        let scale = scale_name(name);
+        let (found, shard) = self.slot(&scale)?;
+        if found.shape != shape {
+            let expected = format!("`{name}` of shape {:?} needs {shape:?}", slot.shape);
+            return Err(Error::Size { name: scale, found: found.shape.clone(), expected });
+        }
+        let mut bytes = vec![0; found.bytes.len()];
+        shard.read(found.bytes.start, &mut bytes)?;
+        let scales: Vec<f32> = match &found.dtype {
+            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F8E8M0 => scales_from_bytes(&bytes),
+            other => {
+                let reason = format!("is stored as {other}; scales are read from F32 and F8_E8M0");
+                return Err(Error::Fp8 { name: scale, reason });
+            }
+        };
+        for (i, s) in scales.iter().enumerate() {
+            if let Some(reason) = wrong_scale(*s, quantization.ue8m0) {
+                let (row, col) = (i / shape[1], i % shape[1]);
+                return Err(Error::Fp8 { name: scale, reason: format!("is {s} at row {row}, column {col}: {reason}") });
+            }
+        }
+        Ok(scales)
+    }
+
+    /// Reads codes of an FP8 tensor from element `start` on, as they are; NaN among them is an error.
+    pub(super) fn codes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
+        let (slot, shard) = self.slot(name)?;
+        shard.read(slot.bytes.start + start, out)?;
+        let cols = slot.shape.last().copied().unwrap_or(1).max(1);
+        find_nan(out).map_err(|i| nan_code(name, start + i, cols))
     }
 
     /// Reads a whole tensor into f32.
@@ -145,55 +219,92 @@ impl Checkpoint {
         self.read(name, out)
     }
 
-    /// Reads a whole tensor. F32 becomes bf16 by rounding to nearest, ties to even; all other conversions are exact.
+    /// Reads a whole tensor. F32 and FP8 become bf16 by rounding to nearest, ties to even; all other conversions are
+    /// exact (an FP8 weight is the f32 product of code and scale).
     pub fn read<T: Element>(&self, name: &str, out: &mut [T]) -> Result<(), Error> {
-        let (slot, bytes) = self.slot(name)?;
-        let elements: usize = slot.shape.iter().product();
+        let elements: usize = self.slot(name)?.0.shape.iter().product();
         if out.len() != elements {
-            return Err(size_error(name, slot, format!("{} elements were asked for", out.len())));
+            return Err(size_error(name, self.slot(name)?.0, format!("{} elements were asked for", out.len())));
         }
-        decode(name, slot, bytes, out)
+        self.read_from(name, 0, out)
     }
 
     /// Reads some rows of a tensor, all dimensions but the first being the columns.
     pub fn read_rows<T: Element>(&self, name: &str, rows: Range<usize>, out: &mut [T]) -> Result<(), Error> {
-        let (slot, bytes) = self.slot(name)?;
+        let (slot, _) = self.slot(name)?;
         let (height, elements) = (slot.shape.first().copied().unwrap_or(1), slot.shape.iter().product::<usize>());
         let width = elements.checked_div(height).unwrap_or(0);
         if rows.start > rows.end || rows.end > height || out.len() != rows.len() * width {
             return Err(size_error(name, slot, format!("rows {rows:?} into {} elements were asked for", out.len())));
         }
-        let row_bytes = bytes.len().checked_div(height).unwrap_or(0);
-        decode(name, slot, &bytes[rows.start * row_bytes..rows.end * row_bytes], out)
+        self.read_from(name, rows.start * width, out)
     }
 
-    /// Whether two tensors have one shape and the same values.
+    /// Reads elements from `start` on, in the order they are stored, a piece at a time.
+    pub fn read_from<T: Element>(&self, name: &str, start: usize, out: &mut [T]) -> Result<(), Error> {
+        let (slot, shard) = self.slot(name)?;
+        let Some(size) = slot.dtype.bytes() else {
+            return Err(Error::Unsupported { name: name.into(), dtype: slot.dtype.to_string() });
+        };
+        if start.checked_add(out.len()).is_none_or(|end| end > slot.bytes.len() / size) {
+            return Err(size_error(name, slot, format!("{} elements from {start} on were asked for", out.len())));
+        }
+        let scales = match slot.dtype {
+            Dtype::F8E4M3 => Some(Scales { cols: slot.shape.last().copied().unwrap_or(1), values: self.scales(name)? }),
+            _ => None,
+        };
+        let mut bytes = vec![0; size * out.len().min(AT_ONCE)];
+        for (i, piece) in out.chunks_mut(AT_ONCE).enumerate() {
+            let (at, bytes) = (start + i * AT_ONCE, &mut bytes[..size * piece.len()]);
+            shard.read(slot.bytes.start + at * size, bytes)?;
+            decode(name, &slot.dtype, bytes, at, scales.as_ref(), piece)?;
+        }
+        Ok(())
+    }
+
+    /// Whether two tensors have one shape and the same values; bit for bit if they are stored alike.
     pub(super) fn same(&self, a: &str, b: &str) -> Result<bool, Error> {
         if self.info(b).is_none() {
             return Ok(false);
         }
-        let ((slot_a, bytes_a), (slot_b, bytes_b)) = (self.slot(a)?, self.slot(b)?);
+        let ((slot_a, shard_a), (slot_b, shard_b)) = (self.slot(a)?, self.slot(b)?);
         if slot_a.shape != slot_b.shape {
             return Ok(false);
         }
-        if slot_a.dtype == slot_b.dtype {
-            return Ok(bytes_a == bytes_b);
+        if slot_a.dtype == slot_b.dtype && slot_a.dtype != Dtype::F8E4M3 {
+            let size = slot_a.bytes.len();
+            let (mut x, mut y) = (vec![0; AT_ONCE.min(size)], vec![0; AT_ONCE.min(size)]);
+            for start in (0..size).step_by(AT_ONCE) {
+                let n = AT_ONCE.min(size - start);
+                shard_a.read(slot_a.bytes.start + start, &mut x[..n])?;
+                shard_b.read(slot_b.bytes.start + start, &mut y[..n])?;
+                if x[..n] != y[..n] {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
         }
-        const AT_ONCE: usize = 1 << 16;
         let elements: usize = slot_a.shape.iter().product();
         let (mut x, mut y) = (vec![0f32; AT_ONCE.min(elements)], vec![0f32; AT_ONCE.min(elements)]);
         for start in (0..elements).step_by(AT_ONCE) {
             let n = AT_ONCE.min(elements - start);
-            for (name, slot, bytes, out) in [(a, slot_a, bytes_a, &mut x), (b, slot_b, bytes_b, &mut y)] {
-                let size = bytes.len() / elements;
-                decode(name, slot, &bytes[start * size..(start + n) * size], &mut out[..n])?;
-            }
+            self.read_from(a, start, &mut x[..n])?;
+            self.read_from(b, start, &mut y[..n])?;
             if x[..n] != y[..n] {
                 return Ok(false);
             }
         }
         Ok(true)
     }
+}
+
+/// The `quantization_config` of a folder's `config.json`, if there is one.
+fn quantization_of(dir: &Path) -> Result<Option<Quantization>, Error> {
+    let path = dir.join("config.json");
+    let Ok(text) = std::fs::read(&path) else { return Ok(None) };
+    let Ok(config) = serde_json::from_slice::<Value>(&text) else { return Ok(None) };
+    let Some(quantization) = config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(None) };
+    Ok(Some(Quantization::parse(quantization).map_err(|e| ConfigError::InFile { path, source: Box::new(e) })?))
 }
 
 fn size_error(name: &str, slot: &Slot, expected: String) -> Error {
@@ -213,47 +324,4 @@ fn what_else(dir: &Path) -> String {
         () => "",
     };
     format!("there is neither {SINGLE} nor {INDEX}{hint}")
-}
-
-/// Element types that tensors are read into.
-pub trait Element: Copy {
-    /// From single precision.
-    fn from_f32(value: f32) -> Self;
-    /// From bfloat16, exact.
-    fn from_bf16(value: bf16) -> Self;
-}
-
-impl Element for f32 {
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-    fn from_bf16(value: bf16) -> Self {
-        value.to_f32()
-    }
-}
-
-impl Element for bf16 {
-    fn from_f32(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-    fn from_bf16(value: bf16) -> Self {
-        value
-    }
-}
-
-fn decode<T: Element>(name: &str, slot: &Slot, bytes: &[u8], out: &mut [T]) -> Result<(), Error> {
-    match &slot.dtype {
-        Dtype::F32 => fill(bytes, out, |b| T::from_f32(f32::from_le_bytes(b))),
-        Dtype::Bf16 => fill(bytes, out, |b| T::from_bf16(bf16::from_le_bytes(b))),
-        Dtype::F16 => fill(bytes, out, |b| T::from_f32(f16::from_le_bytes(b).to_f32())),
-        other => return Err(Error::Unsupported { name: name.into(), dtype: other.to_string() }),
-    }
-    Ok(())
-}
-
-fn fill<const N: usize, T>(bytes: &[u8], out: &mut [T], convert: impl Fn([u8; N]) -> T) {
-    let (elements, _) = bytes.as_chunks::<N>();
-    for (value, b) in out.iter_mut().zip(elements) {
-        *value = convert(*b);
-    }
 }

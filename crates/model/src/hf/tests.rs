@@ -45,6 +45,7 @@ fn theirs(tensors: &[&SaveTensor]) -> Vec<u8> {
             match t.dtype {
                 SaveDtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
                 SaveDtype::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
+                other => panic!("{other:?} is tested elsewhere"),
             }
         })
         .collect();
@@ -102,7 +103,7 @@ fn one_file_is_to_the_byte_what_the_format_s_own_crate_writes() {
 fn shards_are_the_same_tensors_under_an_index() {
     let (dir, tensors) = (tempfile::tempdir().unwrap(), some_tensors());
     let path = dir.path().join("model");
-    let options = SaveOptions { shard_bytes: 90, replace: false };
+    let options = SaveOptions { shard_bytes: 90, ..SaveOptions::default() };
     save(&path, &config(), &tensors, &options, no_more, fill).unwrap();
     let names: Vec<_> = (1..=3).map(|i| format!("model-{i:05}-of-00003.safetensors")).collect();
     for (name, part) in names.iter().zip([&tensors[0..2], &tensors[2..6], &tensors[6..7]]) {
@@ -137,7 +138,7 @@ fn a_failed_save_leaves_nothing() {
         Err(atomic::IoError { action: "write", path: "x".into(), source: full() }.into())
     };
     for shard_bytes in [90, 1 << 20] {
-        let options = SaveOptions { shard_bytes, replace: true };
+        let options = SaveOptions { shard_bytes, replace: true, ..SaveOptions::default() };
         let error = save(&path, &config(), &tensors, &options, no_more, fails).unwrap_err();
         assert!(error.to_string().contains("cannot write x"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -390,7 +391,7 @@ proptest! {
     fn any_tensors_survive_any_sharding(tensors in any_tensors(), shard_bytes in 1usize..400) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m");
-        let options = SaveOptions { shard_bytes, replace: false };
+        let options = SaveOptions { shard_bytes, ..SaveOptions::default() };
         save(&path, &config(), &tensors, &options, no_more, fill).unwrap();
         let checkpoint = Checkpoint::open(&path).unwrap();
         prop_assert!(checkpoint.check(&expected(&tensors)).unwrap().is_clean());

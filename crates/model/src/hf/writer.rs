@@ -2,18 +2,24 @@
 //!
 //! Names, shapes and types are known before the data, so each header is written first and the data follows in pieces of
 //! a few megabytes; a model is never in memory twice. Bytes are those of the format's own writer with PyTorch's metadata.
+//!
+//! An FP8 tensor is quantised here, some bands of 128 rows at a time, and brings its scales, which lie elsewhere in the
+//! same shard: data is therefore written at its place, not in a row.
 
 use super::atomic::{self, Context, IoError, StagedDir};
 use super::error::Error;
+use super::fp8::{self, ScaleFormat, scale_name, scale_shape};
 use super::header;
 pub use super::header::{SaveDtype, SaveTensor};
+use super::quantization::Quantization;
 use crate::config::ModelConfig;
 use hadal_ops::bf16;
+use hadal_ops::fp8::TILE;
 use serde_json::json;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 
 /// Bytes of a shard's data unless one tensor alone is larger; transformers' long-standing limit.
 pub const SHARD_BYTES: usize = 5_000_000_000;
@@ -21,23 +27,43 @@ pub const SHARD_BYTES: usize = 5_000_000_000;
 /// Elements asked for at a time.
 const PIECE: usize = 1 << 20;
 
-/// Gives the elements of a tensor from `start` on, in f32. Called with ascending `start` for each tensor, and tensor
-/// by tensor in the order of the files.
-pub trait Fill: FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error> {}
-impl<F: FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>> Fill for F {}
+/// Where values come from. Asked tensor by tensor in the order of the files, and with ascending `start` for each.
+pub trait Source {
+    /// Gives the elements of a tensor from `start` on, in f32.
+    fn values(&mut self, tensor: &SaveTensor, start: usize, out: &mut [f32]) -> Result<(), Error>;
+
+    /// The scales of a tensor that is to be FP8 and that this source has in FP8 with scales of that format, so that
+    /// its codes are copied as they are.
+    fn scales(&mut self, _: &SaveTensor, _: ScaleFormat) -> Result<Option<Vec<f32>>, Error> {
+        Ok(None)
+    }
+
+    /// Codes from `start` on of a tensor that has [`Source::scales`].
+    fn codes(&mut self, tensor: &SaveTensor, _start: usize, _out: &mut [u8]) -> Result<(), Error> {
+        unreachable!("`{}` has no codes", tensor.name)
+    }
+}
+
+impl<F: FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>> Source for F {
+    fn values(&mut self, tensor: &SaveTensor, start: usize, out: &mut [f32]) -> Result<(), Error> {
+        self(tensor, start, out)
+    }
+}
 
 /// How to save.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SaveOptions {
     /// See [`SHARD_BYTES`].
     pub shard_bytes: usize,
+    /// Scales of the tensors that are FP8.
+    pub scales: ScaleFormat,
     /// Take the place of a folder of the same name instead of refusing.
     pub replace: bool,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { shard_bytes: SHARD_BYTES, replace: false }
+        Self { shard_bytes: SHARD_BYTES, scales: ScaleFormat::F32, replace: false }
     }
 }
 
@@ -49,7 +75,7 @@ pub fn save(
     tensors: &[SaveTensor],
     options: &SaveOptions,
     beside: impl FnOnce(&Path) -> Result<(), Error>,
-    fill: impl Fill,
+    source: impl Source,
 ) -> Result<(), Error> {
     // Found out now rather than after hours of writing; `commit` refuses as well.
     if !options.replace && std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -57,90 +83,205 @@ pub fn save(
         return Err(IoError { action: "write to the non-empty folder", path: dir.into(), source }.into());
     }
     let staged = StagedDir::new(dir)?;
-    write_into(staged.path(), config, tensors, options.shard_bytes, fill)?;
+    write_into(staged.path(), config, tensors, options, source)?;
     beside(staged.path())?;
     let committed = if options.replace { staged.commit_replacing() } else { staged.commit() };
     Ok(committed?)
 }
 
 /// Writes `config.json` and weights into a folder that is there, in place: for folders that someone else makes appear.
+/// What the configuration says of quantised weights is kept if there are any, and dropped if not.
 pub fn write_into(
     dir: &Path,
     config: &ModelConfig,
     tensors: &[SaveTensor],
-    shard_bytes: usize,
-    mut fill: impl Fill,
+    options: &SaveOptions,
+    mut source: impl Source,
 ) -> Result<(), Error> {
+    let groups: Vec<Group<'_>> = tensors.iter().map(|t| Group::new(t, options.scales)).collect::<Result<_, _>>()?;
     let mut names = HashSet::with_capacity(tensors.len());
-    if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name.as_str())) {
+    if let Some(twice) = groups.iter().flat_map(Group::members).find(|t| !names.insert(t.name.as_str())) {
         return Err(Error::Duplicate(twice.name.clone()));
     }
-    let mut shards = split(tensors, shard_bytes);
+    let shards = split(&groups, options.shard_bytes);
     let count = shards.len();
     let file_name = |i: usize| match count {
         1 => "model.safetensors".to_string(),
         _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
     };
-    for (i, shard) in shards.iter_mut().enumerate() {
-        write_shard(&dir.join(file_name(i)), shard, &mut fill)?;
+    for (i, shard) in shards.iter().enumerate() {
+        write_shard(&dir.join(file_name(i)), shard, options.scales, &mut source)?;
     }
     if count > 1 {
         let weight_map: BTreeMap<&str, String> = shards
             .iter()
             .enumerate()
-            .flat_map(|(i, s)| s.iter().map(move |t| (t.name.as_str(), i)))
-            .map(|(name, i)| (name, file_name(i)))
+            .flat_map(|(i, s)| s.iter().flat_map(Group::members).map(move |t| (t.name.as_str(), file_name(i))))
             .collect();
-        let total_size: usize = tensors.iter().map(SaveTensor::bytes).sum();
+        let total_size: usize = groups.iter().map(Group::bytes).sum();
         let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
         atomic::write_file(&dir.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())?;
     }
-    // What is written is neither quantised nor in the format the weights came in.
-    let half = tensors.iter().any(|t| t.dtype == SaveDtype::Bf16);
-    let dtype = if half { "bfloat16" } else { "float32" };
-    let config = ModelConfig { dtype: Some(dtype.into()), quantization_config: None, ..config.clone() };
+    let has = |dtype| tensors.iter().any(|t| t.dtype == dtype);
+    let dtype = if has(SaveDtype::Bf16) || has(SaveDtype::F8E4M3) { "bfloat16" } else { "float32" };
+    let kept = config.quantization_config.as_ref();
+    let quantization_config = has(SaveDtype::F8E4M3).then(|| Quantization::describe(options.scales, kept));
+    let config = ModelConfig { dtype: Some(dtype.into()), quantization_config, ..config.clone() };
     atomic::write_file(&dir.join("config.json"), config.to_json().as_bytes())?;
     Ok(())
 }
 
-/// Fills shard after shard in the given order; a shard is closed by the first tensor that would overflow it.
-fn split(tensors: &[SaveTensor], shard_bytes: usize) -> Vec<Vec<&SaveTensor>> {
-    let mut shards = vec![Vec::new()];
-    let mut used = 0;
-    for tensor in tensors {
-        if used > 0 && used + tensor.bytes() > shard_bytes {
-            shards.push(Vec::new());
-            used = 0;
+/// A tensor with its scales, if it is FP8: never apart.
+struct Group<'a> {
+    tensor: &'a SaveTensor,
+    scales: Option<SaveTensor>,
+}
+
+impl<'a> Group<'a> {
+    fn new(tensor: &'a SaveTensor, format: ScaleFormat) -> Result<Self, Error> {
+        if tensor.dtype != SaveDtype::F8E4M3 {
+            return Ok(Self { tensor, scales: None });
         }
-        used += tensor.bytes();
-        shards.last_mut().expect("there is always one").push(tensor);
+        let (name, found) = (tensor.name.clone(), tensor.shape.clone());
+        let expected = "only matrices are quantised by blocks".into();
+        let shape = scale_shape(&tensor.shape).ok_or(Error::Size { name, found, expected })?.into();
+        let dtype = if format == ScaleFormat::Ue8m0Byte { SaveDtype::F8E8M0 } else { SaveDtype::F32 };
+        Ok(Self { tensor, scales: Some(SaveTensor { name: scale_name(&tensor.name), shape, dtype }) })
     }
+
+    fn members(&self) -> impl Iterator<Item = &SaveTensor> {
+        std::iter::once(self.tensor).chain(&self.scales)
+    }
+
+    fn bytes(&self) -> usize {
+        self.members().map(SaveTensor::bytes).sum()
+    }
+}
+
+/// Fills shard after shard in the given order; a shard is closed by the first tensor that would overflow it.
+fn split<'a>(groups: &'a [Group<'a>], shard_bytes: usize) -> Vec<&'a [Group<'a>]> {
+    let (mut shards, mut first, mut used) = (Vec::new(), 0, 0);
+    for (i, group) in groups.iter().enumerate() {
+        if used > 0 && used + group.bytes() > shard_bytes {
+            shards.push(&groups[first..i]);
+            (first, used) = (i, 0);
+        }
+        used += group.bytes();
+    }
+    shards.push(&groups[first..]);
     shards
 }
 
-fn write_shard(path: &Path, tensors: &mut [&SaveTensor], fill: &mut impl Fill) -> Result<(), Error> {
-    let header = header::render(tensors);
-    let file = File::create_new(path).at("create", path)?;
-    let mut out = BufWriter::new(file);
-    let failed = |e| Error::from(IoError { action: "write", path: path.into(), source: e });
-    out.write_all(&header).map_err(failed)?;
-    let mut values = vec![0f32; tensors.iter().map(|t| t.elements().min(PIECE)).max().unwrap_or(0)];
-    let mut bytes = Vec::with_capacity(values.len() * 4);
-    for tensor in tensors {
-        let elements = tensor.elements();
-        for start in (0..elements).step_by(PIECE) {
-            let piece = &mut values[..PIECE.min(elements - start)];
-            fill(tensor, start, piece)?;
-            bytes.resize(piece.len() * tensor.dtype.size(), 0);
-            match tensor.dtype {
-                SaveDtype::F32 => encode(piece, &mut bytes, f32::to_le_bytes),
-                SaveDtype::Bf16 => encode(piece, &mut bytes, |v| bf16::from_f32(v).to_le_bytes()),
-            }
-            out.write_all(&bytes).map_err(failed)?;
+/// A file under construction.
+struct Output {
+    path: PathBuf,
+    file: File,
+}
+
+impl Output {
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), Error> {
+        let place = SeekFrom::Start(at as u64);
+        let written = self.file.seek(place).and_then(|_| self.file.write_all(bytes));
+        Ok(written.at("write", &self.path)?)
+    }
+}
+
+fn write_shard(path: &Path, groups: &[Group<'_>], format: ScaleFormat, source: &mut impl Source) -> Result<(), Error> {
+    let mut tensors: Vec<&SaveTensor> = groups.iter().flat_map(Group::members).collect();
+    let header = header::render(&mut tensors);
+    let mut places = HashMap::with_capacity(tensors.len());
+    let mut end = header.len();
+    for tensor in &tensors {
+        places.insert(tensor.name.as_str(), end);
+        end += tensor.bytes();
+    }
+    let mut out = Output { path: path.into(), file: File::create_new(path).at("create", path)? };
+    out.write(0, &header)?;
+    let scales: HashMap<&str, &SaveTensor> =
+        groups.iter().filter_map(|g| Some((g.tensor.name.as_str(), g.scales.as_ref()?))).collect();
+    let own: HashSet<&str> = groups.iter().map(|g| g.tensor.name.as_str()).collect();
+    let mut room = Room::default();
+    for tensor in tensors.into_iter().filter(|t| own.contains(t.name.as_str())) {
+        let at = places[tensor.name.as_str()];
+        match scales.get(tensor.name.as_str()) {
+            None => write_plain(&mut out, tensor, at, source, &mut room)?,
+            Some(s) => write_fp8(&mut out, tensor, at, (s, places[s.name.as_str()]), format, source, &mut room)?,
         }
     }
-    out.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().at("sync", path)?;
+    out.file.sync_all().at("sync", path)?;
     Ok(())
+}
+
+/// Buffers of a piece, used again for every tensor.
+#[derive(Default)]
+struct Room {
+    values: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+fn write_plain(
+    out: &mut Output,
+    tensor: &SaveTensor,
+    at: usize,
+    source: &mut impl Source,
+    room: &mut Room,
+) -> Result<(), Error> {
+    let (elements, size) = (tensor.elements(), tensor.dtype.size());
+    for start in (0..elements).step_by(PIECE) {
+        let n = PIECE.min(elements - start);
+        room.values.resize(n, 0.0);
+        room.bytes.resize(n * size, 0);
+        source.values(tensor, start, &mut room.values)?;
+        match tensor.dtype {
+            SaveDtype::F32 => encode(&room.values, &mut room.bytes, f32::to_le_bytes),
+            SaveDtype::Bf16 => encode(&room.values, &mut room.bytes, |v| bf16::from_f32(v).to_le_bytes()),
+            SaveDtype::F8E4M3 | SaveDtype::F8E8M0 => unreachable!("FP8 is written with its scales"),
+        }
+        out.write(at + start * size, &room.bytes)?;
+    }
+    Ok(())
+}
+
+/// Writes codes at `at` and scales at their own place.
+fn write_fp8(
+    out: &mut Output,
+    tensor: &SaveTensor,
+    at: usize,
+    (scale_tensor, scales_at): (&SaveTensor, usize),
+    format: ScaleFormat,
+    source: &mut impl Source,
+    room: &mut Room,
+) -> Result<(), Error> {
+    let (elements, cols, across) = (tensor.elements(), tensor.shape[1], scale_tensor.shape[1]);
+    let copied = source.scales(tensor, format)?;
+    let mut scales = vec![0f32; scale_tensor.elements()];
+    let bands = (PIECE / (TILE * cols).max(1)).max(1);
+    let piece = (bands * TILE * cols).max(1);
+    for (i, start) in (0..elements).step_by(piece).enumerate() {
+        let n = piece.min(elements - start);
+        room.bytes.resize(n, 0);
+        if copied.is_some() {
+            source.codes(tensor, start, &mut room.bytes)?;
+        } else {
+            room.values.resize(n, 0.0);
+            source.values(tensor, start, &mut room.values)?;
+            let scales = &mut scales[i * bands * across..];
+            fp8::quantise(&room.values, cols, format, &mut room.bytes, scales).map_err(|at| {
+                let (row, col) = ((start + at) / cols, (start + at) % cols);
+                let value = room.values[at];
+                let reason = format!("is {value} at row {row}, column {col}, which FP8 cannot hold");
+                Error::Fp8 { name: tensor.name.clone(), reason }
+            })?;
+        }
+        out.write(at + start, &room.bytes)?;
+    }
+    let scales = copied.unwrap_or(scales);
+    room.bytes.resize(scale_tensor.bytes(), 0);
+    match scale_tensor.dtype {
+        SaveDtype::F8E8M0 => encode(&scales, &mut room.bytes, |s| [fp8::scale_byte(s)]),
+        _ => encode(&scales, &mut room.bytes, f32::to_le_bytes),
+    }
+    out.write(scales_at, &room.bytes)
 }
 
 fn encode<const N: usize>(values: &[f32], bytes: &mut [u8], convert: impl Fn(f32) -> [u8; N]) {

@@ -4,6 +4,7 @@ mod balance;
 mod bf16;
 mod finite;
 mod fixtures;
+mod fp8;
 mod halves;
 mod invariants;
 mod parity;

@@ -1,0 +1,74 @@
+//! From stored elements to f32 or bf16.
+
+use super::error::Error;
+use super::fp8;
+use super::header::Dtype;
+use hadal_ops::bf16;
+use half::f16;
+
+/// Element types that tensors are read into.
+pub trait Element: Copy {
+    /// From single precision.
+    fn from_f32(value: f32) -> Self;
+    /// From bfloat16, exact.
+    fn from_bf16(value: bf16) -> Self;
+}
+
+impl Element for f32 {
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    fn from_bf16(value: bf16) -> Self {
+        value.to_f32()
+    }
+}
+
+impl Element for bf16 {
+    fn from_f32(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+    fn from_bf16(value: bf16) -> Self {
+        value
+    }
+}
+
+/// The scales of a block-quantised matrix.
+pub(super) struct Scales {
+    pub(super) cols: usize,
+    pub(super) values: Vec<f32>,
+}
+
+/// Decodes elements from the `start`th on.
+pub(super) fn decode<T: Element>(
+    name: &str,
+    dtype: &Dtype,
+    bytes: &[u8],
+    start: usize,
+    scales: Option<&Scales>,
+    out: &mut [T],
+) -> Result<(), Error> {
+    match (dtype, scales) {
+        (Dtype::F32, _) => fill(bytes, out, |b| T::from_f32(f32::from_le_bytes(b))),
+        (Dtype::Bf16, _) => fill(bytes, out, |b| T::from_bf16(bf16::from_le_bytes(b))),
+        (Dtype::F16, _) => fill(bytes, out, |b| T::from_f32(f16::from_le_bytes(b).to_f32())),
+        (Dtype::F8E4M3, Some(s)) => {
+            fp8::dequantise(bytes, start, s.cols, &s.values, out, T::from_f32)
+                .map_err(|i| nan_code(name, start + i, s.cols))?;
+        }
+        (other, _) => return Err(Error::Unsupported { name: name.into(), dtype: other.to_string() }),
+    }
+    Ok(())
+}
+
+/// The error about a code that is NaN.
+pub(super) fn nan_code(name: &str, element: usize, cols: usize) -> Error {
+    let (row, col) = (element / cols, element % cols);
+    Error::Fp8 { name: name.into(), reason: format!("is NaN at row {row}, column {col}; get the checkpoint anew") }
+}
+
+fn fill<const N: usize, T>(bytes: &[u8], out: &mut [T], convert: impl Fn([u8; N]) -> T) {
+    let (elements, _) = bytes.as_chunks::<N>();
+    for (value, b) in out.iter_mut().zip(elements) {
+        *value = convert(*b);
+    }
+}

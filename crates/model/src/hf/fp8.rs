@@ -1,0 +1,174 @@
+//! Block-quantised weights (report 3.3.2): `w = code * scale`, E4M3 codes, one scale for each block of 128 rows and 128
+//! columns; blocks at the edges are as small as what is left. A checkpoint calls the scales `NAME_scale_inv`.
+//!
+//! Quantising: `scale = amax / 448`, or the next power of two from there up (UE8M0), `code = E4M3(w / scale)`, nearest and
+//! ties to even. A block of zeros has scale 1, and no scale is smaller than the smallest normal number, below which a
+//! quotient would lose its bits. Both directions compute in f32, as the released weights' own scripts do.
+
+use hadal_ops::fp8::{E4M3, TILE, scale_from_ue8m0, ue8m0_from_scale};
+use std::sync::LazyLock;
+
+/// How the scales of FP8 weights are chosen and stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleFormat {
+    /// Any f32, as in DeepSeek-V3.
+    F32,
+    /// Powers of two, stored as f32, as in DeepSeek-V3.1.
+    Ue8m0,
+    /// Powers of two, stored as their exponents (`F8_E8M0`, one byte).
+    Ue8m0Byte,
+}
+
+impl ScaleFormat {
+    /// Whether every scale is a power of two.
+    pub fn powers_of_two(self) -> bool {
+        self != Self::F32
+    }
+}
+
+/// The name of a quantised tensor's scales.
+pub fn scale_name(weight: &str) -> String {
+    format!("{weight}_scale_inv")
+}
+
+/// The tensor that scales of this name belong to.
+pub(super) fn scaled_by(name: &str) -> Option<&str> {
+    name.strip_suffix("_scale_inv").filter(|weight| weight.ends_with(".weight"))
+}
+
+/// The shape of a matrix's scales; none if it is no matrix.
+pub fn scale_shape(shape: &[usize]) -> Option<[usize; 2]> {
+    let [rows, cols] = shape else { return None };
+    Some([rows.div_ceil(TILE), cols.div_ceil(TILE)])
+}
+
+/// The value of every code.
+static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| E4M3.decode(code as u16)));
+
+/// Codes of NaN are these, with either sign; everything else is finite.
+const NAN: u8 = 0x7f;
+
+/// As [`E4M3`] encodes, without a loop or a table, so that the compiler can do many at a time.
+pub fn encode(x: f32) -> u8 {
+    const MAX: f32 = 448.0;
+    /// From here down codes are multiples of 2^-9.
+    const NORMAL: f32 = 0.015_625;
+    /// A number whose last bit is 2^-9: adding it rounds to a multiple of that.
+    const ROUND: f32 = 16384.0;
+    let (bits, a) = (x.to_bits(), x.abs());
+    let sign = (bits >> 24) as u8 & 0x80;
+    let small = (a + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
+    // Twenty bits of the mantissa go; half of the last one kept is added, and less by one bit at even ones for ties.
+    let m = a.to_bits();
+    let normal = (m.wrapping_add(0x7_ffff + (m >> 20 & 1)) >> 20).wrapping_sub(120 << 3);
+    let code = if a < NORMAL { small } else { normal };
+    let code = if a >= MAX { u32::from(NAN) - 1 } else { code.min(u32::from(NAN) - 1) };
+    sign | if x.is_nan() { NAN } else { code as u8 }
+}
+
+/// The scale of a block whose largest magnitude is `amax`.
+fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
+    if amax == 0.0 {
+        return 1.0;
+    }
+    let scale = (amax / E4M3.max()).max(f32::MIN_POSITIVE);
+    if !format.powers_of_two() {
+        return scale;
+    }
+    let mantissa = scale.to_bits() & 0x7f_ffff;
+    let below = f32::from_bits(scale.to_bits() - mantissa);
+    if mantissa == 0 { below } else { below * 2.0 }
+}
+
+/// Quantises whole rows of a matrix, from a multiple of 128 on: `codes` like `values`, `scales` one a block, in rows of
+/// blocks. The error is the index of a value that is not finite.
+pub(super) fn quantise(
+    values: &[f32],
+    cols: usize,
+    format: ScaleFormat,
+    codes: &mut [u8],
+    scales: &mut [f32],
+) -> Result<(), usize> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let across = cols.div_ceil(TILE);
+    let bands = values.chunks(TILE * cols).zip(codes.chunks_mut(TILE * cols)).zip(scales.chunks_mut(across));
+    for (band, ((values, codes), scales)) in bands.enumerate() {
+        // Magnitudes in order are bit patterns in order, and infinity and NaN come after every number.
+        scales.fill(0.0);
+        for row in values.chunks_exact(cols) {
+            for (block, amax) in row.chunks(TILE).zip(scales.iter_mut()) {
+                let most = block.iter().fold(amax.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+                *amax = f32::from_bits(most);
+            }
+        }
+        if scales.iter().any(|amax| !amax.is_finite()) {
+            let at = values.iter().position(|v| !v.is_finite());
+            return Err(band * TILE * cols + at.expect("a maximum that is not finite is one of the values"));
+        }
+        scales.iter_mut().for_each(|s| *s = scale_of(*s, format));
+        for (row, out) in values.chunks_exact(cols).zip(codes.chunks_exact_mut(cols)) {
+            for ((block, out), scale) in row.chunks(TILE).zip(out.chunks_mut(TILE)).zip(&*scales) {
+                for (code, v) in out.iter_mut().zip(block) {
+                    *code = encode(v / scale);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The values of a matrix's codes from element `start` on, given all its scales. The error is the index of a NaN in `codes`.
+pub(super) fn dequantise<T>(
+    codes: &[u8],
+    start: usize,
+    cols: usize,
+    scales: &[f32],
+    out: &mut [T],
+    convert: impl Fn(f32) -> T,
+) -> Result<(), usize> {
+    find_nan(codes)?;
+    let (values, across) = (&*VALUES, cols.div_ceil(TILE));
+    let mut done = 0;
+    while done < codes.len() {
+        let (row, col) = ((start + done) / cols, (start + done) % cols);
+        let scale = scales[row / TILE * across + col / TILE];
+        // To the end of the block, of the row, or of what is asked for.
+        let n = (TILE - col % TILE).min(cols - col).min(codes.len() - done);
+        for (v, code) in out[done..done + n].iter_mut().zip(&codes[done..done + n]) {
+            *v = convert(values[usize::from(*code)] * scale);
+        }
+        done += n;
+    }
+    Ok(())
+}
+
+/// Fails with the index of the first NaN among codes.
+pub(super) fn find_nan(codes: &[u8]) -> Result<(), usize> {
+    codes.iter().position(|c| c & NAN == NAN).map_or(Ok(()), Err)
+}
+
+/// Why something cannot be a scale; none if it can.
+pub(super) fn wrong_scale(scale: f32, powers_of_two: bool) -> Option<&'static str> {
+    match () {
+        () if !scale.is_finite() || scale <= 0.0 => Some("a scale must be a positive finite number"),
+        () if powers_of_two && ue8m0_from_scale(scale).is_none() => {
+            Some("config.json says `scale_fmt: ue8m0`, so scales must be powers of two")
+        }
+        () => None,
+    }
+}
+
+/// The scales that `F8_E8M0` codes stand for.
+pub(super) fn scales_from_bytes(codes: &[u8]) -> Vec<f32> {
+    codes.iter().map(|c| scale_from_ue8m0(*c)).collect()
+}
+
+/// The code of a scale that [`ScaleFormat::powers_of_two`] promises to have one.
+pub(super) fn scale_byte(scale: f32) -> u8 {
+    ue8m0_from_scale(scale).expect("the scale is a power of two")
+}
+
+#[cfg(test)]
+mod tests;
