@@ -2,6 +2,8 @@
 
 mod errors;
 mod kill;
+#[cfg(target_os = "linux")]
+mod memory;
 mod models;
 mod setup;
 mod spikes;

@@ -1,0 +1,156 @@
+//! Conversions in less memory than the checkpoint takes.
+
+use crate::setup::{fixture, run_with};
+use hadal_model::ModelConfig;
+use hadal_model::hf::{
+    Checkpoint, Error, Expected, SaveDtype, SaveOptions, SaveTensor, ScaleFormat, WeightFormat, expected, is_fp8, save,
+    scale_name, scale_shape,
+};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Bytes that the program may take for itself: heap, stacks, private memory. The checkpoint has twice as many, and its
+/// largest matrix alone, in f32, has more.
+const LIMIT: usize = 24_000_000;
+
+/// Some 70 MB in BF16, in files of 9 MB.
+fn checkpoint(folder: &Path) -> usize {
+    let small = ModelConfig::from_file(fixture("yarn").join("config.json")).unwrap();
+    let config = ModelConfig {
+        hidden_size: 1024,
+        vocab_size: 1000,
+        moe_intermediate_size: 200,
+        intermediate_size: 6500,
+        ..small
+    };
+    let stored = |t: Expected| SaveTensor { dtype: WeightFormat::Bf16.of(&t.name), name: t.name, shape: t.shape };
+    let tensors: Vec<_> = expected(&config).into_iter().map(stored).collect();
+    let mut piece = Vec::new();
+    let fill = |_: &SaveTensor, start: usize, out: &mut [f32]| -> Result<(), Error> {
+        while piece.len() < out.len() {
+            piece.push((piece.len() * 7919 % 10_007) as f32 * 1e-5 - 0.05);
+        }
+        out.copy_from_slice(&piece[..out.len()]);
+        out[0] = 0.2 + (start % 8) as f32;
+        Ok(())
+    };
+    let options = SaveOptions { shard_bytes: 9_000_000, ..SaveOptions::default() };
+    save(folder, &config, &tensors, &options, |_| Ok(()), fill).unwrap();
+    tensors.iter().map(SaveTensor::bytes).sum()
+}
+
+/// A checkpoint of the full size in FP8 with headers and no data: files that are holes.
+fn hollow(folder: &Path) -> u64 {
+    let config = ModelConfig { num_nextn_predict_layers: 1, ..ModelConfig::named("deepseek-v3").unwrap() };
+    let mut json = serde_json::to_value(&config).unwrap();
+    json["quantization_config"] =
+        serde_json::json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]});
+    std::fs::create_dir(folder).unwrap();
+    std::fs::write(folder.join("config.json"), json.to_string()).unwrap();
+    let mut tensors = Vec::new();
+    for t in expected(&config) {
+        let bytes = |shape: &[usize], size: usize| (shape.iter().product::<usize>() * size) as u64;
+        let (dtype, size) = match WeightFormat::Fp8(ScaleFormat::F32).of(&t.name) {
+            SaveDtype::F32 => ("F32", 4),
+            SaveDtype::Bf16 => ("BF16", 2),
+            _ => {
+                let scales = scale_shape(&t.shape).unwrap();
+                tensors.push((scale_name(&t.name), "F32", scales.to_vec(), bytes(&scales, 4)));
+                ("F8_E4M3", 1)
+            }
+        };
+        tensors.push((t.name, dtype, t.shape.clone(), bytes(&t.shape, size)));
+    }
+    let (mut total, mut index) = (0, serde_json::Map::new());
+    for (i, shard) in tensors.chunks(600).enumerate() {
+        let (mut header, mut end) = (serde_json::Map::new(), 0);
+        let file = format!("model-{i}.safetensors");
+        for (name, dtype, shape, bytes) in shard {
+            let place = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [end, end + bytes]});
+            header.insert(name.clone(), place);
+            index.insert(name.clone(), file.clone().into());
+            end += bytes;
+        }
+        let header = serde_json::to_string(&header).unwrap();
+        let mut out = std::fs::File::create(folder.join(file)).unwrap();
+        out.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+        out.write_all(header.as_bytes()).unwrap();
+        out.set_len(8 + header.len() as u64 + end).unwrap();
+        total += end;
+    }
+    let index = serde_json::json!({"weight_map": index});
+    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    total
+}
+
+#[test]
+fn the_full_size_is_audited_in_80_megabytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("full");
+    // 671 B and the MTP module in one byte each, and what stays BF16.
+    assert!(hollow(&folder) > 684_000_000_000);
+    let most = run_limited(80_000_000, &["import", folder.to_str().unwrap()]);
+    assert!((1..80_000_000).contains(&most), "{most} bytes resident");
+}
+
+/// Runs the program with `limit` as the system's own limit on what it takes for itself, and gives the most memory it had
+/// resident, files included.
+fn run_limited(limit: usize, args: &[&str]) -> usize {
+    let script = format!("ulimit -d {} && exec \"$0\" \"$@\"", limit / 1024);
+    let mut child = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_hadal")])
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut most = 0;
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+        let kb: usize = line.trim().trim_end_matches(" kB").trim().parse().unwrap();
+        most = most.max(kb * 1024);
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    most
+}
+
+#[test]
+fn conversions_need_less_memory_than_the_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["source", "fp8", "back"].map(|n| dir.path().join(n));
+    let [source_arg, fp8_arg, back_arg] = paths.each_ref().map(|p| p.to_str().unwrap());
+    let bytes = checkpoint(&paths[0]);
+    assert!(bytes > 2 * LIMIT && 4 * 1024 * 6500 > LIMIT, "{bytes}");
+    let to_fp8 = ["import", source_arg, "--out", fp8_arg, "--dtype", "fp8", "--shard-size", "9MB"];
+    let from_fp8 = ["export", fp8_arg, "--out", back_arg, "--shard-size", "9MB"];
+    for (args, files) in [(to_fp8.as_slice(), 3), (&from_fp8, 5)] {
+        let most = run_limited(LIMIT, args);
+        assert!((1..bytes).contains(&most), "{args:?} had {most} bytes resident");
+        let written = std::fs::read_dir(args[3]).unwrap().count();
+        assert!(written > files, "{written} files in {}", args[3]);
+    }
+    let [source, fp8, back] = paths.each_ref().map(|p| Checkpoint::open(p).unwrap());
+    assert_eq!(fp8.format(), WeightFormat::Fp8(ScaleFormat::F32));
+    assert_eq!(back.format(), WeightFormat::Bf16);
+    for name in source.names() {
+        let read = |c: &Checkpoint| {
+            let mut out = vec![0f32; c.info(name).unwrap().elements()];
+            c.read_f32(name, &mut out).unwrap();
+            out
+        };
+        let (a, b) = (read(&source), read(&back));
+        // Half a step of E4M3, and of the smallest one where a block's largest value is 7.2.
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= if is_fp8(name) { a.abs() * 0.07 + 2e-5 } else { 0.0 };
+        assert!(a.iter().zip(&b).all(near), "{name}");
+    }
+    let no = run_with(["import", source_arg, "--out", fp8_arg, "--dtype", "fp8"], "");
+    assert!(!no.status.success(), "what is there is not replaced");
+}
