@@ -19,6 +19,10 @@ pub enum Purpose {
     Subset = 7,
     /// Order of rows in a window; step is the window's first row.
     Rows = 8,
+    /// Needles in training rows; step is the row.
+    Needle = 9,
+    /// Needles in evaluations; step is the sample.
+    NeedleTest = 10,
 }
 
 /// SplitMix64's finaliser: a bijection of 64 bits in which every input bit reaches every output bit.

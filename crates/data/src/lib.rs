@@ -3,7 +3,8 @@
 //! In the order of the data's way: [`source`] and [`cargo_sources`] read documents, [`filter`] leaves out what is not
 //! worth learning, [`split`] holds out whole packages, [`tokenizer`] turns text into ids, [`pack`] stores them in
 //! [`shard`] files, and [`loader`] gives batches, with fill-in-middle ([`fim`]) and boundary splits ([`boundary`])
-//! applied on the way. [`eval`] lays windows over held-out documents; [`baseline`] says what a model must beat.
+//! applied on the way, and facts to look up ([`needle`]). [`eval`] lays windows over held-out documents; [`baseline`] says
+//! what a model must beat.
 //!
 //! Everything is a function of its inputs and a seed: no order of threads or of files on disk changes a token. Random
 //! numbers are counter-based ([`hash`]). Nothing panics on bad input: errors name file, line or key ([`DataError`]).
@@ -19,6 +20,7 @@ pub mod fim;
 pub mod hash;
 pub mod loader;
 pub mod minhash;
+pub mod needle;
 pub mod pack;
 #[cfg(feature = "parquet")]
 mod parquet;

@@ -4,6 +4,9 @@
 //! `[bos] tokens [eos]`; one in ten is rearranged by [`Fim`] and combined tokens are split by [`BoundarySplit`], anew
 //! each epoch, as functions of (seed, epoch, document). The stream is cut into rows of `T + 1` tokens that overlap by one:
 //! row i holds tokens `iT ..= iT + T`, so that `T` inputs have `T` targets and no target is lost between rows.
+//!
+//! A share of the rows, chosen by (seed, row), are retrieval texts ([`Needles`]): their real text is the stream's next
+//! tokens, as many as the facts and questions leave room for, so that no text is lost and a position needs nothing more.
 
 use std::sync::Arc;
 
@@ -13,8 +16,12 @@ use crate::boundary::BoundarySplit;
 use crate::error::{DataError, Result};
 use crate::fim::Fim;
 use crate::hash::{Permutation, Purpose, Rng, mix};
+use crate::needle::Needles;
 use crate::pack::Packed;
 use crate::tokenizer::Tokenizer;
+
+/// Index of the random number that makes a row a retrieval text.
+const NEEDLE: u64 = 0;
 
 /// How documents become rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,11 +41,28 @@ pub struct StreamOptions {
     pub bos: bool,
     /// Rows of a window in which the order of rows is shuffled, so that a batch is not one file; 0 or 1: in order.
     pub shuffle_rows: usize,
+    /// Length of the rows that `shuffle_rows` counts; 0: `seq_len`. Later stages of a run have longer rows and keep the
+    /// length it began with here, so that a window is the same memory in all of them.
+    #[serde(default)]
+    pub shuffle_len: usize,
+    /// Share of the rows in which facts are hidden and asked for.
+    #[serde(default)]
+    pub needle_rate: f64,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self { seq_len: 4096, seed: 1, fim_rate: 0.1, fim_span: None, split_rate: 0.1, bos: true, shuffle_rows: 0 }
+        Self {
+            seq_len: 4096,
+            seed: 1,
+            fim_rate: 0.1,
+            fim_span: None,
+            split_rate: 0.1,
+            bos: true,
+            shuffle_rows: 0,
+            shuffle_len: 0,
+            needle_rate: 0.0,
+        }
     }
 }
 
@@ -54,7 +78,15 @@ impl StreamOptions {
             u64::from(self.bos),
             self.shuffle_rows.max(1) as u64,
         ];
-        parts.iter().fold(0, |h, part| mix(h ^ part).wrapping_add(1))
+        // Left out at 0, so that positions of runs without needles keep their hash.
+        let needles = (self.needle_rate > 0.0).then_some(self.needle_rate.to_bits());
+        parts.into_iter().chain(needles).fold(0, |h, part| mix(h ^ part).wrapping_add(1))
+    }
+
+    /// Rows of a window.
+    pub(super) fn window(&self) -> usize {
+        let counted = if self.shuffle_len == 0 { self.seq_len } else { self.shuffle_len };
+        (self.shuffle_rows.saturating_mul(counted) / self.seq_len.max(1)).max(1)
     }
 }
 
@@ -101,6 +133,7 @@ pub(super) struct Stream {
     options: StreamOptions,
     fim: Option<Fim>,
     split: BoundarySplit,
+    needles: Option<Arc<Needles>>,
     bos: Option<u32>,
     eos: u32,
     order: Permutation,
@@ -139,6 +172,18 @@ impl Stream {
             ));
         }
         let split = BoundarySplit::new(&tokenizer, options.split_rate)?;
+        if !(0.0..=1.0).contains(&options.needle_rate) {
+            let problem = format!("{} is not between 0 and 1", options.needle_rate);
+            return Err(DataError::Option { key: "needle rate", problem });
+        }
+        let needles = match options.needle_rate > 0.0 {
+            true => Some(Arc::new(Needles::new(&tokenizer, options.bos)?)),
+            false => None,
+        };
+        if let Some(need) = needles.as_ref().map(|n| n.room(1)).filter(|need| *need > options.seq_len) {
+            let problem = format!("sequences of {} tokens are too short: a needle takes {need}", options.seq_len);
+            return Err(DataError::Option { key: "needle rate", problem });
+        }
         let bos = tokenizer.special().bos.filter(|_| options.bos);
         if options.bos && bos.is_none() {
             return Err(DataError::tokenizer(None, "it has no begin token; turn off `bos`"));
@@ -152,7 +197,9 @@ impl Stream {
             return Err(DataError::Cursor("the packed text is another one".into()));
         }
         if cursor.settings != settings {
-            return Err(DataError::Cursor("seed, fill-in-middle, split rate or begin tokens have changed".into()));
+            return Err(DataError::Cursor(
+                "seed, fill-in-middle, split rate, needles or begin tokens have changed".into(),
+            ));
         }
         let documents = packed.documents() as u64;
         if cursor.document >= documents {
@@ -166,6 +213,7 @@ impl Stream {
             options,
             fim,
             split,
+            needles,
             bos,
             eos,
             order,
@@ -241,15 +289,18 @@ impl Stream {
         row.reserve(t + 1);
         self.settle()?;
         let mut source = RowSource { epoch: self.cursor.epoch, document: self.number, begins: 0 };
-        let mut done = 0;
-        while done < t {
-            self.settle()?;
-            source.begins += u32::from(self.cursor.offset == 0);
-            let rest = &self.current[self.cursor.offset as usize..];
-            let part = rest.len().min(t - done);
-            row.extend(rest[..part].iter().map(|id| *id as i32));
-            self.cursor.offset += part as u64;
-            done += part;
+        let rng = Rng::new(self.options.seed, Purpose::Needle, self.cursor.rows);
+        match self.needles.clone().filter(|_| rng.uniform(NEEDLE) < self.options.needle_rate) {
+            Some(needles) => {
+                let mut ids = Vec::with_capacity(t);
+                needles.row(t, rng.substream(NEEDLE), &mut ids, |n| {
+                    let mut text = Vec::with_capacity(n);
+                    source.begins = self.take(n, |ids| text.extend_from_slice(ids))?;
+                    Ok(text)
+                })?;
+                row.extend(ids.iter().map(|id| *id as i32));
+            }
+            None => source.begins = self.take(t, |ids| row.extend(ids.iter().map(|id| *id as i32)))?,
         }
         // The last target is the next row's first input.
         self.settle()?;
@@ -257,5 +308,20 @@ impl Stream {
         self.cursor.rows += 1;
         self.cursor.tokens_seen += t as u64;
         Ok(source)
+    }
+
+    /// Goes past `n` tokens, showing them to `each` in pieces; returns how many documents began among them.
+    fn take(&mut self, n: usize, mut each: impl FnMut(&[u32])) -> Result<u32> {
+        let (mut done, mut begins) = (0, 0);
+        while done < n {
+            self.settle()?;
+            begins += u32::from(self.cursor.offset == 0);
+            let rest = &self.current[self.cursor.offset as usize..];
+            let part = rest.len().min(n - done);
+            each(&rest[..part]);
+            self.cursor.offset += part as u64;
+            done += part;
+        }
+        Ok(begins)
     }
 }

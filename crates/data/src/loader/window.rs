@@ -47,14 +47,15 @@ impl Window {
         options: StreamOptions,
         from: Option<Cursor>,
     ) -> Result<Self> {
-        let (seed, seq_len, size) = (options.seed, options.seq_len as u64, options.shuffle_rows.max(1));
+        let (seed, seq_len, size) = (options.seed, options.seq_len as u64, options.window());
         // Rows of another length do not continue a window: the rest of it is left out.
         let from = match from {
             Some(c) if c.given > 0 && c.seq_len != seq_len => {
                 let old = StreamOptions { seq_len: c.seq_len as usize, ..options.clone() };
+                let old_size = old.window();
                 let mut stream = Stream::new(packed.clone(), tokenizer.clone(), old, Some(start_of(c)?))?;
                 let mut row = Vec::new();
-                (0..size).try_for_each(|_| stream.row(&mut row).map(|_| ()))?;
+                (0..old_size).try_for_each(|_| stream.row(&mut row).map(|_| ()))?;
                 Some(stream.cursor())
             }
             other => other,

@@ -1,0 +1,375 @@
+//! Needles in a haystack (report 4.3, figure 8): a fact hidden somewhere in real text and asked for at the end.
+//!
+//! ```text
+//! … text … The magic number of amber is 73941.⏎ … text … What is the magic number of amber? The magic number of amber is 73941
+//! ```
+//!
+//! The haystack is real text as token ids; a needle is put in at a line's boundary. Lengths are exact in tokens, since
+//! everything is put together as ids: the fixed parts are encoded once each, and the digits one by one, so that the
+//! answer has one token a digit whatever numbers the tokenizer has learned to join.
+//!
+//! Two uses: [`Needles::sample`] makes one question for an evaluation (length, depth, distractors), [`Needles::row`] a
+//! training sequence with several facts, each asked for once somewhere after it, from which a small model can learn to
+//! look things up at all. Both are functions of their arguments only.
+
+use std::ops::Range;
+
+use crate::error::{DataError, Result};
+use crate::hash::{Permutation, Rng};
+use crate::tokenizer::Tokenizer;
+
+/// What the magic numbers belong to: common words of different beginnings.
+const WORDS: [&str; 48] = [
+    "amber", "anchor", "autumn", "bamboo", "basket", "beacon", "canyon", "carpet", "castle", "cinnamon", "cobalt",
+    "copper", "desert", "dragon", "eagle", "ember", "falcon", "feather", "forest", "garden", "ginger", "glacier",
+    "hammer", "harbor", "island", "ivory", "jungle", "kettle", "lantern", "lemon", "marble", "meadow", "mirror",
+    "needle", "orchid", "panther", "pepper", "planet", "quartz", "raven", "saddle", "silver", "thunder", "tunnel",
+    "velvet", "violin", "walnut", "winter",
+];
+/// Digits of a magic number: guessing is right once in a hundred thousand.
+const DIGITS: u64 = 5;
+/// A training row has up to one fact for so many tokens ...
+const TOKENS_A_FACT: usize = 128;
+/// ... and never more than this.
+const MOST_FACTS: usize = 32;
+
+/// A question about a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// The text, the question and its answer.
+    pub ids: Vec<u32>,
+    /// Where the answer's tokens lie in `ids`: at the end.
+    pub answer: Range<usize>,
+    /// Where the needle's first token lies.
+    pub needle: usize,
+}
+
+/// What a [`Sample`] is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Tokens in all, the answer included.
+    pub length: usize,
+    /// Share of the haystack before the needle, 0 to 1.
+    pub depth: f64,
+    /// Facts beside the one asked for, anywhere.
+    pub distractors: usize,
+}
+
+/// The fixed parts of needles and questions as one tokenizer writes them.
+#[derive(Clone, Debug)]
+pub struct Needles {
+    bos: Option<u32>,
+    eos: u32,
+    /// Statement and question of each word, both up to the number.
+    words: Vec<(Vec<u32>, Vec<u32>)>,
+    digits: Vec<Vec<u32>>,
+    end: Vec<u32>,
+    /// By token: whether its text ends a line.
+    ends_line: Vec<bool>,
+}
+
+/// One fact: its needle, its question, its answer.
+struct Fact {
+    needle: Vec<u32>,
+    question: Vec<u32>,
+    answer: Vec<u32>,
+}
+
+impl Needles {
+    /// Encodes the fixed parts. `bos`: whether texts begin with the begin token.
+    pub fn new(tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
+        let words = WORDS
+            .iter()
+            .map(|word| {
+                let statement = format!("The magic number of {word} is ");
+                let question = format!("What is the magic number of {word}? {statement}");
+                (tokenizer.encode(&statement), tokenizer.encode(&question))
+            })
+            .collect();
+        let ends_line = (0..tokenizer.vocab_size() as u32)
+            .map(|id| !tokenizer.is_special(id) && tokenizer.token_bytes(id).ends_with(b"\n"))
+            .collect();
+        Ok(Self {
+            bos: tokenizer.special().bos.filter(|_| bos),
+            eos: tokenizer.eos()?,
+            words,
+            digits: (0..10).map(|d| tokenizer.encode(&d.to_string())).collect(),
+            end: tokenizer.encode(".\n"),
+            ends_line,
+        })
+    }
+
+    /// Most tokens that `facts` facts with a question each may take, beside begin and end of the text.
+    pub fn room(&self, facts: usize) -> usize {
+        let number = DIGITS as usize * self.digits.iter().map(Vec::len).max().unwrap_or(1);
+        let longest = self.words.iter().map(|(s, q)| s.len() + q.len()).max().unwrap_or(0);
+        facts * (longest + 2 * (number + self.end.len())) + 2
+    }
+
+    fn fact(&self, word: usize, rng: Rng) -> Fact {
+        let (statement, question) = &self.words[word];
+        let answer: Vec<u32> = (0..DIGITS).flat_map(|i| &self.digits[rng.below(i, 10) as usize]).copied().collect();
+        let needle = [statement, answer.as_slice(), &self.end].concat();
+        Fact { needle, question: question.clone(), answer }
+    }
+
+    /// `count` facts about different words.
+    fn facts(&self, count: usize, rng: Rng) -> Vec<Fact> {
+        let order = Permutation::new(rng.substream(0), self.words.len() as u64);
+        let numbers = rng.substream(1);
+        (0..count).map(|i| self.fact(order.at(i as u64) as usize, numbers.substream(i as u64))).collect()
+    }
+
+    /// Places where a line of `text` begins, its start and its end included.
+    fn boundaries(&self, text: &[u32]) -> Vec<usize> {
+        let ends = text.iter().enumerate().filter(|(_, id)| self.ends_line.get(**id as usize) == Some(&true));
+        let mut all: Vec<usize> = std::iter::once(0).chain(ends.map(|(i, _)| i + 1)).chain([text.len()]).collect();
+        all.dedup();
+        all
+    }
+
+    /// A question about `haystack`'s first tokens (begun again where it is too short), of exactly `place.length` tokens.
+    pub fn sample(&self, haystack: &[u32], place: Place, rng: Rng) -> Result<Sample> {
+        let bad = |problem: String| Err(DataError::Option { key: "needle", problem });
+        if place.distractors >= self.words.len() {
+            return bad(format!("{} distractors; there are words for {}", place.distractors, self.words.len() - 1));
+        }
+        let facts = self.facts(place.distractors + 1, rng);
+        let asked = &facts[0];
+        let fixed = usize::from(self.bos.is_some())
+            + facts.iter().map(|f| f.needle.len()).sum::<usize>()
+            + asked.question.len()
+            + asked.answer.len();
+        if place.length <= fixed {
+            return bad(format!(
+                "{} tokens hold no text beside needle and question ({fixed}); take longer ones",
+                place.length
+            ));
+        }
+        if haystack.is_empty() {
+            return Err(DataError::TooLittle("there is no text to hide a needle in".into()));
+        }
+        let text: Vec<u32> = haystack.iter().copied().cycle().take(place.length - fixed).collect();
+        let lines = self.boundaries(&text);
+        let wanted = place.depth.clamp(0.0, 1.0) * text.len() as f64;
+        let nearest = lines.iter().copied().min_by_key(|at| (*at as f64 - wanted).abs() as usize).unwrap_or(0);
+        let anywhere = rng.substream(2);
+        let mut inserts: Vec<(usize, usize, &[u32])> = vec![(nearest, 0, &asked.needle)];
+        for (i, fact) in facts.iter().enumerate().skip(1) {
+            inserts.push((lines[anywhere.below(i as u64, lines.len() as u64) as usize], i, &fact.needle));
+        }
+        let mut ids: Vec<u32> = self.bos.into_iter().collect();
+        let begin = ids.len();
+        // Where the needle lands: behind the text and the distractors that come before it.
+        let before: usize = inserts.iter().filter(|i| i.0 < nearest).map(|i| i.2.len()).sum();
+        insert(&text, inserts, &mut ids);
+        ids.extend_from_slice(&asked.question);
+        let answer = ids.len()..ids.len() + asked.answer.len();
+        ids.extend_from_slice(&asked.answer);
+        Ok(Sample { ids, answer, needle: begin + nearest + before })
+    }
+
+    /// A training text of exactly `len` tokens, appended to `out`: `take` gives as many tokens of real text as it is asked
+    /// for. Facts and questions stand at lines' boundaries, every question after its fact, one of them at the end.
+    pub fn row(
+        &self,
+        len: usize,
+        rng: Rng,
+        out: &mut Vec<u32>,
+        take: impl FnOnce(usize) -> Result<Vec<u32>>,
+    ) -> Result<()> {
+        let most = (len / TOKENS_A_FACT).clamp(1, MOST_FACTS);
+        let mut facts = self.facts(1 + rng.below(2, most as u64) as usize, rng);
+        let questions = |f: &Fact| [f.question.as_slice(), &f.answer, &self.end].concat();
+        let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len() + questions(f).len()).sum::<usize>();
+        let frame = usize::from(self.bos.is_some()) + 1;
+        // Where the tokenizer's parts are long, fewer facts leave room for text.
+        while facts.len() > 1 && frame + size(&facts) > len / 4 * 3 {
+            facts.pop();
+        }
+        let Some(rest) = len.checked_sub(frame + size(&facts)) else {
+            let need = self.room(1);
+            return Err(DataError::Option {
+                key: "needle rate",
+                problem: format!(
+                    "sequences of {len} tokens have no room for a needle and its question ({need} tokens)"
+                ),
+            });
+        };
+        let text = take(rest)?;
+        let lines = self.boundaries(&text);
+        let (places, asked) = (rng.substream(3), rng.substream(4));
+        let mut parts = Vec::with_capacity(2 * facts.len());
+        for (i, fact) in facts.iter().enumerate() {
+            let at = places.below(i as u64, lines.len() as u64) as usize;
+            let later = if i + 1 == facts.len() {
+                text.len()
+            } else {
+                lines[at + asked.below(i as u64, (lines.len() - at) as u64) as usize]
+            };
+            parts.push((lines[at], i, fact.needle.clone()));
+            // At one place, questions come after all facts.
+            parts.push((later, facts.len() + i, questions(fact)));
+        }
+        out.extend(self.bos);
+        insert(&text, parts.iter().map(|(at, order, ids)| (*at, *order, ids.as_slice())).collect(), out);
+        out.push(self.eos);
+        Ok(())
+    }
+}
+
+/// Appends `text` with `parts` (place in the text, order at one place, ids) put in.
+fn insert(text: &[u32], mut parts: Vec<(usize, usize, &[u32])>, out: &mut Vec<u32>) {
+    parts.sort_by_key(|(at, order, _)| (*at, *order));
+    let mut from = 0;
+    for (at, _, ids) in parts {
+        out.extend_from_slice(&text[from..at]);
+        out.extend_from_slice(ids);
+        from = at;
+    }
+    out.extend_from_slice(&text[from..]);
+}
+
+/// About `tokens` tokens of text: whole documents one after the other, from one that `rng` chooses on, around the end
+/// where necessary, and no more once there are enough.
+pub fn haystack(documents: &[Vec<u32>], tokens: usize, rng: Rng) -> Vec<u32> {
+    let mut out = Vec::new();
+    if documents.iter().all(Vec::is_empty) {
+        return out;
+    }
+    let first = rng.below(0, documents.len() as u64) as usize;
+    let mut next = documents.iter().cycle().skip(first);
+    while let Some(document) = next.next().filter(|_| out.len() < tokens) {
+        out.extend_from_slice(document);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::{Purpose, Rng};
+    use crate::testing::{documents, tokenizer};
+    use proptest::{prelude::ProptestConfig, prop_assert, prop_assert_eq, proptest};
+
+    fn rng(seed: u64) -> Rng {
+        Rng::new(seed, Purpose::Needle, 0)
+    }
+
+    fn text() -> Vec<u32> {
+        let t = tokenizer();
+        let all: Vec<Vec<u32>> = documents().iter().map(|d| t.encode(&d.text)).collect();
+        haystack(&all, 3000, rng(1))
+    }
+
+    /// The words and numbers of all needles in a text, in order.
+    fn needles(text: &str) -> Vec<(String, String)> {
+        text.match_indices("The magic number of ")
+            .filter_map(|(at, head)| {
+                let (word, rest) = text[at + head.len()..].split_once(" is ")?;
+                let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                Some((word.to_owned(), number))
+            })
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn samples_are_exact_and_answerable(
+            length in 150usize..900, depth in 0.0f64..=1.0, distractors in 0usize..3, seed: u64, bos: bool
+        ) {
+            let t = tokenizer();
+            let maker = Needles::new(&t, bos).unwrap();
+            let (hay, place) = (text(), Place { length, depth, distractors });
+            let Ok(s) = maker.sample(&hay, place, rng(seed)) else {
+                prop_assert!(length < maker.room(distractors + 2));
+                return Ok(());
+            };
+            prop_assert_eq!(s.ids.len(), length);
+            prop_assert_eq!(s.answer.end, length);
+            prop_assert_eq!(bos, Some(s.ids[0]) == t.special().bos);
+            let shown = t.decode(&s.ids);
+            let found = needles(&shown);
+            // The facts, then the question with its answer, which is that of the one fact about the same word.
+            prop_assert_eq!(found.len(), distractors + 2);
+            let (asked, facts) = found.split_last().unwrap();
+            let right: Vec<_> = facts.iter().filter(|f| f.0 == asked.0).collect();
+            prop_assert_eq!(&right, &vec![asked]);
+            prop_assert_eq!(&t.decode(&s.ids[s.answer.clone()]), &asked.1);
+            prop_assert_eq!(asked.1.len(), DIGITS as usize);
+            // It stands where `needle` says, at the start of a line or at the cut end of the text.
+            let line = format!("The magic number of {} is {}.\n", asked.0, asked.1);
+            let after = t.decode(&s.ids[s.needle..]);
+            let last = after.strip_prefix(&line).map(|rest| rest.starts_with("What is"));
+            prop_assert!(last.is_some());
+            let before = t.decode(&s.ids[..s.needle]);
+            let first = before.is_empty() || t.is_special(s.ids[s.needle - 1]);
+            prop_assert!(first || before.ends_with('\n') || distractors > 0 || last == Some(true), "{before:?}");
+            prop_assert_eq!(maker.sample(&hay, place, rng(seed)).unwrap(), s);
+        }
+
+        #[test]
+        fn rows_are_exact_and_every_question_follows_its_fact(len in 130usize..1200, seed: u64) {
+            let t = tokenizer();
+            let maker = Needles::new(&t, true).unwrap();
+            let hay = text();
+            let make = || {
+                let mut out = Vec::new();
+                maker.row(len, rng(seed), &mut out, |n| Ok(hay.iter().copied().cycle().take(n).collect())).map(|()| out)
+            };
+            let Ok(ids) = make() else {
+                prop_assert!(len < maker.room(1));
+                return Ok(());
+            };
+            prop_assert_eq!(&make().unwrap(), &ids);
+            prop_assert_eq!(ids.len(), len);
+            prop_assert_eq!(ids[len - 1], t.eos().unwrap());
+            let shown = t.decode(&ids);
+            prop_assert!(shown.trim_end().ends_with('.') );
+            let found = needles(&shown);
+            let mut words: Vec<&str> = found.iter().map(|f| f.0.as_str()).collect();
+            words.sort_unstable();
+            words.dedup();
+            prop_assert_eq!(found.len(), 2 * words.len());
+            for word in words {
+                let mut of_word = found.iter().filter(|f| f.0 == word);
+                prop_assert_eq!(of_word.next(), of_word.next());
+                let question = shown.find(&format!("What is the magic number of {word}?")).unwrap();
+                let fact = shown.find(&format!("The magic number of {word} is")).unwrap();
+                prop_assert!(fact < question);
+            }
+        }
+    }
+
+    #[test]
+    fn depths_lie_where_they_are_asked_for() {
+        let maker = Needles::new(&tokenizer(), true).unwrap();
+        let hay = text();
+        let at: Vec<usize> = (0..=10)
+            .map(|d| {
+                let place = Place { length: 2000, depth: f64::from(d) / 10.0, distractors: 0 };
+                maker.sample(&hay, place, rng(3)).unwrap().needle
+            })
+            .collect();
+        assert_eq!(at[0], 1);
+        assert!(at.is_sorted());
+        for (d, at) in at.iter().enumerate() {
+            // Lines of source code have some tens of tokens at most.
+            assert!((*at as f64 - d as f64 * 190.0).abs() < 120.0, "{d}: {at}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let maker = Needles::new(&tokenizer(), true).unwrap();
+        let place = Place { length: 20, depth: 0.5, distractors: 0 };
+        assert!(maker.sample(&text(), place, rng(1)).unwrap_err().to_string().contains("20 tokens"));
+        let many = Place { length: 9000, distractors: 48, ..place };
+        assert!(maker.sample(&text(), many, rng(1)).unwrap_err().to_string().contains("48 distractors"));
+        assert!(maker.sample(&[], Place { length: 900, ..place }, rng(1)).is_err());
+        let short = maker.row(30, rng(1), &mut Vec::new(), |_| Ok(Vec::new())).unwrap_err().to_string();
+        assert!(short.contains("30 tokens"), "{short}");
+        assert!(haystack(&[vec![]], 5, rng(1)).is_empty());
+    }
+}
