@@ -26,12 +26,16 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Pre-train a model from a recipe, or go on with a stopped run
     Pretrain(PretrainArgs),
+    /// Train a finished run on for a longer context: the stages of its recipe, or one more
+    Extend(ExtendArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
     /// Complete code between a prefix and a suffix (fill in the middle), once or interactively
     Complete(CompleteArgs),
     /// Measure bits per byte and perplexity on text
     Eval(EvalArgs),
+    /// Ask for facts hidden in long texts (needle in a haystack), by length and depth
+    Niah(NiahArgs),
     /// Show what a configuration means: parameters, cache, FLOPs, training memory
     Inspect(InspectArgs),
     /// Write a run's or a checkpoint's weights as a Hugging Face checkpoint in f32, BF16 or FP8
@@ -138,7 +142,7 @@ pub(crate) struct DataPackArgs {
 
 #[derive(Args)]
 pub(crate) struct PretrainArgs {
-    /// A recipe: a built-in name (quickstart, small, v2-lite-shape, deepseek-v3) or a TOML file
+    /// A recipe: a built-in name (quickstart, small, needle, v2-lite-shape, deepseek-v3) or a TOML file
     pub(crate) recipe: String,
     /// Change a key of the recipe, as in --set schedule.total_tokens=20M
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -152,6 +156,63 @@ pub(crate) struct PretrainArgs {
     /// Plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ExtendArgs {
+    /// Folder of a finished run
+    pub(crate) run: PathBuf,
+    /// Adds a stage with sequences of so many tokens (without it: the stages that the run's recipe has)
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub(crate) to: Option<usize>,
+    /// Length of the new stage: tokens ("2M") or steps ("1000 steps")
+    #[arg(long, value_name = "AMOUNT", requires = "to")]
+    pub(crate) tokens: Option<String>,
+    /// YaRN's factor [default: as much as --to needs]
+    #[arg(long, requires = "to")]
+    pub(crate) factor: Option<f64>,
+    /// Length that the factor multiplies [default: the run's first sequence length]
+    #[arg(long, value_name = "TOKENS", requires = "to")]
+    pub(crate) original_len: Option<usize>,
+    /// Constant learning rate, as a number or a share of the run's peak [default: where the run ended]
+    #[arg(long, requires = "to")]
+    pub(crate) lr: Option<String>,
+    /// Sequences of a step [default: as many as hold the tokens of the run's steps]
+    #[arg(long, requires = "to")]
+    pub(crate) sequences: Option<u64>,
+    /// Plain lines instead of the live view
+    #[arg(long)]
+    pub(crate) plain: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct NiahArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tokens of the texts, question and answer included
+    #[arg(long, value_delimiter = ',', default_value = "512,1024,2048,4096", value_parser = at_least_one)]
+    pub(crate) lengths: Vec<usize>,
+    /// Depths of the needle, evenly from the start to the end of the text
+    #[arg(long, default_value_t = 11, value_parser = at_least_one)]
+    pub(crate) depths: usize,
+    /// Questions for each length and depth
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    pub(crate) samples: usize,
+    /// Other facts hidden in the same text
+    #[arg(long, default_value_t = 0)]
+    pub(crate) distractors: usize,
+    /// Hide needles in these files and folders [default: the held-out text of the run that made the model]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub(crate) text: Vec<PathBuf>,
+    /// The same seed asks the same questions
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Folder for the picture and the answers [default: niah/ in the model's folder]
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Options of every command that draws tokens.
@@ -257,6 +318,9 @@ pub(crate) struct EvalArgs {
     /// Most tokens of text to evaluate (0: all)
     #[arg(long, default_value_t = 0)]
     pub(crate) tokens: usize,
+    /// Also write the loss by place in the window to this folder, as a picture and as JSON lines
+    #[arg(long, value_name = "DIR")]
+    pub(crate) by_position: Option<PathBuf>,
     /// Last line is JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,9 +1,11 @@
-//! Inference: sampling and cached generation.
+//! Inference: sampling, cached generation, and questions about long texts.
 
 mod acceptance;
 mod generate;
+mod needle;
 mod sample;
 
 pub use acceptance::{Acceptance, mtp_acceptance};
 pub use generate::{Generation, Stop, generate};
+pub use needle::{Retrieval, retrieve};
 pub use sample::{SampleParams, Sampler, argmax};

@@ -5,27 +5,56 @@ use hadal_data::EvalSet;
 use hadal_model::{Input, Model};
 use hadal_ops::Cx;
 
-/// Windows run together.
+/// Most windows run together ...
 const WINDOWS: usize = 8;
+/// ... and most tokens, so that memory does not grow with the window.
+const TOKENS: usize = 16_384;
+
+/// Summed loss and number of the targets at one place of the window.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AtPosition {
+    /// Sum of the losses in nats.
+    pub loss: f64,
+    /// Targets.
+    pub targets: u64,
+}
 
 /// Mean loss of the scored tokens and bits per byte of the text. `each` hears (windows done, windows) and ends the
 /// evaluation early by returning false; the numbers are then NaN.
 pub fn evaluate(cx: &Cx, model: &Model, set: &EvalSet, each: &mut dyn FnMut(usize, usize) -> bool) -> Validation {
+    evaluate_by_position(cx, model, set, each).0
+}
+
+/// As [`evaluate`], and the losses by the target's place in its window: what a longer context is worth.
+pub fn evaluate_by_position(
+    cx: &Cx,
+    model: &Model,
+    set: &EvalSet,
+    each: &mut dyn FnMut(usize, usize) -> bool,
+) -> (Validation, Vec<AtPosition>) {
     let seq = set.seq_len();
-    let mut input = Input::new(cx, &[seq; WINDOWS], 0);
+    let together = (TOKENS / seq).clamp(1, WINDOWS);
+    let mut input = Input::new(cx, &vec![seq; together], 0);
+    let mut places = vec![AtPosition::default(); seq];
     let (mut total, mut from) = (0.0, 0);
     while from < set.windows.len() {
         from += set.fill(from, input.ids.i32_mut(), input.targets.i32_mut());
         let (losses, _) = model.losses(cx, &input, None, false, None);
-        total += losses.f32().iter().map(|l| f64::from(*l)).sum::<f64>();
+        for (i, (loss, target)) in losses.f32().iter().zip(input.targets.i32()).enumerate() {
+            total += f64::from(*loss);
+            let place = &mut places[i % seq];
+            place.loss += f64::from(*loss);
+            place.targets += u64::from(*target >= 0);
+        }
         if !each(from, set.windows.len()) {
             total = f64::NAN;
             break;
         }
     }
-    Validation {
+    let mean = Validation {
         loss: total / set.scored.max(1) as f64,
         bits_per_byte: set.bits_per_byte(total),
         ..Validation::default()
-    }
+    };
+    (mean, places)
 }

@@ -13,5 +13,6 @@ pub mod recipe;
 pub mod run;
 pub mod schedule;
 pub mod spike;
+pub mod stage;
 pub mod step;
 pub mod tensorboard;

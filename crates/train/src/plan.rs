@@ -47,6 +47,12 @@ pub struct Plan {
     pub eval_tokens: u64,
     pub spike: Spike,
     pub run: Run,
+    /// Length of the rows that `data.shuffle_rows` counts: in a stage the main run's, otherwise 0 (its own).
+    #[serde(default)]
+    pub shuffle_len: usize,
+    /// The plans of what comes after this run, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Plan>,
 }
 
 /// What can go wrong with a plan in a run's folder.
@@ -85,7 +91,7 @@ impl Plan {
         if balance.method == BalanceMethod::None {
             balance.alpha = 0.0;
         }
-        Ok(Self {
+        let mut plan = Self {
             version: VERSION,
             name: recipe.name.clone(),
             model,
@@ -104,7 +110,14 @@ impl Plan {
             spike: recipe.spike.clone(),
             run: recipe.run.clone(),
             schedule,
-        })
+            shuffle_len: 0,
+            stages: Vec::new(),
+        };
+        let stages = recipe.stage.iter().enumerate().map(|(i, s)| {
+            plan.stage(i + 1, s).map_err(|e| recipe.source.at_key(&format!("stage.{i}.{}", e.key), e.message))
+        });
+        plan.stages = stages.collect::<Result<_, _>>()?;
+        Ok(plan)
     }
 
     /// True when the recipe's length is the machine's to decide.
@@ -166,6 +179,7 @@ fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
         ("data.seq_len", r.data.seq_len >= 2, "must be at least 2"),
         ("data.fim_rate", share(r.data.fim_rate), "must lie in 0 to 1"),
         ("data.boundary_split_rate", share(r.data.boundary_split_rate), "must lie in 0 to 1"),
+        ("data.needle_rate", share(r.data.needle_rate), "must lie in 0 to 1"),
         ("data.validation_share", (0.0..=0.5).contains(&r.data.validation_share), "must lie in 0 to 0.5"),
         ("batch.sequences", r.batch.sequences >= 1, "must be at least 1"),
         ("batch.micro_batch", r.batch.micro_batch >= 1, "must be at least 1"),

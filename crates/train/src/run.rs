@@ -140,6 +140,8 @@ pub fn stream_options(plan: &Plan) -> StreamOptions {
         split_rate: plan.data.boundary_split_rate,
         bos: true,
         shuffle_rows: plan.data.shuffle_rows,
+        shuffle_len: plan.shuffle_len,
+        needle_rate: plan.data.needle_rate,
     }
 }
 
@@ -202,6 +204,15 @@ impl<'a> Run<'a> {
         let flops = count::flops(&plan.model, plan.data.seq_len).training;
         let peak = gemm::peak_gflops(&trainer.cx, 0.2) * 1e9;
         Ok(Self { plan, corpus, folder, trainer, progress, quick, flops, peak, last_checkpoint })
+    }
+
+    /// Begins where the run that left this checkpoint ended, with its weights, moments and place in the data, unless this
+    /// run has checkpoints of its own to go on from.
+    pub fn after(mut self, checkpoint: &Path) -> Result<Self, RunError> {
+        if self.last_checkpoint.is_none() {
+            self.progress.cursor = restore(&mut self.trainer, checkpoint)?.cursor;
+        }
+        Ok(self)
     }
 
     /// Where it stands.

@@ -2,10 +2,11 @@
 
 use super::common::{Loaded, grouped, load};
 use crate::cli::EvalArgs;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
-use hadal_train::evaluate::evaluate;
+use hadal_train::evaluate::{AtPosition, evaluate_by_position};
 use hadal_train::plan::{PLAN_FILE, Plan};
+use hadal_train::plot;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
 use std::time::Instant;
@@ -27,8 +28,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         bar.set_style(style);
     }
     let start = Instant::now();
-    let found = loaded.cx.threads().run(|| {
-        evaluate(&loaded.cx, &loaded.model, &set, &mut |done, _| {
+    let (found, places) = loaded.cx.threads().run(|| {
+        evaluate_by_position(&loaded.cx, &loaded.model, &set, &mut |done, _| {
             bar.set_position(done as u64);
             true
         })
@@ -37,6 +38,9 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let rate = set.scored as f64 / start.elapsed().as_secs_f64();
     ensure!(found.loss.is_finite(), "the model's loss on this text is {}: are its weights broken?", found.loss);
     let perplexity = found.loss.exp();
+    if let Some(folder) = &args.by_position {
+        by_position(folder, &args.model.model.display().to_string(), &places)?;
+    }
     if args.json {
         let line = serde_json::json!({
             "bits_per_byte": found.bits_per_byte, "perplexity": perplexity, "loss": found.loss,
@@ -55,6 +59,32 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
             grouped(set.scored),
         );
     }
+    Ok(())
+}
+
+/// Stretches of a window whose mean losses are told.
+const STRETCHES: usize = 32;
+
+/// Writes the loss by place in the window.
+fn by_position(folder: &Path, title: &str, places: &[AtPosition]) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let size = places.len().div_ceil(STRETCHES);
+    let (mut lines, mut points) = (String::new(), Vec::new());
+    for (i, part) in places.chunks(size).enumerate() {
+        let (loss, targets) = part.iter().fold((0.0, 0), |(l, t), p| (l + p.loss, t + p.targets));
+        if targets == 0 {
+            continue; // no document is so long
+        }
+        let (from, loss) = (i * size, loss / targets as f64);
+        let line = serde_json::json!({
+            "from": from, "to": from + part.len(), "loss": loss, "perplexity": loss.exp(), "tokens": targets,
+        });
+        lines += &format!("{line}\n");
+        points.push((from as f64 + part.len() as f64 / 2.0, loss));
+    }
+    let path = folder.join("by_position.jsonl");
+    std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+    plot::by_position(&folder.join("by_position.svg"), title, &points)?;
     Ok(())
 }
 

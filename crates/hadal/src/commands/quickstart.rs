@@ -3,7 +3,7 @@
 
 use super::session::{Session, use_text};
 use crate::cli::QuickstartArgs;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hadal_data::baseline::{Compressor, Unigram};
 use hadal_data::{Tokenizer, fim};
 use hadal_infer::{Acceptance, SampleParams, generate, mtp_acceptance};
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
         Session::begin(recipe, left)?
     };
     let (plan, tokenizer) = (&session.plan, &session.corpus.tokenizer);
+    ensure!(plan.stages.is_empty(), "`stage`: quickstart has no time for stages; train the recipe with `pretrain`");
     let counts = count::count(&plan.model);
     say!(
         "model: {:.1} M parameters, {:.1} M active a token; plan: {:.2} M tokens in {} steps, done in about {:.0} min",

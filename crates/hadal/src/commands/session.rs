@@ -11,6 +11,7 @@ use hadal_train::run::{self, Outcome, Run};
 use hadal_train::step::Trainer;
 use hadal_train::{metrics, plot};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// This program's own lock file: the packages whose sources are the default text.
 pub(crate) const LOCK: &str = include_str!("../../../../Cargo.lock");
@@ -22,8 +23,10 @@ const MEASURE_SECONDS: f64 = 8.0;
 pub(crate) struct Session {
     pub(crate) folder: PathBuf,
     pub(crate) plan: Plan,
-    pub(crate) corpus: Corpus,
+    pub(crate) corpus: Arc<Corpus>,
     pub(crate) resumed: bool,
+    /// Checkpoint of the run that this one begins after.
+    pub(crate) after: Option<PathBuf>,
 }
 
 impl Session {
@@ -56,7 +59,7 @@ impl Session {
         };
         let plan = Plan::new(&recipe, rate)?;
         plan.save(&folder)?;
-        Ok(Self { folder, plan, corpus, resumed: false })
+        Ok(Self { folder, plan, corpus: Arc::new(corpus), resumed: false, after: None })
     }
 
     /// Opens a stopped run.
@@ -72,12 +75,15 @@ impl Session {
             }
             _ => Corpus::open(folder)?,
         };
-        Ok(Self { folder: folder.to_owned(), plan, corpus, resumed: true })
+        Ok(Self { folder: folder.to_owned(), plan, corpus: Arc::new(corpus), resumed: true, after: None })
     }
 
     /// Trains to the end of the plan and leaves plots and, when finished, the model behind.
     pub(crate) fn train(&self, trainer: Trainer, plain: bool) -> Result<(Trainer, Outcome)> {
-        let run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, self.resumed)?;
+        let mut run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, self.resumed)?;
+        if let Some(checkpoint) = &self.after {
+            run = run.after(checkpoint)?;
+        }
         let at = run.progress().tokens;
         if at > 0 {
             say!("going on after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6);

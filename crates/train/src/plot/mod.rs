@@ -3,6 +3,7 @@
 //! Colours are those of Okabe and Ito, which people with any common colour vision can tell apart; the heat map goes from
 //! blue over white to red. The horizontal axis is tokens seen, the one figure that runs of different batches share.
 
+mod context;
 mod heatmap;
 mod panel;
 
@@ -13,6 +14,7 @@ use plotters::prelude::*;
 use crate::metrics::StepMetrics;
 use panel::{Curve, Panel, Scale, axis_unit};
 
+pub use context::{NeedleCell, by_position, needles};
 pub use heatmap::expert_load;
 
 const BLACK: RGBColor = RGBColor(40, 40, 40);

@@ -121,3 +121,28 @@ fn a_folder_that_is_not_there_is_an_error() {
     let e = training(Path::new("/nowhere/plot.svg"), "x", &run(3, true)).unwrap_err();
     assert!(e.to_string().contains("/nowhere/plot.svg"));
 }
+
+#[test]
+fn needles_by_length_and_depth() {
+    let lengths = [512, 1024, 2048, 4096, 16384];
+    let cell = |(c, length): (usize, usize), d: usize| {
+        let found = if c < 3 { 10 } else { (17 * (d + c)) % 11 };
+        NeedleCell { length, depth: d as f64 / 10.0, found, asked: 10 }
+    };
+    let cells: Vec<_> = lengths.into_iter().enumerate().flat_map(|c| (0..11).map(move |d| cell(c, d))).collect();
+    let svg = drawn("niah.svg", |p| needles(p, "small model", &cells));
+    for text in ["small model", "16384", "depth", "100%", "tokens"] {
+        assert!(svg.contains(text), "{text}");
+    }
+    assert_eq!(svg.matches("<rect").count(), 1 + 2 * 55 + 12);
+    drawn("niah_one.svg", |p| needles(p, "one", &cells[..1]));
+    let error = needles(Path::new("x.svg"), "none", &[]).unwrap_err();
+    assert!(error.to_string().contains("no question"));
+}
+
+#[test]
+fn loss_by_place_in_the_window() {
+    let points: Vec<(f64, f64)> = (0..32).map(|i| (f64::from(i) * 128.0, 2.0 + 1.0 / f64::from(i + 1))).collect();
+    let svg = drawn("by_position.svg", |p| by_position(p, "small model", &points));
+    assert!(svg.contains("place in the window"));
+}

@@ -1,9 +1,10 @@
 //! The recipes that come with the binary, so that a name is enough anywhere.
 
 /// Name and text of every built-in recipe.
-pub const RECIPES: [(&str, &str); 4] = [
+pub const RECIPES: [(&str, &str); 5] = [
     ("quickstart", include_str!("../../../../recipes/quickstart.toml")),
     ("small", include_str!("../../../../recipes/small.toml")),
+    ("needle", include_str!("../../../../recipes/needle.toml")),
     ("v2-lite-shape", include_str!("../../../../recipes/v2-lite-shape.toml")),
     ("deepseek-v3", include_str!("../../../../recipes/deepseek-v3.toml")),
 ];

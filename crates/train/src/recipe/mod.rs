@@ -9,6 +9,7 @@
 mod amount;
 mod builtin;
 mod source;
+mod stage;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ pub use amount::Amount;
 pub use builtin::{RECIPES, recipe};
 pub use source::Source;
 pub(crate) use source::nearest;
+pub use stage::Stage;
 
 /// What can be wrong with a recipe.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,9 @@ pub struct Recipe {
     pub spike: Spike,
     #[serde(default)]
     pub run: Run,
+    /// What is trained after the main run, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage: Vec<Stage>,
     /// Where each key was written.
     #[serde(skip)]
     pub source: Source,
@@ -141,6 +146,8 @@ pub struct Data {
     pub fim_span: usize,
     /// Share of combined punctuation-and-line-break tokens that is split at random.
     pub boundary_split_rate: f64,
+    /// Share of sequences in which facts are hidden and asked for, so that a small model learns to look things up.
+    pub needle_rate: f64,
     /// Sequences of a window in which their order is shuffled, so that a batch is not one document; 0: in order.
     pub shuffle_rows: usize,
     /// Share of the text held out for validation, in whole packages or files.
@@ -157,6 +164,7 @@ impl Default for Data {
             fim_rate: 0.1,
             fim_span: 0,
             boundary_split_rate: 0.1,
+            needle_rate: 0.0,
             shuffle_rows: 1024,
             validation_share: 0.05,
         }

@@ -196,5 +196,5 @@ fn every_recipe_writes_and_explains_every_key() {
 #[test]
 fn an_unknown_recipe_lists_the_known() {
     let e = Recipe::load("quikstart", &[]).unwrap_err().to_string();
-    assert!(e.contains("quickstart, small, v2-lite-shape, deepseek-v3"), "{e}");
+    assert!(e.contains("quickstart, small, needle, v2-lite-shape, deepseek-v3"), "{e}");
 }

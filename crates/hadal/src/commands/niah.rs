@@ -1,0 +1,123 @@
+//! `hadal niah`: needle in a haystack, over lengths and depths, as a table and a picture.
+
+use super::common::{Loaded, load};
+use crate::cli::NiahArgs;
+use anyhow::{Context, Result, ensure};
+use hadal_data::hash::{Purpose, Rng};
+use hadal_data::needle::{Needles, Place, haystack};
+use hadal_data::{Packed, SourceOptions, read_paths};
+use hadal_infer::retrieve;
+use hadal_model::Decoder;
+use hadal_train::plot::{self, NeedleCell};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
+use std::path::Path;
+
+/// Folders above a model in which a run's held-out text is looked for: step, checkpoints, stage, run.
+const ABOVE: usize = 4;
+
+pub(crate) fn run(args: &NiahArgs) -> Result<()> {
+    let loaded = load(&args.model)?;
+    let longest = loaded.model.config.max_position_embeddings;
+    for length in &args.lengths {
+        ensure!(
+            *length <= longest,
+            "--lengths: {length} tokens are more than the model's context of {longest}; \
+             extend it first (`hadal extend`) or ask for less"
+        );
+    }
+    let documents = documents(args, &loaded)?;
+    let out = args.out.clone().unwrap_or_else(|| args.model.model.join("niah"));
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let lines_path = out.join("niah.jsonl");
+    let write_error = || format!("cannot write {}", lines_path.display());
+    let mut lines = std::io::BufWriter::new(std::fs::File::create(&lines_path).with_context(write_error)?);
+
+    let cells = args.lengths.len() * args.depths;
+    let bar = ProgressBar::new((args.lengths.iter().sum::<usize>() * args.depths * args.samples) as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent}% of the tokens, {eta} left") {
+        bar.set_style(style);
+    }
+    let needles = Needles::new(&loaded.tokenizer, loaded.tokenizer.special().bos.is_some())?;
+    let decoder = Decoder::new(&loaded.cx, &loaded.model);
+    let mut all = Vec::with_capacity(cells);
+    for &length in &args.lengths {
+        for d in 0..args.depths {
+            // A single depth is the middle.
+            let depth = if args.depths == 1 { 0.5 } else { d as f64 / (args.depths - 1) as f64 };
+            let mut cell = NeedleCell { length, depth, found: 0, asked: 0 };
+            for n in 0..args.samples {
+                let rng = Rng::new(args.seed, Purpose::NeedleTest, n as u64).substream((length * 1000 + d) as u64);
+                let text = haystack(&documents, length, rng.substream(0));
+                let place = Place { length, depth, distractors: args.distractors };
+                let sample = needles.sample(&text, place, rng.substream(1))?;
+                let cx = &loaded.cx;
+                let got = cx.threads().run(|| retrieve(cx, &decoder, &sample.ids, sample.answer.clone()));
+                cell.asked += 1;
+                cell.found += usize::from(got.found());
+                let line = serde_json::json!({
+                    "length": length, "depth": depth, "sample": n, "needle_at": sample.needle,
+                    "answer": loaded.tokenizer.decode(&sample.ids[sample.answer]),
+                    "tokens_right": got.right, "tokens": got.tokens, "found": got.found(),
+                });
+                writeln!(lines, "{line}").with_context(write_error)?;
+                bar.inc(length as u64);
+            }
+            all.push(cell);
+        }
+    }
+    bar.finish_and_clear();
+    lines.flush().with_context(write_error)?;
+    let picture = out.join("niah.svg");
+    plot::needles(&picture, &args.model.model.display().to_string(), &all)?;
+    show(args, &all);
+    say!("picture: {}   every answer: {}", picture.display(), lines_path.display());
+    if args.json {
+        let each = |c: &NeedleCell| serde_json::json!({"length": c.length, "depth": c.depth, "found": c.found, "asked": c.asked});
+        let cells: Vec<_> = all.iter().map(each).collect();
+        say!("{}", serde_json::json!({"found": share(&all), "distractors": args.distractors, "cells": cells}));
+    }
+    Ok(())
+}
+
+fn share<'a>(cells: impl IntoIterator<Item = &'a NeedleCell>) -> f64 {
+    let (found, asked) = cells.into_iter().fold((0, 0), |(f, a), c| (f + c.found, a + c.asked));
+    found as f64 / f64::max(1.0, asked as f64)
+}
+
+/// A table with a row a depth and a column a length.
+fn show(args: &NiahArgs, all: &[NeedleCell]) {
+    let heads: String = args.lengths.iter().map(|l| format!("{l:>8}")).collect();
+    say!("depth {heads}");
+    for d in 0..args.depths {
+        let row = || all.iter().skip(d).step_by(args.depths);
+        let values: String = row().map(|c| format!("{:>7.0}%", 100.0 * share([c]))).collect();
+        say!("{:>4.0}% {values}", 100.0 * row().next().map_or(0.0, |c| c.depth));
+    }
+    let totals: String = all.chunks(args.depths).map(|c| format!("{:>7.1}%", 100.0 * share(c))).collect();
+    say!("all   {totals}");
+}
+
+/// The texts to hide needles in: those given, or what the run that made the model held out.
+fn documents(args: &NiahArgs, loaded: &Loaded) -> Result<Vec<Vec<u32>>> {
+    if !args.text.is_empty() {
+        let texts = read_paths(&args.text, &SourceOptions::default())?;
+        let texts: Vec<&str> = texts.documents.iter().map(|d| d.text.as_str()).collect();
+        return Ok(loaded.tokenizer.encode_all(&texts).0);
+    }
+    let held_out = |folder: &Path| folder.join("data").join("validation.json").is_file();
+    let place = args.model.model.canonicalize().ok();
+    let run = place.as_deref().and_then(|p| p.ancestors().take(ABOVE).find(|p| held_out(p)));
+    let run = run.with_context(|| {
+        let shown = args.model.model.display();
+        format!("{shown} lies in no run's folder with held-out text: give text to hide needles in with --text PATH...")
+    })?;
+    let packed = Packed::open(&run.join("data"), "validation", &loaded.tokenizer)?;
+    let mut all = Vec::with_capacity(packed.documents());
+    for document in 0..packed.documents() {
+        let mut ids = Vec::new();
+        packed.read(document, &mut ids)?;
+        all.push(ids);
+    }
+    Ok(all)
+}

@@ -1,0 +1,73 @@
+//! Needle in a haystack (report 4.3): whether a model finds a fact that it has read.
+//!
+//! One prefill of text, question and right answer says what greedy generation would give: as long as each of the answer's
+//! tokens is the most likely one after those before it, generation produces the same, and at the first that is not, it has
+//! failed. Logits exist for the answer's few tokens only, however long the text is; the attention is block-wise.
+
+use crate::sample::argmax;
+use hadal_model::Decoder;
+use hadal_ops::{Cx, elementwise};
+use std::ops::Range;
+
+/// What a model answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retrieval {
+    /// Tokens of the answer that greedy generation gets right before its first wrong one.
+    pub right: usize,
+    /// Tokens of the answer.
+    pub tokens: usize,
+}
+
+impl Retrieval {
+    /// Whether the whole answer is right.
+    pub fn found(&self) -> bool {
+        self.right == self.tokens
+    }
+}
+
+/// Asks for the tokens of `ids` at `answer`, which stand after what they are an answer to.
+///
+/// # Panics
+/// If the answer is empty, starts the text, or ends after it.
+pub fn retrieve(cx: &Cx, decoder: &Decoder<'_>, ids: &[u32], answer: Range<usize>) -> Retrieval {
+    assert!(0 < answer.start && answer.start < answer.end && answer.end <= ids.len(), "retrieve: answer {answer:?}");
+    // The last token of the answer is predicted, not read.
+    let read: Vec<i32> = ids[..answer.end - 1].iter().map(|id| *id as i32).collect();
+    let mut cache = decoder.cache(cx, read.len());
+    let hidden = decoder.prefill(cx, &read, &mut cache);
+    let rows: Vec<i32> = (answer.start - 1..answer.end - 1).map(|row| row as i32).collect();
+    let mut last = cx.empty(&[rows.len(), hidden.cols()], hidden.dtype());
+    elementwise::gather_rows(cx, &hidden, &cx.indices(&[rows.len()], &rows), &mut last);
+    let model = decoder.model();
+    let logits = model.project(cx, &last);
+    let tokens = answer.len();
+    let said = logits.f32().chunks_exact(model.config.vocab_size).map(|row| argmax(row) as u32);
+    let right = said.zip(&ids[answer]).take_while(|(said, right)| said == *right).count();
+    Retrieval { right, tokens }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SampleParams, generate};
+    use hadal_model::{Model, ModelConfig};
+    use hadal_ops::DType;
+
+    #[test]
+    fn says_what_generation_would() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/yarn");
+        let config = ModelConfig::from_file(format!("{folder}/config.json")).unwrap();
+        let cx = Cx::cpu(1, DType::F32);
+        let mut model = Model::new(&cx, &config);
+        model.init(&cx, 3, 0.3);
+        let decoder = Decoder::new(&cx, &model);
+        let prompt: Vec<u32> = (0..40).map(|i| (i * 7 + 3) % config.vocab_size as u32).collect();
+        let done = generate(&cx, &decoder, &prompt, SampleParams::default(), &[], 4, &mut |_| true);
+        let mut all = [prompt.as_slice(), &done.tokens].concat();
+        let whole = retrieve(&cx, &decoder, &all, 40..44);
+        assert_eq!(whole, Retrieval { right: 4, tokens: 4 });
+        assert!(whole.found());
+        all[42] = (all[42] + 1) % config.vocab_size as u32;
+        assert_eq!(retrieve(&cx, &decoder, &all, 40..44).right, 2);
+    }
+}
