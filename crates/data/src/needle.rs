@@ -28,10 +28,9 @@ const WORDS: [&str; 48] = [
 ];
 /// Digits of a magic number: guessing is right once in a hundred thousand.
 const DIGITS: u64 = 5;
-/// A training row has up to one fact for so many tokens ...
-const TOKENS_A_FACT: usize = 128;
-/// ... and never more than this.
-const MOST_FACTS: usize = 32;
+/// A training row has up to one fact for so many tokens, as far as there are words. So many, since the answers' few
+/// tokens are all that teaches looking up.
+const TOKENS_A_FACT: usize = 64;
 
 /// A question about a text.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,7 +177,7 @@ impl Needles {
         out: &mut Vec<u32>,
         take: impl FnOnce(usize) -> Result<Vec<u32>>,
     ) -> Result<()> {
-        let most = (len / TOKENS_A_FACT).clamp(1, MOST_FACTS);
+        let most = (len / TOKENS_A_FACT).clamp(1, self.words.len());
         let mut facts = self.facts(1 + rng.below(2, most as u64) as usize, rng);
         let questions = |f: &Fact| [f.question.as_slice(), &f.answer, &self.end].concat();
         let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len() + questions(f).len()).sum::<usize>();

@@ -176,10 +176,8 @@ impl Stream {
             let problem = format!("{} is not between 0 and 1", options.needle_rate);
             return Err(DataError::Option { key: "needle rate", problem });
         }
-        let needles = match options.needle_rate > 0.0 {
-            true => Some(Arc::new(Needles::new(&tokenizer, options.bos)?)),
-            false => None,
-        };
+        let needles =
+            if options.needle_rate > 0.0 { Some(Arc::new(Needles::new(&tokenizer, options.bos)?)) } else { None };
         if let Some(need) = needles.as_ref().map(|n| n.room(1)).filter(|need| *need > options.seq_len) {
             let problem = format!("sequences of {} tokens are too short: a needle takes {need}", options.seq_len);
             return Err(DataError::Option { key: "needle rate", problem });

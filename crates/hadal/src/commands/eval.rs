@@ -69,7 +69,7 @@ const STRETCHES: usize = 32;
 fn by_position(folder: &Path, title: &str, places: &[AtPosition]) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let size = places.len().div_ceil(STRETCHES);
-    let (mut lines, mut points) = (String::new(), Vec::new());
+    let (mut lines, mut points) = (Vec::new(), Vec::new());
     for (i, part) in places.chunks(size).enumerate() {
         let (loss, targets) = part.iter().fold((0.0, 0), |(l, t), p| (l + p.loss, t + p.targets));
         if targets == 0 {
@@ -79,11 +79,11 @@ fn by_position(folder: &Path, title: &str, places: &[AtPosition]) -> Result<()> 
         let line = serde_json::json!({
             "from": from, "to": from + part.len(), "loss": loss, "perplexity": loss.exp(), "tokens": targets,
         });
-        lines += &format!("{line}\n");
+        lines.push(line.to_string());
         points.push((from as f64 + part.len() as f64 / 2.0, loss));
     }
     let path = folder.join("by_position.jsonl");
-    std::fs::write(&path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+    std::fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     plot::by_position(&folder.join("by_position.svg"), title, &points)?;
     Ok(())
 }

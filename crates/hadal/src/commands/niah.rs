@@ -8,10 +8,11 @@ use hadal_data::needle::{Needles, Place, haystack};
 use hadal_data::{Packed, SourceOptions, read_paths};
 use hadal_infer::retrieve;
 use hadal_model::Decoder;
+use hadal_train::plan::Plan;
 use hadal_train::plot::{self, NeedleCell};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Folders above a model in which a run's held-out text is looked for: step, checkpoints, stage, run.
 const ABOVE: usize = 4;
@@ -87,15 +88,15 @@ fn share<'a>(cells: impl IntoIterator<Item = &'a NeedleCell>) -> f64 {
 
 /// A table with a row a depth and a column a length.
 fn show(args: &NiahArgs, all: &[NeedleCell]) {
-    let heads: String = args.lengths.iter().map(|l| format!("{l:>8}")).collect();
-    say!("depth {heads}");
+    let line = |columns: Vec<String>| columns.concat();
+    say!("depth {}", line(args.lengths.iter().map(|l| format!("{l:>8}")).collect()));
     for d in 0..args.depths {
-        let row = || all.iter().skip(d).step_by(args.depths);
-        let values: String = row().map(|c| format!("{:>7.0}%", 100.0 * share([c]))).collect();
-        say!("{:>4.0}% {values}", 100.0 * row().next().map_or(0.0, |c| c.depth));
+        let row: Vec<&NeedleCell> = all.iter().skip(d).step_by(args.depths).collect();
+        let values = row.iter().map(|c| format!("{:>7.0}%", 100.0 * share([*c])));
+        say!("{:>4.0}% {}", 100.0 * row.first().map_or(0.0, |c| c.depth), line(values.collect()));
     }
-    let totals: String = all.chunks(args.depths).map(|c| format!("{:>7.1}%", 100.0 * share(c))).collect();
-    say!("all   {totals}");
+    let totals = all.chunks(args.depths).map(|c| format!("{:>7.1}%", 100.0 * share(c)));
+    say!("all   {}", line(totals.collect()));
 }
 
 /// The texts to hide needles in: those given, or what the run that made the model held out.
@@ -105,14 +106,13 @@ fn documents(args: &NiahArgs, loaded: &Loaded) -> Result<Vec<Vec<u32>>> {
         let texts: Vec<&str> = texts.documents.iter().map(|d| d.text.as_str()).collect();
         return Ok(loaded.tokenizer.encode_all(&texts).0);
     }
-    let held_out = |folder: &Path| folder.join("data").join("validation.json").is_file();
-    let place = args.model.model.canonicalize().ok();
-    let run = place.as_deref().and_then(|p| p.ancestors().take(ABOVE).find(|p| held_out(p)));
+    let model = args.model.model.canonicalize().ok();
+    let run = model.as_deref().and_then(|p| p.ancestors().take(ABOVE).find_map(held_out));
     let run = run.with_context(|| {
         let shown = args.model.model.display();
         format!("{shown} lies in no run's folder with held-out text: give text to hide needles in with --text PATH...")
     })?;
-    let packed = Packed::open(&run.join("data"), "validation", &loaded.tokenizer)?;
+    let packed = Packed::open(&run, "validation", &loaded.tokenizer)?;
     let mut all = Vec::with_capacity(packed.documents());
     for document in 0..packed.documents() {
         let mut ids = Vec::new();
@@ -120,4 +120,14 @@ fn documents(args: &NiahArgs, loaded: &Loaded) -> Result<Vec<Vec<u32>>> {
         all.push(ids);
     }
     Ok(all)
+}
+
+/// Where the run in `folder`, if there is one, has its packed text: with it, or where its plan says.
+fn held_out(folder: &Path) -> Option<PathBuf> {
+    let packed = |folder: PathBuf| folder.join("validation.json").is_file().then_some(folder);
+    let elsewhere = || match Plan::load(folder).ok()?.text.as_deref()? {
+        [path] => packed(PathBuf::from(path)),
+        _ => None,
+    };
+    packed(folder.join("data")).or_else(elsewhere)
 }

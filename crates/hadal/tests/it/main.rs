@@ -7,3 +7,4 @@ mod memory;
 mod models;
 mod setup;
 mod spikes;
+mod stages;
