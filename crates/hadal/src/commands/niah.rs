@@ -107,12 +107,11 @@ fn documents(args: &NiahArgs, loaded: &Loaded) -> Result<Vec<Vec<u32>>> {
         return Ok(loaded.tokenizer.encode_all(&texts).0);
     }
     let model = args.model.model.canonicalize().ok();
-    let run = model.as_deref().and_then(|p| p.ancestors().take(ABOVE).find_map(held_out));
-    let run = run.with_context(|| {
+    let folder = model.as_deref().and_then(|p| p.ancestors().take(ABOVE).find_map(held_out)).with_context(|| {
         let shown = args.model.model.display();
         format!("{shown} lies in no run's folder with held-out text: give text to hide needles in with --text PATH...")
     })?;
-    let packed = Packed::open(&run, "validation", &loaded.tokenizer)?;
+    let packed = Packed::open(&folder, "validation", &loaded.tokenizer)?;
     let mut all = Vec::with_capacity(packed.documents());
     for document in 0..packed.documents() {
         let mut ids = Vec::new();
