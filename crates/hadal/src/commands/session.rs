@@ -101,8 +101,11 @@ impl Session {
         let steps = metrics::read(&self.folder.join(metrics::METRICS_FILE))?;
         let name = &self.plan.name;
         plot::training(&self.folder.join("training.svg"), name, &steps)?;
-        plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
-        plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, steps: &steps }])?;
+        // A model may be dense in all its layers.
+        if steps.iter().any(|m| !m.layers.is_empty()) {
+            plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
+            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, steps: &steps }])?;
+        }
         Ok(())
     }
 

@@ -93,3 +93,16 @@ fn a_run_is_extended_measured_and_survives_a_kill_in_a_stage() {
     assert_eq!(lines.lines().count(), 32);
     assert!(out.join("by_position.svg").is_file());
 }
+
+#[test]
+fn a_model_without_experts_trains_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("dense");
+    let mut dense = crate::kill::command(&run);
+    for set in ["model.first_k_dense_replace=2", "model.num_nextn_predict_layers=0", "schedule.total_tokens=128"] {
+        dense.args(["--set", set]);
+    }
+    assert!(dense.status().unwrap().success());
+    assert!(run.join("model/config.json").is_file() && run.join("training.svg").is_file());
+    assert!(!run.join("expert_load.svg").exists());
+}
