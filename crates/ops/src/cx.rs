@@ -17,7 +17,7 @@ pub struct Cx {
 impl Cx {
     /// A context on this machine's processor. `threads` 0 means all; `compute` is F32 or Bf16.
     pub fn cpu(threads: usize, compute: DType) -> Self {
-        assert!(compute != DType::I32, "cx: compute format must be floating point");
+        assert!(matches!(compute, DType::F32 | DType::Bf16), "cx: compute format must be floating point");
         Self { pool: Pool::new(), threads: Threads::new(threads), isa: Isa::detect(), compute, profile: None }
     }
 
@@ -79,6 +79,7 @@ impl Cx {
                 DType::F32 => t.f32_mut().fill(f32::NAN),
                 DType::Bf16 => t.bf16_mut().fill(half::bf16::NAN),
                 DType::I32 => t.i32_mut().fill(-1),
+                DType::U8 => t.u8_mut().fill(0xff),
             }
         }
         t
@@ -90,6 +91,7 @@ impl Cx {
             DType::F32 => t.f32_mut().fill(0.0),
             DType::Bf16 => t.bf16_mut().fill(half::bf16::ZERO),
             DType::I32 => t.i32_mut().fill(0),
+            DType::U8 => t.u8_mut().fill(0),
         }
         t
     }
@@ -100,7 +102,7 @@ impl Cx {
         match dtype {
             DType::F32 => t.f32_mut().copy_from_slice(values),
             DType::Bf16 => t.bf16_mut().iter_mut().zip(values).for_each(|(d, s)| *d = half::bf16::from_f32(*s)),
-            DType::I32 => panic!("tensor: f32 values into i32"),
+            other => panic!("tensor: f32 values into {other:?}"),
         }
         t
     }
@@ -118,6 +120,7 @@ impl Cx {
             DType::F32 => self.fill(t.f32_mut(), source.f32()),
             DType::Bf16 => self.fill(t.bf16_mut(), source.bf16()),
             DType::I32 => self.fill(t.i32_mut(), source.i32()),
+            DType::U8 => self.fill(t.u8_mut(), source.u8()),
         }
         t
     }

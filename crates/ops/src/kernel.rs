@@ -119,7 +119,7 @@ macro_rules! with_elem {
                 type $t = half::bf16;
                 $body
             }
-            $crate::DType::I32 => unreachable!("a float type, as checked"),
+            _ => unreachable!("a float type, as checked"),
         }
     };
 }
@@ -128,7 +128,7 @@ pub(crate) use with_elem;
 /// Panics unless the type is floating point.
 #[track_caller]
 pub(crate) fn expect_float(what: &str, dtype: DType) {
-    assert!(dtype != DType::I32, "{what}: i32 elements where floating point is needed");
+    assert!(matches!(dtype, DType::F32 | DType::Bf16), "{what}: {dtype:?} elements where floating point is needed");
 }
 
 /// Rows of a matrix operand.

@@ -13,6 +13,8 @@ pub enum DType {
     Bf16,
     /// Indices, offsets, counts.
     I32,
+    /// Codes of small formats ([`crate::fp8`]).
+    U8,
 }
 
 impl DType {
@@ -21,6 +23,7 @@ impl DType {
         match self {
             Self::F32 | Self::I32 => 4,
             Self::Bf16 => 2,
+            Self::U8 => 1,
         }
     }
 }
@@ -142,12 +145,24 @@ impl Tensor {
         unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::I32), len) }
     }
 
+    /// Host elements; panics on another type.
+    pub fn u8(&self) -> &[u8] {
+        // SAFETY: as in `f32`.
+        unsafe { std::slice::from_raw_parts(self.ptr(DType::U8), self.len()) }
+    }
+    /// Host elements, writable; panics on another type.
+    pub fn u8_mut(&mut self) -> &mut [u8] {
+        let len = self.len();
+        // SAFETY: as in `f32_mut`.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::U8), len) }
+    }
+
     /// Floating-point elements as f32 in a new vector (tests, dumps, logging).
     pub fn to_vec_f32(&self) -> Vec<f32> {
         match self.dtype {
             DType::F32 => self.f32().to_vec(),
             DType::Bf16 => self.bf16().iter().map(|v| v.to_f32()).collect(),
-            DType::I32 => panic!("tensor: i32 elements read as floating point"),
+            DType::I32 | DType::U8 => panic!("tensor: {:?} elements read as floating point", self.dtype),
         }
     }
 

@@ -93,5 +93,6 @@ pub fn copy_rows(_cx: &Cx, src: &Tensor, from: usize, n: usize, dst: &mut Tensor
         DType::F32 => rows(&src.f32()[source], &mut dst.f32_mut()[target], d, w, col),
         DType::Bf16 => rows(&src.bf16()[source], &mut dst.bf16_mut()[target], d, w, col),
         DType::I32 => rows(&src.i32()[source], &mut dst.i32_mut()[target], d, w, col),
+        DType::U8 => rows(&src.u8()[source], &mut dst.u8_mut()[target], d, w, col),
     }
 }

@@ -3,9 +3,15 @@
 //! A value is `code * scale`. Scales are f32, one a tile of 1x128 (a token's activations, gradients), 128x1 (the same for
 //! weight gradients) or 128x128 (weights): `amax / 448`, or that rounded up to a power of two.
 
+pub(crate) mod codec;
+pub(crate) mod columns;
 mod format;
+pub(crate) mod grid;
+mod tiles;
 
 pub use format::{E4M3, E5M2, E5M6, MiniFloat, scale_from_ue8m0, ue8m0_from_scale};
+pub use tiles::{Quantized, Shape, Style};
+pub(crate) use tiles::{Reader, amax};
 
 /// Values of a tile along its long side, and rows and columns of a block of weights.
 pub const TILE: usize = 128;

@@ -1,7 +1,7 @@
 //! Register tiles with AVX2 and FMA: up to 4 rows by 1 panel (8 accumulators). BF16 is widened by shift and mask.
 
-use super::portable::store;
-use super::{Kernel, Tile};
+use super::portable::{promote, store};
+use super::{Kernel, SCALED, Tile};
 use crate::DType;
 use std::arch::x86_64::*;
 
@@ -66,6 +66,25 @@ unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and of the panel.
     unsafe {
         let panel = |b: *const u8| [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(32).cast())];
+        if t.scales.is_some() {
+            for block in 0..t.steps.div_ceil(SCALED) {
+                let mut acc = [[_mm256_setzero_ps(); 2]; R];
+                for _ in 0..SCALED.min(t.steps - block * SCALED) {
+                    let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<i32>().read_unaligned());
+                    step::<R, BF16>(&mut acc, av, panel(b));
+                    a = a.add(STEP);
+                    b = b.add(super::STEP_BYTES);
+                }
+                let mut part = [[0f32; 16]; R];
+                for r in 0..R {
+                    _mm256_storeu_ps(part[r].as_mut_ptr(), acc[r][0]);
+                    _mm256_storeu_ps(part[r].as_mut_ptr().add(8), acc[r][1]);
+                }
+                promote(&mut sums, &part, t, block);
+            }
+            store(&sums, t);
+            return;
+        }
         for _ in 0..t.steps {
             let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<i32>().read_unaligned());
             step::<R, BF16>(&mut acc, av, panel(b));

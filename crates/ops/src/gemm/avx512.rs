@@ -3,7 +3,7 @@
 //! A step loads one vector a panel and broadcasts one word a row, so a full tile has 24 multiply instructions for 11
 //! loads. Few rows take more panels, so that enough sums are in flight (and, for one row, enough streams of memory).
 
-use super::{Kernel, Out, Tile};
+use super::{Kernel, Out, SCALED, Scales, Tile};
 use crate::DType;
 use std::arch::x86_64::*;
 
@@ -93,6 +93,10 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
                 _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(r * t.c_row + 64 * j).cast());
             }
         }
+        if let Some(scales) = &t.scales {
+            scaled::<R, NP, STEP>(t, scales);
+            return;
+        }
         for _ in 0..t.steps {
             let mut bv = [_mm512_setzero_si512(); NP];
             for j in 0..NP {
@@ -116,18 +120,68 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
                 }
             }
         }
-        let last: __mmask16 = 0xffff >> (16 * NP - t.cols);
         for_each!(r in [0 1 2 3 4 5 6 7] if r < R => {
-            let row = t.c.add(r * t.c_row);
             for_each!(j in [0 1 2 3 4 5 6 7] if j < NP => {
-                let mask = if j + 1 == NP { last } else { 0xffff };
-                let mut sums = acc[r][j];
-                if !t.sums.is_null() {
-                    sums = _mm512_add_ps(_mm512_loadu_ps(t.sums.add(r * t.sums_row + 16 * j)), sums);
-                }
-                store(row, j, sums, mask, t.out);
+                finish::<NP>(t, r, j, acc[r][j]);
             });
         });
+    }
+}
+
+/// As the unscaled loop, in blocks whose sums are promoted (bf16 only). The promoted sums stay in the first-level cache:
+/// there are registers for one set.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn scaled<const R: usize, const NP: usize, const STEP: usize>(t: &Tile, scales: &Scales) {
+    let mut sums = [[_mm512_setzero_ps(); NP]; R];
+    let (mut a, mut b) = (t.a, t.b);
+    let (a_row, b_panel) = (t.a_row, t.b_panel);
+    // SAFETY: as in `tile`; scales are there for every row, lane and block.
+    unsafe {
+        for block in 0..t.steps.div_ceil(SCALED) {
+            let mut acc = [[_mm512_setzero_ps(); NP]; R];
+            for _ in 0..SCALED.min(t.steps - block * SCALED) {
+                let mut bv = [_mm512_setzero_si512(); NP];
+                for j in 0..NP {
+                    bv[j] = _mm512_loadu_si512(b.add(j * b_panel).cast());
+                }
+                for r in 0..R {
+                    let av = _mm512_set1_epi32(a.add(r * a_row).cast::<i32>().read_unaligned());
+                    for j in 0..NP {
+                        acc[r][j] = dot::<true>(acc[r][j], av, bv[j]);
+                    }
+                }
+                a = a.add(STEP);
+                b = b.add(super::STEP_BYTES);
+            }
+            let b_scale = scales.b.add(block * scales.b_block);
+            for_each!(r in [0 1 2 3 4 5 6 7] if r < R => {
+                let a_scale = _mm512_set1_ps(*scales.a.add(r * scales.a_row + block * scales.a_block));
+                for_each!(j in [0 1 2 3 4 5 6 7] if j < NP => {
+                    let scale = _mm512_mul_ps(a_scale, _mm512_loadu_ps(b_scale.add(16 * j)));
+                    sums[r][j] = _mm512_fmadd_ps(acc[r][j], scale, sums[r][j]);
+                });
+            });
+        }
+        for_each!(r in [0 1 2 3 4 5 6 7] if r < R => {
+            for_each!(j in [0 1 2 3 4 5 6 7] if j < NP => {
+                finish::<NP>(t, r, j, sums[r][j]);
+            });
+        });
+    }
+}
+
+/// What becomes of the sums of row `r` and panel `j`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn finish<const NP: usize>(t: &Tile, r: usize, j: usize, mut sums: __m512) {
+    let mask = if j + 1 == NP { 0xffff >> (16 * NP - t.cols) } else { 0xffff };
+    // SAFETY: the tile's C, and sums of blocks before if there are any.
+    unsafe {
+        if !t.sums.is_null() {
+            sums = _mm512_add_ps(_mm512_loadu_ps(t.sums.add(r * t.sums_row + 16 * j)), sums);
+        }
+        store(t.c.add(r * t.c_row), j, sums, mask, t.out);
     }
 }
 

@@ -27,10 +27,12 @@ pub(crate) mod pack;
 mod pack512;
 mod peak;
 mod portable;
+mod scaled;
 pub(crate) mod slots;
 mod task;
 
 pub use peak::peak_gflops;
+pub(crate) use scaled::{ScaledProduct, multiply_scaled};
 pub(crate) use task::{Product, multiply};
 
 use crate::{Acc, DType, Isa};
@@ -44,11 +46,12 @@ pub(crate) const BLOCK: usize = 1024;
 
 /// Steps of a contraction over `k` elements.
 pub(crate) fn steps(dtype: DType, k: usize) -> usize {
-    if dtype == DType::Bf16 { k.div_ceil(2) } else { k }
+    if dtype == DType::F32 { k } else { k.div_ceil(2) }
 }
-/// Bytes of an operand in panels.
+/// Bytes of an operand in panels (of codes: half as many).
 pub(crate) fn panel_bytes(dtype: DType, lanes: usize, k: usize) -> usize {
-    lanes.div_ceil(LANES) * steps(dtype, k) * STEP_BYTES
+    let step = if dtype == DType::U8 { STEP_BYTES / 2 } else { STEP_BYTES };
+    lanes.div_ceil(LANES) * steps(dtype, k) * step
 }
 
 /// Asks for `bytes` bytes from `p` on to come into the second-level cache. Any address will do.
@@ -81,7 +84,7 @@ impl Out {
             (DType::F32, Acc::Add) => Self::AddF32,
             (DType::Bf16, Acc::Write) => Self::WriteBf16,
             (DType::Bf16, Acc::Add) => Self::AddBf16,
-            (DType::I32, _) => panic!("gemm: i32 output"),
+            (other, _) => panic!("gemm: {other:?} output"),
         }
     }
 }
@@ -110,7 +113,28 @@ pub(crate) struct Tile {
     /// Columns of C that exist, from the tile's first: more than `16 * (panels - 1)`.
     pub(crate) cols: usize,
     pub(crate) out: Out,
+    /// Scales of blocks of the contraction, if it has them.
+    pub(crate) scales: Option<Scales>,
 }
+
+/// Scales of a tile's operands (report 3.3.2): the sum of each [`SCALED`] steps is multiplied by a factor of the row and
+/// one of the lane and added to the tile's sum in f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Scales {
+    /// First block's factor of the first row.
+    pub(crate) a: *const f32,
+    /// Elements from one row's to the next.
+    pub(crate) a_row: usize,
+    /// Elements from one block's to the next.
+    pub(crate) a_block: usize,
+    /// First block's factors of the first panel's lanes, lane by lane.
+    pub(crate) b: *const f32,
+    /// Elements from one block's to the next.
+    pub(crate) b_block: usize,
+}
+
+/// Steps that share scales: 128 bf16.
+pub(crate) const SCALED: usize = crate::fp8::TILE / 2;
 
 /// A register-tile kernel: `(tile, rows, panels)`.
 ///

@@ -6,7 +6,8 @@
 
 use super::pack::{Panels, Rows, lanes_from_cols};
 use super::slots::Slots;
-use super::{Kernel, LANES, Out, STEP_BYTES, Tile, steps};
+use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, steps};
+use crate::fp8::TILE;
 use crate::{Acc, Cx, DType};
 
 /// Steps of one block of the contraction (512 rows of bf16). Part of the definition of the result's bits.
@@ -27,6 +28,9 @@ pub(crate) struct Outer {
     pub(crate) b: Rows,
     /// First element of a contiguous `[m, n]` f32.
     pub(crate) c: *mut u8,
+    /// Scales of A's and B's columns for every 128 rows, `[tiles, m]` and `[tiles, n]` (readable a vector further), if they
+    /// are on the grid of E4M3.
+    pub(crate) scales: Option<[*const f32; 2]>,
 }
 
 // SAFETY: only names memory; what tasks do with it is `outer`'s contract.
@@ -77,7 +81,7 @@ pub(crate) unsafe fn outer(
             out => out,
         };
         // SAFETY: the caller's promise; tiles are disjoint.
-        slots.with(|scratch| unsafe { tile(cx, &product, place, n, dtype, out, scratch, STEPS * per_step) });
+        slots.with(|scratch| unsafe { tile(cx, &product, place, (m, n), dtype, out, scratch, STEPS * per_step) });
         if out == Out::StreamF32 {
             fence();
         }
@@ -105,8 +109,17 @@ fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize,
     sizes.into_iter().find(fits).unwrap_or(sizes[SIZES.len() - 1])
 }
 
-/// One tile of a C with `c_cols` columns, `most` rows of the operands at a time.
-unsafe fn tile(cx: &Cx, p: &Outer, place: Place, c_cols: usize, dtype: DType, out: Out, scratch: *mut u8, most: usize) {
+/// One tile of a C with `c_rows` rows and `c_cols` columns, `most` rows of the operands at a time.
+unsafe fn tile(
+    cx: &Cx,
+    p: &Outer,
+    place: Place,
+    (c_rows, c_cols): (usize, usize),
+    dtype: DType,
+    out: Out,
+    scratch: *mut u8,
+    most: usize,
+) {
     let Place { at: (m0, n0), size: (m, n) } = place;
     let kernel = Kernel::of(cx.isa(), dtype, true);
     let panels = n.div_ceil(LANES);
@@ -137,6 +150,13 @@ unsafe fn tile(cx: &Cx, p: &Outer, place: Place, c_cols: usize, dtype: DType, ou
                         c_row: c_cols * 4,
                         cols: (wide * LANES).min(n - j0 * LANES),
                         out,
+                        scales: p.scales.map(|[a, b]| Scales {
+                            a: a.add(row / TILE * c_rows + m0 + i),
+                            a_row: 1,
+                            a_block: c_rows,
+                            b: b.add(row / TILE * c_cols + n0 + j0 * LANES),
+                            b_block: c_cols,
+                        }),
                     };
                     (kernel.run)(&t, kernel.rows.min(m - i), wide);
                 }

@@ -29,7 +29,7 @@ impl Rows {
         let ptr = match m.dtype() {
             DType::F32 => m.f32().as_ptr().cast(),
             DType::Bf16 => m.bf16().as_ptr().cast(),
-            DType::I32 => panic!("gemm: i32 operand"),
+            other => panic!("gemm: {other:?} operand"),
         };
         Self { ptr, stride: m.stride() * m.dtype().size(), dtype: m.dtype() }
     }

@@ -1,6 +1,6 @@
 //! Register tiles in plain Rust: up to 4 rows by 1 panel. What processors without a path of their own get.
 
-use super::{Kernel, LANES, Out, STEP_BYTES, Tile};
+use super::{Kernel, LANES, Out, SCALED, STEP_BYTES, Tile};
 use crate::DType;
 use half::bf16;
 
@@ -64,6 +64,21 @@ unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
     let (mut a, mut b) = (t.a, t.b);
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and of the panel.
     unsafe {
+        if t.scales.is_some() {
+            let mut sums = [[0f32; LANES]; R];
+            for block in 0..t.steps.div_ceil(SCALED) {
+                let mut part = [[0f32; LANES]; R];
+                for _ in 0..SCALED.min(t.steps - block * SCALED) {
+                    let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<u32>().read_unaligned());
+                    step::<R, BF16>(&mut part, av, &b.cast::<[u32; LANES]>().read_unaligned());
+                    a = a.add(STEP);
+                    b = b.add(STEP_BYTES);
+                }
+                promote(&mut sums, &part, t, block);
+            }
+            store(&sums, t);
+            return;
+        }
         for _ in 0..t.steps {
             let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<u32>().read_unaligned());
             step::<R, BF16>(&mut acc, av, &b.cast::<[u32; LANES]>().read_unaligned());
@@ -75,6 +90,28 @@ unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
             step::<R, BF16>(&mut acc, av, &b.cast::<[u32; LANES]>().read_unaligned());
         }
         store(&acc, t);
+    }
+}
+
+/// Adds a block's sums, times its scales; shared with the AVX2 kernel.
+///
+/// # Safety
+/// The tile's scales must be there for its rows, its panel's lanes and the block.
+#[inline]
+pub(super) unsafe fn promote<const R: usize>(
+    sums: &mut [[f32; LANES]; R],
+    part: &[[f32; LANES]; R],
+    t: &Tile,
+    block: usize,
+) {
+    let Some(s) = t.scales else { return };
+    for r in 0..R {
+        // SAFETY: as promised by the caller.
+        let (a, b) = unsafe { (*s.a.add(r * s.a_row + block * s.a_block), s.b.add(block * s.b_block)) };
+        for j in 0..LANES {
+            // SAFETY: as promised by the caller.
+            sums[r][j] += part[r][j] * (a * unsafe { *b.add(j) });
+        }
     }
 }
 

@@ -45,59 +45,87 @@ unsafe impl Send for Product {}
 unsafe impl Sync for Product {}
 
 /// How a product is cut.
-struct Blocks {
-    rows: usize,
-    panels: usize,
+pub(super) struct Blocks {
+    /// Rows of a block.
+    pub(super) rows: usize,
+    /// Panels of a block.
+    pub(super) panels: usize,
     of_rows: usize,
     of_panels: usize,
 }
 
+/// Where a block lies.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    /// First row, and the one after the last.
+    pub(super) rows: (usize, usize),
+    /// The same of panels.
+    pub(super) panels: (usize, usize),
+}
+
 impl Blocks {
     fn of(p: &Product, rows: usize) -> Self {
-        let all = p.n.div_ceil(LANES);
         let bytes = if p.m < LANES { B_BYTES_FEW } else { B_BYTES };
         let most = (bytes / (steps(p.dtype, p.k).clamp(1, BLOCK) * STEP_BYTES)).max(1);
+        Self::cut(p.m, p.n, rows, most)
+    }
+
+    /// Blocks of about `rows` rows and at most about `most` panels of an m by n product.
+    pub(super) fn cut(m: usize, n: usize, rows: usize, most: usize) -> Self {
+        let all = n.div_ceil(LANES);
         let of_panels = all.div_ceil(most);
         // Full tiles are 3 panels wide.
         let panels = if all == 0 { 0 } else { all.div_ceil(of_panels).next_multiple_of(3).min(all) };
         let of_panels = if all == 0 { 0 } else { all.div_ceil(panels) };
-        let of_rows = p.m.div_ceil(rows);
-        let rows = if of_rows == 0 { 0 } else { p.m.div_ceil(of_rows).next_multiple_of(LANES) };
-        let of_rows = if rows == 0 { 0 } else { p.m.div_ceil(rows) };
+        let of_rows = m.div_ceil(rows);
+        let rows = if of_rows == 0 { 0 } else { m.div_ceil(of_rows).next_multiple_of(LANES) };
+        let of_rows = if rows == 0 { 0 } else { m.div_ceil(rows) };
         Self { rows, panels, of_rows, of_panels }
     }
     fn count(&self) -> usize {
         self.of_rows * self.of_panels
     }
+
+    /// Block `task` of an m by n product. The larger operand is walked once: consecutive tasks share its block.
+    fn part(&self, m: usize, n: usize, task: usize) -> Part {
+        let (rb, pb) = if m > n {
+            (task / self.of_panels, task % self.of_panels)
+        } else {
+            (task % self.of_rows, task / self.of_rows)
+        };
+        let all = n.div_ceil(LANES);
+        Part {
+            rows: (rb * self.rows, ((rb + 1) * self.rows).min(m)),
+            panels: (pb * self.panels, ((pb + 1) * self.panels).min(all)),
+        }
+    }
 }
 
-/// Computes the products `product(0)` … `product(groups - 1)`.
-///
-/// # Safety
-/// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
-pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) -> Product + Sync) {
-    let total = |rows: usize| -> usize { (0..groups).map(|g| Blocks::of(&product(g), rows).count()).sum() };
+/// Rows of blocks such that every thread has some; their size has no part in the order of any sum, so it may look at the
+/// threads.
+pub(super) fn rows_of_blocks(cx: &Cx, groups: usize, blocks: &impl Fn(usize, usize) -> Blocks) -> usize {
+    let total = |rows: usize| -> usize { (0..groups).map(|g| blocks(g, rows).count()).sum() };
     let want = SHARE * cx.threads().count();
-    // A block's size has no part in the order of any sum, so it may look at the threads.
-    let rows = ROWS.into_iter().find(|rows| total(*rows) >= want).unwrap_or(ROWS[ROWS.len() - 1]);
-    let first = product(0);
-    let far = groups * panel_bytes(first.dtype, first.n, first.k) > CACHED;
-    // Sums of several blocks meet in f32 before they are rounded.
-    let long = first.c_dtype == DType::Bf16 && steps(first.dtype, first.k) > BLOCK;
-    let widest = Blocks::of(&Product { m: rows, ..first }, rows).panels;
-    let slots = long.then(|| Slots::new(cx, rows * widest * LANES * 4));
-    cx.threads().each(total(rows), |task| {
+    ROWS.into_iter().find(|rows| total(*rows) >= want).unwrap_or(ROWS[ROWS.len() - 1])
+}
+
+/// Calls `f` for every block of every group, on all threads. `size`: m and n of a group.
+pub(super) fn each_block(
+    cx: &Cx,
+    groups: usize,
+    rows: usize,
+    blocks: &(impl Fn(usize, usize) -> Blocks + Sync),
+    size: impl Fn(usize) -> (usize, usize) + Sync,
+    f: impl Fn(usize, &Blocks, Part) + Sync,
+) {
+    let total = (0..groups).map(|g| blocks(g, rows).count()).sum();
+    cx.threads().each(total, |task| {
         let (mut rest, mut group) = (task, 0);
         loop {
-            let p = product(group);
-            let blocks = Blocks::of(&p, rows);
+            let blocks = blocks(group, rows);
             if rest < blocks.count() {
-                let run = |sums: *mut u8| {
-                    // SAFETY: the caller's promise; blocks of one product are disjoint in C.
-                    unsafe { block(cx, &p, &blocks, rest, far, sums.cast()) };
-                };
-                slots.as_ref().map_or_else(|| run(std::ptr::null_mut()), |slots| slots.with(run));
-                return;
+                let (m, n) = size(group);
+                return f(group, &blocks, blocks.part(m, n, rest));
             }
             rest -= blocks.count();
             group += 1;
@@ -105,21 +133,37 @@ pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) ->
     });
 }
 
+/// Computes the products `product(0)` … `product(groups - 1)`.
+///
+/// # Safety
+/// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
+pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) -> Product + Sync) {
+    let blocks = |g: usize, rows: usize| Blocks::of(&product(g), rows);
+    let rows = rows_of_blocks(cx, groups, &blocks);
+    let first = product(0);
+    let far = groups * panel_bytes(first.dtype, first.n, first.k) > CACHED;
+    // Sums of several blocks meet in f32 before they are rounded.
+    let long = first.c_dtype == DType::Bf16 && steps(first.dtype, first.k) > BLOCK;
+    let widest = Blocks::of(&Product { m: rows, ..first }, rows).panels;
+    let slots = long.then(|| Slots::new(cx, rows * widest * LANES * 4));
+    let size = |g: usize| (product(g).m, product(g).n);
+    each_block(cx, groups, rows, &blocks, size, |g, _, part| {
+        let p = product(g);
+        let run = |sums: *mut u8| {
+            // SAFETY: the caller's promise; blocks of one product are disjoint in C.
+            unsafe { block(cx, &p, part, far, sums.cast()) };
+        };
+        slots.as_ref().map_or_else(|| run(std::ptr::null_mut()), |slots| slots.with(run));
+    });
+}
+
 /// Where the `i`-th of even parts of `0..n` begins.
-fn cut(n: usize, parts: usize, i: usize) -> usize {
+pub(super) fn cut(n: usize, parts: usize, i: usize) -> usize {
     n * i / parts
 }
 
-unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize, far: bool, sums: *mut f32) {
-    // The larger operand is walked once: consecutive tasks share its block.
-    let (rb, pb) = if p.m > p.n {
-        (task / blocks.of_panels, task % blocks.of_panels)
-    } else {
-        (task % blocks.of_rows, task / blocks.of_rows)
-    };
-    let (row0, row1) = (rb * blocks.rows, ((rb + 1) * blocks.rows).min(p.m));
-    let all = p.n.div_ceil(LANES);
-    let (panel0, panel1) = (pb * blocks.panels, ((pb + 1) * blocks.panels).min(all));
+unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
+    let Part { rows: (row0, row1), panels: (panel0, panel1) } = part;
     let total = steps(p.dtype, p.k);
     // The last step of a row with odd k is only half there.
     let whole = if p.dtype == DType::Bf16 { p.k / 2 } else { p.k };
@@ -174,6 +218,7 @@ unsafe fn block(cx: &Cx, p: &Product, blocks: &Blocks, task: usize, far: bool, s
                         c_row: p.c_row,
                         cols,
                         out: Out::new(p.c_dtype, acc),
+                        scales: None,
                     };
                     if !sums.is_null() && last {
                         (tile.sums, tile.out) = (at, Out::new(p.c_dtype, p.acc));

@@ -1,15 +1,17 @@
 //! Gradients of weights: the contraction runs over the tokens.
 
-use super::{Groups, Shared};
+use super::{Groups, Operand, Shared};
+use crate::fp8::columns::Columns;
 use crate::gemm::outer::{Outer, outer};
 use crate::gemm::pack::Rows;
-use crate::{Acc, Cx, DType, MatRef, Tensor};
+use crate::{Acc, Cx, DType, Tensor};
 
-/// `dw[n,k] (acc)= dy[T,n]^T x[T,k]`, dw f32. `dtype` is the format of the product.
+/// `dw[n,k] (acc)= dy[T,n]^T x[T,k]`, dw f32. `dtype` is the format of the product; U8 stands for E4M3, both operands in tiles
+/// of 128x1.
 pub fn backward_weight<'a, 'b>(
     cx: &Cx,
-    dy: impl Into<MatRef<'a>>,
-    x: impl Into<MatRef<'b>>,
+    dy: impl Into<Operand<'a>>,
+    x: impl Into<Operand<'b>>,
     dtype: DType,
     dw: &mut Tensor,
     acc: Acc,
@@ -21,8 +23,8 @@ pub fn backward_weight<'a, 'b>(
 /// zeros (or adds nothing).
 pub fn grouped_backward_weight<'a, 'b>(
     cx: &Cx,
-    dy: impl Into<MatRef<'a>>,
-    x: impl Into<MatRef<'b>>,
+    dy: impl Into<Operand<'a>>,
+    x: impl Into<Operand<'b>>,
     offsets: &Tensor,
     dtype: DType,
     dw: &mut Tensor,
@@ -34,8 +36,8 @@ pub fn grouped_backward_weight<'a, 'b>(
 fn by_tokens(
     cx: &Cx,
     op: &'static str,
-    dy: MatRef<'_>,
-    x: MatRef<'_>,
+    dy: Operand<'_>,
+    x: Operand<'_>,
     offsets: Option<&Tensor>,
     dtype: DType,
     dw: &mut Tensor,
@@ -48,12 +50,33 @@ fn by_tokens(
     assert_eq!(dw.dtype(), DType::F32, "{op}: dw {:?}", dw.dtype());
     let groups = Groups::new(op, offsets, count, rows);
     let _scope = cx.scope(op, 2 * (rows * n * k) as u64, 0);
-    let (a, b, c) = (Rows::of(&dy), Rows::of(&x), Shared::of(dw));
+    let c = Shared::of(dw);
+    if dtype == DType::U8 {
+        let range = |g: usize| groups.range(g);
+        let quantize = |x: Operand<'_>| match x {
+            Operand::Plain(x) => Columns::of_floats(cx, &x, count, &range),
+            Operand::Tiles(x) => Columns::of_tiles(cx, x, count, &range),
+        };
+        let (dy, x) = (quantize(dy), quantize(x));
+        let (a, b) = (Rows::of(&dy.grid.mat()), Rows::of(&x.grid.mat()));
+        // SAFETY: shapes were checked; every group has rows and a part of dw to itself, and scales.
+        unsafe {
+            outer(cx, count, rows, (n, k), DType::Bf16, acc, |g| {
+                let (first, rows) = groups.range(g);
+                let scales = Some([dy.scales_of(g), x.scales_of(g)]);
+                Outer { rows, a: a.at(first, 0), b: b.at(first, 0), c: c.get().add(g * n * k * 4), scales }
+            });
+        }
+        return;
+    }
+    let mut kept = [None, None];
+    let [kept_dy, kept_x] = &mut kept;
+    let (a, b) = (Rows::of(&dy.floats(cx, dtype, kept_dy)), Rows::of(&x.floats(cx, dtype, kept_x)));
     // SAFETY: shapes were checked; every group has rows and a part of dw to itself.
     unsafe {
         outer(cx, count, rows, (n, k), dtype, acc, |g| {
             let (first, rows) = groups.range(g);
-            Outer { rows, a: a.at(first, 0), b: b.at(first, 0), c: c.get().add(g * n * k * 4) }
+            Outer { rows, a: a.at(first, 0), b: b.at(first, 0), c: c.get().add(g * n * k * 4), scales: None }
         });
     }
 }

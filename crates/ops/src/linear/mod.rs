@@ -8,25 +8,32 @@
 //! | `backward_input` | `dx[T,k] (acc)= dy[T,n] W[n,k]` | its backward panels |
 //! | `backward_weight` | `dw[n,k] (acc)= dy[T,n]^T x[T,k]` | dy and x, both packed here |
 //!
-//! Products are in the weight's format (bf16 or f32): an operand in the other format is rounded or widened first. Sums are
-//! f32, in an order that depends on the length of the contraction only (see `gemm`), and rounded once on output.
+//! Products are in the weight's format: bf16, f32, or E4M3 (`DType::U8`) after report 3.3. An operand in another format is
+//! rounded, widened or quantised first ([`Operand`]). Sums are f32, in an order that depends on the length of the
+//! contraction only (see `gemm`), and rounded once on output. In E4M3, weights have a scale for 128x128, operands one for
+//! 1x128 along the contraction, and sums over 128 are promoted to f32.
 //!
 //! Panics when shapes disagree, an operand is i32, or a gradient needs a form that the weight was not made with.
 
+mod codes;
+#[cfg(test)]
+mod codes_tests;
 mod grad;
+mod operand;
 #[cfg(test)]
 mod tests;
 mod weight;
 
 pub use grad::{backward_weight, grouped_backward_weight};
+pub use operand::Operand;
 pub use weight::PackedWeight;
 
 use crate::gemm::pack::{PACK_ROWS, Rows, convert_row};
-use crate::gemm::{Product, multiply};
+use crate::gemm::{Product, ScaledProduct, multiply, multiply_scaled};
 use crate::{Acc, Cx, DType, MatMut, MatRef, Tensor};
 
 /// `y[T,n] (acc)= x[T,k] W[n,k]^T`
-pub fn forward<'a, 'b>(cx: &Cx, x: impl Into<MatRef<'a>>, w: &PackedWeight, y: impl Into<MatMut<'b>>, acc: Acc) {
+pub fn forward<'a, 'b>(cx: &Cx, x: impl Into<Operand<'a>>, w: &PackedWeight, y: impl Into<MatMut<'b>>, acc: Acc) {
     let (x, y) = (x.into(), y.into());
     assert!(w.groups() == 1, "linear forward: a weight of {} groups needs offsets", w.groups());
     by_weight(cx, "linear forward", x, w, false, None, y, acc);
@@ -35,7 +42,7 @@ pub fn forward<'a, 'b>(cx: &Cx, x: impl Into<MatRef<'a>>, w: &PackedWeight, y: i
 /// `dx[T,k] (acc)= dy[T,n] W[n,k]`
 pub fn backward_input<'a, 'b>(
     cx: &Cx,
-    dy: impl Into<MatRef<'a>>,
+    dy: impl Into<Operand<'a>>,
     w: &PackedWeight,
     dx: impl Into<MatMut<'b>>,
     acc: Acc,
@@ -48,7 +55,7 @@ pub fn backward_input<'a, 'b>(
 /// `y[r,n] (acc)= x[r,k] W_g[n,k]^T` for the rows r of every group g. Rows from `offsets[G]` on are left as they are.
 pub fn grouped_forward<'a, 'b>(
     cx: &Cx,
-    x: impl Into<MatRef<'a>>,
+    x: impl Into<Operand<'a>>,
     w: &PackedWeight,
     offsets: &Tensor,
     y: impl Into<MatMut<'b>>,
@@ -60,7 +67,7 @@ pub fn grouped_forward<'a, 'b>(
 /// `dx[r,k] (acc)= dy[r,n] W_g[n,k]` for the rows r of every group g. Rows from `offsets[G]` on are left as they are.
 pub fn grouped_backward_input<'a, 'b>(
     cx: &Cx,
-    dy: impl Into<MatRef<'a>>,
+    dy: impl Into<Operand<'a>>,
     w: &PackedWeight,
     offsets: &Tensor,
     dx: impl Into<MatMut<'b>>,
@@ -95,7 +102,7 @@ impl<'a> Groups<'a> {
 fn by_weight(
     cx: &Cx,
     op: &'static str,
-    x: MatRef<'_>,
+    x: Operand<'_>,
     w: &PackedWeight,
     backward: bool,
     offsets: Option<&Tensor>,
@@ -117,13 +124,45 @@ fn by_weight(
     let groups = Groups::new(op, offsets, w.groups(), x.rows());
     let _scope = cx.scope(op, 2 * (x.rows() * n * k) as u64, 0);
     let dtype = w.dtype();
-    let converted = (x.dtype() != dtype).then(|| convert(cx, &x, dtype));
-    let source = Rows::of(&converted.as_ref().map_or(x, Tensor::mat));
     let (c_dtype, c_row) = (y.dtype(), y.stride() * y.dtype().size());
     let c = match c_dtype {
         DType::F32 => Shared(y.f32_mut().as_mut_ptr().cast()),
         _ => Shared(y.bf16_mut().as_mut_ptr().cast()),
     };
+    if dtype == DType::U8 {
+        let mut kept = None;
+        let x = x.tiles(cx, w.style(backward), &mut kept);
+        let (codes, scales) = (x.codes(), x.scales());
+        let (a_row, a_scales_row) = (codes.cols(), scales.cols());
+        // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.
+        unsafe {
+            multiply_scaled(cx, w.groups(), |g| {
+                let (first, m) = groups.range(g);
+                let (b, b_scales, b_lanes) = w.codes(g, backward);
+                ScaledProduct {
+                    m,
+                    n,
+                    k,
+                    a: codes.u8().as_ptr().add(first * a_row),
+                    a_row,
+                    a_scales: scales.f32().as_ptr().add(first * a_scales_row),
+                    a_scales_row,
+                    b,
+                    b_scales,
+                    b_lanes,
+                    c: c.get().add(first * c_row),
+                    c_row,
+                    c_dtype,
+                    acc,
+                }
+            });
+        }
+        return;
+    }
+    let mut kept = None;
+    let x = x.floats(cx, dtype, &mut kept);
+    let converted = (x.dtype() != dtype).then(|| convert(cx, &x, dtype));
+    let source = Rows::of(&converted.as_ref().map_or(x, Tensor::mat));
     // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.
     unsafe {
         multiply(cx, w.groups(), |g| {
@@ -147,7 +186,7 @@ impl Shared {
         match t.dtype() {
             DType::F32 => Self(t.f32_mut().as_mut_ptr().cast()),
             DType::Bf16 => Self(t.bf16_mut().as_mut_ptr().cast()),
-            DType::I32 => panic!("linear: i32 operand"),
+            other => panic!("linear: {other:?} operand"),
         }
     }
     pub(crate) fn get(self) -> *mut u8 {

@@ -1,6 +1,7 @@
 //! Weights in panels.
 
 use super::Shared;
+use crate::fp8::{Style, TILE};
 use crate::gemm::pack::{Panels, Rows, lanes_from_cols, lanes_from_rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
 use crate::{Cx, DType, Tensor};
@@ -17,6 +18,10 @@ pub struct PackedWeight {
     dtype: DType,
     forward: Tensor,
     backward: Option<Tensor>,
+    /// Of codes: a scale for each lane and 128 of the contraction, `[groups, ceil(k/128), n]` and `[groups, ceil(n/128), k]`,
+    /// lanes in whole panels. (Lanes of a block of 128x128 have the same one.)
+    scales: Option<[Tensor; 2]>,
+    gradients: Style,
 }
 
 impl PackedWeight {
@@ -24,7 +29,20 @@ impl PackedWeight {
     pub fn new(cx: &Cx, groups: usize, n: usize, k: usize, dtype: DType, backward: bool) -> Self {
         assert!(dtype != DType::I32 && groups > 0, "packed weight: {groups} groups of {dtype:?}");
         let room = |lanes, k| cx.zeros(&[groups * panel_bytes(dtype, lanes, k) / dtype.size()], dtype);
-        Self { groups, n, k, dtype, forward: room(n, k), backward: backward.then(|| room(k, n)) }
+        let scales =
+            |lanes: usize, k: usize| cx.zeros(&[groups * k.div_ceil(TILE) * lanes.next_multiple_of(LANES)], DType::F32);
+        let scales = (dtype == DType::U8).then(|| [scales(n, k), scales(k, n)]);
+        let (forward, backward) = (room(n, k), backward.then(|| room(k, n)));
+        Self { groups, n, k, dtype, forward, backward, scales, gradients: Style::TILES }
+    }
+    /// The same with another way to quantise the gradients that `backward_input` multiplies with.
+    pub fn with_gradients(mut self, style: Style) -> Self {
+        self.gradients = style;
+        self
+    }
+    /// How an operand of floats is quantised.
+    pub(crate) fn style(&self, backward: bool) -> Style {
+        if backward { self.gradients } else { Style::TILES }
     }
     /// Number of matrices.
     pub fn groups(&self) -> usize {
@@ -38,13 +56,14 @@ impl PackedWeight {
     pub fn k(&self) -> usize {
         self.k
     }
-    /// Format of the products.
+    /// Format of the products; U8 stands for E4M3.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
     /// Bytes of all forms.
     pub fn bytes(&self) -> usize {
-        self.forward.bytes() + self.backward.as_ref().map_or(0, Tensor::bytes)
+        let scales = self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>();
+        self.forward.bytes() + self.backward.as_ref().map_or(0, Tensor::bytes) + scales
     }
 
     /// Packs all groups from `[groups * n, k]` row-major elements, f32 or bf16.
@@ -54,10 +73,14 @@ impl PackedWeight {
         let ptr = match w.dtype() {
             DType::F32 => w.f32().as_ptr().cast(),
             DType::Bf16 => w.bf16().as_ptr().cast(),
-            DType::I32 => panic!("pack: i32 weights"),
+            other => panic!("pack: {other:?} weights"),
         };
         let _scope = cx.scope("pack", 0, (w.bytes() + self.bytes()) as u64);
         let src = Rows { ptr, stride: self.k * w.dtype().size(), dtype: w.dtype() };
+        if self.dtype == DType::U8 {
+            super::codes::pack(cx, self, src);
+            return;
+        }
         let (n, blocks) = (self.n, self.n.div_ceil(LANES));
         let to = self.writer();
         cx.threads().each(self.groups * blocks, |i| {
@@ -79,6 +102,22 @@ impl PackedWeight {
             // SAFETY: the length was checked; one task a block of rows.
             unsafe { to.pack_rows(cx, group, row, (n - row).min(LANES), src.at(row, 0)) };
         });
+    }
+
+    /// Codes of a group in panels, scales of its first 128 of the contraction, and lanes from there to the next.
+    pub(crate) fn codes(&self, group: usize, backward: bool) -> (*const u8, *const f32, usize) {
+        let (lanes, k) = if backward { (self.k, self.n) } else { (self.n, self.k) };
+        let form = if backward { self.backward.as_ref() } else { Some(&self.forward) };
+        let form = form.expect("backward_input: the weight has no backward form");
+        let scales = &self.scales.as_ref().expect("a weight of codes has scales")[usize::from(backward)];
+        let lanes = lanes.next_multiple_of(LANES);
+        let codes = form.u8()[group * lanes * k.next_multiple_of(2)..].as_ptr();
+        (codes, scales.f32()[group * k.div_ceil(TILE) * lanes..].as_ptr(), lanes)
+    }
+    /// All codes and scales, forward and backward, to be written.
+    pub(super) fn parts_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>, &mut [Tensor; 2]) {
+        let scales = self.scales.as_mut().expect("a weight of codes has scales");
+        (&mut self.forward, self.backward.as_mut(), scales)
     }
 
     /// A handle through which tasks pack disjoint blocks of rows.

@@ -1,0 +1,107 @@
+//! The formats as branch-free bodies that compilers vectorise; `format` defines what they must give.
+
+use super::{E4M3, E5M2, E5M6, MiniFloat};
+
+/// A format known at compile time.
+pub(crate) trait Codec: Copy + Send + Sync + 'static {
+    const FORMAT: MiniFloat;
+    /// Whether a code has four bits beyond a byte, stored apart.
+    const LOW: bool = Self::FORMAT.bits() > 8;
+
+    /// The code of `v`, sign included, in the low bits.
+    #[inline(always)]
+    fn code(v: f32) -> u32 {
+        let MiniFloat { exponent_bits, mantissa_bits, bias, max_code, nan_code } = Self::FORMAT;
+        let (bits, drop) = (v.to_bits(), 23 - mantissa_bits);
+        let a = bits & 0x7fff_ffff;
+        // To nearest even on the bits; a carry goes into the exponent.
+        let rounded = a.wrapping_add((1 << (drop - 1)) - 1 + ((a >> drop) & 1)) >> drop;
+        let normal = rounded.wrapping_sub(((127 - bias) as u32) << mantissa_bits).min(u32::from(max_code));
+        // A number whose last bit weighs as much as the smallest subnormal one rounds the same way when it is added.
+        let magic = f32::from_bits(((127 + 24 - bias - mantissa_bits as i32) as u32) << 23);
+        let small = (f32::from_bits(a) + magic).to_bits().wrapping_sub(magic.to_bits());
+        let least = ((128 - bias) as u32) << 23;
+        let code = if a < least { small } else { normal };
+        let code = if a > 0x7f80_0000 { u32::from(nan_code) } else { code };
+        code | (bits >> 31) << (exponent_bits + mantissa_bits)
+    }
+
+    /// The value of a finite code or NaN.
+    #[inline(always)]
+    fn value(code: u32) -> f32 {
+        let MiniFloat { exponent_bits, mantissa_bits, bias, nan_code, .. } = Self::FORMAT;
+        let magnitude = code & ((1 << (exponent_bits + mantissa_bits)) - 1);
+        let sign = (code >> (exponent_bits + mantissa_bits)) << 31;
+        let normal = (magnitude << (23 - mantissa_bits)) + (((127 - bias) as u32) << 23);
+        let least = f32::from_bits(((127 + 1 - bias - mantissa_bits as i32) as u32) << 23);
+        let small = (magnitude as i32 as f32 * least).to_bits();
+        let bits = if magnitude < 1 << mantissa_bits { small } else { normal };
+        let bits = if magnitude == u32::from(nan_code) { 0x7fc0_0000 } else { bits };
+        f32::from_bits(bits | sign)
+    }
+}
+
+/// [`E4M3`] as a type.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FourThree;
+/// [`E5M2`] as a type.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FiveTwo;
+/// [`E5M6`] as a type.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FiveSix;
+
+impl Codec for FourThree {
+    const FORMAT: MiniFloat = E4M3;
+}
+impl Codec for FiveTwo {
+    const FORMAT: MiniFloat = E5M2;
+}
+impl Codec for FiveSix {
+    const FORMAT: MiniFloat = E5M6;
+}
+
+/// Evaluates an expression with the type alias `$t` standing for a format.
+macro_rules! with_codec {
+    ($format:expr, $t:ident => $body:expr) => {
+        match $format.bits() {
+            12 => {
+                type $t = $crate::fp8::codec::FiveSix;
+                $body
+            }
+            _ if $format.mantissa_bits == 2 => {
+                type $t = $crate::fp8::codec::FiveTwo;
+                $body
+            }
+            _ => {
+                type $t = $crate::fp8::codec::FourThree;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_codec;
+
+/// `v` rounded to a value of E4M3, saturating.
+#[inline(always)]
+pub(crate) fn to_grid(v: f32) -> f32 {
+    const MAGIC: f32 = 16384.0; // its last bit is 2^-9
+    let bits = v.to_bits();
+    let a = bits & 0x7fff_ffff;
+    let normal = (a.wrapping_add(0x7_ffff + ((a >> 20) & 1)) & !0xf_ffff).min(448f32.to_bits());
+    let small = ((f32::from_bits(a) + MAGIC) - MAGIC).to_bits();
+    let grid = if a < (121 << 23) { small } else { normal };
+    let grid = if a > 0x7f80_0000 { 0x7fc0_0000 } else { grid };
+    f32::from_bits(grid | (bits & 0x8000_0000))
+}
+
+/// The scale of values whose largest magnitude has the bits `amax`: that over the format's largest value, or the next
+/// power of two; 1 for zeros.
+#[inline(always)]
+pub(crate) fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
+    let scale = f32::from_bits(amax) / max;
+    let up = f32::from_bits(scale.to_bits().wrapping_add(0x7f_ffff) & 0xff80_0000);
+    let scale = if power_of_two { up } else { scale };
+    // Also for NaN, which the codes carry.
+    if scale > 0.0 { scale } else { 1.0 }
+}

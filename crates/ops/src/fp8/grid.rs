@@ -1,0 +1,107 @@
+//! E4M3 codes as the bf16 of the same value: what products multiply. The scales stay apart.
+
+use super::codec::{Codec, FourThree};
+use crate::Isa;
+use crate::kernel::{Kernel, dispatch};
+
+/// `n` codes from `from` as bf16 to `to`.
+///
+/// # Safety
+/// Both must be valid for `n` elements, and the processor have `isa`.
+pub(crate) unsafe fn to_bf16(isa: Isa, from: *const u8, n: usize, to: *mut u16) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 && is_x86_feature_detected!("avx512vbmi") {
+        // SAFETY: the caller's promise, and the processor was asked.
+        unsafe { tables::to_bf16(from, n, to) };
+        return;
+    }
+    // SAFETY: the caller's promise.
+    let (from, to) = unsafe { (std::slice::from_raw_parts(from, n), std::slice::from_raw_parts_mut(to, n)) };
+    dispatch(isa, Plain { from, to });
+}
+
+struct Plain<'a> {
+    from: &'a [u8],
+    to: &'a mut [u16],
+}
+
+impl Kernel for Plain<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for (to, code) in self.to.iter_mut().zip(self.from) {
+            *to = (FourThree::value(u32::from(*code)).to_bits() >> 16) as u16;
+        }
+    }
+}
+
+/// With AVX-512 VBMI: both bytes of the value are looked up in tables of 128 entries, 64 codes at a time.
+#[cfg(target_arch = "x86_64")]
+mod tables {
+    use std::arch::x86_64::*;
+
+    /// The bf16 bits of the positive code `c`.
+    const fn bits(c: u8) -> u16 {
+        let (e, m) = ((c >> 3) as u16, (c & 7) as u16);
+        if c == 0x7f {
+            0x7fc0
+        } else if e > 0 {
+            (e + 120) << 7 | m << 4
+        } else if m == 0 {
+            0
+        } else {
+            // m * 2^-9 with its leading bit at 2^p.
+            let p = m.ilog2() as u16;
+            (118 + p) << 7 | (m << (7 - p)) & 0x7f
+        }
+    }
+
+    const fn table(shift: u32) -> [u8; 128] {
+        let mut t = [0; 128];
+        let mut c = 0;
+        while c < 128 {
+            t[c] = (bits(c as u8) >> shift) as u8;
+            c += 1;
+        }
+        t
+    }
+    static LOW: [u8; 128] = table(0);
+    static HIGH: [u8; 128] = table(8);
+    /// Puts the codes where unpacking, which works in pieces of 128 bits, leaves them in order.
+    static ORDER: [u64; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+    pub(super) unsafe fn to_bf16(from: *const u8, n: usize, to: *mut u16) {
+        // SAFETY: tables have 128 entries; masked loads and stores touch the n elements that the caller promises.
+        unsafe {
+            let half = |t: &[u8; 128], i: usize| _mm512_loadu_si512(t.as_ptr().add(64 * i).cast());
+            let low = [half(&LOW, 0), half(&LOW, 1)];
+            let high = [half(&HIGH, 0), half(&HIGH, 1)];
+            let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+            let sign = _mm512_set1_epi8(-128);
+            for i in (0..n).step_by(64) {
+                let left = n - i;
+                let codes = if left >= 64 {
+                    _mm512_loadu_si512(from.add(i).cast())
+                } else {
+                    _mm512_maskz_loadu_epi8((1 << left) - 1, from.add(i).cast())
+                };
+                let codes = _mm512_permutexvar_epi64(order, codes);
+                let lo = _mm512_permutex2var_epi8(low[0], codes, low[1]);
+                let hi = _mm512_permutex2var_epi8(high[0], codes, high[1]);
+                let hi = _mm512_or_si512(hi, _mm512_and_si512(codes, sign));
+                let (a, b) = (_mm512_unpacklo_epi8(lo, hi), _mm512_unpackhi_epi8(lo, hi));
+                if left >= 64 {
+                    _mm512_storeu_si512(to.add(i).cast(), a);
+                    _mm512_storeu_si512(to.add(i + 32).cast(), b);
+                } else {
+                    let mask = |n: usize| if n >= 32 { u32::MAX } else { (1 << n) - 1 };
+                    _mm512_mask_storeu_epi16(to.add(i).cast(), mask(left), a);
+                    if left > 32 {
+                        _mm512_mask_storeu_epi16(to.add(i + 32).cast(), mask(left - 32), b);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Matrices in tiles: codes and scales.
+
+use super::codec::{Codec, scale_of, with_codec};
+use super::{E4M3, MiniFloat, TILE};
+use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
+use crate::moe::Plan;
+use crate::{Cx, DType, DisjointMut, MatRef, Tensor};
+use std::ops::Range;
+
+/// Low bits of a tile of a format with more than eight.
+const LOW_BYTES: usize = TILE / 2;
+
+/// Which values share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// 128 columns of a row (the report's choice for activations and their gradients).
+    Tile,
+    /// 128 columns of 128 rows (its counter-example for gradients, appendix B.2).
+    Block,
+}
+
+/// How a matrix is quantised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Style {
+    /// Format of the codes.
+    pub format: MiniFloat,
+    /// Whether scales are rounded up to powers of two.
+    pub power_of_two: bool,
+    /// What shares a scale.
+    pub shape: Shape,
+}
+
+impl Style {
+    /// E4M3 in tiles of 1x128 with the scale `amax / 448`.
+    pub const TILES: Self = Self { format: E4M3, power_of_two: false, shape: Shape::Tile };
+}
+
+/// A matrix `[rows, cols]` as codes with a scale for every 128 columns of a row: `value = code * scale`.
+///
+/// A row of codes has a byte an element (the high eight bits), then for formats with more the low four bits: 64 bytes a
+/// tile, element j's in the low half of byte j, element j + 64's in the high half.
+pub struct Quantized {
+    codes: Tensor,
+    scales: Tensor,
+    cols: usize,
+    format: MiniFloat,
+}
+
+impl Quantized {
+    fn empty(cx: &Cx, rows: usize, cols: usize, format: MiniFloat) -> Self {
+        let tiles = cols.div_ceil(TILE);
+        let bytes = cols + if format.bits() > 8 { tiles * LOW_BYTES } else { 0 };
+        let (codes, scales) = (cx.empty(&[rows, bytes], DType::U8), cx.empty(&[rows, tiles], DType::F32));
+        Self { codes, scales, cols, format }
+    }
+
+    /// Quantises a matrix. The definition of a code is `format.encode(x / scale)`.
+    pub fn new<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, style: Style) -> Self {
+        let x = x.into();
+        let (rows, cols) = (x.rows(), x.cols());
+        let _scope = cx.scope("quantize", 0, (rows * cols * (x.dtype().size() + 1)) as u64);
+        let mut q = Self::empty(cx, rows, cols, style.format);
+        let (bytes, tiles) = (q.codes.cols(), q.scales.cols());
+        let high = if style.shape == Shape::Block { TILE } else { 1 };
+        let blocks = Blocks::rows(rows.div_ceil(high), cols * high);
+        let (codes, scales) = (DisjointMut::new(q.codes.u8_mut()), DisjointMut::new(q.scales.f32_mut()));
+        with_elem!(x.dtype(), X => with_codec!(style.format, F => {
+            let x = Rows::<X>::new(&x);
+            cx.threads().each(blocks.count(), |task| {
+                let range = blocks.range(task);
+                let rows = range.start * high..(range.end * high).min(rows);
+                // SAFETY: rows belong to one task.
+                let (codes, scales) = unsafe {
+                    (codes.slice(rows.start * bytes, rows.len() * bytes), scales.slice(rows.start * tiles, rows.len() * tiles))
+                };
+                let power_of_two = style.power_of_two;
+                dispatch(cx.isa(), Encode { x, rows, cols, high, codes, scales, power_of_two, _format: F::default() });
+            });
+        }));
+        q
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.scales.rows()
+    }
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    /// Format of the codes.
+    pub fn format(&self) -> MiniFloat {
+        self.format
+    }
+    /// Codes, laid out as described above.
+    pub fn codes(&self) -> &Tensor {
+        &self.codes
+    }
+    /// Scales f32 `[rows, ceil(cols / 128)]`.
+    pub fn scales(&self) -> &Tensor {
+        &self.scales
+    }
+    /// Bytes of codes and scales.
+    pub fn bytes(&self) -> usize {
+        self.codes.bytes() + self.scales.bytes()
+    }
+
+    /// `code * scale` in f32, rounded to `dtype`.
+    pub fn dequantize(&self, cx: &Cx, dtype: DType) -> Tensor {
+        let mut out = cx.empty(&[self.rows(), self.cols], dtype);
+        let _scope = cx.scope("dequantize", 0, (self.bytes() + out.bytes()) as u64);
+        let blocks = Blocks::rows(self.rows(), self.cols);
+        let reader = self.reader();
+        let mut view = out.mat_mut();
+        with_elem!(dtype, Y => with_codec!(self.format, F => {
+            let out = RowsMut::<Y>::new(&mut view);
+            cx.threads().each(blocks.count(), |task| {
+                dispatch(cx.isa(), Decode { from: reader, rows: blocks.range(task), out: &out, _format: F::default() });
+            });
+        }));
+        out
+    }
+
+    /// The rows of a plan's permutation: what `moe::permute` does with floats.
+    pub fn permute(&self, cx: &Cx, plan: &Plan) -> Self {
+        let _scope = cx.scope("moe permute", 0, 2 * self.bytes() as u64);
+        assert!(plan.tokens() == self.rows(), "permute: {} rows for {} tokens", self.rows(), plan.tokens());
+        let mut to = Self::empty(cx, plan.rows(), self.cols, self.format);
+        let (bytes, tiles) = (self.codes.cols(), self.scales.cols());
+        let (codes, scales) = (DisjointMut::new(to.codes.u8_mut()), DisjointMut::new(to.scales.f32_mut()));
+        let (from, blocks) = (plan.token_of.i32(), Blocks::rows(plan.rows(), bytes));
+        let (source, source_scales) = (self.codes.u8(), self.scales.f32());
+        cx.threads().each(blocks.count(), |task| {
+            for r in blocks.range(task) {
+                let t = from[r] as usize;
+                // SAFETY: a row belongs to one task.
+                unsafe {
+                    codes.slice(r * bytes, bytes).copy_from_slice(&source[t * bytes..][..bytes]);
+                    scales.slice(r * tiles, tiles).copy_from_slice(&source_scales[t * tiles..][..tiles]);
+                }
+            }
+        });
+        to
+    }
+
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        let tiles = self.scales.cols();
+        Reader { codes: self.codes.u8(), bytes: self.codes.cols(), scales: self.scales.f32(), tiles, cols: self.cols }
+    }
+}
+
+/// Reads rows of a quantised matrix as f32.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    codes: &'a [u8],
+    bytes: usize,
+    scales: &'a [f32],
+    tiles: usize,
+    cols: usize,
+}
+
+impl Reader<'_> {
+    /// Columns `col..col + out.len()` of row `r`, handed to `put` with their index in that range.
+    #[inline(always)]
+    pub(crate) fn each<F: Codec>(&self, r: usize, col: usize, n: usize, mut put: impl FnMut(usize, f32)) {
+        let (row, scales) = (&self.codes[r * self.bytes..][..self.bytes], &self.scales[r * self.tiles..][..self.tiles]);
+        let mut done = 0;
+        while done < n {
+            // Half a tile at a time: there the places of high and low bits both ascend.
+            let (c, half) = (col + done, TILE / 2);
+            let count = (half - c % half).min(n - done);
+            let scale = scales[c / TILE];
+            let high = &row[c..][..count];
+            if F::LOW {
+                let low = &row[self.cols + c / TILE * LOW_BYTES + c % half..][..count];
+                let shift = if c % TILE < half { 0 } else { 4 };
+                for i in 0..count {
+                    let code = u32::from(high[i]) << 4 | (u32::from(low[i]) >> shift & 15);
+                    put(done + i, F::value(code) * scale);
+                }
+            } else {
+                for i in 0..count {
+                    put(done + i, F::value(u32::from(high[i])) * scale);
+                }
+            }
+            done += count;
+        }
+    }
+}
+
+/// Largest magnitude, as bits; NaN is larger than any number.
+#[inline(always)]
+pub(crate) fn amax<X: Elem>(x: &[X]) -> u32 {
+    let mut lanes = [0u32; 32];
+    let chunks = x.chunks_exact(32);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..32 {
+            lanes[i] = lanes[i].max(chunk[i].get().to_bits() & 0x7fff_ffff);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = (*lane).max(x.get().to_bits() & 0x7fff_ffff);
+    }
+    lanes.into_iter().fold(0, u32::max)
+}
+
+struct Encode<'a, X, F> {
+    x: Rows<'a, X>,
+    rows: Range<usize>,
+    cols: usize,
+    /// Rows that share a scale.
+    high: usize,
+    codes: &'a mut [u8],
+    scales: &'a mut [f32],
+    power_of_two: bool,
+    _format: F,
+}
+
+impl<X: Elem, F: Codec> Kernel for Encode<'_, X, F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { x, rows, cols, high, codes, scales, power_of_two, _format: _ } = self;
+        let tiles = cols.div_ceil(TILE);
+        let bytes = cols + if F::LOW { tiles * LOW_BYTES } else { 0 };
+        let max = F::value(u32::from(F::FORMAT.max_code));
+        for first in (0..rows.len()).step_by(high) {
+            let last = (first + high).min(rows.len());
+            for t in 0..tiles {
+                let range = t * TILE..((t + 1) * TILE).min(cols);
+                let most = (first..last).map(|r| amax(&x.row(rows.start + r)[range.clone()])).fold(0, u32::max);
+                let scale = scale_of(most, max, power_of_two);
+                for r in first..last {
+                    scales[r * tiles + t] = scale;
+                    let (from, row) = (&x.row(rows.start + r)[range.clone()], &mut codes[r * bytes..][..bytes]);
+                    if !F::LOW {
+                        for (to, x) in row[range.clone()].iter_mut().zip(from) {
+                            *to = F::code(x.get() / scale) as u8;
+                        }
+                        continue;
+                    }
+                    let (high, low) = row.split_at_mut(cols);
+                    let low = &mut low[t * LOW_BYTES..][..LOW_BYTES];
+                    low.fill(0);
+                    for (part, shift) in [(0, 0), (TILE / 2, 4)] {
+                        let from = from.get(part..).unwrap_or(&[]);
+                        let to = &mut high[(range.start + part).min(range.end)..range.end];
+                        for ((to, low), x) in to.iter_mut().zip(&mut *low).zip(from) {
+                            let code = F::code(x.get() / scale);
+                            *to = (code >> 4) as u8;
+                            *low |= ((code & 15) << shift) as u8;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Decode<'a, Y, F> {
+    from: Reader<'a>,
+    rows: Range<usize>,
+    out: &'a RowsMut<'a, Y>,
+    _format: F,
+}
+
+impl<Y: Elem, F: Codec> Kernel for Decode<'_, Y, F> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        for r in self.rows {
+            // SAFETY: a row belongs to one task.
+            let out = unsafe { self.out.row(r) };
+            self.from.each::<F>(r, 0, out.len(), |i, v| out[i] = Y::round(v));
+        }
+    }
+}

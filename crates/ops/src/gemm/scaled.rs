@@ -1,0 +1,142 @@
+//! Products of E4M3 operands with scales (report 3.3.2): `C[m, n] (acc)= A[m, k] B[k, n]`, A in tiles of 1x128, B in panels
+//! of codes with a scale for each lane and 128 of k.
+//!
+//! Both operands are turned into bf16 (exactly) inside the tasks, some 512 of k at a time, into scratch that stays in the
+//! second-level cache: memory sees half of bf16's bytes. Sums over 128 of k are promoted to f32 and scaled there. The
+//! order of a sum is that of `gemm`, with these blocks; it depends on k alone.
+
+use super::slots::Slots;
+use super::task::{Blocks, Part, cut, each_block, rows_of_blocks};
+use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile};
+use crate::fp8::TILE;
+use crate::fp8::grid::to_bf16;
+use crate::{Acc, Cx, DType};
+
+/// Elements of k that are in bf16 at a time. Part of the definition of the result's bits.
+const CHUNK: usize = 512;
+/// Panels of a task: 256 KiB of bf16.
+const PANELS: usize = 16;
+/// Bytes from one row (or panel) in scratch to the next: a line more than its elements, so that they do not share
+/// cache sets.
+const ROW: usize = CHUNK * 2 + 64;
+const PANEL: usize = CHUNK / 2 * STEP_BYTES + 64;
+
+/// One product.
+#[derive(Clone, Copy)]
+pub(crate) struct ScaledProduct {
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    /// A's codes, row by row.
+    pub(crate) a: *const u8,
+    /// Bytes from one row to the next.
+    pub(crate) a_row: usize,
+    /// A's scales, `ceil(k / 128)` a row.
+    pub(crate) a_scales: *const f32,
+    /// Elements from one row of them to the next.
+    pub(crate) a_scales_row: usize,
+    /// B's codes in panels: `[ceil(n/16)][ceil(k/2)][16][2]`.
+    pub(crate) b: *const u8,
+    /// B's scales `[ceil(k/128)][lanes]`.
+    pub(crate) b_scales: *const f32,
+    /// Lanes with scales, whole panels.
+    pub(crate) b_lanes: usize,
+    pub(crate) c: *mut u8,
+    /// Bytes from one row of C to the next.
+    pub(crate) c_row: usize,
+    pub(crate) c_dtype: DType,
+    pub(crate) acc: Acc,
+}
+
+// SAFETY: a product only names memory; what tasks do with it is `multiply_scaled`'s contract.
+unsafe impl Send for ScaledProduct {}
+// SAFETY: as above.
+unsafe impl Sync for ScaledProduct {}
+
+/// Computes the products `product(0)` … `product(groups - 1)`.
+///
+/// # Safety
+/// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
+pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(usize) -> ScaledProduct + Sync) {
+    let size = |g: usize| (product(g).m, product(g).n);
+    let blocks = |g: usize, rows: usize| Blocks::cut(size(g).0, size(g).1, rows, PANELS);
+    let rows = rows_of_blocks(cx, groups, &blocks);
+    let first = product(0);
+    let widest = Blocks::cut(rows, first.n, rows, PANELS).panels;
+    let sums = if first.k > CHUNK { rows * widest * LANES * 4 } else { 0 };
+    let slots = Slots::new(cx, rows * ROW + widest * PANEL + sums);
+    each_block(cx, groups, rows, &blocks, size, |g, blocks, part| {
+        // SAFETY: the caller's promise; blocks of one product are disjoint in C. The scratch has room for the largest.
+        slots.with(|scratch| unsafe { block(cx, &product(g), blocks, part, scratch) });
+    });
+}
+
+unsafe fn block(cx: &Cx, p: &ScaledProduct, blocks: &Blocks, part: Part, scratch: *mut u8) {
+    let Part { rows: (row0, row1), panels: (panel0, panel1) } = part;
+    let (rows, panels) = (row1 - row0, panel1 - panel0);
+    let kernel = Kernel::of(cx.isa(), DType::Bf16, false);
+    let row_tiles = rows.div_ceil(kernel.rows);
+    let np = (kernel.panels)(rows.div_ceil(row_tiles));
+    let panel_tiles = panels.div_ceil(np);
+    let c_size = p.c_dtype.size();
+    let all_steps = p.k.div_ceil(2);
+    let a_at = scratch;
+    let b_at = scratch.wrapping_add(blocks.rows * ROW);
+    let sums: *mut f32 = b_at.wrapping_add(blocks.panels * PANEL).cast();
+    let sums_row = panels * LANES;
+    for k0 in (0..p.k.max(1)).step_by(CHUNK) {
+        let count = (p.k - k0).min(CHUNK);
+        let (first, last) = (k0 == 0, k0 + CHUNK >= p.k);
+        let steps = count.div_ceil(2);
+        // SAFETY: rows, panels and their parts exist, as the caller promises; scratch has room for them.
+        unsafe {
+            for r in 0..rows {
+                let to: *mut u16 = a_at.add(r * ROW).cast();
+                to_bf16(cx.isa(), p.a.add((row0 + r) * p.a_row + k0), count, to);
+                if count % 2 == 1 {
+                    *to.add(count) = 0;
+                }
+            }
+            for j in 0..panels {
+                let codes = p.b.add(((panel0 + j) * all_steps + k0 / 2) * (STEP_BYTES / 2));
+                to_bf16(cx.isa(), codes, steps * (STEP_BYTES / 2), b_at.add(j * PANEL).cast());
+            }
+            for j in 0..panel_tiles {
+                let (j0, j1) = (cut(panels, panel_tiles, j), cut(panels, panel_tiles, j + 1));
+                for i in 0..row_tiles {
+                    let (i0, i1) = (cut(rows, row_tiles, i), cut(rows, row_tiles, i + 1));
+                    let at = sums.wrapping_add(i0 * sums_row + j0 * LANES);
+                    let lane = (panel0 + j0) * LANES;
+                    let mut tile = Tile {
+                        a: a_at.add(i0 * ROW),
+                        a_row: ROW,
+                        half: false,
+                        b: b_at.add(j0 * PANEL),
+                        b_panel: PANEL,
+                        steps,
+                        sums: std::ptr::null(),
+                        sums_row,
+                        c: p.c.add((row0 + i0) * p.c_row + lane * c_size),
+                        c_row: p.c_row,
+                        cols: ((panel0 + j1) * LANES).min(p.n) - lane,
+                        out: Out::new(p.c_dtype, p.acc),
+                        scales: Some(Scales {
+                            a: p.a_scales.add((row0 + i0) * p.a_scales_row + k0 / TILE),
+                            a_row: p.a_scales_row,
+                            a_block: 1,
+                            b: p.b_scales.add(k0 / TILE * p.b_lanes + lane),
+                            b_block: p.b_lanes,
+                        }),
+                    };
+                    if !last {
+                        (tile.c, tile.c_row, tile.cols) = (at.cast(), sums_row * 4, (j1 - j0) * LANES);
+                        tile.out = if first { Out::WriteF32 } else { Out::AddF32 };
+                    } else if !first {
+                        tile.sums = at;
+                    }
+                    (kernel.run)(&tile, i1 - i0, j1 - j0);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Weights in E4M3: blocks of 128x128 share a scale, `amax / 448` (report 3.3.2); both packed forms hold the same codes.
+
+use super::PackedWeight;
+use crate::fp8::TILE;
+use crate::fp8::codec::{Codec, FourThree, scale_of};
+use crate::gemm::LANES;
+use crate::gemm::pack::Rows;
+use crate::kernel::{Elem, Kernel, dispatch};
+use crate::{Cx, DType, DisjointMut};
+use half::bf16;
+
+/// Packs all groups from rows of f32 or bf16.
+pub(super) fn pack(cx: &Cx, w: &mut PackedWeight, src: Rows) {
+    let (groups, n, k) = (w.groups(), w.n(), w.k());
+    let (forward, backward, [forward_scales, backward_scales]) = w.parts_mut();
+    let to = Forms {
+        n,
+        k,
+        forward: DisjointMut::new(forward.u8_mut()),
+        backward: backward.map(|b| DisjointMut::new(b.u8_mut())),
+        forward_scales: DisjointMut::new(forward_scales.f32_mut()),
+        backward_scales: DisjointMut::new(backward_scales.f32_mut()),
+    };
+    let (down, across) = (n.div_ceil(TILE), k.div_ceil(TILE));
+    cx.threads().each(groups * down, |task| {
+        let (group, row) = (task / down, task % down * TILE);
+        for block in 0..across {
+            // SAFETY: the caller checked the source's length; a block of rows belongs to one task.
+            let from = unsafe { src.at(group * n + row, block * TILE) };
+            let at = Place { group, row, rows: TILE.min(n - row), col: block * TILE, cols: TILE.min(k - block * TILE) };
+            match src.dtype {
+                DType::F32 => dispatch(cx.isa(), Block::<f32>::new(from, at, &to)),
+                _ => dispatch(cx.isa(), Block::<bf16>::new(from, at, &to)),
+            }
+        }
+    });
+}
+
+/// The packed forms.
+struct Forms<'a> {
+    n: usize,
+    k: usize,
+    forward: DisjointMut<'a, u8>,
+    backward: Option<DisjointMut<'a, u8>>,
+    forward_scales: DisjointMut<'a, f32>,
+    backward_scales: DisjointMut<'a, f32>,
+}
+
+/// A block of a weight.
+#[derive(Clone, Copy)]
+struct Place {
+    group: usize,
+    row: usize,
+    rows: usize,
+    col: usize,
+    cols: usize,
+}
+
+struct Block<'a, X> {
+    from: Rows,
+    at: Place,
+    to: &'a Forms<'a>,
+    element: std::marker::PhantomData<X>,
+}
+
+impl<'a, X> Block<'a, X> {
+    fn new(from: Rows, at: Place, to: &'a Forms<'a>) -> Self {
+        Self { from, at, to, element: std::marker::PhantomData }
+    }
+}
+
+/// Elements of a panel's step.
+const STEP: usize = 2 * LANES;
+
+impl<X: Elem> Kernel for Block<'_, X> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { from, at: Place { group, row, rows, col, cols }, to, .. } = self;
+        let source = |r: usize| {
+            // SAFETY: row r of the block exists.
+            unsafe { std::slice::from_raw_parts(from.ptr.add(r * from.stride).cast::<X>(), cols) }
+        };
+        let most = (0..rows).map(|r| crate::fp8::amax(source(r))).fold(0, u32::max);
+        let scale = scale_of(most, FourThree::value(0x7e), false);
+        // Codes of the block, zero where it has no element.
+        let mut codes = [[0u8; TILE]; TILE];
+        for (r, codes) in codes.iter_mut().enumerate().take(rows) {
+            for (to, x) in codes.iter_mut().zip(source(r)) {
+                *to = FourThree::code(x.get() / scale) as u8;
+            }
+        }
+        let (n_lanes, k_lanes) = (to.n.next_multiple_of(LANES), to.k.next_multiple_of(LANES));
+        let (n_steps, k_steps) = (to.n.div_ceil(2), to.k.div_ceil(2));
+        let (padded_rows, padded_cols) = (rows.next_multiple_of(LANES), cols.next_multiple_of(LANES));
+        // SAFETY: the block's panels, steps and scales are this task's alone.
+        unsafe {
+            let tiles = to.k.div_ceil(TILE);
+            to.forward_scales.slice((group * tiles + col / TILE) * n_lanes + row, padded_rows).fill(scale);
+            let tiles = to.n.div_ceil(TILE);
+            to.backward_scales.slice((group * tiles + row / TILE) * k_lanes + col, padded_cols).fill(scale);
+            let start = group * n_lanes * k_steps * 2;
+            for panel in 0..padded_rows / LANES {
+                let at = start + ((row / LANES + panel) * k_steps + col / 2) * STEP;
+                let out = to.forward.slice(at, cols.div_ceil(2) * STEP);
+                for (s, step) in out.chunks_exact_mut(STEP).enumerate() {
+                    for lane in 0..LANES {
+                        let row = &codes[panel * LANES + lane];
+                        step[2 * lane] = row[2 * s];
+                        step[2 * lane + 1] = row[2 * s + 1];
+                    }
+                }
+            }
+            let Some(backward) = &to.backward else { return };
+            let start = group * k_lanes * n_steps * 2;
+            for panel in 0..padded_cols / LANES {
+                let at = start + ((col / LANES + panel) * n_steps + row / 2) * STEP;
+                let out = backward.slice(at, rows.div_ceil(2) * STEP);
+                for (s, step) in out.chunks_exact_mut(STEP).enumerate() {
+                    let (even, odd) =
+                        (&codes[2 * s][panel * LANES..][..LANES], &codes[2 * s + 1][panel * LANES..][..LANES]);
+                    for lane in 0..LANES {
+                        step[2 * lane] = even[lane];
+                        step[2 * lane + 1] = odd[lane];
+                    }
+                }
+            }
+        }
+    }
+}
