@@ -29,6 +29,7 @@ pub struct Block {
     /// Number of this block among the MoE blocks of the model (for replayed routing and load statistics).
     pub moe_index: Option<usize>,
     eps: f32,
+    recompute: bool,
 }
 
 enum MlpSaved {
@@ -40,8 +41,8 @@ enum MlpSaved {
 pub struct BlockSaved {
     attn: MlaSaved,
     x: Tensor,
-    rstd: Tensor,
-    u: Tensor,
+    /// The norm's output and its reciprocal root mean squares; none where they are computed again.
+    norm: Option<(Tensor, Tensor)>,
     mlp: MlpSaved,
 }
 
@@ -83,7 +84,7 @@ impl Block {
         } else {
             Mlp::Dense(Ffn::new(b, &prefix, cfg.hidden_size, cfg.intermediate_size))
         };
-        Self { attn, norm, mlp, moe_index, eps: cfg.rms_norm_eps as f32 }
+        Self { attn, norm, mlp, moe_index, eps: cfg.rms_norm_eps as f32, recompute: b.precision.recompute }
     }
 
     /// The MoE half, if this block has one.
@@ -136,7 +137,7 @@ impl Block {
     pub fn forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, keep_logits: bool) -> (Tensor, BlockSaved) {
         let (x, attn) = self.attn.forward(cx, x, pass);
         let (y, MlpHalf { x, rstd, u, mlp }) = self.mlp_forward(cx, x, pass, keep_logits);
-        (y, BlockSaved { attn, x, rstd, u, mlp })
+        (y, BlockSaved { attn, x, norm: (!self.recompute).then_some((u, rstd)), mlp })
     }
 
     /// `d_td` f32: gradient of the block's output on entry, of its input on return.
@@ -148,7 +149,8 @@ impl Block {
         pass: &Pass<'_>,
         grads: &mut Grads,
     ) -> BlockDeferred {
-        let BlockSaved { attn, x, rstd, u, mlp } = saved;
+        let BlockSaved { attn, x, norm, mlp } = saved;
+        let (u, rstd) = norm.unwrap_or_else(|| norm::forward(cx, &x, &self.norm, self.eps));
         let mut d_c = cx.empty(d.shape(), cx.compute());
         elementwise::cast(cx, &*d, &mut d_c);
         let mut d_u = cx.empty(d.shape(), DType::F32);

@@ -1,11 +1,14 @@
 //! Makes parameters in the checkpoint's naming and numbers them.
 
 use crate::param::{Kind, Param, Part};
+use crate::precision::{Precision, Product};
 use hadal_ops::{Cx, DType, linear::PackedWeight};
 
 /// Hands out parameters with consecutive slots.
 pub(crate) struct Builder<'a> {
     pub(crate) cx: &'a Cx,
+    /// Formats of the products.
+    pub(crate) precision: Precision,
     next: usize,
 }
 
@@ -13,8 +16,8 @@ pub(crate) struct Builder<'a> {
 pub(crate) type Rows = (String, usize);
 
 impl<'a> Builder<'a> {
-    pub(crate) fn new(cx: &'a Cx) -> Self {
-        Self { cx, next: 0 }
+    pub(crate) fn new(cx: &'a Cx, precision: Precision) -> Self {
+        Self { cx, precision, next: 0 }
     }
 
     fn param(&mut self, shape: &[usize], parts: Vec<Part>, kind: Kind, packed: Option<PackedWeight>) -> Param {
@@ -35,9 +38,9 @@ impl<'a> Builder<'a> {
         self.param(&[n], vec![part], Kind::Bias, None)
     }
 
-    /// Matrices `[rows, cols]` stacked in one `[groups * n, cols]` tensor. `format` is the packed forms' element type;
-    /// none for a table that is only looked up.
-    pub(crate) fn matrix(&mut self, rows: Vec<Rows>, cols: usize, groups: usize, format: Option<DType>) -> Param {
+    /// Matrices `[rows, cols]` stacked in one `[groups * n, cols]` tensor. `product`: the format it is multiplied
+    /// in; none for a table that is only looked up.
+    pub(crate) fn matrix(&mut self, rows: Vec<Rows>, cols: usize, groups: usize, product: Option<Product>) -> Param {
         let mut start = 0;
         let parts = rows
             .into_iter()
@@ -48,12 +51,12 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let total = start / cols;
-        let packed = format.map(|f| PackedWeight::new(self.cx, groups, total / groups, cols, f, true));
+        let packed = product.map(|p| self.precision.weight(self.cx, p, groups, total / groups, cols));
         self.param(&[total, cols], parts, Kind::Matrix, packed)
     }
 
-    /// One linear layer `name.weight` of shape `[n, k]` in the compute format.
-    pub(crate) fn linear(&mut self, name: &str, n: usize, k: usize) -> Param {
-        self.matrix(vec![(format!("{name}.weight"), n)], k, 1, Some(self.cx.compute()))
+    /// One linear layer `name.weight` of shape `[n, k]`.
+    pub(crate) fn linear(&mut self, name: &str, n: usize, k: usize, product: Product) -> Param {
+        self.matrix(vec![(format!("{name}.weight"), n)], k, 1, Some(product))
     }
 }

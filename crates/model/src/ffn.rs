@@ -4,6 +4,7 @@
 use crate::build::Builder;
 use crate::mla::weight_grad;
 use crate::param::{Grads, Param};
+use crate::precision::{Keep, Kept};
 use hadal_ops::{Acc, Cx, Tensor, linear, swiglu};
 
 /// Parameters of one SwiGLU.
@@ -12,11 +13,12 @@ pub struct Ffn {
     pub gate_up: Param,
     /// `down_proj`: `[D, I]`.
     pub down: Param,
+    keep: Keep,
 }
 
 /// The gate and up products `[T, 2I]`; the SwiGLU output is recomputed in backward (report 3.2.3).
 pub struct FfnSaved {
-    gu: Tensor,
+    gu: Kept,
 }
 
 /// Operands of the weight products; the shared operands `u` and `d` stay with the caller.
@@ -28,8 +30,10 @@ pub struct FfnDeferred {
 impl Ffn {
     pub(crate) fn new(b: &mut Builder<'_>, prefix: &str, d: usize, inner: usize) -> Self {
         let rows = ["gate_proj", "up_proj"].map(|n| (format!("{prefix}.{n}.weight"), inner)).to_vec();
-        let gate_up = b.matrix(rows, d, 1, Some(b.cx.compute()));
-        Self { gate_up, down: b.linear(&format!("{prefix}.down_proj"), d, inner) }
+        let precision = b.precision;
+        let gate_up = b.matrix(rows, d, 1, Some(precision.gate_up));
+        let down = b.linear(&format!("{prefix}.down_proj"), d, inner, precision.down);
+        Self { gate_up, down, keep: precision.swiglu_input }
     }
 
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
@@ -47,17 +51,18 @@ impl Ffn {
         let mut h = cx.empty(&[u.rows(), wide / 2], cx.compute());
         swiglu::forward(cx, &gu, None, &mut h);
         linear::forward(cx, &h, self.down.weight(), y, Acc::Add);
-        FfnSaved { gu }
+        FfnSaved { gu: Kept::new(cx, gu, self.keep.style(false)) }
     }
 
     /// From `d_td` (compute format) the gradient of `u`, into `d_u` f32.
     pub fn backward_input(&self, cx: &Cx, d: &Tensor, saved: FfnSaved, d_u: &mut Tensor, acc: Acc) -> FfnDeferred {
-        let gu = saved.gu;
+        let mut floats = None;
+        let gu = saved.gu.floats(cx, &mut floats);
         let mut d_h = cx.empty(&[d.rows(), gu.cols() / 2], cx.compute());
         linear::backward_input(cx, d, self.down.weight(), &mut d_h, Acc::Write);
         let mut d_gu = cx.empty(gu.shape(), cx.compute());
         let mut h = cx.empty(d_h.shape(), cx.compute());
-        swiglu::backward(cx, &d_h, &gu, None, &mut d_gu, &mut h, None);
+        swiglu::backward(cx, &d_h, gu, None, &mut d_gu, &mut h, None);
         linear::backward_input(cx, &d_gu, self.gate_up.weight(), d_u, acc);
         FfnDeferred { d_gu, h }
     }

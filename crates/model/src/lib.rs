@@ -18,6 +18,7 @@ mod mtp;
 mod norm;
 mod param;
 mod pass;
+pub mod precision;
 mod router;
 pub mod yarn;
 

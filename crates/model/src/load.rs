@@ -3,6 +3,7 @@
 use crate::config::ModelConfig;
 use crate::hf::{self, Checkpoint, Error, SaveOptions, SaveTensor, ScaleFormat, WeightFormat};
 use crate::model::Model;
+use crate::precision::Precision;
 use hadal_ops::{Cx, DType};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,8 +14,13 @@ impl Model {
     /// Every tensor that is missing, mis-shaped, of a wrong type or of no use is named in the error, before any memory
     /// is taken for weights.
     pub fn load(cx: &Cx, checkpoint: &Checkpoint) -> Result<Self, Error> {
+        Self::load_with(cx, checkpoint, Precision::COMPUTE)
+    }
+
+    /// The same with a precision table to train in.
+    pub fn load_with(cx: &Cx, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
         checkpoint.audit()?.into_result()?;
-        let mut model = Self::new(cx, checkpoint.config());
+        let mut model = Self::with_precision(cx, checkpoint.config(), precision);
         let mut result = Ok(());
         model.visit_mut(&mut |p| {
             for part in &p.parts {

@@ -10,6 +10,7 @@ use crate::config::ModelConfig;
 use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
 use crate::param::{Grads, Param};
+use crate::precision::{Precision, Product};
 use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
 use hadal_ops::head::{self, HeadGrad};
@@ -100,9 +101,14 @@ pub type Observer<'a> = &'a mut dyn FnMut(Probe<'_>);
 impl Model {
     /// A model with undefined weights; see [`Model::init`] and `load`.
     pub fn new(cx: &Cx, config: &ModelConfig) -> Self {
-        let mut b = Builder::new(cx);
+        Self::with_precision(cx, config, Precision::COMPUTE)
+    }
+
+    /// The same with products and kept activations as a precision table says.
+    pub fn with_precision(cx: &Cx, config: &ModelConfig, precision: Precision) -> Self {
+        let mut b = Builder::new(cx, precision);
         let (layers, d, vocab) = (config.num_hidden_layers, config.hidden_size, config.vocab_size);
-        let compute = Some(cx.compute());
+        let compute = Some(Product::Compute);
         let tied = config.tie_word_embeddings;
         let name = "model.embed_tokens.weight".to_owned();
         let mut embed = b.matrix(vec![(name, vocab)], d, 1, if tied { compute } else { None });
@@ -110,7 +116,7 @@ impl Model {
         let mut moe_index = |l: usize| if config.is_moe_layer(l) { moe_layers.next() } else { None };
         let blocks = (0..layers).map(|l| Block::new(&mut b, config, l, moe_index(l))).collect();
         let norm = b.norm("model.norm.weight".into(), d);
-        let mut head = (!tied).then(|| b.linear("lm_head", vocab, d));
+        let mut head = (!tied).then(|| b.linear("lm_head", vocab, d, Product::Compute));
         let depths = layers..layers + config.num_nextn_predict_layers;
         let mtp = depths.clone().map(|l| Mtp::new(&mut b, config, l, moe_index(l))).collect();
         for l in depths {

@@ -10,7 +10,10 @@ use crate::config::ModelConfig;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
 use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
+use crate::precision::{Keep, Kept};
 use crate::router::{Router, Routing};
+use hadal_ops::fp8::Quantized;
+use hadal_ops::linear::Operand;
 use hadal_ops::moe::{self, Plan};
 use hadal_ops::{Acc, Cx, DType, Tensor, linear, swiglu};
 
@@ -24,6 +27,8 @@ pub struct Moe {
     pub down: Param,
     /// Shared experts as one SwiGLU, if any.
     pub shared: Option<Ffn>,
+    dispatch: Keep,
+    keep: Keep,
 }
 
 /// Rows sent to the experts.
@@ -31,7 +36,7 @@ pub struct Dispatched {
     /// Where each row comes from and goes to.
     pub plan: Plan,
     /// Inputs `[R, D]`.
-    x: Tensor,
+    x: Kept,
     /// Gate values f32 `[R]`.
     g: Tensor,
 }
@@ -42,7 +47,7 @@ pub struct MoeSaved {
     pub routing: Routing,
     /// Rows of the experts.
     pub dispatched: Dispatched,
-    gu: Tensor,
+    gu: Kept,
     shared: Option<FfnSaved>,
 }
 
@@ -50,10 +55,10 @@ pub struct MoeSaved {
 pub struct MoeDeferred {
     d_logits: Tensor,
     plan: Plan,
-    d_y: Tensor,
+    d_y: Kept,
     h: Tensor,
     d_gu: Tensor,
-    x: Tensor,
+    x: Kept,
     shared: Option<FfnDeferred>,
 }
 
@@ -61,14 +66,14 @@ impl Moe {
     pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, prefix: &str) -> Self {
         let (e, d, inner) = (cfg.n_routed_experts, cfg.hidden_size, cfg.moe_intermediate_size);
         let router = Router::new(b, cfg, prefix);
-        let format = Some(b.cx.compute());
+        let precision = b.precision;
         let name = |i: usize, n: &str| format!("{prefix}.experts.{i}.{n}.weight");
         let gate_up = (0..e).flat_map(|i| [(name(i, "gate_proj"), inner), (name(i, "up_proj"), inner)]).collect();
-        let gate_up = b.matrix(gate_up, d, e, format);
-        let down = b.matrix((0..e).map(|i| (name(i, "down_proj"), d)).collect(), inner, e, format);
+        let gate_up = b.matrix(gate_up, d, e, Some(precision.expert_gate_up));
+        let down = b.matrix((0..e).map(|i| (name(i, "down_proj"), d)).collect(), inner, e, Some(precision.expert_down));
         let shared = (cfg.n_shared_experts > 0)
             .then(|| Ffn::new(b, &format!("{prefix}.shared_experts"), d, inner * cfg.n_shared_experts));
-        Self { router, gate_up, down, shared }
+        Self { router, gate_up, down, shared, dispatch: precision.dispatch, keep: precision.swiglu_input }
     }
 
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
@@ -83,24 +88,33 @@ impl Moe {
     /// Phase dispatch: sorts tokens by expert and gathers their rows.
     pub fn dispatch(&self, cx: &Cx, u: &Tensor, routing: &Routing) -> Dispatched {
         let plan = moe::plan(cx, &routing.idx, self.router.cfg.experts);
-        let rows = routing.idx.len();
-        let mut x = cx.empty(&[rows, u.cols()], cx.compute());
-        moe::permute(cx, u, &plan, &mut x);
-        let mut g = cx.empty(&[rows], DType::F32);
+        let x = self.send(cx, u, &plan);
+        let mut g = cx.empty(&[plan.rows()], DType::F32);
         moe::gather_scale(cx, &routing.weight, &plan, &mut g);
         Dispatched { plan, x, g }
     }
 
+    /// A row of `u` for each of its experts, in the format of dispatch (report 3.3.3: the same way for activations before
+    /// the up-projections and for gradients before the down-projections).
+    fn send(&self, cx: &Cx, u: &Tensor, plan: &Plan) -> Kept {
+        if let Some(style) = self.dispatch.style(true) {
+            return Kept::Tiles(Quantized::new(cx, u, style).permute(cx, plan));
+        }
+        let mut x = cx.empty(&[plan.rows(), u.cols()], cx.compute());
+        moe::permute(cx, u, plan, &mut x);
+        Kept::Plain(x)
+    }
+
     /// Phase experts: every expert on its rows. Returns outputs `[R, D]` and the gate-up products `[R, 2I]`.
-    pub fn experts(&self, cx: &Cx, rows: &Dispatched) -> (Tensor, Tensor) {
+    pub fn experts(&self, cx: &Cx, rows: &Dispatched) -> (Tensor, Kept) {
         let (r, wide) = (rows.x.rows(), self.gate_up.weight().n());
         let mut gu = cx.empty(&[r, wide], cx.compute());
-        linear::grouped_forward(cx, &rows.x, self.gate_up.weight(), &rows.plan.offsets, &mut gu, Acc::Write);
+        linear::grouped_forward(cx, rows.x.operand(), self.gate_up.weight(), &rows.plan.offsets, &mut gu, Acc::Write);
         let mut h = cx.empty(&[r, wide / 2], cx.compute());
         swiglu::forward(cx, &gu, Some(&rows.g), &mut h);
-        let mut y = cx.empty(rows.x.shape(), cx.compute());
+        let mut y = cx.empty(&[r, rows.x.cols()], cx.compute());
         linear::grouped_forward(cx, &h, self.down.weight(), &rows.plan.offsets, &mut y, Acc::Write);
-        (y, gu)
+        (y, Kept::new(cx, gu, self.keep.style(false)))
     }
 
     /// `y_td += MoE(u_td)`.
@@ -133,17 +147,18 @@ impl Moe {
     ) -> MoeDeferred {
         let MoeSaved { routing, dispatched: Dispatched { plan, x, g }, gu, shared } = saved;
         // Mirror of combine: every row receives its token's gradient.
-        let mut d_y = cx.empty(x.shape(), cx.compute());
-        moe::permute(cx, d, &plan, &mut d_y);
+        let d_y = self.send(cx, d, &plan);
+        let mut floats = None;
+        let gate_up = gu.floats(cx, &mut floats);
         // Mirror of experts.
         let mut d_h = cx.empty(&[x.rows(), gu.cols() / 2], cx.compute());
-        linear::grouped_backward_input(cx, &d_y, self.down.weight(), &plan.offsets, &mut d_h, Acc::Write);
-        let mut d_gu = cx.empty(gu.shape(), cx.compute());
+        linear::grouped_backward_input(cx, d_y.operand(), self.down.weight(), &plan.offsets, &mut d_h, Acc::Write);
+        let mut d_gu = cx.empty(gate_up.shape(), cx.compute());
         let mut h = cx.empty(d_h.shape(), cx.compute());
         let mut d_g = cx.empty(g.shape(), DType::F32);
-        swiglu::backward(cx, &d_h, &gu, Some(&g), &mut d_gu, &mut h, Some(&mut d_g));
-        drop((d_h, gu));
-        let mut d_x = cx.empty(x.shape(), cx.compute());
+        swiglu::backward(cx, &d_h, gate_up, Some(&g), &mut d_gu, &mut h, Some(&mut d_g));
+        drop((d_h, gu, floats));
+        let mut d_x = cx.empty(&[x.rows(), x.cols()], cx.compute());
         linear::grouped_backward_input(cx, &d_gu, self.gate_up.weight(), &plan.offsets, &mut d_x, Acc::Write);
         // Mirror of dispatch.
         moe::combine(cx, &d_x, &plan, &mut *d_u, Acc::Write);
@@ -158,13 +173,13 @@ impl Moe {
     /// The weight products, from the same `d` and `u`.
     pub fn backward_weight(&self, cx: &Cx, deferred: MoeDeferred, d: &Tensor, u: &Tensor, grads: &mut Grads) {
         let MoeDeferred { d_logits, plan, d_y, h, d_gu, x, shared } = deferred;
-        let mut grouped = |dy: &Tensor, x: &Tensor, param: &Param| {
+        let mut grouped = |dy: Operand<'_>, x: Operand<'_>, param: &Param| {
             let format = param.weight().dtype();
             let (dw, acc) = grads.target(param);
             linear::grouped_backward_weight(cx, dy, x, &plan.offsets, format, dw, acc);
         };
-        grouped(&d_y, &h, &self.down);
-        grouped(&d_gu, &x, &self.gate_up);
+        grouped(d_y.operand(), (&h).into(), &self.down);
+        grouped((&d_gu).into(), x.operand(), &self.gate_up);
         if let Some((ffn, deferred)) = self.shared.as_ref().zip(shared) {
             ffn.backward_weight(cx, deferred, d, u, grads);
         }

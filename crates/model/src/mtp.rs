@@ -56,7 +56,7 @@ impl Mtp {
         Self {
             enorm: b.norm(format!("{p}.enorm.weight"), d),
             hnorm: b.norm(format!("{p}.hnorm.weight"), d),
-            eh_proj: b.linear(&format!("{p}.eh_proj"), d, 2 * d),
+            eh_proj: b.linear(&format!("{p}.eh_proj"), d, 2 * d, b.precision.mtp_proj),
             block: Block::new(b, cfg, layer, moe_index),
             norm: b.norm(format!("{p}.shared_head.norm.weight"), d),
             eps: cfg.rms_norm_eps as f32,

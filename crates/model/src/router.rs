@@ -4,6 +4,7 @@
 use crate::build::Builder;
 use crate::config::{ModelConfig, ScoringFunc, TopkMethod};
 use crate::mla::weight_grad;
+use crate::precision::Product;
 use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
 use hadal_ops::gate::{self, GateCfg};
@@ -62,7 +63,7 @@ impl Router {
     pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, prefix: &str) -> Self {
         let experts = cfg.n_routed_experts;
         let gate = cfg.gate();
-        let weight = b.matrix(vec![(format!("{prefix}.gate.weight"), experts)], cfg.hidden_size, 1, Some(DType::F32));
+        let weight = b.matrix(vec![(format!("{prefix}.gate.weight"), experts)], cfg.hidden_size, 1, Some(Product::F32));
         let bias = (gate.method == gate::TopK::NoauxTc)
             .then(|| b.bias(format!("{prefix}.gate.e_score_correction_bias"), experts));
         Self { weight, bias, cfg: gate, zero_bias: b.cx.zeros(&[experts], DType::F32) }

@@ -70,6 +70,7 @@ impl View for Stored<'_> {
             DType::F32 => Dtype::F32,
             DType::Bf16 => Dtype::BF16,
             DType::I32 => Dtype::I32,
+            DType::U8 => Dtype::U8,
         }
     }
     fn shape(&self) -> &[usize] {
@@ -80,6 +81,7 @@ impl View for Stored<'_> {
             DType::F32 => bytemuck::cast_slice(self.0.f32()),
             DType::Bf16 => bytemuck::cast_slice(self.0.bf16()),
             DType::I32 => bytemuck::cast_slice(self.0.i32()),
+            DType::U8 => self.0.u8(),
         })
     }
     fn data_len(&self) -> usize {
@@ -223,6 +225,7 @@ fn copy_in(file: &Path, name: &str, source: Option<&TensorView<'_>>, into: &mut 
         DType::F32 => bytemuck::cast_slice_mut(into.f32_mut()).copy_from_slice(source.data()),
         DType::Bf16 => bytemuck::cast_slice_mut(into.bf16_mut()).copy_from_slice(source.data()),
         DType::I32 => bytemuck::cast_slice_mut(into.i32_mut()).copy_from_slice(source.data()),
+        DType::U8 => into.u8_mut().copy_from_slice(source.data()),
     }
     Ok(())
 }

@@ -9,11 +9,12 @@ use std::path::Path;
 
 use hadal_model::config::{ConfigError, ModelConfig, ModelType};
 use hadal_model::hf::atomic;
+use hadal_model::precision::{Keep, Precision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::recipe::{
-    Amount, Balance, BalanceMethod, Data, Lr, Optimizer, Recipe, RecipeError, Run, Spike, Text, Total, nearest,
+    Amount, Balance, BalanceMethod, Data, Lr, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text, Total, nearest,
 };
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
 
@@ -47,6 +48,8 @@ pub struct Plan {
     pub eval_tokens: u64,
     pub spike: Spike,
     pub run: Run,
+    /// Formats of products and of kept activations.
+    pub precision: Precision,
     /// Length of the rows that `data.shuffle_rows` counts: in a stage the main run's, otherwise 0 (its own).
     #[serde(default)]
     pub shuffle_len: usize,
@@ -109,6 +112,7 @@ impl Plan {
             },
             spike: recipe.spike.clone(),
             run: recipe.run.clone(),
+            precision: resolve_precision(recipe)?,
             schedule,
             shuffle_len: 0,
             stages: Vec::new(),
@@ -251,6 +255,34 @@ fn resolve_model(r: &Recipe) -> Result<ModelConfig, RecipeError> {
         }
         other => r.source.at_key("model", other.to_string()),
     })
+}
+
+/// What `run.precision` chooses, with the recipe's own rows.
+fn resolve_precision(r: &Recipe) -> Result<Precision, RecipeError> {
+    let base = if r.run.precision == RunPrecision::Fp8 { Precision::FP8 } else { Precision::COMPUTE };
+    let mut rows = toml::Table::try_from(base).expect("the table has plain values");
+    for (key, value) in &r.precision {
+        let place = format!("precision.{key}");
+        if !rows.contains_key(key) {
+            let hint = nearest(key, rows.keys().map(String::as_str));
+            let hint = hint.map_or_else(String::new, |n| format!(" (did you mean `{n}`?)"));
+            return Err(r.source.at_key(&place, format!("the precision table has no such row{hint}")));
+        }
+        let old = rows.insert(key.clone(), value.clone());
+        if let Err(e) = rows.clone().try_into::<Precision>() {
+            let old = old.map_or_else(String::new, |v| format!(" (for example {v})"));
+            return Err(r.source.at_key(&place, format!("{}{old}", e.message())));
+        }
+    }
+    let table: Precision = rows.try_into().expect("every row was tried");
+    if table.dispatch == Keep::E5m6 {
+        return Err(r.source.at_key("precision.dispatch", "is \"compute\" or \"fp8\""));
+    }
+    if r.run.precision == RunPrecision::F32 && table != Precision::COMPUTE {
+        let message = "the table varies bf16 and fp8 runs; an f32 run is f32 throughout";
+        return Err(r.source.at_key("run.precision", message));
+    }
+    Ok(table)
 }
 
 fn read_config(r: &Recipe, name: &str) -> Result<ModelConfig, RecipeError> {

@@ -10,7 +10,7 @@ use crate::live::{Live, Mode};
 use crate::metrics::{LayerLoad, MetricsError, MetricsLog, StepMetrics, Validation};
 use crate::optim::OptimConfig;
 use crate::plan::Plan;
-use crate::recipe::{BalanceMethod, Precision, SpikeAction};
+use crate::recipe::{BalanceMethod, Precision, RunPrecision, SpikeAction};
 use crate::spike::{SpikeWatch, Verdict};
 use crate::step::{StepSettings, Trainer};
 use crate::tensorboard::EventFile;
@@ -81,13 +81,13 @@ pub struct Outcome {
 
 /// A fresh trainer for a plan: initial weights from the seed, or those of a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
-    let dtype = |p: Precision| if p == Precision::F32 { DType::F32 } else { DType::Bf16 };
-    let cx = Cx::cpu(plan.run.threads, dtype(plan.run.precision));
+    let compute = if plan.run.precision == RunPrecision::F32 { DType::F32 } else { DType::Bf16 };
+    let cx = Cx::cpu(plan.run.threads, compute);
     let model = cx.threads().run(|| {
         if let Some(path) = init {
-            return Model::load(&cx, &hf::Checkpoint::open_with(path, plan.model.clone())?);
+            return Model::load_with(&cx, &hf::Checkpoint::open_with(path, plan.model.clone())?, plan.precision);
         }
-        let mut model = Model::new(&cx, &plan.model);
+        let mut model = Model::with_precision(&cx, &plan.model, plan.precision);
         model.init(&cx, plan.run.seed, plan.model.initializer_range);
         Ok(model)
     })?;
@@ -97,7 +97,7 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         beta2: o.beta2,
         eps: o.eps,
         weight_decay: o.weight_decay,
-        moments: dtype(o.moments),
+        moments: if o.moments == Precision::F32 { DType::F32 } else { DType::Bf16 },
     };
     Ok(Trainer::new(cx, model, optim, plan.ema_decay as f32))
 }

@@ -20,6 +20,8 @@ use crate::config::ModelConfig;
 use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::Pass;
+use crate::precision::{Keep, Kept};
+use hadal_ops::linear::Operand;
 use hadal_ops::{Acc, Cx, DType, Tensor, attention, attention::AttnShape, elementwise, linear, rope};
 
 /// How the query is made.
@@ -56,31 +58,41 @@ pub struct Mla {
     /// d_c
     pub kv_rank: usize,
     eps: f32,
+    keep_out: Keep,
+    recompute: bool,
 }
 
 /// Every activation backward needs.
 pub struct MlaSaved {
     x: Tensor,
-    rstd: Tensor,
-    n: Tensor,
     /// `[c_q | c_kv | k_rope]` before norms and rotation.
     a: Tensor,
-    query: Option<(Tensor, Tensor)>,
+    /// None where it is computed again.
+    expanded: Option<Expanded>,
     /// Normalised latent `[T, d_c]`: what a cache keeps.
     pub(crate) c_kv: Tensor,
     rstd_kv: Tensor,
-    q: Tensor,
-    kv: Tensor,
     /// Rotated shared key `[T, d_R]`: what a cache keeps.
     pub(crate) k_rope: Tensor,
-    o: Tensor,
+    o: Kept,
     lse: Tensor,
+}
+
+/// Outputs of the norm and of the up-projections: most of an attention layer's activations, and quickly made from the
+/// latents.
+struct Expanded {
+    n: Tensor,
+    rstd: Tensor,
+    q: Tensor,
+    /// The query's normalised latent and its reciprocal root mean squares.
+    query: Option<(Tensor, Tensor)>,
+    kv: Tensor,
 }
 
 /// What the weight products wait for.
 pub struct MlaDeferred {
     d_x: Tensor,
-    o: Tensor,
+    o: Kept,
     d_kv: Tensor,
     c_kv: Tensor,
     d_q: Tensor,
@@ -95,27 +107,30 @@ impl Mla {
         let a = format!("{p}.self_attn");
         let (h, d) = (cfg.num_attention_heads, cfg.hidden_size);
         let (dn, dr, dv, dc) = (cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim, cfg.kv_lora_rank);
-        let format = Some(b.cx.compute());
+        let precision = b.precision;
+        let down_in = Some(precision.attn_down);
         let norm = b.norm(format!("{p}.input_layernorm.weight"), d);
         let kv_a = (format!("{a}.kv_a_proj_with_mqa.weight"), dc + dr);
         let (down, query) = if let Some(rank) = cfg.q_lora_rank {
-            let down = b.matrix(vec![(format!("{a}.q_a_proj.weight"), rank), kv_a], d, 1, format);
+            let down = b.matrix(vec![(format!("{a}.q_a_proj.weight"), rank), kv_a], d, 1, down_in);
             let norm = b.norm(format!("{a}.q_a_layernorm.weight"), rank);
-            (down, Query::Latent { norm, up: b.linear(&format!("{a}.q_b_proj"), h * (dn + dr), rank), rank })
+            (down, Query::Latent { norm, up: b.linear(&format!("{a}.q_b_proj"), h * (dn + dr), rank, precision.query_up), rank })
         } else {
-            let down = b.matrix(vec![kv_a], d, 1, format);
-            (down, Query::Full(b.linear(&format!("{a}.q_proj"), h * (dn + dr), d)))
+            let down = b.matrix(vec![kv_a], d, 1, down_in);
+            (down, Query::Full(b.linear(&format!("{a}.q_proj"), h * (dn + dr), d, precision.attn_down)))
         };
         Self {
             norm,
             down,
             query,
             kv_norm: b.norm(format!("{a}.kv_a_layernorm.weight"), dc),
-            kv_up: b.linear(&format!("{a}.kv_b_proj"), h * (dn + dv), dc),
-            out: b.linear(&format!("{a}.o_proj"), d, h * dv),
+            kv_up: b.linear(&format!("{a}.kv_b_proj"), h * (dn + dv), dc, precision.kv_up),
+            out: b.linear(&format!("{a}.o_proj"), d, h * dv, precision.attn_out),
             shape: AttnShape { heads: h, d_nope: dn, d_rope: dr, d_v: dv, scale: cfg.softmax_scale() as f32 },
             kv_rank: dc,
             eps: cfg.rms_norm_eps as f32,
+            keep_out: precision.attn_out_input,
+            recompute: precision.recompute,
         }
     }
 
@@ -154,24 +169,12 @@ impl Mla {
     /// The projections before attention: everything of a token that does not depend on other tokens.
     fn project(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>) -> Projected {
         let t = x.rows();
-        let AttnShape { heads, d_nope, d_rope, .. } = self.shape;
-        let (qr, dc, dq) = (self.query_rank(), self.kv_rank, d_nope + d_rope);
+        let d_rope = self.shape.d_rope;
+        let (qr, dc) = (self.query_rank(), self.kv_rank);
         let (n, rstd) = norm::forward(cx, &x, &self.norm, self.eps);
         let mut a = cx.empty(&[t, qr + dc + d_rope], cx.compute());
         linear::forward(cx, &n, self.down.weight(), &mut a, Acc::Write);
-        let mut q = cx.empty(&[t, heads * dq], cx.compute());
-        let query = match &self.query {
-            Query::Latent { norm, up, rank } => {
-                let (c_q, rstd_q) = norm::forward(cx, a.columns(0..*rank), norm, MLA_NORM_EPS as f32);
-                linear::forward(cx, &c_q, up.weight(), &mut q, Acc::Write);
-                Some((c_q, rstd_q))
-            }
-            Query::Full(w) => {
-                linear::forward(cx, &n, w.weight(), &mut q, Acc::Write);
-                None
-            }
-        };
-        rope::apply(cx, &mut q, heads, dq, d_nope, pass.positions, pass.rope, false);
+        let (q, query) = self.queries(cx, &n, &a, pass);
         let (c_kv, rstd_kv) = norm::forward(cx, a.columns(qr..qr + dc), &self.kv_norm, MLA_NORM_EPS as f32);
         let mut k_rope = cx.empty(&[t, d_rope], cx.compute());
         elementwise::cast(cx, a.columns(qr + dc..qr + dc + d_rope), &mut k_rope);
@@ -179,19 +182,55 @@ impl Mla {
         Projected { x, rstd, n, a, query, c_kv, rstd_kv, q, k_rope }
     }
 
+    /// Rotated queries from the normalised input or the latent in `a`; the latter's norm, if it has one.
+    fn queries(&self, cx: &Cx, n: &Tensor, a: &Tensor, pass: &Pass<'_>) -> (Tensor, Option<(Tensor, Tensor)>) {
+        let AttnShape { heads, d_nope, d_rope, .. } = self.shape;
+        let dq = d_nope + d_rope;
+        let mut q = cx.empty(&[n.rows(), heads * dq], cx.compute());
+        let query = match &self.query {
+            Query::Latent { norm, up, rank } => {
+                let (c_q, rstd_q) = norm::forward(cx, a.columns(0..*rank), norm, MLA_NORM_EPS as f32);
+                linear::forward(cx, &c_q, up.weight(), &mut q, Acc::Write);
+                Some((c_q, rstd_q))
+            }
+            Query::Full(w) => {
+                linear::forward(cx, n, w.weight(), &mut q, Acc::Write);
+                None
+            }
+        };
+        rope::apply(cx, &mut q, heads, dq, d_nope, pass.positions, pass.rope, false);
+        (q, query)
+    }
+
+    /// Keys without position, and values: `[k_nope | v]` per head.
+    fn keys_and_values(&self, cx: &Cx, c_kv: &Tensor) -> Tensor {
+        let s = &self.shape;
+        let mut kv = cx.empty(&[c_kv.rows(), s.heads * (s.d_nope + s.d_v)], cx.compute());
+        linear::forward(cx, c_kv, self.kv_up.weight(), &mut kv, Acc::Write);
+        kv
+    }
+
+    /// What forward did not keep, by the same operations: the same bits.
+    fn expand(&self, cx: &Cx, x: &Tensor, a: &Tensor, c_kv: &Tensor, pass: &Pass<'_>) -> Expanded {
+        let (n, rstd) = norm::forward(cx, x, &self.norm, self.eps);
+        let (q, query) = self.queries(cx, &n, a, pass);
+        Expanded { n, rstd, q, query, kv: self.keys_and_values(cx, c_kv) }
+    }
+
     /// `x_td + MLA(RMSNorm(x_td))`, f32 in and out.
     pub fn forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>) -> (Tensor, MlaSaved) {
         let s = &self.shape;
         let Projected { x, rstd, n, a, query, c_kv, rstd_kv, q, k_rope } = self.project(cx, x, pass);
         let t = x.rows();
-        let mut kv = cx.empty(&[t, s.heads * (s.d_nope + s.d_v)], cx.compute());
-        linear::forward(cx, &c_kv, self.kv_up.weight(), &mut kv, Acc::Write);
+        let kv = self.keys_and_values(cx, &c_kv);
         let mut o = cx.empty(&[t, s.heads * s.d_v], cx.compute());
         let mut lse = cx.empty(&[s.heads, t], DType::F32);
         attention::forward(cx, &q, &kv, k_rope.mat(), pass.seg, s, &mut o, &mut lse);
         let mut y = cx.copy(&x);
         linear::forward(cx, &o, self.out.weight(), &mut y, Acc::Add);
-        (y, MlaSaved { x, rstd, n, a, query, c_kv, rstd_kv, q, kv, k_rope, o, lse })
+        let o = Kept::new(cx, o, self.keep_out.style(true));
+        let expanded = (!self.recompute).then_some(Expanded { n, rstd, q, query, kv });
+        (y, MlaSaved { x, a, expanded, c_kv, rstd_kv, k_rope, o, lse })
     }
 
     /// `d_td`: gradient of the output on entry, of the input on return (the residual path is the identity).
@@ -203,24 +242,27 @@ impl Mla {
         pass: &Pass<'_>,
         grads: &mut Grads,
     ) -> MlaDeferred {
-        let MlaSaved { x, rstd, n, a, query, c_kv, rstd_kv, q, kv, k_rope, o, lse } = saved;
+        let MlaSaved { x, a, expanded, c_kv, rstd_kv, k_rope, o, lse } = saved;
+        let expanded = expanded.unwrap_or_else(|| self.expand(cx, &x, &a, &c_kv, pass));
+        let Expanded { n, rstd, q, query, kv } = expanded;
         let AttnShape { heads, d_nope, d_rope, .. } = self.shape;
         let (t, qr, dc, dq) = (x.rows(), self.query_rank(), self.kv_rank, d_nope + d_rope);
         let mut d_x = cx.empty(x.shape(), cx.compute());
         elementwise::cast(cx, &*d, &mut d_x);
-        let mut d_o = cx.empty(o.shape(), cx.compute());
+        let mut d_o = cx.empty(&[t, o.cols()], cx.compute());
         linear::backward_input(cx, &d_x, self.out.weight(), &mut d_o, Acc::Write);
         let mut d_q = cx.empty(q.shape(), cx.compute());
         let mut d_kv = cx.empty(kv.shape(), cx.compute());
         let mut d_a = cx.empty(a.shape(), cx.compute());
         let key = qr + dc..qr + dc + d_rope;
+        let mut floats = None;
         attention::backward(
             cx,
             &d_o,
             &q,
             &kv,
             k_rope.mat(),
-            &o,
+            o.floats(cx, &mut floats),
             &lse,
             pass.seg,
             &self.shape,
@@ -228,7 +270,7 @@ impl Mla {
             &mut d_kv,
             d_a.columns_mut(key.clone()),
         );
-        drop((d_o, q, kv, k_rope, lse));
+        drop((d_o, q, kv, k_rope, lse, floats));
         rope::apply(cx, d_a.columns_mut(key), 1, d_rope, 0, pass.positions, pass.rope, true);
         rope::apply(cx, &mut d_q, heads, dq, d_nope, pass.positions, pass.rope, true);
         // Latents: through their up-projections and norms into their columns of d_a.
@@ -261,7 +303,7 @@ impl Mla {
     /// The weight products.
     pub fn backward_weight(&self, cx: &Cx, deferred: MlaDeferred, grads: &mut Grads) {
         let MlaDeferred { d_x, o, d_kv, c_kv, d_q, c_q, d_a, n } = deferred;
-        weight_grad(cx, &d_x, &o, &self.out, grads);
+        weight_grad(cx, &d_x, o.operand(), &self.out, grads);
         weight_grad(cx, &d_kv, &c_kv, &self.kv_up, grads);
         match (&self.query, &c_q) {
             (Query::Latent { up, .. }, Some(c_q)) => weight_grad(cx, &d_q, c_q, up, grads),
@@ -286,7 +328,13 @@ struct Projected {
 }
 
 /// `dW (+)= dy^T x` into the gradient of `param`.
-pub(crate) fn weight_grad(cx: &Cx, dy: &Tensor, x: &Tensor, param: &Param, grads: &mut Grads) {
+pub(crate) fn weight_grad<'a>(
+    cx: &Cx,
+    dy: &Tensor,
+    x: impl Into<Operand<'a>>,
+    param: &Param,
+    grads: &mut Grads,
+) {
     let format = param.weight().dtype();
     let (dw, acc) = grads.target(param);
     linear::backward_weight(cx, dy, x, format, dw, acc);

@@ -58,6 +58,9 @@ pub struct Recipe {
     pub schedule: Schedule,
     #[serde(default)]
     pub balance: Balance,
+    /// Rows of the precision table that differ from what `run.precision` chooses.
+    #[serde(default)]
+    pub precision: toml::Table,
     #[serde(default)]
     pub ema: Ema,
     #[serde(default)]
@@ -200,7 +203,16 @@ pub struct Ramp {
     pub over: Amount,
 }
 
-/// A number format of the run.
+/// Format of the linear layers' products, and what goes with it (`hadal_model::precision`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunPrecision {
+    Bf16,
+    F32,
+    Fp8,
+}
+
+/// A storage format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -446,15 +458,15 @@ pub struct Run {
     pub seed: u64,
     /// 0 uses every core; the result is the same.
     pub threads: usize,
-    /// Format of the matrix products.
-    pub precision: Precision,
+    /// Row of the precision table that the run takes.
+    pub precision: RunPrecision,
     /// The run's folder.
     pub out: String,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { seed: 1, threads: 0, precision: Precision::Bf16, out: "runs".into() }
+        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, out: "runs".into() }
     }
 }
 

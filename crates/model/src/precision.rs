@@ -1,0 +1,191 @@
+//! The precision table (report 3.3, figure 6): which product runs in which format, and what backward keeps of activations.
+//!
+//! | | BF16 | FP8 |
+//! | --- | --- | --- |
+//! | products of linear layers, all three orientations | BF16 | E4M3: operands in tiles of 1x128 (128x1 for the weights' gradients), weights in blocks of 128x128, sums over 128 promoted to f32 |
+//! | embedding, head, gate, norms, RoPE, attention core | BF16, f32 | the same |
+//! | dispatch to the experts, and the gradient on its way back | BF16 | E4M3 with powers of two as scales |
+//! | combine | BF16 | BF16 |
+//! | SwiGLU's inputs kept for backward (its output is recomputed) | BF16 | E4M3 |
+//! | the input of the linear after attention, kept | BF16 | E5M6 with powers of two as scales |
+//! | outputs of norms and of MLA's up-projections | kept in BF16 | recomputed in backward |
+//! | master weights, gradients, residual stream | f32 | f32 |
+//!
+//! Everything can be set by itself: a recipe's `[precision]` overrides what `run.precision` chose.
+
+use hadal_ops::fp8::{E4M3, E5M6, Quantized, Shape, Style};
+use hadal_ops::linear::{Operand, PackedWeight};
+use hadal_ops::{Cx, DType, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Format of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Product {
+    /// The compute format of the context: bf16, or f32.
+    Compute,
+    /// E4M3 with scales.
+    Fp8,
+    /// f32, as the gate's.
+    F32,
+}
+
+/// How an activation waits for backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// In the compute format.
+    Compute,
+    /// E4M3 in tiles of 1x128.
+    Fp8,
+    /// E5M6 in tiles of 1x128, scales powers of two.
+    E5m6,
+}
+
+/// What shares a scale in the gradients that input gradients are made from (the report's appendix B.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gradients {
+    /// Tiles of 1x128, the report's choice.
+    Tile,
+    /// Blocks of 128x128, which diverged at scale.
+    Block,
+}
+
+/// The table. Fields are the rows that can vary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Precision {
+    /// `q_a_proj` and `kv_a_proj_with_mqa` (or `q_proj`).
+    pub attn_down: Product,
+    /// `q_b_proj`.
+    pub query_up: Product,
+    /// `kv_b_proj`.
+    pub kv_up: Product,
+    /// `o_proj`.
+    pub attn_out: Product,
+    /// `gate_proj` and `up_proj` of dense layers and shared experts.
+    pub gate_up: Product,
+    /// `down_proj` of the same.
+    pub down: Product,
+    /// `gate_proj` and `up_proj` of routed experts.
+    pub expert_gate_up: Product,
+    /// `down_proj` of routed experts.
+    pub expert_down: Product,
+    /// `eh_proj` of MTP modules.
+    pub mtp_proj: Product,
+    /// Rows sent to routed experts, and their gradients (`e5m6` is not offered here).
+    pub dispatch: Keep,
+    /// SwiGLU's inputs.
+    pub swiglu_input: Keep,
+    /// The input of `o_proj`.
+    pub attn_out_input: Keep,
+    /// Whether outputs of norms and of MLA's up-projections are computed again in backward.
+    pub recompute: bool,
+    /// What shares a scale in products for input gradients.
+    pub gradients: Gradients,
+}
+
+impl Precision {
+    /// Everything in the context's compute format.
+    pub const COMPUTE: Self = Self {
+        attn_down: Product::Compute,
+        query_up: Product::Compute,
+        kv_up: Product::Compute,
+        attn_out: Product::Compute,
+        gate_up: Product::Compute,
+        down: Product::Compute,
+        expert_gate_up: Product::Compute,
+        expert_down: Product::Compute,
+        mtp_proj: Product::Compute,
+        dispatch: Keep::Compute,
+        swiglu_input: Keep::Compute,
+        attn_out_input: Keep::Compute,
+        recompute: false,
+        gradients: Gradients::Tile,
+    };
+
+    /// The report's FP8 training. The compute format of the context should be bf16.
+    pub const FP8: Self = Self {
+        attn_down: Product::Fp8,
+        query_up: Product::Fp8,
+        kv_up: Product::Fp8,
+        attn_out: Product::Fp8,
+        gate_up: Product::Fp8,
+        down: Product::Fp8,
+        expert_gate_up: Product::Fp8,
+        expert_down: Product::Fp8,
+        mtp_proj: Product::Fp8,
+        dispatch: Keep::Fp8,
+        swiglu_input: Keep::Fp8,
+        attn_out_input: Keep::E5m6,
+        recompute: true,
+        gradients: Gradients::Tile,
+    };
+
+    /// Room for a weight whose products are in `product`'s format.
+    pub(crate) fn weight(&self, cx: &Cx, product: Product, groups: usize, n: usize, k: usize) -> PackedWeight {
+        let dtype = match product {
+            Product::Compute => cx.compute(),
+            Product::Fp8 => DType::U8,
+            Product::F32 => DType::F32,
+        };
+        let shape = if self.gradients == Gradients::Block { Shape::Block } else { Shape::Tile };
+        PackedWeight::new(cx, groups, n, k, dtype, true).with_gradients(Style { shape, ..Style::TILES })
+    }
+}
+
+impl Keep {
+    /// How tiles are made; none where the activation stays as it is. What a linear layer reads has the scale that its
+    /// product expects; the two special ones have powers of two, so that turning tiles adds no error (report 3.3.3).
+    pub(crate) fn style(self, power_of_two: bool) -> Option<Style> {
+        match self {
+            Self::Compute => None,
+            Self::Fp8 => Some(Style { format: E4M3, power_of_two, shape: Shape::Tile }),
+            Self::E5m6 => Some(Style { format: E5M6, power_of_two: true, shape: Shape::Tile }),
+        }
+    }
+}
+
+/// An activation kept for backward.
+pub enum Kept {
+    /// As it was.
+    Plain(Tensor),
+    /// In tiles.
+    Tiles(Quantized),
+}
+
+impl Kept {
+    /// Keeps `x` in tiles of `style`, or as it is.
+    pub(crate) fn new(cx: &Cx, x: Tensor, style: Option<Style>) -> Self {
+        match style {
+            Some(style) => Self::Tiles(Quantized::new(cx, &x, style)),
+            None => Self::Plain(x),
+        }
+    }
+
+    /// Rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.operand().rows()
+    }
+    /// Columns.
+    pub(crate) fn cols(&self) -> usize {
+        self.operand().cols()
+    }
+
+    /// For a product.
+    pub(crate) fn operand(&self) -> Operand<'_> {
+        match self {
+            Self::Plain(t) => t.into(),
+            Self::Tiles(q) => q.into(),
+        }
+    }
+
+    /// As floats in the compute format; `kept` holds them if they must be made.
+    pub(crate) fn floats<'a>(&'a self, cx: &Cx, kept: &'a mut Option<Tensor>) -> &'a Tensor {
+        match self {
+            Self::Plain(t) => t,
+            Self::Tiles(q) => kept.insert(q.dequantize(cx, cx.compute())),
+        }
+    }
+}
