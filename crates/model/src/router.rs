@@ -4,9 +4,9 @@
 use crate::build::Builder;
 use crate::config::{ModelConfig, ScoringFunc, TopkMethod};
 use crate::mla::weight_grad;
-use crate::precision::Product;
 use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
+use crate::precision::Product;
 use hadal_ops::gate::{self, GateCfg};
 use hadal_ops::{Acc, Cx, DType, Tensor, linear};
 

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::recipe::{
-    Amount, Balance, BalanceMethod, Data, Lr, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text, Total, nearest,
+    Amount, Balance, BalanceMethod, Data, Lr, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text, Total,
+    nearest,
 };
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
 

@@ -1,6 +1,7 @@
 //! After three steps, a training step allocates nothing on the heap. A binary of its own, since it replaces the allocator
 //! and counts what every thread asks of it.
 
+use hadal_model::precision::Precision;
 use hadal_model::{BalanceGroups, Model, ModelConfig};
 use hadal_ops::{Cx, DType, Purpose, Rng};
 use hadal_train::optim::OptimConfig;
@@ -62,11 +63,15 @@ fn a_step_allocates_nothing_after_three() {
         balance: Some((BalanceGroups::Sequences, 1e-4)),
         micro_batch: 2,
     };
-    for (threads, compute, moments) in
-        [(1, DType::F32, DType::F32), (2, DType::F32, DType::F32), (2, DType::Bf16, DType::Bf16)]
-    {
+    let plain = Precision::COMPUTE;
+    for (threads, compute, moments, precision) in [
+        (1, DType::F32, DType::F32, plain),
+        (2, DType::F32, DType::F32, plain),
+        (2, DType::Bf16, DType::Bf16, plain),
+        (2, DType::Bf16, DType::Bf16, Precision::FP8),
+    ] {
         let cx = Cx::cpu(threads, compute);
-        let mut model = Model::new(&cx, &config);
+        let mut model = Model::with_precision(&cx, &config, precision);
         model.init(&cx, 1, 0.1);
         let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments };
         let mut t = Trainer::new(cx.clone(), model, optim, 0.99);
@@ -89,6 +94,6 @@ fn a_step_allocates_nothing_after_three() {
             }
             CALLS.load(Ordering::Relaxed) - before
         });
-        assert_eq!(calls, 0, "{threads} threads, {compute:?}");
+        assert_eq!(calls, 0, "{threads} threads, {compute:?}, {precision:?}");
     }
 }

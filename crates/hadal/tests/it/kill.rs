@@ -6,8 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// `hadal pretrain` of a tiny model on this repository's own sources, 40 steps, a checkpoint every other one.
-fn pretrain(out: &Path, resume: bool) -> Child {
+fn pretrain(out: &Path, resume: bool, precision: &str) -> Child {
     let mut command = command(out);
+    command.args(["--set", &format!("run.precision={precision}")]);
     if resume {
         command.arg("--resume");
     }
@@ -71,10 +72,19 @@ fn end(out: &Path) -> End {
 
 #[test]
 fn a_killed_run_resumes_to_the_bits_of_an_unbroken_one() {
+    killed_and_resumed("bf16");
+}
+
+#[test]
+fn a_killed_run_in_fp8_resumes_to_the_same_bits() {
+    killed_and_resumed("fp8");
+}
+
+fn killed_and_resumed(precision: &str) {
     let folder = tempfile::tempdir().unwrap();
     let unbroken = folder.path().join("unbroken");
     let start = Instant::now();
-    assert!(pretrain(&unbroken, false).wait().unwrap().success());
+    assert!(pretrain(&unbroken, false, precision).wait().unwrap().success());
     let whole = start.elapsed();
     let want = end(&unbroken);
     assert_eq!(want.steps.len(), 40);
@@ -86,7 +96,7 @@ fn a_killed_run_resumes_to_the_bits_of_an_unbroken_one() {
     let mut kills = 0;
     for life in 1.. {
         let plan = broken.join("plan.json").exists();
-        let mut child = pretrain(&broken, plan);
+        let mut child = pretrain(&broken, plan, precision);
         let until = Instant::now() + whole.mul_f64(0.23) + Duration::from_millis(life * 17);
         let done = loop {
             if let Some(status) = child.try_wait().unwrap() {

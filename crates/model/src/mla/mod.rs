@@ -114,7 +114,14 @@ impl Mla {
         let (down, query) = if let Some(rank) = cfg.q_lora_rank {
             let down = b.matrix(vec![(format!("{a}.q_a_proj.weight"), rank), kv_a], d, 1, down_in);
             let norm = b.norm(format!("{a}.q_a_layernorm.weight"), rank);
-            (down, Query::Latent { norm, up: b.linear(&format!("{a}.q_b_proj"), h * (dn + dr), rank, precision.query_up), rank })
+            (
+                down,
+                Query::Latent {
+                    norm,
+                    up: b.linear(&format!("{a}.q_b_proj"), h * (dn + dr), rank, precision.query_up),
+                    rank,
+                },
+            )
         } else {
             let down = b.matrix(vec![kv_a], d, 1, down_in);
             (down, Query::Full(b.linear(&format!("{a}.q_proj"), h * (dn + dr), d, precision.attn_down)))
@@ -328,13 +335,7 @@ struct Projected {
 }
 
 /// `dW (+)= dy^T x` into the gradient of `param`.
-pub(crate) fn weight_grad<'a>(
-    cx: &Cx,
-    dy: &Tensor,
-    x: impl Into<Operand<'a>>,
-    param: &Param,
-    grads: &mut Grads,
-) {
+pub(crate) fn weight_grad<'a>(cx: &Cx, dy: &Tensor, x: impl Into<Operand<'a>>, param: &Param, grads: &mut Grads) {
     let format = param.weight().dtype();
     let (dw, acc) = grads.target(param);
     linear::backward_weight(cx, dy, x, format, dw, acc);

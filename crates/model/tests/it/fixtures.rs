@@ -3,6 +3,7 @@
 use hadal_model::Model;
 use hadal_model::dump::{Array, Dump};
 use hadal_model::hf::Checkpoint;
+use hadal_model::precision::Precision;
 use hadal_ops::{Cx, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
@@ -48,6 +49,10 @@ impl Fixture {
 
     pub(crate) fn model(&self, cx: &Cx) -> Model {
         Model::load(cx, &Checkpoint::open(&self.path).unwrap()).unwrap()
+    }
+
+    pub(crate) fn model_in(&self, cx: &Cx, precision: Precision) -> Model {
+        Model::load_with(cx, &Checkpoint::open(&self.path).unwrap(), precision).unwrap()
     }
 
     /// The sequences the oracle ran on.

@@ -2,6 +2,7 @@
 //! the backward that does both at each layer. A pipeline schedule lives from it.
 
 use crate::fixtures::Fixture;
+use hadal_model::precision::Precision;
 use hadal_model::{
     BalanceGroups, BalancePass, BlockDeferred, Grads, Input, LossWeights, Model, MtpDeferred, MtpSaved, Pass, Workspace,
 };
@@ -83,12 +84,18 @@ fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>
 
 #[test]
 fn input_halves_then_weight_halves_give_the_bits_of_the_full_backward() {
-    for (name, dtype) in
-        ["yarn", "mtp2", "tied", "dense", "v2_group"].iter().flat_map(|n| [(n, DType::F32), (n, DType::Bf16)])
+    let runs = [
+        (DType::F32, Precision::COMPUTE),
+        (DType::Bf16, Precision::COMPUTE),
+        (DType::Bf16, Precision { recompute: true, ..Precision::COMPUTE }),
+        (DType::Bf16, Precision::FP8),
+    ];
+    for (name, (dtype, precision)) in
+        ["yarn", "mtp2", "tied", "dense", "v2_group"].iter().flat_map(|n| runs.map(|run| (n, run)))
     {
         let f = Fixture::named(name);
         let cx = Cx::cpu(2, dtype);
-        let (model, ids) = (f.model(&cx), f.ids());
+        let (model, ids) = (f.model_in(&cx, precision), f.ids());
         // One sequence a micro-batch: the second adds to what the first wrote.
         let inputs: Vec<Input> = ids.iter().map(|s| Input::of(&cx, &[s], model.mtp.len())).collect();
         let mtp: Vec<f32> = (0..model.mtp.len()).map(|k| 0.01 / (k + 1) as f32).collect();

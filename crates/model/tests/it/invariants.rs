@@ -1,6 +1,7 @@
 //! The invariants that a model by itself must keep: halves of the backward, threads, micro-batches, cached decoding.
 
 use crate::fixtures::{Fixture, distance};
+use hadal_model::precision::{Gradients, Precision};
 use hadal_model::{Decoder, Grads, Input, LossWeights, Model, Workspace};
 use hadal_ops::{Cx, DType};
 
@@ -32,16 +33,42 @@ fn batch(f: &Fixture) -> Vec<Vec<i32>> {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for (name, dtype) in NAMES.iter().flat_map(|n| [(n, DType::F32), (n, DType::Bf16)]) {
+    let runs = [
+        (DType::F32, Precision::COMPUTE),
+        (DType::Bf16, Precision::COMPUTE),
+        (DType::Bf16, Precision::FP8),
+        (DType::Bf16, Precision { gradients: Gradients::Block, ..Precision::FP8 }),
+    ];
+    for (name, (dtype, precision)) in NAMES.iter().flat_map(|n| runs.map(|run| (n, run))) {
         let f = Fixture::named(name);
         let run = |threads| {
             let cx = Cx::cpu(threads, dtype);
-            gradients(&cx, &f.model(&cx), &batch(&f), 2)
+            gradients(&cx, &f.model_in(&cx, precision), &batch(&f), 2)
         };
         let one = run(1);
-        assert!(one == run(2) && one == run(3), "{name} {dtype:?}");
+        assert!(one == run(2) && one == run(3), "{name} {dtype:?} {precision:?}");
     }
 }
+
+#[test]
+fn what_is_computed_again_has_the_bits_of_what_was_kept() {
+    for name in NAMES {
+        let f = Fixture::named(name);
+        for (kept, dtype) in
+            [(Precision::COMPUTE, DType::F32), (Precision::COMPUTE, DType::Bf16), (FP8_KEPT, DType::Bf16)]
+        {
+            let cx = Cx::cpu(2, dtype);
+            let run = |recompute| {
+                let model = f.model_in(&cx, Precision { recompute, ..kept });
+                gradients(&cx, &model, &batch(&f), 2)
+            };
+            assert!(run(false) == run(true), "{name} {dtype:?} {kept:?}");
+        }
+    }
+}
+
+/// FP8 with everything kept.
+const FP8_KEPT: Precision = Precision { recompute: false, ..Precision::FP8 };
 
 #[test]
 fn micro_batches_give_the_same_loads_and_close_gradients() {

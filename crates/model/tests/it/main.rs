@@ -8,3 +8,4 @@ mod fp8;
 mod halves;
 mod invariants;
 mod parity;
+mod precision;

@@ -272,7 +272,11 @@ impl<Y: Elem, F: Codec> Kernel for Decode<'_, Y, F> {
         for r in self.rows {
             // SAFETY: a row belongs to one task.
             let out = unsafe { self.out.row(r) };
-            self.from.each::<F>(r, 0, out.len(), |i, v| out[i] = Y::round(v));
+            let n = out.len();
+            self.from.each::<F>(r, 0, n, |i, v| {
+                // SAFETY: i < n, as `each` promises. (A check here keeps the loop from being vectorised.)
+                unsafe { *out.get_unchecked_mut(i) = Y::round(v) };
+            });
         }
     }
 }

@@ -91,6 +91,29 @@ pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usi
     }
 }
 
+/// One panel of codes, `[steps][16][2]` bytes, from sixteen rows of `2 * steps` codes (padded to a multiple of 64), `stride`
+/// bytes apart.
+///
+/// # Safety
+/// Source and panel must be valid for these extents, and the processor have `isa`.
+pub(crate) unsafe fn codes_from_rows(isa: Isa, src: *const u8, stride: usize, steps: usize, to: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 {
+        // SAFETY: the caller's promise.
+        return unsafe { pack512::codes_from_rows(src, stride, steps, to) };
+    }
+    for s in 0..steps {
+        for lane in 0..LANES {
+            // SAFETY: the caller's promise; both are pairs of bytes.
+            unsafe {
+                let pair = src.add(lane * stride + 2 * s).cast::<[u8; 2]>().read();
+                to.add((s * LANES + lane) * 2).cast::<[u8; 2]>().write(pair);
+            }
+        }
+    }
+    let _ = isa;
+}
+
 /// A float format in memory.
 trait Float: Copy {
     fn to_f32(self) -> f32;

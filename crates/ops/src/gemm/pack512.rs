@@ -146,6 +146,44 @@ fn transpose16(v: &[__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
+/// Even halves of a vector, then odd ones.
+static HALVES: [u16; 32] = {
+    let mut idx = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        idx[i] = (2 * (i % 16) + i / 16) as u16;
+        i += 1;
+    }
+    idx
+};
+
+/// One panel of codes: `[steps][16][2]` from sixteen rows of them, `stride` apart and readable to the next multiple of 64.
+///
+/// # Safety
+/// Source and panel must be valid for these extents, and the processor have the path's features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(crate) unsafe fn codes_from_rows(src: *const u8, stride: usize, steps: usize, to: *mut u8) {
+    // SAFETY: 64 codes of a row are 32 steps; the caller promises both.
+    unsafe {
+        let halves = _mm512_loadu_si512(HALVES.as_ptr().cast());
+        for first in (0..steps).step_by(32) {
+            let mut words = [_mm512_setzero_si512(); LANES];
+            for (lane, word) in words.iter_mut().enumerate() {
+                *word = _mm512_loadu_si512(src.add(lane * stride + 2 * first).cast());
+            }
+            // A word has two steps of a lane.
+            for (i, word) in transpose16(&words).into_iter().enumerate() {
+                let (at, word) = (first + 2 * i, _mm512_permutexvar_epi16(halves, word));
+                if at + 2 <= steps {
+                    _mm512_storeu_si512(to.add(at * 32).cast(), word);
+                } else if at < steps {
+                    _mm256_storeu_si256(to.add(at * 32).cast(), _mm512_castsi512_si256(word));
+                }
+            }
+        }
+    }
+}
+
 /// Indices that interleave two vectors of 32 halves: the first or the second sixteen of each.
 const fn interleaving(first: u16) -> [u16; 32] {
     let mut idx = [0; 32];

@@ -4,9 +4,9 @@ use super::PackedWeight;
 use crate::fp8::TILE;
 use crate::fp8::codec::{Codec, FourThree, scale_of};
 use crate::gemm::LANES;
-use crate::gemm::pack::Rows;
+use crate::gemm::pack::{Rows, codes_from_rows};
 use crate::kernel::{Elem, Kernel, dispatch};
-use crate::{Cx, DType, DisjointMut};
+use crate::{Cx, DType, DisjointMut, Isa};
 use half::bf16;
 
 /// Packs all groups from rows of f32 or bf16.
@@ -29,8 +29,8 @@ pub(super) fn pack(cx: &Cx, w: &mut PackedWeight, src: Rows) {
             let from = unsafe { src.at(group * n + row, block * TILE) };
             let at = Place { group, row, rows: TILE.min(n - row), col: block * TILE, cols: TILE.min(k - block * TILE) };
             match src.dtype {
-                DType::F32 => dispatch(cx.isa(), Block::<f32>::new(from, at, &to)),
-                _ => dispatch(cx.isa(), Block::<bf16>::new(from, at, &to)),
+                DType::F32 => dispatch(cx.isa(), Block::<f32>::new(cx.isa(), from, at, &to)),
+                _ => dispatch(cx.isa(), Block::<bf16>::new(cx.isa(), from, at, &to)),
             }
         }
     });
@@ -57,6 +57,7 @@ struct Place {
 }
 
 struct Block<'a, X> {
+    isa: Isa,
     from: Rows,
     at: Place,
     to: &'a Forms<'a>,
@@ -64,8 +65,8 @@ struct Block<'a, X> {
 }
 
 impl<'a, X> Block<'a, X> {
-    fn new(from: Rows, at: Place, to: &'a Forms<'a>) -> Self {
-        Self { from, at, to, element: std::marker::PhantomData }
+    fn new(isa: Isa, from: Rows, at: Place, to: &'a Forms<'a>) -> Self {
+        Self { isa, from, at, to, element: std::marker::PhantomData }
     }
 }
 
@@ -76,7 +77,7 @@ impl<X: Elem> Kernel for Block<'_, X> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { from, at: Place { group, row, rows, col, cols }, to, .. } = self;
+        let Self { isa, from, at: Place { group, row, rows, col, cols }, to, .. } = self;
         let source = |r: usize| {
             // SAFETY: row r of the block exists.
             unsafe { std::slice::from_raw_parts(from.ptr.add(r * from.stride).cast::<X>(), cols) }
@@ -103,13 +104,7 @@ impl<X: Elem> Kernel for Block<'_, X> {
             for panel in 0..padded_rows / LANES {
                 let at = start + ((row / LANES + panel) * k_steps + col / 2) * STEP;
                 let out = to.forward.slice(at, cols.div_ceil(2) * STEP);
-                for (s, step) in out.chunks_exact_mut(STEP).enumerate() {
-                    for lane in 0..LANES {
-                        let row = &codes[panel * LANES + lane];
-                        step[2 * lane] = row[2 * s];
-                        step[2 * lane + 1] = row[2 * s + 1];
-                    }
-                }
+                codes_from_rows(isa, codes[panel * LANES].as_ptr(), TILE, out.len() / STEP, out.as_mut_ptr());
             }
             let Some(backward) = &to.backward else { return };
             let start = group * k_lanes * n_steps * 2;

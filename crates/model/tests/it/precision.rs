@@ -1,0 +1,78 @@
+//! The precision table: FP8 against f32 with routing replayed, row by row.
+
+use crate::fixtures::{Fixture, distance, routing};
+use hadal_model::dump::{Array, Dump, dump};
+use hadal_model::precision::{Keep, Precision, Product};
+use hadal_ops::{Cx, DType};
+
+fn values<'a>(dump: &'a Dump, name: &str) -> &'a [f32] {
+    let Array::F32(_, v) = &dump[name] else { panic!("{name} is no f32 array") };
+    v
+}
+
+/// All gradients in one vector.
+fn gradients(dump: &Dump) -> Vec<f32> {
+    dump.keys()
+        .filter(|n| n.starts_with("grad.") || n.starts_with("mtp_grad."))
+        .flat_map(|n| values(dump, n).iter().copied())
+        .collect()
+}
+
+/// E4M3 has four significant bits and bf16 eight: an operand's rounding is 16 times as large. The scale of a tile leaves
+/// no number far below the grid's finest steps, and roundings of both operands add up, so that a model in FP8 should be
+/// about 16 times as far from f32 as the same model in bf16, and the gradients of weights, whose saved operand is
+/// rounded twice, up to twice as far again. A wrong scale or a tile at the wrong place is off by far more than that.
+#[test]
+fn fp8_is_as_far_from_f32_as_its_bits_say() {
+    for name in ["yarn", "mtp2", "dense"] {
+        let f = Fixture::named(name);
+        let ids = f.ids();
+        let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
+        let cx = Cx::cpu(2, DType::F32);
+        let exact = dump(&cx, &f.model(&cx), &ids, true, None);
+        let replay = routing(&cx, &exact);
+        let cx = Cx::cpu(2, DType::Bf16);
+        let run = |precision| dump(&cx, &f.model_in(&cx, precision), &ids, true, Some(&replay));
+        let far = |d: &Dump, name: &str| distance(values(d, name), values(&exact, name));
+        let all = |d: &Dump| distance(&gradients(d), &gradients(&exact));
+        let (bf16, fp8) = (run(Precision::COMPUTE), run(Precision::FP8));
+        let (logits, gradient) = (far(&fp8, "logits") / far(&bf16, "logits"), all(&fp8) / all(&bf16));
+        println!("{name}: logits {logits:.1}, gradients {gradient:.1} times bf16's distance");
+        assert!((4.0..32.0).contains(&logits), "{name}: logits {logits}");
+        assert!((4.0..32.0).contains(&gradient), "{name}: gradients {gradient}");
+    }
+}
+
+/// Every row of the table does something, and to what it names: it moves the gradients, but less than the whole table.
+#[test]
+fn every_row_of_the_table_is_used() {
+    let f = Fixture::named("mtp2");
+    let ids = f.ids();
+    let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
+    let cx = Cx::cpu(2, DType::F32);
+    let exact = dump(&cx, &f.model(&cx), &ids, true, None);
+    let replay = routing(&cx, &exact);
+    let cx = Cx::cpu(2, DType::Bf16);
+    let run = |precision| gradients(&dump(&cx, &f.model_in(&cx, precision), &ids, true, Some(&replay)));
+    let (plain, base) = (run(Precision::COMPUTE), Precision::COMPUTE);
+    let fp8 = Product::Fp8;
+    let rows = [
+        ("attn_down", Precision { attn_down: fp8, ..base }),
+        ("query_up", Precision { query_up: fp8, ..base }),
+        ("kv_up", Precision { kv_up: fp8, ..base }),
+        ("attn_out", Precision { attn_out: fp8, ..base }),
+        ("gate_up", Precision { gate_up: fp8, ..base }),
+        ("down", Precision { down: fp8, ..base }),
+        ("expert_gate_up", Precision { expert_gate_up: fp8, ..base }),
+        ("expert_down", Precision { expert_down: fp8, ..base }),
+        ("mtp_proj", Precision { mtp_proj: fp8, ..base }),
+        ("dispatch", Precision { dispatch: Keep::Fp8, ..base }),
+        ("swiglu_input", Precision { swiglu_input: Keep::Fp8, ..base }),
+        ("attn_out_input", Precision { attn_out_input: Keep::E5m6, ..base }),
+    ];
+    let whole = distance(&run(Precision::FP8), &plain);
+    for (name, precision) in rows {
+        let moved = distance(&run(precision), &plain);
+        assert!(moved > 0.0 && moved < whole, "{name}: {moved:e} of {whole:e}");
+    }
+}
