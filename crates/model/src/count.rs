@@ -13,6 +13,7 @@
 //! Recomputation is not counted, as in the field's MFU.
 
 use crate::config::{ModelConfig, TopkMethod};
+use crate::precision::{Precision, Product};
 use serde::Serialize;
 
 /// Bytes of a number in the compute format.
@@ -174,8 +175,8 @@ pub struct TrainingMemory {
     pub gradients: u64,
     /// Two AdamW moments in bf16: 2 + 2 a parameter.
     pub moments: u64,
-    /// Two packed forms of every matrix that is multiplied with, forward and backward: 2 + 2 a parameter in bf16, 4 + 4
-    /// for the router, which stays in f32.
+    /// Two packed forms of every matrix that is multiplied with, forward and backward: 2 + 2 a parameter in bf16, 1 + 1 and
+    /// scales in E4M3, 4 + 4 for the router, which stays in f32.
     pub packed: u64,
     /// Everything above.
     pub state: u64,
@@ -186,42 +187,76 @@ pub struct TrainingMemory {
 }
 
 /// What one layer keeps of a token until its backward: (name, bytes). The names are those of the saved structs' fields.
-pub fn saved_by_layer(c: &ModelConfig, layer: usize) -> Vec<(&'static str, u64)> {
+pub fn saved_by_layer(c: &ModelConfig, layer: usize, precision: &Precision) -> Vec<(&'static str, u64)> {
     let n = |x: usize| x as u64;
     let (d, heads, dc, dr) = (n(c.hidden_size), n(c.num_attention_heads), n(c.kv_lora_rank), n(c.qk_rope_head_dim));
     let qr = n(c.q_lora_rank.unwrap_or(0));
     let mut saved = vec![
-        ("attn.x f32, rstd", 4 * d + 4),
-        ("attn.n", C * d),
+        ("attn.x f32", 4 * d),
         ("attn.a", C * (qr + dc + dr)),
-        ("attn.c_q, rstd", if qr > 0 { C * qr + 4 } else { 0 }),
         ("attn.c_kv, rstd", C * dc + 4),
-        ("attn.q", C * heads * n(c.qk_head_dim())),
-        ("attn.kv", C * heads * n(c.qk_nope_head_dim + c.v_head_dim)),
         ("attn.k_rope", C * dr),
-        ("attn.o", C * heads * n(c.v_head_dim)),
+        ("attn.o", precision.attn_out_input.bytes(heads * n(c.v_head_dim))),
         ("attn.lse f32", 4 * heads),
-        ("x f32, rstd", 4 * d + 4),
-        ("u", C * d),
+        ("x f32", 4 * d),
     ];
+    if !precision.recompute {
+        saved.extend([
+            ("attn.n, rstd", C * d + 4),
+            ("attn.c_q, rstd", if qr > 0 { C * qr + 4 } else { 0 }),
+            ("attn.q", C * heads * n(c.qk_head_dim())),
+            ("attn.kv", C * heads * n(c.qk_nope_head_dim + c.v_head_dim)),
+            ("u, rstd", C * d + 4),
+        ]);
+    }
     if c.is_moe_layer(layer) {
         let (k, inner) = (n(c.num_experts_per_tok), n(c.moe_intermediate_size));
+        let shared = precision.swiglu_input.bytes(2 * n(c.n_shared_experts) * inner);
         saved.extend([
             ("router.scores f32", 4 * n(c.n_routed_experts)),
             ("router.idx, weight", 8 * k),
             ("moe.plan", 12 * k),
-            ("moe.x, g", (C * d + 4) * k),
-            ("moe.gu", C * 2 * inner * k),
-            ("moe.shared.gu", C * 2 * n(c.n_shared_experts) * inner),
+            ("moe.x, g", (precision.dispatch.bytes(d) + 4) * k),
+            ("moe.gu", precision.swiglu_input.bytes(2 * inner) * k),
+            ("moe.shared.gu", shared),
         ]);
     } else {
-        saved.push(("ffn.gu", C * 2 * n(c.intermediate_size)));
+        saved.push(("ffn.gu", precision.swiglu_input.bytes(2 * n(c.intermediate_size))));
     }
     saved
 }
 
+/// Parameters whose products are in E4M3.
+fn in_codes(c: &ModelConfig, precision: &Precision) -> u64 {
+    let n = |x: usize| x as u64;
+    let (d, heads, dc, dr) = (n(c.hidden_size), n(c.num_attention_heads), n(c.kv_lora_rank), n(c.qk_rope_head_dim));
+    let query = heads * n(c.qk_head_dim());
+    let layer = |l: usize| {
+        let down = d * (dc + dr) + c.q_lora_rank.map_or(d * query, |rank| d * n(rank));
+        let (inner, expert) = (n(c.intermediate_size), n(c.moe_intermediate_size));
+        let (ffn, experts) = if c.is_moe_layer(l) {
+            (d * n(c.n_shared_experts) * expert, d * n(c.n_routed_experts) * expert)
+        } else {
+            (d * inner, 0)
+        };
+        [
+            (precision.attn_down, down),
+            (precision.query_up, c.q_lora_rank.map_or(0, |rank| n(rank) * query)),
+            (precision.kv_up, dc * heads * n(c.qk_nope_head_dim + c.v_head_dim)),
+            (precision.attn_out, d * heads * n(c.v_head_dim)),
+            (precision.gate_up, 2 * ffn),
+            (precision.down, ffn),
+            (precision.expert_gate_up, 2 * experts),
+            (precision.expert_down, experts),
+            (precision.mtp_proj, if l >= c.num_hidden_layers { 2 * d * d } else { 0 }),
+        ]
+    };
+    let all = (0..c.num_hidden_layers + c.num_nextn_predict_layers).flat_map(layer);
+    all.filter(|(product, _)| *product == Product::Fp8).map(|(_, count)| count).sum()
+}
+
 /// See [`TrainingMemory`].
-pub fn training_memory(c: &ModelConfig) -> TrainingMemory {
+pub fn training_memory(c: &ModelConfig, precision: &Precision) -> TrainingMemory {
     let counts = count(c);
     let d = c.hidden_size as u64;
     let all = counts.main + counts.mtp;
@@ -229,7 +264,7 @@ pub fn training_memory(c: &ModelConfig) -> TrainingMemory {
     let moe_layers = layers.clone().filter(|l| c.is_moe_layer(*l)).count() as u64;
     let router = moe_layers * c.n_routed_experts as u64 * d;
     let bias = if c.topk_method == TopkMethod::NoauxTc { moe_layers * c.n_routed_experts as u64 } else { 0 };
-    let blocks = layers.clone().flat_map(|l| saved_by_layer(c, l)).map(|(_, bytes)| bytes).sum::<u64>();
+    let blocks = layers.clone().flat_map(|l| saved_by_layer(c, l, precision)).map(|(_, bytes)| bytes).sum::<u64>();
     // Final norm: input f32, output; each MTP module: two inputs f32, the pair, output f32; four norms' statistics.
     let ends = (4 + C) * d + 4 + c.num_nextn_predict_layers as u64 * ((8 + 2 * C + 4) * d + 12);
     // What is multiplied with, head included, once each; routed experts all of them.
@@ -242,7 +277,9 @@ pub fn training_memory(c: &ModelConfig) -> TrainingMemory {
     // Router biases are moved by the balance rule: neither gradient nor moments.
     let trained = all - bias;
     let (master, gradients, moments) = (4 * all, 4 * trained, 4 * trained);
-    let packed = 2 * C * matrices + 8 * router;
+    let codes = in_codes(c, precision);
+    // Each form of a code is a byte, with a scale of four for 128 of them.
+    let packed = 2 * C * (matrices - codes) + 2 * codes + codes / 16 + 8 * router;
     TrainingMemory {
         master,
         gradients,
@@ -271,8 +308,10 @@ pub struct Inspection {
     pub max_position_embeddings: usize,
     /// Arithmetic of one token.
     pub flops_per_token: Flops,
-    /// Bytes a training step holds.
+    /// Bytes a training step in BF16 holds.
     pub training_memory: TrainingMemory,
+    /// The same in FP8.
+    pub training_memory_fp8: TrainingMemory,
 }
 
 /// Works out everything at a sequence length (default: 4,096 or the longest the model takes).
@@ -287,7 +326,8 @@ pub fn inspect(c: &ModelConfig, sequence: Option<usize>) -> Inspection {
         cache_per_token: cache * c.num_hidden_layers as u64,
         max_position_embeddings: c.max_position_embeddings,
         flops_per_token: flops(c, sequence),
-        training_memory: training_memory(c),
+        training_memory: training_memory(c, &Precision::COMPUTE),
+        training_memory_fp8: training_memory(c, &Precision::FP8),
     }
 }
 

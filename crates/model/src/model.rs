@@ -180,7 +180,7 @@ impl Model {
         StepStats { main: 0.0, mtp: vec![0.0; self.mtp.len()], balance: 0.0, loads }
     }
 
-    fn pass<'a>(
+    pub(crate) fn pass<'a>(
         &'a self,
         input: &'a Input,
         weights: Option<&LossWeights<'_>>,

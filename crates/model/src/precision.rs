@@ -13,7 +13,7 @@
 //!
 //! Everything can be set by itself: a recipe's `[precision]` overrides what `run.precision` chose.
 
-use hadal_ops::fp8::{E4M3, E5M6, Quantized, Shape, Style};
+use hadal_ops::fp8::{E4M3, E5M6, Quantized, Shape, Style, TILE};
 use hadal_ops::linear::{Operand, PackedWeight};
 use hadal_ops::{Cx, DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -143,6 +143,18 @@ impl Keep {
             Self::Compute => None,
             Self::Fp8 => Some(Style { format: E4M3, power_of_two, shape: Shape::Tile }),
             Self::E5m6 => Some(Style { format: E5M6, power_of_two: true, shape: Shape::Tile }),
+        }
+    }
+}
+
+impl Keep {
+    /// Bytes of `n` numbers of a token, in bf16 where they stay in the compute format.
+    pub(crate) fn bytes(self, n: u64) -> u64 {
+        let tiles = n.div_ceil(TILE as u64);
+        match self {
+            Self::Compute => 2 * n,
+            Self::Fp8 => n + 4 * tiles,
+            Self::E5m6 => n + (TILE as u64 / 2 + 4) * tiles,
         }
     }
 }

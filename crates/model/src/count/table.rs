@@ -44,14 +44,17 @@ impl fmt::Display for Inspection {
             si(x.training),
             if self.mtp_modules > 0 { "3 x forward, MTP included" } else { "3 x forward" },
         )?;
-        let m = &self.training_memory;
+        let (m, fp8) = (&self.training_memory, &self.training_memory_fp8);
         writeln!(f, "\nTRAINING MEMORY")?;
         one(f, "master weights", bytes(m.master), "f32")?;
         one(f, "gradients", bytes(m.gradients), "f32")?;
         one(f, "AdamW moments", bytes(m.moments), "2 x bf16")?;
-        one(f, "packed weights", bytes(m.packed), "2 x bf16")?;
-        one(f, "state", bytes(m.state), &format!("{} more with an EMA", bytes(m.ema)))?;
-        one(f, "activations per token", bytes(m.activations_per_token), "of a micro-batch")
+        one(f, "packed weights", bytes(m.packed), &format!("2 x bf16; FP8 {}", bytes(fp8.packed)))?;
+        let state = format!("FP8 {}; an EMA {} more", bytes(fp8.state), bytes(m.ema));
+        one(f, "state", bytes(m.state), &state)?;
+        let (ours, theirs) = (m.activations_per_token, fp8.activations_per_token);
+        let less = 100.0 * (1.0 - theirs as f64 / ours as f64);
+        one(f, "activations per token", bytes(ours), &format!("FP8 {}, {less:.0}% less", bytes(theirs)))
     }
 }
 
