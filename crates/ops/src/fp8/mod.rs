@@ -7,6 +7,8 @@ pub(crate) mod codec;
 pub(crate) mod columns;
 mod format;
 pub(crate) mod grid;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod rows512;
 mod tiles;
 
 pub use format::{E4M3, E5M2, E5M6, MiniFloat, scale_from_ue8m0, ue8m0_from_scale};

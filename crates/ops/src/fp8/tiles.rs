@@ -4,7 +4,7 @@ use super::codec::{Codec, scale_of, with_codec};
 use super::{E4M3, MiniFloat, TILE};
 use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
 use crate::moe::Plan;
-use crate::{Cx, DType, DisjointMut, MatRef, Tensor};
+use crate::{Cx, DType, DisjointMut, Isa, MatRef, Tensor};
 use std::ops::Range;
 
 /// Low bits of a tile of a format with more than eight.
@@ -74,6 +74,14 @@ impl Quantized {
                     (codes.slice(rows.start * bytes, rows.len() * bytes), scales.slice(rows.start * tiles, rows.len() * tiles))
                 };
                 let power_of_two = style.power_of_two;
+                #[cfg(target_arch = "x86_64")]
+                if cx.isa() == Isa::Avx512Bf16 && style.format == E4M3 && high == 1 {
+                    for ((r, codes), scales) in rows.zip(codes.chunks_exact_mut(bytes)).zip(scales.chunks_exact_mut(tiles)) {
+                        // SAFETY: the path's processor; a row of codes and scales for a row of values.
+                        unsafe { super::rows512::encode(x.row(r), power_of_two, codes, scales) };
+                    }
+                    return;
+                }
                 dispatch(cx.isa(), Encode { x, rows, cols, high, codes, scales, power_of_two, _format: F::default() });
             });
         }));
@@ -202,7 +210,15 @@ pub(crate) fn amax<X: Elem>(x: &[X]) -> u32 {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane = (*lane).max(x.get().to_bits() & 0x7fff_ffff);
     }
-    lanes.into_iter().fold(0, u32::max)
+    // By halving: a fold would go through them one by one.
+    let mut half = 16;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = lanes[i].max(lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 struct Encode<'a, X, F> {

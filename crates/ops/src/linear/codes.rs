@@ -87,6 +87,12 @@ impl<X: Elem> Kernel for Block<'_, X> {
         // Codes of the block, zero where it has no element.
         let mut codes = [[0u8; TILE]; TILE];
         for (r, codes) in codes.iter_mut().enumerate().take(rows) {
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Avx512Bf16 {
+                // SAFETY: the path's processor.
+                unsafe { crate::fp8::rows512::encode_with(source(r), scale, &mut codes[..cols]) };
+                continue;
+            }
             for (to, x) in codes.iter_mut().zip(source(r)) {
                 *to = FourThree::code(x.get() / scale) as u8;
             }
