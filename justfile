@@ -37,6 +37,18 @@ pretrain *ARGS:
 bench-gemm THREADS="0":
     cargo run --release -p hadal-ops --example gemm {{THREADS}}
 
+# Whole training steps: just bench-train small --profile
+bench-train *ARGS:
+    cargo run --release -- bench train {{ARGS}}
+
+# Quantisation, packing and products of FP8.
+bench-fp8 THREADS="0":
+    cargo run --release -p hadal-ops --example quantize {{THREADS}}
+
+# One of the report's comparisons: just experiment fp8
+experiment *ARGS:
+    cargo run --release -- experiment {{ARGS}}
+
 # Memory traffic of the pointwise operations.
 bench-pointwise:
     cargo bench -p hadal-ops --bench pointwise

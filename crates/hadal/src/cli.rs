@@ -46,6 +46,32 @@ pub(crate) enum Command {
     Dump(DumpArgs),
     /// Measure how fast this machine does the work
     Bench(BenchArgs),
+    /// Redo a comparison of the report: train its runs, plot them, and say whether the claim holds
+    Experiment(ExperimentArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct ExperimentArgs {
+    /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, or a .toml file like those in experiments/; `list` shows them
+    pub(crate) name: String,
+    /// Minutes for all runs together [default: the experiment's]
+    #[arg(long, value_name = "MINUTES", conflicts_with = "tokens")]
+    pub(crate) budget: Option<f64>,
+    /// Tokens of each run, instead of minutes (as 3M)
+    #[arg(long)]
+    pub(crate) tokens: Option<String>,
+    /// Text to train on [default: the dependencies' sources]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Folder of the runs; runs that are there are gone on with, finished ones are kept [default: runs/experiment-NAME]
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Change a key of the recipe in all runs
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Plain lines instead of the live view
+    #[arg(long)]
+    pub(crate) plain: bool,
 }
 
 #[derive(Args)]

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Import(args) => commands::export::import(&args),
         Command::Dump(args) => commands::dump::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Experiment(args) => commands::experiment::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod checkpoint;
 pub mod corpus;
 pub mod evaluate;
+pub mod experiment;
 pub mod live;
 pub mod metrics;
 pub mod optim;

@@ -89,6 +89,10 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         }
         let mut model = Model::with_precision(&cx, &plan.model, plan.precision);
         model.init(&cx, plan.run.seed, plan.model.initializer_range);
+        if plan.run.nudge {
+            let first = &mut model.embed.value.f32_mut()[0];
+            *first = first.next_up();
+        }
         Ok(model)
     })?;
     let o = &plan.optimizer;

@@ -7,6 +7,7 @@ pub(crate) mod complete;
 pub(crate) mod data;
 pub(crate) mod dump;
 pub(crate) mod eval;
+pub(crate) mod experiment;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod inspect;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
+use crate::experiment::{relative, smoothed};
 use crate::metrics::StepMetrics;
 use panel::{Curve, Panel, Scale, axis_unit};
 
@@ -96,6 +97,36 @@ pub fn compare_loss(path: &Path, title: &str, runs: &[Run<'_>]) -> Result<(), Pl
         |m| Some(m.loss),
         |m| Some(m.validation.as_ref()?.loss),
     )
+}
+
+/// Relative difference of the losses of `runs` to that of `base`, both after a mean over `smooth` steps, with a bound in
+/// percent as dotted lines.
+pub fn relative_loss(
+    path: &Path,
+    title: &str,
+    base: Run<'_>,
+    runs: &[Run<'_>],
+    smooth: usize,
+    bound: Option<f64>,
+) -> Result<(), PlotError> {
+    let unit = axis_unit(base.steps.last().map_or(0, |m| m.tokens));
+    let reference = smoothed(base.steps, smooth);
+    let mut curves = Vec::new();
+    for (i, run) in runs.iter().enumerate() {
+        let points = relative(&smoothed(run.steps, smooth), &reference);
+        let points = points.into_iter().map(|(t, d)| (t as f64 / unit.size, d * 100.0)).collect();
+        curves.push(Curve::line(run.name, points, COLOURS[(i + 1) % COLOURS.len()]));
+    }
+    if let (Some(bound), Some((first, _)), Some((last, _))) = (bound, reference.first(), reference.last()) {
+        for b in [bound, -bound] {
+            let ends = [*first, *last].map(|t| (t as f64 / unit.size, b * 100.0));
+            curves.push(Curve::line(if b > 0.0 { "bound" } else { "" }, ends.to_vec(), BLACK));
+        }
+    }
+    let y = "difference of the loss (%)";
+    write(path, (960, 540), PlotError::draw("the difference of losses"), |root| {
+        panel::stack(root, title, &unit.label, &[Panel { y, scale: Scale::Linear, curves }], &[1])
+    })
 }
 
 /// MaxVio of the batch, mean over the layers, of several runs: 0 is perfect balance.

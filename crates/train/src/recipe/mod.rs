@@ -460,13 +460,15 @@ pub struct Run {
     pub threads: usize,
     /// Row of the precision table that the run takes.
     pub precision: RunPrecision,
+    /// Moves the first weight to its neighbour in f32: a run that differs from another by one rounding, as a control.
+    pub nudge: bool,
     /// The run's folder.
     pub out: String,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, out: "runs".into() }
+        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, nudge: false, out: "runs".into() }
     }
 }
 

@@ -198,3 +198,41 @@ fn an_unknown_recipe_lists_the_known() {
     let e = Recipe::load("quikstart", &[]).unwrap_err().to_string();
     assert!(e.contains("quickstart, small, needle, v2-lite-shape, deepseek-v3"), "{e}");
 }
+
+#[test]
+fn the_precision_table_is_a_column_with_rows_of_its_own() {
+    use hadal_model::precision::{Gradients, Keep, Precision, Product};
+    let plan = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
+        Recipe::load("quickstart", &sets).and_then(|r| Plan::new(&r, Some(1e4)))
+    };
+    assert_eq!(plan(&[]).unwrap().precision, Precision::COMPUTE);
+    assert_eq!(plan(&["run.precision=fp8"]).unwrap().precision, Precision::FP8);
+    let mixed = plan(&[
+        "run.precision=fp8",
+        "precision.expert_down=compute",
+        "precision.gradients=block",
+        "precision.swiglu_input=compute",
+        "precision.recompute=false",
+    ]);
+    let (product, keep) = (Product::Compute, Keep::Compute);
+    let want = Precision {
+        expert_down: product,
+        gradients: Gradients::Block,
+        swiglu_input: keep,
+        recompute: false,
+        ..Precision::FP8
+    };
+    assert_eq!(mixed.unwrap().precision, want);
+    for (sets, says) in [
+        (&["precision.expert_dwon=fp8"][..], "expert_down"),
+        (&["precision.expert_down=fp4"], "precision.expert_down"),
+        (&["precision.dispatch=e5m6"], "precision.dispatch"),
+        (&["precision.recompute=3"], "precision.recompute"),
+        (&["run.precision=f32", "precision.kv_up=fp8"], "run.precision"),
+        (&["run.precision=fp4"], "run.precision"),
+    ] {
+        let error = plan(sets).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}

@@ -1,0 +1,79 @@
+use super::*;
+use crate::metrics::StepMetrics;
+
+fn run(losses: impl Iterator<Item = f64>) -> Vec<StepMetrics> {
+    losses
+        .enumerate()
+        .map(|(i, loss)| StepMetrics {
+            step: i as u64 + 1,
+            tokens: 100 * (i as u64 + 1),
+            loss,
+            ..StepMetrics::default()
+        })
+        .collect()
+}
+
+fn steps<'a>(runs: &'a [(&str, Vec<StepMetrics>)]) -> impl Fn(&str) -> &'a [StepMetrics] + use<'a> {
+    let runs: Vec<(String, &'a [StepMetrics])> = runs.iter().map(|(n, s)| ((*n).to_owned(), &s[..])).collect();
+    move |name| runs.iter().find(|r| r.0 == name).unwrap().1
+}
+
+#[test]
+fn all_descriptions_are_sound_and_change_what_is_there() {
+    for (name, _) in EXPERIMENTS {
+        let e = Experiment::load(name).unwrap();
+        for member in &e.run {
+            let sets: Vec<String> = e.set.iter().chain(&member.set).cloned().collect();
+            let recipe = crate::recipe::Recipe::load(&e.recipe, &sets).unwrap();
+            crate::plan::Plan::new(&recipe, Some(1e4)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    assert!(Experiment::load("pf8").unwrap_err().contains("fp8, fp8-blocks"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("e.toml");
+    let text = EXPERIMENTS[0].1;
+    for (from, to, says) in [
+        ("run = \"fp8\"", "run = \"pf8\"", "`pf8`"),
+        ("name = \"bf16-nudged\"", "name = \"BF16\"", "`BF16`"),
+        ("smooth = 50", "smooth = 0", "smooth"),
+        ("smooth = 50", "smoth = 50", "smoth"),
+        ("kind = \"loss-within\"", "kind = \"loss\"", "loss"),
+    ] {
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let error = Experiment::load(path.to_str().unwrap()).unwrap_err();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn losses_are_compared_after_smoothing() {
+    let base = || (0..200).map(|i| 4.0 - f64::from(i) / 100.0);
+    // Noise of 1% that a mean over ten steps takes away, and an offset of 0.2% that it does not.
+    let noisy = base().enumerate().map(|(i, l)| l * (1.002 + if i % 2 == 0 { 0.01 } else { -0.01 }));
+    let far = base().map(|l| l * 1.003);
+    let runs = [("base", run(base())), ("noisy", run(noisy)), ("far", run(far))];
+    let within = |run: &str, control: Option<&str>| {
+        let kind = VerdictKind::LossWithin {
+            run: run.into(),
+            base: "base".into(),
+            control: control.map(Into::into),
+            below: 0.0025,
+        };
+        kind.judge(10, steps(&runs))
+    };
+    assert!(within("noisy", None).0 && !within("far", None).0);
+    assert!(within("far", None).1.contains("0.300%"), "{}", within("far", None).1);
+    assert!(!within("far", Some("noisy")).0 && within("far", Some("far")).0);
+    let lower = |better: &str, worse: &str| {
+        VerdictKind::LowerLoss { better: better.into(), worse: worse.into() }.judge(10, steps(&runs)).0
+    };
+    assert!(lower("base", "far") && !lower("far", "base"));
+    // A run that is not a number is within nothing.
+    let runs = [("base", run(base())), ("far", run(base().map(|_| f64::NAN)))];
+    let kind = VerdictKind::LossWithin { run: "far".into(), base: "base".into(), control: None, below: 1.0 };
+    assert!(!kind.judge(10, steps(&runs)).0);
+}
