@@ -86,7 +86,7 @@ pub(crate) struct QuickstartArgs {
     #[arg(long)]
     pub(crate) resume: bool,
     /// Minutes for the whole quickstart
-    #[arg(long, default_value_t = 8.5)]
+    #[arg(long, default_value_t = 9.0)]
     pub(crate) minutes: f64,
     /// Change a key of the recipe, as in --set optimizer.clip=0.5
     #[arg(long = "set", value_name = "KEY=VALUE")]

@@ -119,16 +119,18 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
 }
 
 fn next_commands(report: &mut String, folder: &str) -> std::fmt::Result {
+    // As it was called: through Cargo the program is not on the path.
+    let hadal = std::env::args().next().unwrap_or_else(|| "hadal".into());
     writeln!(report, "## What is there, and what to try next\n")?;
     writeln!(report, "- {folder}/training.svg, expert_load.svg, max_vio.svg: loss curve, expert load, balance")?;
     writeln!(
         report,
         "- {folder}/model: a Hugging Face deepseek_v3 checkpoint; {folder}/tensorboard; this page: report.md\n"
     )?;
-    writeln!(report, "    hadal generate {folder} 'pub fn new('")?;
-    writeln!(report, "    hadal complete {folder}")?;
-    writeln!(report, "    hadal eval {folder} src/")?;
-    writeln!(report, "    hadal inspect {folder}/model")
+    writeln!(report, "    {hadal} generate {folder} 'pub fn new('")?;
+    writeln!(report, "    {hadal} complete {folder}")?;
+    writeln!(report, "    {hadal} eval {folder} crates/")?;
+    writeln!(report, "    {hadal} inspect {folder}/model")
 }
 
 /// Pieces of held-out code to complete.

@@ -4,7 +4,7 @@ use super::{AdamW, Factors};
 use crate::gemm::LANES;
 use crate::gemm::pack::Rows;
 use crate::kernel::{Blocks, Elem, Kernel, dispatch, with_elem};
-use crate::linear::PackedWeight;
+use crate::linear::{PackedWeight, codes};
 use crate::math::fma;
 use crate::{Cx, DType, DisjointMut, Tensor};
 
@@ -66,6 +66,22 @@ pub(super) fn step_packed(
 ) {
     let (f, g) = (hp.factors(), g.f32());
     let (groups, n, k) = (packed.groups(), packed.n(), packed.k());
+    if packed.dtype() == DType::U8 {
+        // Codes wait for the largest value of their 128x128, so that a task has 128 rows.
+        let w = DisjointMut::new(w.f32_mut());
+        // SAFETY: the first element; rows are read where `before` below has written them.
+        let src = Rows { ptr: unsafe { w.ptr(0) }.cast(), stride: k * 4, dtype: DType::F32 };
+        with_elem!(m.dtype(), M => with_elem!(v.dtype(), V => {
+            let (m, v) = (DisjointMut::new(M::of_tensor_mut(m)), DisjointMut::new(V::of_tensor_mut(v)));
+            codes::pack(cx, packed, src, |group, row, rows| {
+                let (start, len) = ((group * n + row) * k, rows * k);
+                // SAFETY: blocks of rows are disjoint, and read by their own task only, after this.
+                let (w, m, v) = unsafe { (w.slice(start, len), m.slice(start, len), v.slice(start, len)) };
+                dispatch(cx.isa(), Step { w, g: &g[start..start + len], m, v, f });
+            });
+        }));
+        return;
+    }
     let (blocks, to) = (n.div_ceil(LANES), packed.writer());
     let w = DisjointMut::new(w.f32_mut());
     with_elem!(m.dtype(), M => with_elem!(v.dtype(), V => {

@@ -95,8 +95,6 @@ pub fn step(cx: &Cx, w: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut Tensor,
 
 /// As [`step`] and then `packed.pack(cx, w)`, the same bits, with one pass over memory: rows are packed while they are
 /// in cache.
-///
-/// Codes wait for their block's largest value, so that a weight of E4M3 is packed in a pass of its own.
 pub fn step_packed(
     cx: &Cx,
     w: &mut Tensor,
@@ -110,13 +108,6 @@ pub fn step_packed(
     check(w, g, m, v);
     let want = packed.groups() * packed.n() * packed.k();
     assert!(w.len() == want, "adamw: {w:?} packed as {} x {} x {}", packed.groups(), packed.n(), packed.k());
-    if packed.dtype() == DType::U8 {
-        match w.device() {
-            Device::Cpu => cpu::step(cx, w, g, m, v, hp),
-        }
-        packed.pack(cx, w);
-        return;
-    }
     match w.device() {
         Device::Cpu => cpu::step_packed(cx, w, g, m, v, hp, packed),
     }

@@ -106,7 +106,9 @@ fn a_zero_gradient_only_decays_and_the_average_follows() {
 #[test]
 fn packing_on_the_way_gives_the_same_bits() {
     for cx in contexts() {
-        for (groups, n, k, dtype) in [(1, 33, 40, DType::Bf16), (3, 32, 17, DType::Bf16), (2, 20, 9, DType::F32)] {
+        let sizes =
+            [(1, 33, 40, DType::Bf16), (3, 32, 17, DType::Bf16), (2, 20, 9, DType::F32), (2, 150, 140, DType::U8)];
+        for (groups, n, k, dtype) in sizes {
             let len = groups * n * k;
             let g = random(&cx, &[len], DType::F32, 0.1, 2);
             let run = |fused: bool| {
@@ -122,7 +124,8 @@ fn packing_on_the_way_gives_the_same_bits() {
                     }
                 }
                 // What the packed forms hold shows in products.
-                let (x, dy) = (random(&cx, &[groups, k], dtype, 1.0, 3), random(&cx, &[groups, n], dtype, 1.0, 4));
+                let float = if dtype == DType::F32 { DType::F32 } else { DType::Bf16 };
+                let (x, dy) = (random(&cx, &[groups, k], float, 1.0, 3), random(&cx, &[groups, n], float, 1.0, 4));
                 let offsets = cx.indices(&[groups + 1], &(0..=groups as i32).collect::<Vec<_>>());
                 let (mut y, mut dx) = (cx.empty(&[groups, n], DType::F32), cx.empty(&[groups, k], DType::F32));
                 crate::linear::grouped_forward(&cx, &x, &packed, &offsets, &mut y, crate::Acc::Write);

@@ -25,6 +25,20 @@ pub(crate) unsafe fn encode<X: Elem>(row: &[X], power_of_two: bool, codes: &mut 
         }
         *scale = scale_of(_mm512_reduce_max_epi32(most) as u32, max, power_of_two);
         let by = _mm512_set1_ps(*scale);
+        if codes.len() == TILE {
+            // Whole lines, since stores under a mask are slow.
+            for half in 0..2 {
+                let part = |i: usize| _mm512_cvtepi32_epi8(code(_mm512_div_ps(values[4 * half + i], by)));
+                // SAFETY: half a tile is 64 codes.
+                unsafe {
+                    _mm512_storeu_si512(
+                        codes.as_mut_ptr().add(64 * half).cast(),
+                        join([part(0), part(1), part(2), part(3)]),
+                    )
+                };
+            }
+            continue;
+        }
         for (i, v) in values.into_iter().enumerate() {
             let left = row.len().saturating_sub(16 * i);
             let code = code(_mm512_div_ps(v, by));
@@ -45,7 +59,18 @@ pub(crate) unsafe fn encode<X: Elem>(row: &[X], power_of_two: bool, codes: &mut 
 pub(crate) unsafe fn encode_with<X: Elem>(row: &[X], scale: f32, codes: &mut [u8]) {
     debug_assert!(codes.len() == row.len());
     let by = _mm512_set1_ps(scale);
-    for i in (0..row.len()).step_by(16) {
+    let whole = row.len() / 64 * 64;
+    for i in (0..whole).step_by(64) {
+        // SAFETY: 64 values are there, and room for their codes.
+        unsafe {
+            let part = |j: usize| {
+                let v = load(row.as_ptr().add(i + 16 * j), 16);
+                _mm512_cvtepi32_epi8(code(_mm512_div_ps(v, by)))
+            };
+            _mm512_storeu_si512(codes.as_mut_ptr().add(i).cast(), join([part(0), part(1), part(2), part(3)]));
+        }
+    }
+    for i in (whole..row.len()).step_by(16) {
         let left = row.len() - i;
         // SAFETY: masked to the elements that are left.
         unsafe {
@@ -53,6 +78,16 @@ pub(crate) unsafe fn encode_with<X: Elem>(row: &[X], scale: f32, codes: &mut [u8
             _mm_mask_storeu_epi8(codes.as_mut_ptr().add(i).cast(), mask(left), _mm512_cvtepi32_epi8(code));
         }
     }
+}
+
+/// Four quarters of a vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn join(v: [__m128i; 4]) -> __m512i {
+    let mut all = _mm512_castsi128_si512(v[0]);
+    all = _mm512_inserti32x4::<1>(all, v[1]);
+    all = _mm512_inserti32x4::<2>(all, v[2]);
+    _mm512_inserti32x4::<3>(all, v[3])
 }
 
 /// A mask of the first `n` of 16.
@@ -67,7 +102,9 @@ unsafe fn load<X: Elem>(p: *const X, n: usize) -> __m512 {
     // SAFETY: masked loads touch only the n elements that the caller promises; X is f32 or bf16.
     unsafe {
         if size_of::<X>() == 4 {
-            _mm512_maskz_loadu_ps(mask(n), p.cast())
+            if n >= 16 { _mm512_loadu_ps(p.cast()) } else { _mm512_maskz_loadu_ps(mask(n), p.cast()) }
+        } else if n >= 16 {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
         } else {
             let v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask(n), p.cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v))

@@ -14,8 +14,8 @@ use crate::{Acc, Cx, DType};
 
 /// Elements of k that are in bf16 at a time. Part of the definition of the result's bits.
 const CHUNK: usize = 512;
-/// Panels of a task: 256 KiB of bf16.
-const PANELS: usize = 16;
+/// Panels of a task: half a MiB of bf16, so that a row is decoded for some 500 lanes at a time.
+const PANELS: usize = 33;
 /// Bytes from one row (or panel) in scratch to the next: a line more than its elements, so that they do not share
 /// cache sets.
 const ROW: usize = CHUNK * 2 + 64;

@@ -9,8 +9,9 @@ use crate::kernel::{Elem, Kernel, dispatch};
 use crate::{Cx, DType, DisjointMut, Isa};
 use half::bf16;
 
-/// Packs all groups from rows of f32 or bf16.
-pub(super) fn pack(cx: &Cx, w: &mut PackedWeight, src: Rows) {
+/// Packs all groups from rows of f32 or bf16. `before(group, row, rows)` is called with every block of rows before it is read,
+/// in the task that packs it: an update of these rows leaves them in cache.
+pub(crate) fn pack(cx: &Cx, w: &mut PackedWeight, src: Rows, before: impl Fn(usize, usize, usize) + Sync) {
     let (groups, n, k) = (w.groups(), w.n(), w.k());
     let (forward, backward, [forward_scales, backward_scales]) = w.parts_mut();
     let to = Forms {
@@ -24,6 +25,7 @@ pub(super) fn pack(cx: &Cx, w: &mut PackedWeight, src: Rows) {
     let (down, across) = (n.div_ceil(TILE), k.div_ceil(TILE));
     cx.threads().each(groups * down, |task| {
         let (group, row) = (task / down, task % down * TILE);
+        before(group, row, TILE.min(n - row));
         for block in 0..across {
             // SAFETY: the caller checked the source's length; a block of rows belongs to one task.
             let from = unsafe { src.at(group * n + row, block * TILE) };

@@ -78,7 +78,7 @@ impl PackedWeight {
         let _scope = cx.scope("pack", 0, (w.bytes() + self.bytes()) as u64);
         let src = Rows { ptr, stride: self.k * w.dtype().size(), dtype: w.dtype() };
         if self.dtype == DType::U8 {
-            super::codes::pack(cx, self, src);
+            super::codes::pack(cx, self, src, |_, _, _| {});
             return;
         }
         let (n, blocks) = (self.n, self.n.div_ceil(LANES));
