@@ -7,6 +7,8 @@ crates/model/tests/fixtures/fp8.safetensors. Two ragged matrices, each with f32 
   X.FMT.scales                 one scale a block of 128x128: amax / 448, or the next power of two from there up
   X.FMT.values                 f32, code * scale
   all.values                   f32, the value of every code
+  act.x                        f32 activations; act.FMT.codes, act.FMT.scales: in tiles of 1x128, as for weights
+  product.codes, .scales       a weight in blocks; product.out: act.f32 times it, sums over 128 scaled, in f64, rounded once
 
 usage: make_fp8.py OUT.safetensors"""
 import sys
@@ -34,6 +36,10 @@ def quantise(w, powers_of_two):
     return codes, scales
 
 
+def tiles_of(w):
+    return torch.nn.functional.pad(w, (0, -w.shape[1] % BLOCK)).view(w.shape[0], -1, BLOCK)
+
+
 def main(out):
     torch.manual_seed(11)
     # Wide ranges, so that subnormal codes and zeros of either sign occur.
@@ -49,6 +55,26 @@ def main(out):
             tensors[f"{name}.{fmt}.codes"] = codes.contiguous().view(torch.uint8)
             tensors[f"{name}.{fmt}.scales"] = scales.contiguous()
             tensors[f"{name}.{fmt}.values"] = codes.float() * per_element(scales, *w.shape)
+    # Rows of very different size, one tile of zeros, a ragged last tile.
+    x = torch.randn(6, 300) * torch.tensor([1e-3, 0.1, 1.0, 7.0, 300.0, 1e4])[:, None]
+    x[2, :128] = 0.0
+    tensors["act.x"] = x
+    tiles = lambda t: torch.nn.functional.pad(t, (0, 84)).view(6, 3, BLOCK)
+    for fmt, powers_of_two in (("f32", False), ("ue8m0", True)):
+        scales = tiles(x).abs().amax(2) / 448.0
+        if powers_of_two:
+            scales = torch.exp2(torch.ceil(torch.log2(scales.double()))).float()
+        scales[scales == 0] = 1.0
+        codes = (x / scales.repeat_interleave(BLOCK, 1)[:, :300]).to(torch.float8_e4m3fn)
+        tensors[f"act.{fmt}.codes"] = codes.contiguous().view(torch.uint8)
+        tensors[f"act.{fmt}.scales"] = scales.contiguous()
+        if not powers_of_two:
+            w, w_scales = quantise(torch.randn(70, 300) * 0.02, False)
+            sums = torch.einsum("tbk,nbk->tbn", tiles(codes.double()), tiles_of(w.double()))
+            product = sums * scales.double()[:, :, None] * w_scales.double()[0][None, :, None]
+            tensors["product.codes"] = w.contiguous().view(torch.uint8)
+            tensors["product.scales"] = w_scales.contiguous()
+            tensors["product.out"] = product.sum(1).float()
     save_file(tensors, out)
 
 
