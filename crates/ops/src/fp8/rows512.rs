@@ -31,10 +31,8 @@ pub(crate) unsafe fn encode<X: Elem>(row: &[X], power_of_two: bool, codes: &mut 
                 let part = |i: usize| _mm512_cvtepi32_epi8(code(_mm512_div_ps(values[4 * half + i], by)));
                 // SAFETY: half a tile is 64 codes.
                 unsafe {
-                    _mm512_storeu_si512(
-                        codes.as_mut_ptr().add(64 * half).cast(),
-                        join([part(0), part(1), part(2), part(3)]),
-                    )
+                    let line = join([part(0), part(1), part(2), part(3)]);
+                    _mm512_storeu_si512(codes.as_mut_ptr().add(64 * half).cast(), line);
                 };
             }
             continue;
