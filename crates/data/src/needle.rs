@@ -9,8 +9,8 @@
 //! answer has one token a digit whatever numbers the tokenizer has learned to join.
 //!
 //! Two uses: [`Needles::sample`] makes one question for an evaluation (length, depth, distractors), [`Needles::row`] a
-//! training sequence with several facts, each asked for once somewhere after it, from which a small model can learn to
-//! look things up at all. Both are functions of their arguments only.
+//! training sequence with several facts, each asked for once or more somewhere after it, from which a small model can
+//! learn to look things up at all. Both are functions of their arguments only.
 
 use std::ops::Range;
 
@@ -28,8 +28,8 @@ const WORDS: [&str; 48] = [
 ];
 /// Digits of a magic number: guessing is right once in a hundred thousand.
 const DIGITS: u64 = 5;
-/// A training row has up to one fact for so many tokens, as far as there are words. So many, since the answers' few
-/// tokens are all that teaches looking up.
+/// A training row has up to one fact for so many tokens, as far as there are words. So many facts, and so
+/// many questions about them, since the answers' few tokens are all that teaches looking up.
 const TOKENS_A_FACT: usize = 64;
 
 /// A question about a text.
@@ -169,7 +169,8 @@ impl Needles {
     }
 
     /// A training text of exactly `len` tokens, appended to `out`: `take` gives as many tokens of real text as it is asked
-    /// for. Facts and questions stand at lines' boundaries, every question after its fact, one of them at the end.
+    /// for. Facts and questions stand at lines' boundaries and take up to three quarters of the row: every question after its
+    /// fact, one of them at the end.
     pub fn row(
         &self,
         len: usize,
@@ -179,14 +180,28 @@ impl Needles {
     ) -> Result<()> {
         let most = (len / TOKENS_A_FACT).clamp(1, self.words.len());
         let mut facts = self.facts(1 + rng.below(2, most as u64) as usize, rng);
-        let questions = |f: &Fact| [f.question.as_slice(), &f.answer, &self.end].concat();
-        let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len() + questions(f).len()).sum::<usize>();
+        let question = |f: &Fact| [f.question.as_slice(), &f.answer, &self.end].concat();
+        let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len() + question(f).len()).sum::<usize>();
         let frame = usize::from(self.bos.is_some()) + 1;
+        let room = len / 4 * 3;
         // Where the tokenizer's parts are long, fewer facts leave room for text.
-        while facts.len() > 1 && frame + size(&facts) > len / 4 * 3 {
+        while facts.len() > 1 && frame + size(&facts) > room {
             facts.pop();
         }
-        let Some(rest) = len.checked_sub(frame + size(&facts)) else {
+        let (places, asked) = (rng.substream(3), rng.substream(4));
+        // Every fact is asked for once, and then any of them while there is room.
+        let mut questions: Vec<usize> = (0..facts.len()).collect();
+        let mut fixed = frame + size(&facts);
+        loop {
+            let again = rng.substream(5).below(questions.len() as u64, facts.len() as u64) as usize;
+            fixed += question(&facts[again]).len();
+            if fixed > room {
+                fixed -= question(&facts[again]).len();
+                break;
+            }
+            questions.push(again);
+        }
+        let Some(rest) = len.checked_sub(fixed) else {
             let need = self.room(1);
             return Err(DataError::Option {
                 key: "needle rate",
@@ -197,18 +212,16 @@ impl Needles {
         };
         let text = take(rest)?;
         let lines = self.boundaries(&text);
-        let (places, asked) = (rng.substream(3), rng.substream(4));
-        let mut parts = Vec::with_capacity(2 * facts.len());
-        for (i, fact) in facts.iter().enumerate() {
-            let at = places.below(i as u64, lines.len() as u64) as usize;
-            let later = if i + 1 == facts.len() {
-                text.len()
-            } else {
-                lines[at + asked.below(i as u64, (lines.len() - at) as u64) as usize]
-            };
-            parts.push((lines[at], i, fact.needle.clone()));
+        let at = |fact: usize| places.below(fact as u64, lines.len() as u64) as usize;
+        let mut parts: Vec<_> = facts.iter().enumerate().map(|(i, f)| (lines[at(i)], i, f.needle.clone())).collect();
+        for (i, fact) in questions.into_iter().enumerate() {
+            // As often near as far, on the scale of a logarithm: what is near is learned first and leads on. One stands at
+            // the end.
+            let most = lines.len() - at(fact);
+            let later = (most as f64).powf(asked.uniform(i as u64)) as usize - 1;
+            let place = if i == 0 { text.len() } else { lines[at(fact) + later.min(most - 1)] };
             // At one place, questions come after all facts.
-            parts.push((later, facts.len() + i, questions(fact)));
+            parts.push((place, facts.len() + i, question(&facts[fact])));
         }
         out.extend(self.bos);
         insert(&text, parts.iter().map(|(at, order, ids)| (*at, *order, ids.as_slice())).collect(), out);
@@ -330,10 +343,11 @@ mod tests {
             let mut words: Vec<&str> = found.iter().map(|f| f.0.as_str()).collect();
             words.sort_unstable();
             words.dedup();
-            prop_assert_eq!(found.len(), 2 * words.len());
+            prop_assert!(found.len() >= 2 * words.len());
             for word in words {
-                let mut of_word = found.iter().filter(|f| f.0 == word);
-                prop_assert_eq!(of_word.next(), of_word.next());
+                let of_word: Vec<_> = found.iter().filter(|f| f.0 == word).collect();
+                prop_assert!(of_word.len() > 1 && of_word.iter().all(|f| *f == of_word[0]));
+                prop_assert_eq!(shown.matches(&format!("What is the magic number of {word}?")).count(), of_word.len() - 1);
                 let question = shown.find(&format!("What is the magic number of {word}?")).unwrap();
                 let fact = shown.find(&format!("The magic number of {word} is")).unwrap();
                 prop_assert!(fact < question);

@@ -36,7 +36,7 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 
-pub use cx::Cx;
+pub use cx::{Accumulator, Cx};
 pub use half::bf16;
 pub use isa::Isa;
 pub use par::{Chunks, DisjointMut, Threads};

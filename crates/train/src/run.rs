@@ -82,7 +82,7 @@ pub struct Outcome {
 /// A fresh trainer for a plan: initial weights from the seed, or those of a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
     let compute = if plan.run.precision == RunPrecision::F32 { DType::F32 } else { DType::Bf16 };
-    let cx = Cx::cpu(plan.run.threads, compute);
+    let cx = Cx::cpu(plan.run.threads, compute).with_accumulator(plan.precision.accumulator.of_products());
     let model = cx.threads().run(|| {
         if let Some(path) = init {
             return Model::load_with(&cx, &hf::Checkpoint::open_with(path, plan.model.clone())?, plan.precision);

@@ -8,12 +8,11 @@ use super::pack::{Panels, Rows, lanes_from_cols};
 use super::slots::Slots;
 use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, steps};
 use crate::fp8::TILE;
-use crate::{Acc, Cx, DType};
+use crate::{Acc, Accumulator, Cx, DType};
 
-/// Steps of one block of the contraction (512 rows of bf16). Part of the definition of the result's bits.
+/// Steps of one block of the contraction (512 rows of bf16), where the accumulator does not have to hold all of them. Part of
+/// the definition of the result's bits.
 const STEPS: usize = 256;
-/// Bytes of a packed panel: one line more than its steps, so that neighbouring panels do not share cache sets.
-const PANEL: usize = (STEPS + 1) * STEP_BYTES;
 /// Sizes a tile of C may have, largest first.
 const SIZES: [(usize, usize); 6] = [(512, 512), (512, 256), (256, 256), (128, 256), (128, 128), (64, 128)];
 /// Bytes that the packed parts of one tile's operands may have: about half of the second-level cache.
@@ -69,19 +68,25 @@ pub(crate) unsafe fn outer(
     let per_step = if dtype == DType::Bf16 { 2 } else { 1 };
     let (height, width) = size(cx, groups, (m, n), steps(dtype, rows / groups).min(STEPS));
     let (down, across) = (m.div_ceil(height), n.div_ceil(width));
-    let slots = Slots::new(cx, (width + height) / LANES * PANEL);
+    let codes = product(0).scales.is_some();
+    let block = if codes && cx.accumulator() == Accumulator::Only14 { steps(dtype, rows).max(STEPS) } else { STEPS };
+    // One line more than the steps, so that neighbouring panels do not share cache sets.
+    let panel = (block + 1) * STEP_BYTES;
+    let slots = Slots::new(cx, (width + height) / LANES * panel);
     cx.threads().each(groups * down * across, |task| {
         let at = (task / across % down * height, task % across * width);
         let place = Place { at, size: (height.min(m - at.0), width.min(n - at.1)) };
         let product = product(task / (down * across));
         let lines = (product.c as usize).is_multiple_of(64) && n.is_multiple_of(LANES);
-        let once = product.rows <= STEPS * per_step;
+        let once = product.rows <= block * per_step;
         let out = match Out::new(DType::F32, acc) {
             Out::WriteF32 if lines && once && groups * m * n * 4 >= STREAM => Out::StreamF32,
             out => out,
         };
         // SAFETY: the caller's promise; tiles are disjoint.
-        slots.with(|scratch| unsafe { tile(cx, &product, place, (m, n), dtype, out, scratch, STEPS * per_step) });
+        slots.with(|scratch| unsafe {
+            tile(cx, &product, place, (m, n), dtype, out, scratch, (block * per_step, panel))
+        });
         if out == Out::StreamF32 {
             fence();
         }
@@ -109,7 +114,8 @@ fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize,
     sizes.into_iter().find(fits).unwrap_or(sizes[SIZES.len() - 1])
 }
 
-/// One tile of a C with `c_rows` rows and `c_cols` columns, `most` rows of the operands at a time.
+/// One tile of a C with `c_rows` rows and `c_cols` columns, `most` rows of the operands at a time, in panels of
+/// `panel` bytes.
 unsafe fn tile(
     cx: &Cx,
     p: &Outer,
@@ -118,10 +124,10 @@ unsafe fn tile(
     dtype: DType,
     out: Out,
     scratch: *mut u8,
-    most: usize,
+    (most, panel): (usize, usize),
 ) {
     let Place { at: (m0, n0), size: (m, n) } = place;
-    let kernel = Kernel::of(cx.isa(), dtype, true);
+    let kernel = if p.scales.is_some() { Kernel::of_codes(cx, true) } else { Kernel::of(cx.isa(), dtype, true) };
     let panels = n.div_ceil(LANES);
     let np = (kernel.panels)(kernel.rows);
     let mut row = 0;
@@ -129,8 +135,8 @@ unsafe fn tile(
         let rows = (p.rows - row).min(most);
         // SAFETY: rows and columns exist; the scratch has room for all panels of both operands.
         unsafe {
-            let a = Panels { ptr: scratch, panel: PANEL, dtype, stream: false };
-            let b = Panels { ptr: scratch.add(m.div_ceil(LANES) * PANEL), ..a };
+            let a = Panels { ptr: scratch, panel, dtype, stream: false };
+            let b = Panels { ptr: scratch.add(m.div_ceil(LANES) * panel), ..a };
             lanes_from_cols(cx.isa(), p.a.at(row, m0), rows, m, a);
             lanes_from_cols(cx.isa(), p.b.at(row, n0), rows, n, b);
             let out = if row == 0 { out } else { Out::AddF32 };
@@ -138,11 +144,11 @@ unsafe fn tile(
                 let wide = np.min(panels - j0);
                 for i in (0..m).step_by(kernel.rows) {
                     let t = Tile {
-                        a: a.ptr.add(i / LANES * PANEL + i % LANES * 4),
+                        a: a.ptr.add(i / LANES * panel + i % LANES * 4),
                         a_row: 4,
                         half: false,
-                        b: b.ptr.add(j0 * PANEL),
-                        b_panel: PANEL,
+                        b: b.ptr.add(j0 * panel),
+                        b_panel: panel,
                         steps: steps(dtype, rows),
                         sums: std::ptr::null(),
                         sums_row: 0,

@@ -30,7 +30,7 @@ unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, p
 
 /// The first and second bf16 of a word in memory, widened.
 #[inline]
-fn widen(word: u32) -> (f32, f32) {
+pub(super) fn widen(word: u32) -> (f32, f32) {
     let (low, high) = (f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000));
     if cfg!(target_endian = "little") { (low, high) } else { (high, low) }
 }

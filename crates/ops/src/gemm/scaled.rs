@@ -10,16 +10,31 @@ use super::task::{Blocks, Part, cut, each_block, rows_of_blocks};
 use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile};
 use crate::fp8::TILE;
 use crate::fp8::grid::to_bf16;
-use crate::{Acc, Cx, DType};
+use crate::{Acc, Accumulator, Cx, DType};
 
-/// Elements of k that are in bf16 at a time. Part of the definition of the result's bits.
+/// Elements of k that are in bf16 at a time, where the accumulator does not have to hold all of k. Part of the definition
+/// of the result's bits.
 const CHUNK: usize = 512;
 /// Panels of a task: half a MiB of bf16, so that a row is decoded for some 500 lanes at a time.
 const PANELS: usize = 33;
-/// Bytes from one row (or panel) in scratch to the next: a line more than its elements, so that they do not share
-/// cache sets.
-const ROW: usize = CHUNK * 2 + 64;
-const PANEL: usize = CHUNK / 2 * STEP_BYTES + 64;
+
+/// How much of k is in scratch at a time.
+#[derive(Clone, Copy)]
+struct Scratch {
+    /// Elements of k.
+    chunk: usize,
+    /// Bytes from one row to the next: a line more than its elements, so that they do not share cache sets.
+    row: usize,
+    /// The same of panels.
+    panel: usize,
+}
+
+impl Scratch {
+    fn new(cx: &Cx, k: usize) -> Self {
+        let chunk = if cx.accumulator() == Accumulator::Only14 { k.next_multiple_of(CHUNK) } else { CHUNK };
+        Self { chunk, row: chunk * 2 + 64, panel: chunk / 2 * STEP_BYTES + 64 }
+    }
+}
 
 /// One product.
 #[derive(Clone, Copy)]
@@ -63,35 +78,36 @@ pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(us
     let rows = rows_of_blocks(cx, groups, &blocks);
     let first = product(0);
     let widest = Blocks::cut(rows, first.n, rows, PANELS).panels;
-    let sums = if first.k > CHUNK { rows * widest * LANES * 4 } else { 0 };
-    let slots = Slots::new(cx, rows * ROW + widest * PANEL + sums);
+    let sizes = Scratch::new(cx, first.k);
+    let sums = if first.k > sizes.chunk { rows * widest * LANES * 4 } else { 0 };
+    let slots = Slots::new(cx, rows * sizes.row + widest * sizes.panel + sums);
     each_block(cx, groups, rows, &blocks, size, |g, blocks, part| {
         // SAFETY: the caller's promise; blocks of one product are disjoint in C. The scratch has room for the largest.
-        slots.with(|scratch| unsafe { block(cx, &product(g), blocks, part, scratch) });
+        slots.with(|scratch| unsafe { block(cx, &product(g), blocks, part, sizes, scratch) });
     });
 }
 
-unsafe fn block(cx: &Cx, p: &ScaledProduct, blocks: &Blocks, part: Part, scratch: *mut u8) {
+unsafe fn block(cx: &Cx, p: &ScaledProduct, blocks: &Blocks, part: Part, sizes: Scratch, scratch: *mut u8) {
     let Part { rows: (row0, row1), panels: (panel0, panel1) } = part;
     let (rows, panels) = (row1 - row0, panel1 - panel0);
-    let kernel = Kernel::of(cx.isa(), DType::Bf16, false);
+    let kernel = Kernel::of_codes(cx, false);
     let row_tiles = rows.div_ceil(kernel.rows);
     let np = (kernel.panels)(rows.div_ceil(row_tiles));
     let panel_tiles = panels.div_ceil(np);
     let c_size = p.c_dtype.size();
     let all_steps = p.k.div_ceil(2);
     let a_at = scratch;
-    let b_at = scratch.wrapping_add(blocks.rows * ROW);
-    let sums: *mut f32 = b_at.wrapping_add(blocks.panels * PANEL).cast();
+    let b_at = scratch.wrapping_add(blocks.rows * sizes.row);
+    let sums: *mut f32 = b_at.wrapping_add(blocks.panels * sizes.panel).cast();
     let sums_row = panels * LANES;
-    for k0 in (0..p.k.max(1)).step_by(CHUNK) {
-        let count = (p.k - k0).min(CHUNK);
-        let (first, last) = (k0 == 0, k0 + CHUNK >= p.k);
+    for k0 in (0..p.k.max(1)).step_by(sizes.chunk) {
+        let count = (p.k - k0).min(sizes.chunk);
+        let (first, last) = (k0 == 0, k0 + sizes.chunk >= p.k);
         let steps = count.div_ceil(2);
         // SAFETY: rows, panels and their parts exist, as the caller promises; scratch has room for them.
         unsafe {
             for r in 0..rows {
-                let to: *mut u16 = a_at.add(r * ROW).cast();
+                let to: *mut u16 = a_at.add(r * sizes.row).cast();
                 to_bf16(cx.isa(), p.a.add((row0 + r) * p.a_row + k0), count, to);
                 if count % 2 == 1 {
                     *to.add(count) = 0;
@@ -99,7 +115,7 @@ unsafe fn block(cx: &Cx, p: &ScaledProduct, blocks: &Blocks, part: Part, scratch
             }
             for j in 0..panels {
                 let codes = p.b.add(((panel0 + j) * all_steps + k0 / 2) * (STEP_BYTES / 2));
-                to_bf16(cx.isa(), codes, steps * (STEP_BYTES / 2), b_at.add(j * PANEL).cast());
+                to_bf16(cx.isa(), codes, steps * (STEP_BYTES / 2), b_at.add(j * sizes.panel).cast());
             }
             for j in 0..panel_tiles {
                 let (j0, j1) = (cut(panels, panel_tiles, j), cut(panels, panel_tiles, j + 1));
@@ -108,11 +124,11 @@ unsafe fn block(cx: &Cx, p: &ScaledProduct, blocks: &Blocks, part: Part, scratch
                     let at = sums.wrapping_add(i0 * sums_row + j0 * LANES);
                     let lane = (panel0 + j0) * LANES;
                     let mut tile = Tile {
-                        a: a_at.add(i0 * ROW),
-                        a_row: ROW,
+                        a: a_at.add(i0 * sizes.row),
+                        a_row: sizes.row,
                         half: false,
-                        b: b_at.add(j0 * PANEL),
-                        b_panel: PANEL,
+                        b: b_at.add(j0 * sizes.panel),
+                        b_panel: sizes.panel,
                         steps,
                         sums: std::ptr::null(),
                         sums_row,

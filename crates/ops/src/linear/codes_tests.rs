@@ -3,7 +3,7 @@
 use super::*;
 use crate::fp8::{E4M3, Quantized, Shape, Style, TILE};
 use crate::testing::{contexts, random};
-use crate::{Isa, Threads};
+use crate::{Accumulator, Isa, Threads};
 use proptest::prelude::*;
 
 /// A matrix as it is multiplied: values `code * scale` in f64, with tiles of `high` rows by `wide` columns.
@@ -146,5 +146,100 @@ fn formats_mix() {
         forward(&cx, &q, weight, &mut y, Acc::Write);
         forward(&cx, &back, weight, &mut want, Acc::Write);
         assert_eq!(y.to_vec_f32(), want.to_vec_f32());
+    }
+}
+
+/// The definition of a short accumulator in f64: 32 products at a time are cut to whole multiples of 2^-13 of the largest
+/// power of two among them and the sum, which loses what lies below as well.
+fn short_sum(products: impl Iterator<Item = f64>) -> f64 {
+    let products: Vec<f64> = products.collect();
+    products.chunks(32).fold(0f64, |sum, chunk| {
+        let top = chunk.iter().fold(sum.abs(), |m, p| m.max(p.abs()));
+        if top == 0.0 {
+            return 0.0;
+        }
+        let unit = top.log2().floor().exp2() / 8192.0;
+        chunk.iter().chain([&sum]).map(|p| (p / unit).trunc() * unit).sum()
+    })
+}
+
+#[test]
+fn a_short_accumulator_is_its_definition() {
+    // k over several chunks of scratch and no multiple of a tile.
+    let (rows, n, k) = (7, 40, 1100);
+    for base in contexts() {
+        let w = random(&base, &[n, k], DType::F32, 0.02, 1);
+        let x = random(&base, &[rows, k], DType::Bf16, 1.0, 2);
+        let (wq, xq) = (quantised(&w, TILE, TILE, &[0, n], false), quantised(&x, 1, TILE, &[0, rows], false));
+        let mut packed = PackedWeight::new(&base, 1, n, k, DType::U8, true);
+        packed.pack(&base, &w);
+        // Scales of x's tiles and of w's blocks, of which there is one row.
+        let tiles = Quantized::new(&base, &x, Style::TILES);
+        let x_scales = tiles.scales();
+        let w_amax = |b: usize, c: usize| {
+            if c / TILE == b { (0..n).fold(0f32, |m, j| m.max(w.f32()[j * k + c].abs())) } else { 0.0 }
+        };
+        let w_scales: Vec<f64> = (0..k.div_ceil(TILE))
+            .map(|b| f64::from((0..k).fold(0f32, |m, c| m.max(w_amax(b, c))) / E4M3.max()))
+            .collect();
+        for promoted in [true, false] {
+            let accumulator = if promoted { Accumulator::Promoted14 } else { Accumulator::Only14 };
+            let cx = base.clone().with_accumulator(accumulator);
+            let mut y = cx.tensor(&[rows, n], &vec![0.5; rows * n], DType::F32);
+            forward(&cx, &x, &packed, &mut y, Acc::Add);
+            for (i, got) in y.to_vec_f32().iter().enumerate() {
+                let (r, j) = (i / n, i % n);
+                let term = |c: usize| xq[r * k + c] * wq[j * k + c];
+                let magnitude: f64 = (0..k).map(|c| term(c).abs()).sum();
+                let want = if promoted {
+                    let blocks = (0..k.div_ceil(TILE)).map(|b| {
+                        let scale = f64::from(x_scales.f32()[r * x_scales.cols() + b]) * w_scales[b];
+                        short_sum((b * TILE..k.min((b + 1) * TILE)).map(|c| f64::from((term(c) / scale) as f32)))
+                            * scale
+                    });
+                    blocks.sum::<f64>()
+                } else {
+                    short_sum((0..k).map(term))
+                };
+                // Promoted: f32's roundings only. Otherwise a product's last bit may fall on the other side of a cut:
+                // one unit of the sum's 14 bits for one product in a few hundred.
+                let far = (f64::from(*got) - 0.5 - want).abs();
+                let bound =
+                    if promoted { 40.0 * f64::from(f32::EPSILON) * (magnitude + 1.0) } else { magnitude / 8192.0 };
+                assert!(far <= bound, "{promoted} [{r}, {j}]: {got} but {} (bound {bound:e})", want + 0.5);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_short_accumulator_loses_bits_unless_promoted_in_all_orientations() {
+    let (rows, n, k) = (2048, 2048, 2048);
+    let base = Cx::cpu(2, DType::Bf16);
+    let (w, x) = (random(&base, &[n, k], DType::F32, 1.0, 2), random(&base, &[4, k], DType::F32, 1.0, 3));
+    let mut packed = PackedWeight::new(&base, 1, n, k, DType::U8, true);
+    packed.pack(&base, &w);
+    let (tall_x, tall_y) =
+        (random(&base, &[rows, 32], DType::F32, 1.0, 4), random(&base, &[rows, 16], DType::F32, 1.0, 5));
+    let dy = random(&base, &[4, n], DType::F32, 1.0, 6);
+    let all = |accumulator| {
+        let cx = base.clone().with_accumulator(accumulator);
+        let mut y = cx.zeros(&[4, n], DType::F32);
+        forward(&cx, &x, &packed, &mut y, Acc::Write);
+        let mut dx = cx.zeros(&[4, k], DType::F32);
+        backward_input(&cx, &dy, &packed, &mut dx, Acc::Write);
+        let mut dw = cx.zeros(&[16, 32], DType::F32);
+        backward_weight(&cx, &tall_y, &tall_x, DType::U8, &mut dw, Acc::Write);
+        [y, dx, dw].map(|t| t.to_vec_f32())
+    };
+    let rms = |a: &[f32], b: &[f32]| {
+        let far: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        (far / b.iter().map(|b| f64::from(*b).powi(2)).sum::<f64>()).sqrt()
+    };
+    let (exact, promoted, only) = (all(Accumulator::F32), all(Accumulator::Promoted14), all(Accumulator::Only14));
+    for (i, what) in ["forward", "backward_input", "backward_weight"].into_iter().enumerate() {
+        let (with, without) = (rms(&promoted[i], &exact[i]), rms(&only[i], &exact[i]));
+        println!("{what}: {with:e} promoted, {without:e} not");
+        assert!(with > 1e-5 && with < 3e-3 && without > 2.0 * with, "{what} {without:e} {with:e}");
     }
 }

@@ -201,7 +201,7 @@ fn an_unknown_recipe_lists_the_known() {
 
 #[test]
 fn the_precision_table_is_a_column_with_rows_of_its_own() {
-    use hadal_model::precision::{Gradients, Keep, Precision, Product};
+    use hadal_model::precision::{Accumulator, Gradients, Keep, Precision, Product};
     let plan = |sets: &[&str]| {
         let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
         Recipe::load("quickstart", &sets).and_then(|r| Plan::new(&r, Some(1e4)))
@@ -214,6 +214,7 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         "precision.gradients=block",
         "precision.swiglu_input=compute",
         "precision.recompute=false",
+        "precision.accumulator=14-bit-promoted",
     ]);
     let (product, keep) = (Product::Compute, Keep::Compute);
     let want = Precision {
@@ -221,6 +222,7 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         gradients: Gradients::Block,
         swiglu_input: keep,
         recompute: false,
+        accumulator: Accumulator::Promoted14,
         ..Precision::FP8
     };
     assert_eq!(mixed.unwrap().precision, want);
@@ -229,6 +231,7 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         (&["precision.expert_down=fp4"], "precision.expert_down"),
         (&["precision.dispatch=e5m6"], "precision.dispatch"),
         (&["precision.recompute=3"], "precision.recompute"),
+        (&["precision.accumulator=22-bit"], "precision.accumulator"),
         (&["run.precision=f32", "precision.kv_up=fp8"], "run.precision"),
         (&["run.precision=fp4"], "run.precision"),
     ] {

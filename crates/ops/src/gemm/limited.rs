@@ -1,0 +1,127 @@
+//! Products of codes as a tensor core with a short accumulator makes them (report 3.3.2 and 3.5.2), simulated: Hopper's
+//! takes 32 of k at a time, aligns their products and the sum so far to the largest exponent among them and cuts off what
+//! lies below its some 14 bits.
+//!
+//! With promotion the sum of 128 of k goes to f32, is scaled there, and the accumulator starts from zero. Without, one
+//! accumulator holds the sum of all of k; since scales change on the way, products enter it scaled.
+
+use super::{Kernel, LANES, SCALED, STEP_BYTES, Tile, portable};
+use crate::kernel::{Kernel as Loop, dispatch};
+use crate::{Accumulator, Isa};
+
+/// Steps that one instruction takes: 32 of k.
+const INSTRUCTION: usize = 16;
+/// Bits of the accumulator behind the first.
+const BITS: i32 = 13;
+
+/// The kernel for an accumulator, unless that is f32. A is packed, or rows.
+pub(super) fn kernel(isa: Isa, accumulator: Accumulator, packed: bool) -> Option<Kernel> {
+    let run = match (accumulator, packed) {
+        (Accumulator::F32, _) => return None,
+        (Accumulator::Promoted14, false) => on::<true, 4>(isa),
+        (Accumulator::Promoted14, true) => on::<true, STEP_BYTES>(isa),
+        (Accumulator::Only14, false) => on::<false, 4>(isa),
+        (Accumulator::Only14, true) => on::<false, STEP_BYTES>(isa),
+    };
+    Some(Kernel { run, rows: 4, panels: |_| 1 })
+}
+
+fn on<const PROMOTE: bool, const STEP: usize>(isa: Isa) -> super::Run {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 => run::<PROMOTE, STEP, 2>,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => run::<PROMOTE, STEP, 1>,
+        _ => run::<PROMOTE, STEP, 0>,
+    }
+}
+
+unsafe fn run<const PROMOTE: bool, const STEP: usize, const ISA: usize>(t: &Tile, rows: usize, panels: usize) {
+    debug_assert_eq!(panels, 1);
+    let isa = [Isa::Portable, Isa::Avx2, Isa::Avx512Bf16][ISA];
+    for row in 0..rows {
+        dispatch(isa, Row::<PROMOTE, STEP> { tile: t, row });
+    }
+}
+
+/// One row of a tile of one panel.
+struct Row<'a, const PROMOTE: bool, const STEP: usize> {
+    tile: &'a Tile,
+    row: usize,
+}
+
+impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Self { tile: t, row } = self;
+        let Some(scales) = t.scales else { return };
+        let mut sums = [0f32; LANES];
+        let mut acc = [0f32; LANES];
+        for block in 0..t.steps.div_ceil(SCALED) {
+            let mut scale = [0f32; LANES];
+            // SAFETY: the caller of the kernel promises scales for every row, lane and block.
+            unsafe {
+                let a = *scales.a.add(row * scales.a_row + block * scales.a_block);
+                for (j, scale) in scale.iter_mut().enumerate() {
+                    *scale = a * *scales.b.add(block * scales.b_block + j);
+                }
+            }
+            let end = t.steps.min((block + 1) * SCALED);
+            for first in (block * SCALED..end).step_by(INSTRUCTION) {
+                let mut products = [[0f32; LANES]; 2 * INSTRUCTION];
+                for s in first..end.min(first + INSTRUCTION) {
+                    // SAFETY: and so many steps of the row and the panel.
+                    let (a, b) = unsafe {
+                        let a = t.a.add(row * t.a_row + s * STEP).cast::<u32>().read_unaligned();
+                        (a, t.b.add(s * STEP_BYTES).cast::<[u32; LANES]>().read_unaligned())
+                    };
+                    let a = portable::widen(a);
+                    let at = 2 * (s - first);
+                    for j in 0..LANES {
+                        let b = portable::widen(b[j]);
+                        let factor = if PROMOTE { 1.0 } else { scale[j] };
+                        products[at][j] = a.0 * b.0 * factor;
+                        products[at + 1][j] = a.1 * b.1 * factor;
+                    }
+                }
+                add(&mut acc, &products);
+            }
+            if PROMOTE {
+                for j in 0..LANES {
+                    sums[j] += acc[j] * scale[j];
+                }
+                acc = [0.0; LANES];
+            }
+        }
+        let t = Tile {
+            c: t.c.wrapping_add(row * t.c_row),
+            sums: if t.sums.is_null() { t.sums } else { t.sums.wrapping_add(row * t.sums_row) },
+            ..*t
+        };
+        // SAFETY: the row of C is the tile's.
+        unsafe { portable::store(&[if PROMOTE { sums } else { acc }], &t) };
+    }
+}
+
+/// Adds products to a sum, all cut off below [`BITS`] bits behind the largest exponent among them.
+#[inline(always)]
+fn add(acc: &mut [f32; LANES], products: &[[f32; LANES]; 2 * INSTRUCTION]) {
+    let mut top = acc.map(f32::abs);
+    for p in products {
+        for j in 0..LANES {
+            top[j] = top[j].max(p[j].abs());
+        }
+    }
+    for j in 0..LANES {
+        // The largest value's power of two; far from the ends of f32's range, whatever the scales.
+        let power = f32::from_bits(top[j].clamp(1e-30, 1e30).to_bits() & 0x7f80_0000);
+        let unit = power * (0.5f32).powi(BITS);
+        // Whole numbers below 2^14, 33 of them: exact in f32.
+        let mut sum = (acc[j] / unit).trunc();
+        for p in products {
+            sum += (p[j] / unit).trunc();
+        }
+        acc[j] = sum * unit;
+    }
+}
