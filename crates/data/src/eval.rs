@@ -105,6 +105,14 @@ impl EvalSet {
         Ok(set)
     }
 
+    /// The `n` windows with the most inputs, for what only long documents tell. Bits per byte have no meaning for them.
+    pub fn longest(mut self, n: usize) -> Self {
+        self.windows.sort_by_key(|w| std::cmp::Reverse(w.len));
+        self.windows.truncate(n);
+        self.scored = self.windows.iter().map(|w| (w.len - w.first_scored) as u64).sum();
+        self
+    }
+
     /// Writes windows `from..` as rows of `seq_len`: inputs padded at the end, targets -1 where nothing is scored.
     /// Both slices hold the same number of whole rows; rows past the last window are all padding. Returns the windows
     /// written.

@@ -18,14 +18,21 @@ use crate::error::{DataError, Result};
 use crate::hash::{Permutation, Rng};
 use crate::tokenizer::Tokenizer;
 
-/// What the magic numbers belong to: common words of different beginnings.
-const WORDS: [&str; 48] = [
+/// What the magic numbers may belong to: common words, of text and of code. A tokenizer uses the [`FACTS`] of them that it
+/// writes shortest, since a word of many tokens is hard to recognise for a small model.
+const WORDS: [&str; 100] = [
     "amber", "anchor", "autumn", "bamboo", "basket", "beacon", "canyon", "carpet", "castle", "cinnamon", "cobalt",
     "copper", "desert", "dragon", "eagle", "ember", "falcon", "feather", "forest", "garden", "ginger", "glacier",
     "hammer", "harbor", "island", "ivory", "jungle", "kettle", "lantern", "lemon", "marble", "meadow", "mirror",
     "needle", "orchid", "panther", "pepper", "planet", "quartz", "raven", "saddle", "silver", "thunder", "tunnel",
-    "velvet", "violin", "walnut", "winter",
+    "velvet", "violin", "walnut", "winter", "block", "buffer", "cache", "char", "code", "color", "crate", "data",
+    "debug", "element", "error", "example", "feature", "field", "file", "format", "future", "group", "hash", "index",
+    "input", "item", "length", "line", "method", "name", "object", "offset", "option", "order", "output", "panic",
+    "path", "pattern", "pointer", "position", "range", "result", "search", "slice", "span", "state", "stream",
+    "string", "table", "target", "thread", "time", "token", "type", "value", "version",
 ];
+/// Facts that a text can hold.
+const FACTS: usize = 48;
 /// Digits of a magic number: guessing is right once in a hundred thousand.
 const DIGITS: u64 = 5;
 /// A training row has up to one fact for so many tokens, as far as there are words. So many facts, and so
@@ -59,12 +66,18 @@ pub struct Place {
 pub struct Needles {
     bos: Option<u32>,
     eos: u32,
-    /// Statement and question of each word, both up to the number.
-    words: Vec<(Vec<u32>, Vec<u32>)>,
+    words: Vec<Word>,
     digits: Vec<Vec<u32>>,
     end: Vec<u32>,
     /// By token: whether its text ends a line.
     ends_line: Vec<bool>,
+}
+
+/// Statement and question of a word, both up to the number.
+#[derive(Clone, Debug)]
+struct Word {
+    statement: Vec<u32>,
+    question: Vec<u32>,
 }
 
 /// One fact: its needle, its question, its answer.
@@ -77,14 +90,16 @@ struct Fact {
 impl Needles {
     /// Encodes the fixed parts. `bos`: whether texts begin with the begin token.
     pub fn new(tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
-        let words = WORDS
+        let mut words: Vec<Word> = WORDS
             .iter()
             .map(|word| {
                 let statement = format!("The magic number of {word} is ");
-                let question = format!("What is the magic number of {word}? {statement}");
-                (tokenizer.encode(&statement), tokenizer.encode(&question))
+                let question = tokenizer.encode(&format!("What is the magic number of {word}? {statement}"));
+                Word { statement: tokenizer.encode(&statement), question }
             })
             .collect();
+        words.sort_by_key(|w| w.statement.len());
+        words.truncate(FACTS);
         let ends_line = (0..tokenizer.vocab_size() as u32)
             .map(|id| !tokenizer.is_special(id) && tokenizer.token_bytes(id).ends_with(b"\n"))
             .collect();
@@ -101,12 +116,12 @@ impl Needles {
     /// Most tokens that `facts` facts with a question each may take, beside begin and end of the text.
     pub fn room(&self, facts: usize) -> usize {
         let number = DIGITS as usize * self.digits.iter().map(Vec::len).max().unwrap_or(1);
-        let longest = self.words.iter().map(|(s, q)| s.len() + q.len()).max().unwrap_or(0);
+        let longest = self.words.iter().map(|w| w.statement.len() + w.question.len()).max().unwrap_or(0);
         facts * (longest + 2 * (number + self.end.len())) + 2
     }
 
     fn fact(&self, word: usize, rng: Rng) -> Fact {
-        let (statement, question) = &self.words[word];
+        let Word { statement, question } = &self.words[word];
         let answer: Vec<u32> = (0..DIGITS).flat_map(|i| &self.digits[rng.below(i, 10) as usize]).copied().collect();
         let needle = [statement, answer.as_slice(), &self.end].concat();
         Fact { needle, question: question.clone(), answer }
@@ -189,16 +204,17 @@ impl Needles {
             facts.pop();
         }
         let (places, asked) = (rng.substream(3), rng.substream(4));
-        // Every fact is asked for once, and then any of them while there is room.
+        // Every fact is asked for once, and then any of them is told again while there is room: what a question without
+        // its first sentence is.
         let mut questions: Vec<usize> = (0..facts.len()).collect();
         let mut fixed = frame + size(&facts);
         loop {
             let again = rng.substream(5).below(questions.len() as u64, facts.len() as u64) as usize;
-            fixed += question(&facts[again]).len();
-            if fixed > room {
-                fixed -= question(&facts[again]).len();
+            let size = facts[again].needle.len();
+            if fixed + size > room {
                 break;
             }
+            fixed += size;
             questions.push(again);
         }
         let Some(rest) = len.checked_sub(fixed) else {
@@ -221,7 +237,8 @@ impl Needles {
             let later = (most as f64).powf(asked.uniform(i as u64)) as usize - 1;
             let place = if i == 0 { text.len() } else { lines[at(fact) + later.min(most - 1)] };
             // At one place, questions come after all facts.
-            parts.push((place, facts.len() + i, question(&facts[fact])));
+            let part = if i < facts.len() { question(&facts[fact]) } else { facts[fact].needle.clone() };
+            parts.push((place, facts.len() + i, part));
         }
         out.extend(self.bos);
         insert(&text, parts.iter().map(|(at, order, ids)| (*at, *order, ids.as_slice())).collect(), out);
@@ -347,7 +364,7 @@ mod tests {
             for word in words {
                 let of_word: Vec<_> = found.iter().filter(|f| f.0 == word).collect();
                 prop_assert!(of_word.len() > 1 && of_word.iter().all(|f| *f == of_word[0]));
-                prop_assert_eq!(shown.matches(&format!("What is the magic number of {word}?")).count(), of_word.len() - 1);
+                prop_assert_eq!(shown.matches(&format!("What is the magic number of {word}?")).count(), 1);
                 let question = shown.find(&format!("What is the magic number of {word}?")).unwrap();
                 let fact = shown.find(&format!("The magic number of {word} is")).unwrap();
                 prop_assert!(fact < question);

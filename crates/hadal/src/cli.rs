@@ -52,7 +52,7 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct ExperimentArgs {
-    /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, or a .toml file like those in experiments/; `list` shows them
+    /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, yarn, or a .toml file like those in experiments/; `list` shows them
     pub(crate) name: String,
     /// Minutes for all runs together [default: the experiment's]
     #[arg(long, value_name = "MINUTES", conflicts_with = "tokens")]
@@ -63,6 +63,9 @@ pub(crate) struct ExperimentArgs {
     /// Text to train on [default: the dependencies' sources]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
+    /// A kind of text to watch the experts on, as in --domain maths=held-out/maths.txt; repeat it for others
+    #[arg(long = "domain", value_name = "NAME=PATH", value_parser = named_path)]
+    pub(crate) domains: Vec<(String, PathBuf)>,
     /// Folder of the runs; runs that are there are gone on with, finished ones are kept [default: runs/experiment-NAME]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
@@ -227,6 +230,9 @@ pub(crate) struct NiahArgs {
     /// Other facts hidden in the same text
     #[arg(long, default_value_t = 0)]
     pub(crate) distractors: usize,
+    /// Ask beyond the model's context, too
+    #[arg(long)]
+    pub(crate) beyond: bool,
     /// Hide needles in these files and folders [default: the held-out text of the run that made the model]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
@@ -515,6 +521,13 @@ pub(crate) struct BenchTrainArgs {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number from 1 on".into())
+}
+
+fn named_path(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.into(), path.into())),
+        _ => Err("write a name and a path, as in maths=held-out/maths.txt".into()),
+    }
 }
 
 fn bytes(text: &str) -> Result<usize, String> {

@@ -82,6 +82,14 @@ impl Corpus {
         Self::open_in(&folder.join("tokenizer"), &folder.join("data"))
     }
 
+    /// The corpus of a run: packed in its folder, or taken as it was from where its plan's `text` says.
+    pub fn of_run(folder: &Path, text: Option<&[String]>) -> Result<Self, DataError> {
+        match text {
+            Some([packed]) if !folder.join("data").is_dir() => Self::open_in(Path::new(packed), Path::new(packed)),
+            _ => Self::open(folder),
+        }
+    }
+
     fn open_in(tokenizer_folder: &Path, packed: &Path) -> Result<Self, DataError> {
         let tokenizer = Tokenizer::load(tokenizer_folder)?;
         let files = ["tokenizer.json", "tokenizer_config.json"].map(|f| tokenizer_folder.join(f));

@@ -11,6 +11,7 @@ pub mod optim;
 pub mod plan;
 pub mod plot;
 pub mod recipe;
+pub mod routing;
 pub mod run;
 pub mod schedule;
 pub mod spike;

@@ -4,7 +4,7 @@ use crate::cli::{ModelArgs, SampleArgs};
 use anyhow::{Context, Result, bail, ensure};
 use hadal_data::Tokenizer;
 use hadal_infer::{Generation, generate};
-use hadal_model::{Decoder, Model, hf::Checkpoint};
+use hadal_model::{Decoder, Model, ModelConfig, hf::Checkpoint};
 use hadal_ops::Cx;
 use hadal_train::checkpoint;
 use std::io::{self, Write};
@@ -44,18 +44,26 @@ pub(crate) struct Loaded {
 
 /// Opens what `args` names.
 pub(crate) fn load(args: &ModelArgs) -> Result<Loaded> {
-    let folder = model_folder(&args.model)?;
+    load_folder(&model_folder(&args.model)?, None, Cx::cpu(args.threads, args.dtype.dtype()))
+}
+
+/// Opens the checkpoint in `folder`. Its context is what it says, or at least `context` tokens, whether it was trained for them
+/// or not.
+pub(crate) fn load_folder(folder: &Path, context: Option<usize>, cx: Cx) -> Result<Loaded> {
     // The small file first: its errors come before the weights' seconds.
-    let tokenizer = Tokenizer::load(&folder)
+    let tokenizer = Tokenizer::load(folder)
         .with_context(|| format!("{} has no usable tokenizer; copy its tokenizer.json there", folder.display()))?;
-    let checkpoint = Checkpoint::open(&folder)?;
+    let mut checkpoint = Checkpoint::open(folder)?;
+    if let Some(context) = context.filter(|c| *c > checkpoint.config().max_position_embeddings) {
+        let config = ModelConfig { max_position_embeddings: context, ..checkpoint.config().clone() };
+        checkpoint = Checkpoint::open_with(folder, config)?;
+    }
     let (tokens, rows) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
     ensure!(
         tokens <= rows,
         "{}: the tokenizer has {tokens} tokens, the model's vocabulary {rows}: they do not belong together",
         folder.display()
     );
-    let cx = Cx::cpu(args.threads, args.dtype.dtype());
     let model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
     Ok(Loaded { cx, model, tokenizer })
 }

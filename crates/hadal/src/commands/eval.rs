@@ -65,26 +65,46 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
 /// Stretches of a window whose mean losses are told.
 const STRETCHES: usize = 32;
 
+/// Mean loss in a stretch of the window.
+pub(crate) struct Stretch {
+    from: usize,
+    to: usize,
+    pub(crate) loss: f64,
+    targets: u64,
+}
+
+impl Stretch {
+    pub(crate) fn middle(&self) -> f64 {
+        (self.from + self.to) as f64 / 2.0
+    }
+}
+
+/// The window in [`STRETCHES`], without those that no document is long enough for.
+pub(crate) fn by_place(places: &[AtPosition]) -> Vec<Stretch> {
+    let size = places.len().div_ceil(STRETCHES);
+    let stretch = |(i, part): (usize, &[AtPosition])| {
+        let (loss, targets) = part.iter().fold((0.0, 0), |(l, t), p| (l + p.loss, t + p.targets));
+        let (from, loss) = (i * size, loss / targets as f64);
+        (targets > 0).then_some(Stretch { from, to: from + part.len(), loss, targets })
+    };
+    places.chunks(size).enumerate().filter_map(stretch).collect()
+}
+
 /// Writes the loss by place in the window.
 fn by_position(folder: &Path, title: &str, places: &[AtPosition]) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let size = places.len().div_ceil(STRETCHES);
-    let (mut lines, mut points) = (Vec::new(), Vec::new());
-    for (i, part) in places.chunks(size).enumerate() {
-        let (loss, targets) = part.iter().fold((0.0, 0), |(l, t), p| (l + p.loss, t + p.targets));
-        if targets == 0 {
-            continue; // no document is so long
-        }
-        let (from, loss) = (i * size, loss / targets as f64);
-        let line = serde_json::json!({
-            "from": from, "to": from + part.len(), "loss": loss, "perplexity": loss.exp(), "tokens": targets,
-        });
-        lines.push(line.to_string());
-        points.push((from as f64 + part.len() as f64 / 2.0, loss));
-    }
+    let stretches = by_place(places);
+    let line = |s: &Stretch| {
+        serde_json::json!({
+            "from": s.from, "to": s.to, "loss": s.loss, "perplexity": s.loss.exp(), "tokens": s.targets,
+        })
+        .to_string()
+    };
+    let lines: Vec<String> = stretches.iter().map(line).collect();
+    let points = stretches.iter().map(|s| (s.middle(), s.loss)).collect();
     let path = folder.join("by_position.jsonl");
     std::fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    plot::by_position(&folder.join("by_position.svg"), title, &points)?;
+    plot::by_position(&folder.join("by_position.svg"), title, &[("", points)])?;
     Ok(())
 }
 

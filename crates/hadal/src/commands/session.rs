@@ -68,13 +68,7 @@ impl Session {
             bail!("nothing to resume in {}: start without --resume", folder.display());
         }
         let plan = Plan::load(folder)?;
-        let corpus = match plan.text.as_deref() {
-            Some(paths) if !folder.join("data").is_dir() => {
-                let data = &plan.data;
-                Corpus::prepare(&Source::Paths(paths), data, data.vocab_size, plan.run.seed, folder, &mut |_| {})?
-            }
-            _ => Corpus::open(folder)?,
-        };
+        let corpus = Corpus::of_run(folder, plan.text.as_deref())?;
         Ok(Self { folder: folder.to_owned(), plan, corpus: Arc::new(corpus), resumed: true, after: None })
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where the `number`th stage (from 1) of a run lies.
-fn stage_folder(run: &Path, number: usize) -> PathBuf {
+pub(crate) fn stage_folder(run: &Path, number: usize) -> PathBuf {
     run.join(format!("stage-{number}"))
 }
 

@@ -85,7 +85,7 @@ pub(crate) unsafe fn outer(
         };
         // SAFETY: the caller's promise; tiles are disjoint.
         slots.with(|scratch| unsafe {
-            tile(cx, &product, place, (m, n), dtype, out, scratch, (block * per_step, panel))
+            tile(cx, &product, place, (m, n), dtype, out, scratch, (block * per_step, panel));
         });
         if out == Out::StreamF32 {
             fence();

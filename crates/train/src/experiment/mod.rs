@@ -1,24 +1,27 @@
 //! An experiment: runs that differ in a few settings, and what the report claims about them.
 //!
 //! A description (`experiments/*.toml`) names a recipe, what all runs change of it and what each run changes, and verdicts
-//! that are worked out from the metrics alone. Smoothing and bounds stand in the description, fixed before any run.
+//! that are worked out from the metrics, and from what the models make of their context where that is asked for. Smoothing and bounds stand in the description, fixed before any run.
 
 mod verdict;
 
 pub(crate) use verdict::relative;
 pub use verdict::{Verdict, VerdictKind, end, smoothed};
 
+use crate::metrics::StepMetrics;
+use crate::plot::NeedleCell;
 use serde::Deserialize;
 use std::path::Path;
 
 /// Name and text of every experiment that comes with the program.
-pub const EXPERIMENTS: [(&str, &str); 6] = [
+pub const EXPERIMENTS: [(&str, &str); 7] = [
     ("fp8", include_str!("../../../../experiments/fp8.toml")),
     ("fp8-blocks", include_str!("../../../../experiments/fp8-blocks.toml")),
     ("balance", include_str!("../../../../experiments/balance.toml")),
     ("balance-scope", include_str!("../../../../experiments/balance-scope.toml")),
     ("mtp", include_str!("../../../../experiments/mtp.toml")),
     ("groups", include_str!("../../../../experiments/groups.toml")),
+    ("yarn", include_str!("../../../../experiments/yarn.toml")),
 ];
 
 /// What an experiment does.
@@ -42,6 +45,47 @@ pub struct Experiment {
     pub run: Vec<Member>,
     /// What is to be found out.
     pub verdict: Vec<Verdict>,
+    /// Asks every model, before and after the recipe's stages, what it finds in a long text.
+    pub context: Option<Context>,
+}
+
+/// Questions about long texts.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Context {
+    /// Tokens of the texts.
+    pub lengths: Vec<usize>,
+    /// Depths of the needle.
+    pub depths: usize,
+    /// Questions for each length and depth.
+    pub samples: usize,
+    /// Held-out tokens that the loss by place and the perplexity are measured on.
+    pub tokens: u64,
+}
+
+/// What a model makes of its context.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InContext {
+    /// `before` (the run's main part), `stage 1`, `stage 2` and so on.
+    pub model: String,
+    /// Needles found.
+    pub needles: Vec<NeedleCell>,
+    /// Perplexity of held-out text in windows of the main part's length.
+    pub perplexity: f64,
+}
+
+/// What verdicts are worked out from.
+pub struct Findings<'a> {
+    /// Names and metrics of the runs.
+    pub runs: &'a [(String, Vec<StepMetrics>)],
+    /// Models before and after the stages.
+    pub context: &'a [InContext],
+}
+
+impl Findings<'_> {
+    fn steps(&self, name: &str) -> &[StepMetrics] {
+        self.runs.iter().find(|r| r.0 == name).map_or(&[], |r| &r.1)
+    }
 }
 
 /// One run of an experiment.
@@ -83,8 +127,15 @@ impl Experiment {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.run.len() < 2 || self.smooth == 0 || !(self.minutes > 0.0 && self.minutes.is_finite()) {
-            return Err("an experiment has two runs or more, `smooth` steps and `minutes` above 0".into());
+        let least = if self.context.is_some() { 1 } else { 2 };
+        if self.run.len() < least || self.smooth == 0 || !(self.minutes > 0.0 && self.minutes.is_finite()) {
+            return Err(
+                "an experiment has two runs or more (one with a `context`), `smooth` steps and `minutes` above 0"
+                    .into(),
+            );
+        }
+        if self.context.as_ref().is_some_and(|c| c.lengths.is_empty() || c.depths * c.samples == 0 || c.tokens == 0) {
+            return Err("`context` has lengths, and depths, samples and tokens above 0".into());
         }
         let folders: Vec<String> = self.run.iter().map(Member::folder).collect();
         if let Some(i) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i]) || folders[*i].is_empty()) {

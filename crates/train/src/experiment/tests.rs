@@ -1,5 +1,6 @@
 use super::*;
 use crate::metrics::StepMetrics;
+use crate::plot::NeedleCell;
 
 fn run(losses: impl Iterator<Item = f64>) -> Vec<StepMetrics> {
     losses
@@ -13,9 +14,9 @@ fn run(losses: impl Iterator<Item = f64>) -> Vec<StepMetrics> {
         .collect()
 }
 
-fn steps<'a>(runs: &'a [(&str, Vec<StepMetrics>)]) -> impl Fn(&str) -> &'a [StepMetrics] + use<'a> {
-    let runs: Vec<(String, &'a [StepMetrics])> = runs.iter().map(|(n, s)| ((*n).to_owned(), &s[..])).collect();
-    move |name| runs.iter().find(|r| r.0 == name).unwrap().1
+fn judge(kind: &VerdictKind, runs: &[(&str, Vec<StepMetrics>)], context: &[InContext]) -> (bool, String) {
+    let runs: Vec<_> = runs.iter().map(|(name, steps)| ((*name).to_owned(), steps.clone())).collect();
+    kind.judge(10, &Findings { runs: &runs, context })
 }
 
 #[test]
@@ -63,17 +64,42 @@ fn losses_are_compared_after_smoothing() {
             control: control.map(Into::into),
             below: 0.0025,
         };
-        kind.judge(10, steps(&runs))
+        judge(&kind, &runs, &[])
     };
     assert!(within("noisy", None).0 && !within("far", None).0);
     assert!(within("far", None).1.contains("0.300%"), "{}", within("far", None).1);
     assert!(!within("far", Some("noisy")).0 && within("far", Some("far")).0);
     let lower = |better: &str, worse: &str| {
-        VerdictKind::LowerLoss { better: better.into(), worse: worse.into() }.judge(10, steps(&runs)).0
+        judge(&VerdictKind::LowerLoss { better: better.into(), worse: worse.into() }, &runs, &[]).0
     };
     assert!(lower("base", "far") && !lower("far", "base"));
     // A run that is not a number is within nothing.
     let runs = [("base", run(base())), ("far", run(base().map(|_| f64::NAN)))];
     let kind = VerdictKind::LossWithin { run: "far".into(), base: "base".into(), control: None, below: 1.0 };
-    assert!(!kind.judge(10, steps(&runs)).0);
+    assert!(!judge(&kind, &runs, &[]).0);
+}
+
+#[test]
+fn needles_and_perplexity_are_judged_by_model() {
+    let cell = |length, depth, found| NeedleCell { length, depth, found, asked: 20 };
+    let context = [
+        InContext { model: "before".into(), needles: vec![cell(512, 0.0, 20), cell(4096, 0.0, 0)], perplexity: 4.0 },
+        InContext {
+            model: "stage 1".into(),
+            needles: vec![cell(4096, 0.0, 20), cell(4096, 1.0, 18)],
+            perplexity: 4.03,
+        },
+    ];
+    let judge = |kind: VerdictKind| judge(&kind, &[], &context);
+    let found = |model: &str, length, share| judge(VerdictKind::NeedlesFound { model: model.into(), length, share });
+    assert!(found("before", Some(512), 1.0).0 && !found("before", None, 0.1).0);
+    let (holds, figures) = found("stage 1", Some(4096), 0.95);
+    assert!(!holds && figures.contains("90%") && figures.contains("depth 100%: 18 of 20"), "{figures}");
+    assert!(
+        found("stage 1", Some(4096), 0.9).0 && !found("stage 1", Some(512), 0.1).0 && !found("stage 2", None, 0.0).0
+    );
+    let kept =
+        |base: &str, within| judge(VerdictKind::PerplexityKept { model: "stage 1".into(), base: base.into(), within });
+    assert!(kept("before", 0.01).0 && !kept("before", 0.005).0 && !kept("stage 7", 1.0).0);
+    assert!(kept("before", 0.01).1.contains("+0.75%"));
 }

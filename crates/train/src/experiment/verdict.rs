@@ -1,5 +1,6 @@
 //! Verdicts: what the metrics of the runs say about a claim.
 
+use super::{Findings, InContext};
 use crate::metrics::StepMetrics;
 use serde::Deserialize;
 
@@ -24,6 +25,10 @@ pub enum VerdictKind {
     LowerLoss { better: String, worse: String },
     /// MaxVio (mean over the layers) is lower at the end.
     LowerMaxVio { better: String, worse: String },
+    /// A model finds at least this share of the needles at every depth of texts of this length, or of all that were asked.
+    NeedlesFound { model: String, length: Option<usize>, share: f64 },
+    /// The perplexity at the old length is at most this much (relatively) above another model's.
+    PerplexityKept { model: String, base: String, within: f64 },
 }
 
 impl VerdictKind {
@@ -34,12 +39,15 @@ impl VerdictKind {
                 [Some(run), Some(base), control.as_ref()].into_iter().flatten().map(String::as_str).collect()
             }
             Self::LowerLoss { better, worse } | Self::LowerMaxVio { better, worse } => vec![better, worse],
+            Self::NeedlesFound { .. } | Self::PerplexityKept { .. } => Vec::new(),
         }
     }
 
-    /// Whether the claim holds, and the figures. `steps` gives the metrics of a run by name.
-    pub fn judge<'a>(&self, smooth: usize, steps: impl Fn(&str) -> &'a [StepMetrics]) -> (bool, String) {
+    /// Whether the claim holds, and the figures.
+    pub fn judge(&self, smooth: usize, findings: &Findings<'_>) -> (bool, String) {
+        let steps = |name: &str| findings.steps(name);
         let loss = |name: &str| smoothed(steps(name), smooth);
+        let context = |name: &str| findings.context.iter().find(|m| m.model == *name);
         match self {
             Self::LossWithin { run, base, control, below } => {
                 let base = loss(base);
@@ -69,6 +77,30 @@ impl VerdictKind {
                 let end = |name: &str| end(steps(name).iter().filter_map(StepMetrics::mean_max_vio));
                 let (a, b) = (end(better), end(worse));
                 (a < b, format!("MaxVio {better} {a:.2}, {worse} {b:.2} at the end"))
+            }
+            Self::NeedlesFound { model, length, share } => {
+                let Some(found) = context(model) else { return (false, format!("there is no model `{model}`")) };
+                let cells = found.needles.iter().filter(|c| length.is_none_or(|l| c.length == l));
+                let least = cells.map(|c| (c.share(), c)).min_by(|a, b| a.0.total_cmp(&b.0));
+                let Some((least, cell)) = least else { return (false, "no question was asked".into()) };
+                let figures = format!(
+                    "{model}: at least {:.0}% at every depth (least at {} tokens, depth {:.0}%: {} of {})",
+                    100.0 * least,
+                    cell.length,
+                    100.0 * cell.depth,
+                    cell.found,
+                    cell.asked
+                );
+                (least >= *share, figures)
+            }
+            Self::PerplexityKept { model, base, within } => {
+                let (Some(InContext { perplexity: a, .. }), Some(InContext { perplexity: b, .. })) =
+                    (context(model), context(base))
+                else {
+                    return (false, format!("there is no model `{model}` or `{base}`"));
+                };
+                let figures = format!("{model} {a:.3}, {base} {b:.3} ({:+.2}%)", 100.0 * (a / b - 1.0));
+                (a / b - 1.0 <= *within, figures)
             }
         }
     }

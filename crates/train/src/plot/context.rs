@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::panel::{self, Curve, Panel, Scale};
-use super::{BLACK, BLUE, PlotError, write};
+use super::{BLACK, COLOURS, PlotError, write};
 
 /// Needles at one length and depth.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +20,13 @@ pub struct NeedleCell {
     pub found: usize,
     /// Questions asked.
     pub asked: usize,
+}
+
+impl NeedleCell {
+    /// Share found.
+    pub fn share(&self) -> f64 {
+        self.found as f64 / self.asked.max(1) as f64
+    }
 }
 
 const LEFT: i32 = 76;
@@ -83,7 +90,7 @@ fn draw<B: DrawingBackend>(
         let place = |all: &[f64], v: f64| all.iter().position(|x| x.total_cmp(&v).is_eq()).unwrap_or(0) as i32;
         let c = lengths.iter().position(|l| *l == cell.length).unwrap_or(0) as i32;
         let (x, y) = (LEFT + c * column, TOP + place(depths, cell.depth) * ROW);
-        let share = cell.found as f64 / cell.asked.max(1) as f64;
+        let share = cell.share();
         root.draw(&Rectangle::new([(x, y), (x + column, y + ROW)], colour(share).filled()))?;
         root.draw(&Rectangle::new([(x, y), (x + column, y + ROW)], WHITE))?;
         let ink = if (0.15..=0.8).contains(&share) { BLACK } else { WHITE };
@@ -112,9 +119,13 @@ fn draw<B: DrawingBackend>(
     root.draw(&Rectangle::new([(x, TOP), (x + 20, TOP + 176)], GREY))
 }
 
-/// Mean loss against the target's place in its window; `points` are (place, nats a token).
-pub fn by_position(path: &Path, title: &str, points: &[(f64, f64)]) -> Result<(), PlotError> {
-    let curves = vec![Curve::line("", points.to_vec(), BLUE), Curve::dots("", points.to_vec(), BLUE)];
+/// Mean loss against the target's place in its window: models by name, with (place, nats a token).
+pub fn by_position(path: &Path, title: &str, models: &[(&str, Vec<(f64, f64)>)]) -> Result<(), PlotError> {
+    let mut curves = Vec::new();
+    for ((name, points), colour) in models.iter().zip(COLOURS.iter().cycle()) {
+        curves.push(Curve::line(name, points.clone(), *colour));
+        curves.push(Curve::dots("", points.clone(), *colour));
+    }
     let panels = [Panel { y: "loss (nats per token)", scale: Scale::Linear, curves }];
     write(path, (960, 480), PlotError::draw("the loss by position"), |root| {
         panel::stack(root, title, "place in the window (tokens)", &panels, &[1])

@@ -17,7 +17,7 @@ const MOST_LAYERS: usize = 8;
 /// Rows of a layer; more experts share a row.
 const MOST_ROWS: usize = 64;
 /// Colours on either side of white, from balanced to four times or a quarter of the mean.
-const LEVELS: i32 = 8;
+pub(super) const LEVELS: i32 = 8;
 
 const LEFT: i32 = 96;
 const RIGHT: i32 = 150;
@@ -83,11 +83,11 @@ fn columns(steps: usize) -> usize {
 }
 
 /// Level of a ratio, from -LEVELS (a quarter or less) to LEVELS (four times or more).
-fn level(ratio: f64) -> i32 {
+pub(super) fn level(ratio: f64) -> i32 {
     (ratio.log2() * 0.5 * f64::from(LEVELS)).round().clamp(f64::from(-LEVELS), f64::from(LEVELS)) as i32
 }
 
-fn colour(level: Option<i32>) -> RGBColor {
+pub(super) fn colour(level: Option<i32>) -> RGBColor {
     let Some(level) = level else { return RGBColor(20, 20, 20) };
     let t = f64::from(level.abs()) / f64::from(LEVELS);
     // Light grey to strong blue or red, by way of a light blue or red.

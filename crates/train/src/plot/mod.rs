@@ -4,6 +4,7 @@
 //! blue over white to red. The horizontal axis is tokens seen, the one figure that runs of different batches share.
 
 mod context;
+mod domains;
 mod heatmap;
 mod panel;
 
@@ -16,6 +17,7 @@ use crate::metrics::StepMetrics;
 use panel::{Curve, Panel, Scale, axis_unit};
 
 pub use context::{NeedleCell, by_position, needles};
+pub use domains::{Domains, expert_load_by_domain};
 pub use heatmap::expert_load;
 
 const BLACK: RGBColor = RGBColor(40, 40, 40);

@@ -143,6 +143,7 @@ fn needles_by_length_and_depth() {
 #[test]
 fn loss_by_place_in_the_window() {
     let points: Vec<(f64, f64)> = (0..32).map(|i| (f64::from(i) * 128.0, 2.0 + 1.0 / f64::from(i + 1))).collect();
-    let svg = drawn("by_position.svg", |p| by_position(p, "small model", &points));
+    let svg =
+        drawn("by_position.svg", |p| by_position(p, "small model", &[("before", points.clone()), ("after", points)]));
     assert!(svg.contains("place in the window"));
 }

@@ -1,14 +1,17 @@
 //! `hadal experiment`: the runs of a comparison, its plots, and what became of the report's claim.
 
+mod measure;
+mod report;
+
 use super::session::{Session, use_text};
+use super::stages::{is_finished, run_stages, stage_folder};
 use crate::cli::ExperimentArgs;
 use anyhow::{Context, Result, anyhow, bail};
-use hadal_train::experiment::{EXPERIMENTS, Experiment, VerdictKind, end, smoothed};
+use hadal_train::experiment::{EXPERIMENTS, Experiment};
 use hadal_train::metrics::{self, StepMetrics};
 use hadal_train::plan::{PLAN_FILE, Plan};
 use hadal_train::recipe::Recipe;
-use hadal_train::{plot, run};
-use std::fmt::Write as _;
+use hadal_train::run;
 use std::path::{Path, PathBuf};
 
 pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
@@ -26,7 +29,7 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     let mut length = args.tokens.clone().map(|t| format!("schedule.total_tokens={t}"));
     for member in &experiment.run {
         let folder = out.join(member.folder());
-        if !folder.join("model").is_dir() {
+        if !is_finished(&folder) {
             say!("\n== {}", member.name);
             let sets: Vec<String> = experiment.set.iter().chain(&member.set).chain(&args.set).cloned().collect();
             if !train(&experiment, args, &sets, length.as_deref(), &folder)? {
@@ -37,14 +40,39 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
         // Whatever the first run was given, the others get.
         let plan = Plan::load(&folder)?;
         length = Some(format!("schedule.total_tokens={}", plan.schedule.total_tokens));
+        if experiment.context.is_some() && !run_stages(&Session::resume(&folder)?, args.plain)? {
+            say!("stopped; the same command goes on");
+            return Ok(());
+        }
     }
     let runs = read(&experiment, &out)?;
-    draw(&experiment, &runs, &out)?;
-    let report = report(&experiment, &runs, &args.name)?;
+    let found = found(&experiment, args, &out)?;
+    report::draw(&experiment, &runs, &found, &out)?;
+    let report = report::text(&experiment, &runs, &found, &args.name)?;
     let path = out.join("report.md");
     std::fs::write(&path, &report).with_context(|| format!("cannot write {}", path.display()))?;
     say!("\n{report}\nplots and raw numbers: {}", out.display());
     Ok(())
+}
+
+/// What the finished models do beside their losses.
+struct Found {
+    /// One entry a run.
+    measured: Vec<measure::Measured>,
+    /// The first run's model and those after its stages.
+    context: Vec<measure::Stage>,
+}
+
+fn found(experiment: &Experiment, args: &ExperimentArgs, out: &Path) -> Result<Found> {
+    say!("\n== measuring the models on held-out text");
+    let measured = experiment.run.iter().map(|r| measure::measure(&out.join(r.folder()), &args.domains));
+    let measured = measured.collect::<Result<_>>()?;
+    let Some(context) = &experiment.context else { return Ok(Found { measured, context: Vec::new() }) };
+    let run = out.join(experiment.run[0].folder());
+    let stages = Plan::load(&run)?.stages.len();
+    let mut folders = vec![("before".to_owned(), run.clone())];
+    folders.extend((1..=stages).map(|n| (format!("stage {n}"), stage_folder(&run, n))));
+    Ok(Found { measured, context: measure::in_context(&run, &folders, context)? })
 }
 
 /// Trains one run to its end, or goes on with it. False when the user stopped it.
@@ -87,58 +115,4 @@ fn read(experiment: &Experiment, out: &Path) -> Result<Vec<(String, Vec<StepMetr
         Ok((name.clone(), steps))
     };
     experiment.run.iter().map(|r| one(&r.name, &r.folder())).collect()
-}
-
-fn draw(experiment: &Experiment, runs: &[(String, Vec<StepMetrics>)], out: &Path) -> Result<()> {
-    let all: Vec<plot::Run<'_>> = runs.iter().map(|(name, steps)| plot::Run { name, steps }).collect();
-    let title = &experiment.title;
-    plot::compare_loss(&out.join("loss.svg"), title, &all)?;
-    let bound = experiment.verdict.iter().find_map(|v| match v.kind {
-        VerdictKind::LossWithin { below, .. } => Some(below),
-        _ => None,
-    });
-    let title = format!("{title}: loss relative to {}", all[0].name);
-    plot::relative_loss(&out.join("difference.svg"), &title, all[0], &all[1..], experiment.smooth, bound)?;
-    plot::max_vio(&out.join("max_vio.svg"), &experiment.title, &all)?;
-    Ok(())
-}
-
-fn report(experiment: &Experiment, runs: &[(String, Vec<StepMetrics>)], name: &str) -> Result<String> {
-    let mut text = String::new();
-    let tokens = runs[0].1.last().map_or(0, |m| m.tokens);
-    writeln!(text, "# {}\n", experiment.title)?;
-    writeln!(text, "Report: {}. `hadal experiment {name}`; recipe `{}`", experiment.section, experiment.recipe)?;
-    writeln!(text, "({}), {:.2} M tokens a run, losses after", experiment.set.join(", "), tokens as f64 / 1e6)?;
-    writeln!(text, "a mean over {} steps.\n", experiment.smooth)?;
-    writeln!(text, "| run | loss at the end | validation, bits/byte | MTP loss | MaxVio at the end | tokens/s |")?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- |")?;
-    for (name, steps) in runs {
-        let loss = end(smoothed(steps, experiment.smooth).iter().map(|p| p.1));
-        let validation = steps.iter().rev().find_map(|m| m.validation.as_ref()).map(|v| v.bits_per_byte);
-        let mtp: Vec<f64> = steps.iter().filter_map(|m| m.mtp_loss.first().copied()).collect();
-        let vio: Vec<f64> = steps.iter().filter_map(StepMetrics::mean_max_vio).collect();
-        let cell = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".into(), |v| format!("{v:.digits$}"));
-        let mean = |v: &[f64]| (!v.is_empty()).then(|| end(v.iter().copied()));
-        let last = &steps[steps.len() - 1];
-        writeln!(
-            text,
-            "| {name} | {loss:.4} | {} | {} | {} | {:.0} |",
-            cell(validation, 4),
-            cell(mean(&mtp), 4),
-            cell(mean(&vio), 2),
-            last.tokens as f64 / last.elapsed.max(1e-9)
-        )?;
-    }
-    writeln!(text, "\n## Verdicts\n")?;
-    let steps = |name: &str| runs.iter().find(|r| r.0 == name).map_or(&[][..], |r| &r.1[..]);
-    for verdict in &experiment.verdict {
-        let (holds, figures) = verdict.kind.judge(experiment.smooth, steps);
-        let word = if holds { "holds here" } else { "does not hold here" };
-        writeln!(text, "- {} **{word}**: {figures}.", verdict.claim)?;
-    }
-    writeln!(
-        text,
-        "\nloss.svg, difference.svg, max_vio.svg; each run's folder has its metrics.jsonl and checkpoints."
-    )?;
-    Ok(text)
 }

@@ -1,0 +1,106 @@
+//! What the gates make of a text: each expert's load, and how many nodes a token goes to (report 2.1.2, 4.5.3).
+
+use hadal_data::EvalSet;
+use hadal_model::{Input, Model, Probe};
+use hadal_ops::Cx;
+use serde::{Deserialize, Serialize};
+
+/// Most tokens run together.
+const TOKENS: usize = 16_384;
+
+/// The choices of one layer's gate over a text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LayerRouting {
+    /// The layer, as in the checkpoint.
+    pub layer: usize,
+    /// Tokens that chose each expert.
+    pub load: Vec<u64>,
+    /// Tokens.
+    pub tokens: u64,
+    /// Sum over the tokens of the groups (nodes) their experts lie in.
+    pub nodes: u64,
+}
+
+impl LayerRouting {
+    /// Each expert's share of all choices.
+    pub fn shares(&self) -> impl Iterator<Item = f64> {
+        let all = self.load.iter().sum::<u64>().max(1) as f64;
+        self.load.iter().map(move |n| *n as f64 / all)
+    }
+
+    /// Each expert's load as a multiple of the mean, 1 where all are equal (report, figure 9).
+    pub fn relative(&self) -> Vec<f64> {
+        self.shares().map(|s| s * self.load.len() as f64).collect()
+    }
+
+    /// Nodes a token goes to, on average.
+    pub fn nodes_a_token(&self) -> f64 {
+        self.nodes as f64 / self.tokens.max(1) as f64
+    }
+}
+
+/// Runs `model` over the windows of `set` and counts what its gates choose, MoE layer by layer.
+pub fn routing(cx: &Cx, model: &Model, set: &EvalSet) -> Vec<LayerRouting> {
+    let seq = set.seq_len();
+    let mut input = Input::new(cx, &vec![seq; (TOKENS / seq).max(1)], 0);
+    let (experts, groups) = (model.config.n_routed_experts, model.config.n_group.max(1));
+    let mut layers: Vec<LayerRouting> = Vec::new();
+    let mut from = 0;
+    while from < set.windows.len() {
+        from += set.fill(from, input.ids.i32_mut(), input.targets.i32_mut());
+        // Rows without a target are padding.
+        let real: Vec<bool> = input.targets.i32().iter().map(|t| *t >= 0).collect();
+        let mut count = |probe: Probe<'_>| {
+            let Probe::Routing(layer, routing) = probe else { return };
+            let at = layers.iter().position(|l| l.layer == layer).unwrap_or_else(|| {
+                layers.push(LayerRouting { layer, load: vec![0; experts], ..LayerRouting::default() });
+                layers.len() - 1
+            });
+            let found = &mut layers[at];
+            for (chosen, _) in routing.idx.i32().chunks_exact(routing.idx.cols()).zip(&real).filter(|row| *row.1) {
+                let mut nodes: Vec<usize> = chosen.iter().map(|e| *e as usize * groups / experts).collect();
+                chosen.iter().for_each(|e| found.load[*e as usize] += 1);
+                nodes.sort_unstable();
+                nodes.dedup();
+                found.tokens += 1;
+                found.nodes += nodes.len() as u64;
+            }
+        };
+        model.losses(cx, &input, None, false, Some(&mut count));
+    }
+    layers
+}
+
+/// How differently texts are routed: half the summed difference of two texts' shares of the experts, averaged over the
+/// pairs of texts and the layers. 0: alike; 1: they share no expert.
+pub fn specialisation(texts: &[&[LayerRouting]]) -> f64 {
+    let mut all = Vec::new();
+    for (i, a) in texts.iter().enumerate() {
+        for b in &texts[i + 1..] {
+            for (a, b) in a.iter().zip(*b) {
+                all.push(a.shares().zip(b.shares()).map(|(a, b)| (a - b).abs()).sum::<f64>() / 2.0);
+            }
+        }
+    }
+    all.iter().sum::<f64>() / all.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(load: &[u64]) -> LayerRouting {
+        LayerRouting { layer: 1, load: load.to_vec(), tokens: 4, nodes: 6 }
+    }
+
+    #[test]
+    fn specialisation_is_the_distance_of_loads() {
+        let (a, b, c) = ([layer(&[4, 0])], [layer(&[0, 8])], [layer(&[1, 1])]);
+        assert!((specialisation(&[&a, &b]) - 1.0).abs() < 1e-12);
+        assert!(specialisation(&[&a, &a]).abs() < 1e-12);
+        assert!((specialisation(&[&a, &b, &c]) - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(specialisation(&[&a]), 0.0);
+        assert_eq!(layer(&[3, 1]).relative(), [1.5, 0.5]);
+        assert_eq!(layer(&[3, 1]).nodes_a_token(), 1.5);
+    }
+}
