@@ -35,7 +35,7 @@ pretrain *ARGS:
 
 # Matrix products of the `small` recipe's step, as a share of the instruction peak.
 bench-gemm THREADS="0":
-    cargo run --release -p hadal-ops --example gemm {{THREADS}}
+    cargo run --release -- bench gemm small --threads {{THREADS}}
 
 # Whole training steps: just bench-train small --profile
 bench-train *ARGS:

@@ -13,6 +13,7 @@
 //! Recomputation is not counted, as in the field's MFU.
 
 use crate::config::{ModelConfig, TopkMethod};
+use crate::hf::expected;
 use crate::precision::{Precision, Product};
 use serde::Serialize;
 
@@ -227,32 +228,24 @@ pub fn saved_by_layer(c: &ModelConfig, layer: usize, precision: &Precision) -> V
 }
 
 /// Parameters whose products are in E4M3.
-fn in_codes(c: &ModelConfig, precision: &Precision) -> u64 {
-    let n = |x: usize| x as u64;
-    let (d, heads, dc, dr) = (n(c.hidden_size), n(c.num_attention_heads), n(c.kv_lora_rank), n(c.qk_rope_head_dim));
-    let query = heads * n(c.qk_head_dim());
-    let layer = |l: usize| {
-        let down = d * (dc + dr) + c.q_lora_rank.map_or(d * query, |rank| d * n(rank));
-        let (inner, expert) = (n(c.intermediate_size), n(c.moe_intermediate_size));
-        let (ffn, experts) = if c.is_moe_layer(l) {
-            (d * n(c.n_shared_experts) * expert, d * n(c.n_routed_experts) * expert)
-        } else {
-            (d * inner, 0)
-        };
-        [
-            (precision.attn_down, down),
-            (precision.query_up, c.q_lora_rank.map_or(0, |rank| n(rank) * query)),
-            (precision.kv_up, dc * heads * n(c.qk_nope_head_dim + c.v_head_dim)),
-            (precision.attn_out, d * heads * n(c.v_head_dim)),
-            (precision.gate_up, 2 * ffn),
-            (precision.down, ffn),
-            (precision.expert_gate_up, 2 * experts),
-            (precision.expert_down, experts),
-            (precision.mtp_proj, if l >= c.num_hidden_layers { 2 * d * d } else { 0 }),
-        ]
+fn in_codes(c: &ModelConfig, p: &Precision) -> u64 {
+    let product = |name: &str| {
+        let routed = name.contains(".experts.");
+        Some(match name.strip_suffix(".weight")?.rsplit('.').next()? {
+            "q_a_proj" | "q_proj" | "kv_a_proj_with_mqa" => p.attn_down,
+            "q_b_proj" => p.query_up,
+            "kv_b_proj" => p.kv_up,
+            "o_proj" => p.attn_out,
+            "gate_proj" | "up_proj" if routed => p.expert_gate_up,
+            "down_proj" if routed => p.expert_down,
+            "gate_proj" | "up_proj" => p.gate_up,
+            "down_proj" => p.down,
+            "eh_proj" => p.mtp_proj,
+            _ => return None,
+        })
     };
-    let all = (0..c.num_hidden_layers + c.num_nextn_predict_layers).flat_map(layer);
-    all.filter(|(product, _)| *product == Product::Fp8).map(|(_, count)| count).sum()
+    let all = expected(c).into_iter().filter(|t| product(&t.name) == Some(Product::Fp8));
+    all.map(|t| t.shape.iter().product::<usize>() as u64).sum()
 }
 
 /// See [`TrainingMemory`].

@@ -1,41 +1,11 @@
 //! After a first call, the pointwise operations allocate nothing on the heap: scratch comes from the pool. A binary of its own,
 //! since it replaces the allocator and counts what every thread asks of it.
 
+mod counting;
+
 use hadal_ops::adamw::{self, AdamW};
 use hadal_ops::{Acc, Cx, DType, Purpose, Rng, Tensor};
 use hadal_ops::{elementwise, embedding, reduce, rmsnorm, rope, swiglu};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Operands of every operation, large enough for several tasks each.
 struct Operands {
@@ -118,12 +88,12 @@ fn no_operation_allocates_once_warm() {
             for _ in 0..10 {
                 operands.run_all(&cx);
             }
-            let before = CALLS.load(Ordering::Relaxed);
+            let before = counting::calls();
             assert!(before > 0, "the counter counts");
             for _ in 0..5 {
                 operands.run_all(&cx);
             }
-            CALLS.load(Ordering::Relaxed) - before
+            counting::calls() - before
         });
         assert_eq!(calls, 0, "{threads} threads, {dtype:?}");
     }

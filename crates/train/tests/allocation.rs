@@ -1,44 +1,15 @@
 //! After three steps, a training step allocates nothing on the heap. A binary of its own, since it replaces the allocator
 //! and counts what every thread asks of it.
 
+#[path = "../../ops/tests/counting/mod.rs"]
+mod counting;
+
 use hadal_model::precision::Precision;
 use hadal_model::{BalanceGroups, Model, ModelConfig};
 use hadal_ops::{Cx, DType, Purpose, Rng};
 use hadal_train::optim::OptimConfig;
 use hadal_train::step::{StepSettings, Trainer};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's contract is the same.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const SEQ_LEN: usize = 40;
 const SEQUENCES: usize = 5;
@@ -87,12 +58,12 @@ fn a_step_allocates_nothing_after_three() {
             for tokens in &batches[..3] {
                 step(&mut t, tokens, &settings);
             }
-            let before = CALLS.load(Ordering::Relaxed);
+            let before = counting::calls();
             assert!(before > 0, "the counter counts");
             for tokens in &batches[3..] {
                 assert!(step(&mut t, tokens, &settings).is_finite());
             }
-            CALLS.load(Ordering::Relaxed) - before
+            counting::calls() - before
         });
         assert_eq!(calls, 0, "{threads} threads, {compute:?}, {precision:?}");
     }

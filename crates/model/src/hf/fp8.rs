@@ -5,7 +5,7 @@
 //! ties to even. A block of zeros has scale 1, and no scale is smaller than the smallest normal number, below which a
 //! quotient would lose its bits. Both directions compute in f32, as the released weights' own scripts do.
 
-use hadal_ops::fp8::{E4M3, TILE, scale_from_ue8m0, ue8m0_from_scale};
+use hadal_ops::fp8::{E4M3, TILE, encode, scale_from_ue8m0, ue8m0_from_scale};
 use std::sync::LazyLock;
 
 /// How the scales of FP8 weights are chosen and stored.
@@ -47,24 +47,6 @@ static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code
 
 /// Codes of NaN are these, with either sign; everything else is finite.
 const NAN: u8 = 0x7f;
-
-/// As [`E4M3`] encodes, without a loop or a table, so that the compiler can do many at a time.
-pub fn encode(x: f32) -> u8 {
-    const MAX: f32 = 448.0;
-    /// From here down codes are multiples of 2^-9.
-    const NORMAL: f32 = 0.015_625;
-    /// A number whose last bit is 2^-9: adding it rounds to a multiple of that.
-    const ROUND: f32 = 16384.0;
-    let (bits, a) = (x.to_bits(), x.abs());
-    let sign = (bits >> 24) as u8 & 0x80;
-    let small = (a + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
-    // Twenty bits of the mantissa go; half of the last one kept is added, and less by one bit at even ones for ties.
-    let m = a.to_bits();
-    let normal = (m.wrapping_add(0x7_ffff + (m >> 20 & 1)) >> 20).wrapping_sub(120 << 3);
-    let code = if a < NORMAL { small } else { normal };
-    let code = if a >= MAX { u32::from(NAN) - 1 } else { code.min(u32::from(NAN) - 1) };
-    sign | if x.is_nan() { NAN } else { code as u8 }
-}
 
 /// The scale of a block whose largest magnitude is `amax`.
 fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
@@ -109,11 +91,7 @@ pub(super) fn quantise(
         }
         scales.iter_mut().for_each(|s| *s = scale_of(*s, format));
         for (row, out) in values.chunks_exact(cols).zip(codes.chunks_exact_mut(cols)) {
-            for ((block, out), scale) in row.chunks(TILE).zip(out.chunks_mut(TILE)).zip(&*scales) {
-                for (code, v) in out.iter_mut().zip(block) {
-                    *code = encode(v / scale);
-                }
-            }
+            encode(row, scales, out);
         }
     }
     Ok(())

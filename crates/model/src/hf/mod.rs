@@ -20,7 +20,7 @@ mod writer;
 pub use audit::{Audit, Misshaped, Mistyped};
 pub use convert::convert_into;
 pub use error::Error;
-pub use fp8::{ScaleFormat, encode as encode_fp8, scale_name, scale_shape};
+pub use fp8::{ScaleFormat, scale_name, scale_shape};
 pub use header::Dtype;
 pub use layout::{Expected, WeightFormat, expected, is_fp8, is_router_bias};
 pub use quantization::Quantization;

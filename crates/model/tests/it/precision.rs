@@ -5,12 +5,25 @@ use hadal_model::dump::{Array, Dump, dump};
 use hadal_model::precision::{Keep, Precision, Product};
 use hadal_ops::fp8::{E4M3, Quantized, Style, TILE};
 use hadal_ops::linear::{self, PackedWeight};
-use hadal_ops::{Acc, Cx, DType, Isa};
+use hadal_ops::{Acc, Cx, DType, Isa, Tensor};
 use safetensors::SafeTensors;
 
 fn values<'a>(dump: &'a Dump, name: &str) -> &'a [f32] {
     let Array::F32(_, v) = &dump[name] else { panic!("{name} is no f32 array") };
     v
+}
+
+/// A fixture in f32, and what runs it in bf16 under a table with the same routing.
+fn replayed(name: &str) -> (Dump, impl Fn(Precision) -> Dump) {
+    let f = Fixture::named(name);
+    let run = move |dtype, precision, replay: Option<&[Tensor]>| {
+        let (cx, ids) = (Cx::cpu(2, dtype), f.ids());
+        let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
+        dump(&cx, &f.model_in(&cx, precision), &ids, true, replay)
+    };
+    let exact = run(DType::F32, Precision::COMPUTE, None);
+    let replay = routing(&Cx::cpu(2, DType::F32), &exact);
+    (exact, move |precision| run(DType::Bf16, precision, Some(&replay)))
 }
 
 /// All gradients in one vector.
@@ -28,14 +41,7 @@ fn gradients(dump: &Dump) -> Vec<f32> {
 #[test]
 fn fp8_is_as_far_from_f32_as_its_bits_say() {
     for name in ["yarn", "mtp2", "dense"] {
-        let f = Fixture::named(name);
-        let ids = f.ids();
-        let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
-        let cx = Cx::cpu(2, DType::F32);
-        let exact = dump(&cx, &f.model(&cx), &ids, true, None);
-        let replay = routing(&cx, &exact);
-        let cx = Cx::cpu(2, DType::Bf16);
-        let run = |precision| dump(&cx, &f.model_in(&cx, precision), &ids, true, Some(&replay));
+        let (exact, run) = replayed(name);
         let far = |d: &Dump, name: &str| distance(values(d, name), values(&exact, name));
         let all = |d: &Dump| distance(&gradients(d), &gradients(&exact));
         let (bf16, fp8) = (run(Precision::COMPUTE), run(Precision::FP8));
@@ -49,14 +55,8 @@ fn fp8_is_as_far_from_f32_as_its_bits_say() {
 /// Every row of the table does something, and to what it names: it moves the gradients, but less than the whole table.
 #[test]
 fn every_row_of_the_table_is_used() {
-    let f = Fixture::named("mtp2");
-    let ids = f.ids();
-    let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
-    let cx = Cx::cpu(2, DType::F32);
-    let exact = dump(&cx, &f.model(&cx), &ids, true, None);
-    let replay = routing(&cx, &exact);
-    let cx = Cx::cpu(2, DType::Bf16);
-    let run = |precision| gradients(&dump(&cx, &f.model_in(&cx, precision), &ids, true, Some(&replay)));
+    let (_, dump) = replayed("mtp2");
+    let run = |precision| gradients(&dump(precision));
     let (plain, base) = (run(Precision::COMPUTE), Precision::COMPUTE);
     let fp8 = Product::Fp8;
     let rows = [

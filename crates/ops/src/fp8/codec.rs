@@ -1,6 +1,8 @@
 //! The formats as branch-free bodies that compilers vectorise; `format` defines what they must give.
 
-use super::{E4M3, E5M2, E5M6, MiniFloat};
+use super::{E4M3, E5M2, E5M6, MiniFloat, TILE};
+use crate::Isa;
+use crate::kernel::Elem;
 
 /// A format known at compile time.
 pub(crate) trait Codec: Copy + Send + Sync + 'static {
@@ -104,4 +106,26 @@ pub(crate) fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
     let scale = if power_of_two { up } else { scale };
     // Also for NaN, which the codes carry.
     if scale > 0.0 { scale } else { 1.0 }
+}
+
+/// Codes of a row with a scale for every [`TILE`] values, in a format of a byte, on a path that the processor has.
+#[inline(always)]
+pub(crate) fn encode_with<X: Elem, F: Codec>(isa: Isa, row: &[X], scales: &[f32], codes: &mut [u8]) {
+    assert!(!F::LOW && codes.len() == row.len() && scales.len() == row.len().div_ceil(TILE));
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512Bf16 && F::FORMAT == E4M3 {
+        // SAFETY: the path's processor; lengths are as they should be.
+        unsafe { super::rows512::encode(row, scales, codes) };
+        return;
+    }
+    for ((row, codes), scale) in row.chunks(TILE).zip(codes.chunks_mut(TILE)).zip(scales) {
+        for (code, x) in codes.iter_mut().zip(row) {
+            *code = F::code(x.get() / scale) as u8;
+        }
+    }
+}
+
+/// Codes in E4M3 of a row with a scale for every [`TILE`] values: `E4M3.encode(x / scale)`.
+pub fn encode(row: &[f32], scales: &[f32], codes: &mut [u8]) {
+    encode_with::<f32, FourThree>(Isa::detect(), row, scales, codes);
 }

@@ -8,9 +8,10 @@ pub(crate) mod columns;
 mod format;
 pub(crate) mod grid;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod rows512;
+mod rows512;
 mod tiles;
 
+pub use codec::encode;
 pub use format::{E4M3, E5M2, E5M6, MiniFloat, scale_from_ue8m0, ue8m0_from_scale};
 pub use tiles::{Quantized, Shape, Style};
 pub(crate) use tiles::{Reader, amax};

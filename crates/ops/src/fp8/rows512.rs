@@ -1,79 +1,35 @@
-//! Rows to codes of E4M3 with AVX-512: a tile stays in eight registers between its largest value and its codes.
+//! Values to codes of E4M3 with AVX-512, by whole lines.
 
-use super::codec::scale_of;
-use super::{E4M3, TILE};
+use super::TILE;
 use crate::kernel::Elem;
 use std::arch::x86_64::*;
 
-/// Codes of a row and the scales of its tiles. The same bits as the definition.
+/// Codes of a row with a scale for every [`TILE`] values. The same bits as the definition.
 ///
 /// # Safety
-/// The processor must have the features; `codes` as long as `row`, a scale for every tile.
+/// The processor must have the features; `codes` as long as `row`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(crate) unsafe fn encode<X: Elem>(row: &[X], power_of_two: bool, codes: &mut [u8], scales: &mut [f32]) {
-    debug_assert!(codes.len() == row.len() && scales.len() == row.len().div_ceil(TILE));
-    let max = E4M3.max();
+pub(super) unsafe fn encode<X: Elem>(row: &[X], scales: &[f32], codes: &mut [u8]) {
     for ((row, codes), scale) in row.chunks(TILE).zip(codes.chunks_mut(TILE)).zip(scales) {
-        let mut values = [_mm512_setzero_ps(); TILE / 16];
-        let mut most = _mm512_setzero_si512();
-        let magnitude = _mm512_set1_epi32(0x7fff_ffff);
-        for (i, v) in values.iter_mut().enumerate() {
-            let left = row.len().saturating_sub(16 * i);
-            // SAFETY: masked to the elements that are left.
-            *v = unsafe { load(row.as_ptr().wrapping_add(16 * i), left) };
-            most = _mm512_max_epi32(most, _mm512_and_si512(_mm512_castps_si512(*v), magnitude));
-        }
-        *scale = scale_of(_mm512_reduce_max_epi32(most) as u32, max, power_of_two);
         let by = _mm512_set1_ps(*scale);
-        if codes.len() == TILE {
-            // Whole lines, since stores under a mask are slow.
-            for half in 0..2 {
-                let part = |i: usize| _mm512_cvtepi32_epi8(code(_mm512_div_ps(values[4 * half + i], by)));
-                // SAFETY: half a tile is 64 codes.
-                unsafe {
-                    let line = join([part(0), part(1), part(2), part(3)]);
-                    _mm512_storeu_si512(codes.as_mut_ptr().add(64 * half).cast(), line);
+        let whole = row.len() / 64 * 64;
+        for i in (0..whole).step_by(64) {
+            // SAFETY: 64 values are there, and room for their codes: a whole line, since stores under a mask are slow.
+            unsafe {
+                let part = |j: usize| {
+                    let v = load(row.as_ptr().add(i + 16 * j), 16);
+                    _mm512_cvtepi32_epi8(code(_mm512_div_ps(v, by)))
                 };
+                _mm512_storeu_si512(codes.as_mut_ptr().add(i).cast(), join([part(0), part(1), part(2), part(3)]));
             }
-            continue;
         }
-        for (i, v) in values.into_iter().enumerate() {
-            let left = row.len().saturating_sub(16 * i);
-            let code = code(_mm512_div_ps(v, by));
+        for i in (whole..row.len()).step_by(16) {
+            let left = row.len() - i;
             // SAFETY: masked to the elements that are left.
             unsafe {
-                let to = codes.as_mut_ptr().wrapping_add(16 * i);
-                _mm_mask_storeu_epi8(to.cast(), mask(left), _mm512_cvtepi32_epi8(code));
+                let code = code(_mm512_div_ps(load(row.as_ptr().add(i), left), by));
+                _mm_mask_storeu_epi8(codes.as_mut_ptr().add(i).cast(), mask(left), _mm512_cvtepi32_epi8(code));
             }
-        }
-    }
-}
-
-/// Codes of values with a scale that is known.
-///
-/// # Safety
-/// As for [`encode`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub(crate) unsafe fn encode_with<X: Elem>(row: &[X], scale: f32, codes: &mut [u8]) {
-    debug_assert!(codes.len() == row.len());
-    let by = _mm512_set1_ps(scale);
-    let whole = row.len() / 64 * 64;
-    for i in (0..whole).step_by(64) {
-        // SAFETY: 64 values are there, and room for their codes.
-        unsafe {
-            let part = |j: usize| {
-                let v = load(row.as_ptr().add(i + 16 * j), 16);
-                _mm512_cvtepi32_epi8(code(_mm512_div_ps(v, by)))
-            };
-            _mm512_storeu_si512(codes.as_mut_ptr().add(i).cast(), join([part(0), part(1), part(2), part(3)]));
-        }
-    }
-    for i in (whole..row.len()).step_by(16) {
-        let left = row.len() - i;
-        // SAFETY: masked to the elements that are left.
-        unsafe {
-            let code = code(_mm512_div_ps(load(row.as_ptr().add(i), left), by));
-            _mm_mask_storeu_epi8(codes.as_mut_ptr().add(i).cast(), mask(left), _mm512_cvtepi32_epi8(code));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Matrices in tiles: codes and scales.
 
-use super::codec::{Codec, scale_of, with_codec};
+use super::codec::{Codec, encode_with, scale_of, with_codec};
 use super::{E4M3, MiniFloat, TILE};
 use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
 use crate::moe::Plan;
@@ -73,16 +73,8 @@ impl Quantized {
                 let (codes, scales) = unsafe {
                     (codes.slice(rows.start * bytes, rows.len() * bytes), scales.slice(rows.start * tiles, rows.len() * tiles))
                 };
-                let power_of_two = style.power_of_two;
-                #[cfg(target_arch = "x86_64")]
-                if cx.isa() == Isa::Avx512Bf16 && style.format == E4M3 && high == 1 {
-                    for ((r, codes), scales) in rows.zip(codes.chunks_exact_mut(bytes)).zip(scales.chunks_exact_mut(tiles)) {
-                        // SAFETY: the path's processor; a row of codes and scales for a row of values.
-                        unsafe { super::rows512::encode(x.row(r), power_of_two, codes, scales) };
-                    }
-                    return;
-                }
-                dispatch(cx.isa(), Encode { x, rows, cols, high, codes, scales, power_of_two, _format: F::default() });
+                let (isa, power_of_two) = (cx.isa(), style.power_of_two);
+                dispatch(isa, Encode { isa, x, rows, cols, high, codes, scales, power_of_two, _format: F::default() });
             });
         }));
         q
@@ -168,7 +160,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Columns `col..col + out.len()` of row `r`, handed to `put` with their index in that range.
+    /// Columns `col..col + n` of row `r`, handed to `put` with their index in that range.
     #[inline(always)]
     pub(crate) fn each<F: Codec>(&self, r: usize, col: usize, n: usize, mut put: impl FnMut(usize, f32)) {
         let (row, scales) = (&self.codes[r * self.bytes..][..self.bytes], &self.scales[r * self.tiles..][..self.tiles]);
@@ -222,6 +214,7 @@ pub(crate) fn amax<X: Elem>(x: &[X]) -> u32 {
 }
 
 struct Encode<'a, X, F> {
+    isa: Isa,
     x: Rows<'a, X>,
     rows: Range<usize>,
     cols: usize,
@@ -237,31 +230,40 @@ impl<X: Elem, F: Codec> Kernel for Encode<'_, X, F> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { x, rows, cols, high, codes, scales, power_of_two, _format: _ } = self;
+        let Self { isa, x, rows, cols, high, codes, scales, power_of_two, _format: _ } = self;
         let tiles = cols.div_ceil(TILE);
         let bytes = cols + if F::LOW { tiles * LOW_BYTES } else { 0 };
         let max = F::value(u32::from(F::FORMAT.max_code));
         for first in (0..rows.len()).step_by(high) {
             let last = (first + high).min(rows.len());
-            for t in 0..tiles {
-                let range = t * TILE..((t + 1) * TILE).min(cols);
-                let most = (first..last).map(|r| amax(&x.row(rows.start + r)[range.clone()])).fold(0, u32::max);
-                let scale = scale_of(most, max, power_of_two);
-                for r in first..last {
-                    scales[r * tiles + t] = scale;
-                    let (from, row) = (&x.row(rows.start + r)[range.clone()], &mut codes[r * bytes..][..bytes]);
-                    if !F::LOW {
-                        for (to, x) in row[range.clone()].iter_mut().zip(from) {
-                            *to = F::code(x.get() / scale) as u8;
-                        }
-                        continue;
-                    }
-                    let (high, low) = row.split_at_mut(cols);
-                    let low = &mut low[t * LOW_BYTES..][..LOW_BYTES];
+            // First the largest magnitudes, whose bits are in the order of the numbers.
+            let shared = first * tiles..(first + 1) * tiles;
+            for r in first..last {
+                for (x, most) in x.row(rows.start + r).chunks(TILE).zip(&mut scales[shared.clone()]) {
+                    let before = if r == first { 0 } else { most.to_bits() };
+                    *most = f32::from_bits(before.max(amax(x)));
+                }
+            }
+            for scale in &mut scales[shared.clone()] {
+                *scale = scale_of(scale.to_bits(), max, power_of_two);
+            }
+            for r in first + 1..last {
+                scales.copy_within(shared.clone(), r * tiles);
+            }
+            for r in first..last {
+                let (from, row) = (x.row(rows.start + r), &mut codes[r * bytes..][..bytes]);
+                let scales = &scales[r * tiles..][..tiles];
+                if !F::LOW {
+                    encode_with::<X, F>(isa, from, scales, row);
+                    continue;
+                }
+                let (high, low) = row.split_at_mut(cols);
+                let halves = high.chunks_mut(TILE).zip(low.chunks_exact_mut(LOW_BYTES));
+                for ((from, scale), (high, low)) in from.chunks(TILE).zip(scales).zip(halves) {
                     low.fill(0);
                     for (part, shift) in [(0, 0), (TILE / 2, 4)] {
                         let from = from.get(part..).unwrap_or(&[]);
-                        let to = &mut high[(range.start + part).min(range.end)..range.end];
+                        let to = high.get_mut(part..).unwrap_or(&mut []);
                         for ((to, low), x) in to.iter_mut().zip(&mut *low).zip(from) {
                             let code = F::code(x.get() / scale);
                             *to = (code >> 4) as u8;

@@ -2,7 +2,7 @@
 
 use super::PackedWeight;
 use crate::fp8::TILE;
-use crate::fp8::codec::{Codec, FourThree, scale_of};
+use crate::fp8::codec::{Codec, FourThree, encode_with, scale_of};
 use crate::gemm::LANES;
 use crate::gemm::pack::{Rows, codes_from_rows};
 use crate::kernel::{Elem, Kernel, dispatch};
@@ -89,15 +89,7 @@ impl<X: Elem> Kernel for Block<'_, X> {
         // Codes of the block, zero where it has no element.
         let mut codes = [[0u8; TILE]; TILE];
         for (r, codes) in codes.iter_mut().enumerate().take(rows) {
-            #[cfg(target_arch = "x86_64")]
-            if isa == Isa::Avx512Bf16 {
-                // SAFETY: the path's processor.
-                unsafe { crate::fp8::rows512::encode_with(source(r), scale, &mut codes[..cols]) };
-                continue;
-            }
-            for (to, x) in codes.iter_mut().zip(source(r)) {
-                *to = FourThree::code(x.get() / scale) as u8;
-            }
+            encode_with::<X, FourThree>(isa, source(r), &[scale], &mut codes[..cols]);
         }
         let (n_lanes, k_lanes) = (to.n.next_multiple_of(LANES), to.k.next_multiple_of(LANES));
         let (n_steps, k_steps) = (to.n.div_ceil(2), to.k.div_ceil(2));

@@ -119,11 +119,7 @@ pub(crate) fn relative(run: &[(u64, f64)], base: &[(u64, f64)]) -> Vec<(u64, f64
 
 /// The largest magnitude; infinite where nothing can be compared.
 fn largest(points: &[(u64, f64)]) -> f64 {
-    points
-        .iter()
-        .map(|p| p.1.abs())
-        .fold(None, |m: Option<f64>, v| Some(m.map_or(v, |m| if v > m || v.is_nan() { v } else { m })))
-        .unwrap_or(f64::INFINITY)
+    points.iter().map(|p| p.1.abs()).max_by(f64::total_cmp).unwrap_or(f64::INFINITY)
 }
 
 /// Mean over the last tenth.
