@@ -194,7 +194,9 @@ impl Needles {
         take: impl FnOnce(usize) -> Result<Vec<u32>>,
     ) -> Result<()> {
         let most = (len / TOKENS_A_FACT).clamp(1, self.words.len());
-        let mut facts = self.facts(1 + rng.below(2, most as u64) as usize, rng);
+        // Few facts as often as many: with one there is nothing to mistake it for, which is learned first.
+        let count = (most as f64 + 1.0).powf(rng.uniform(2)) as usize;
+        let mut facts = self.facts(count.clamp(1, most), rng);
         let question = |f: &Fact| [f.question.as_slice(), &f.answer, &self.end].concat();
         let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len() + question(f).len()).sum::<usize>();
         let frame = usize::from(self.bos.is_some()) + 1;
@@ -231,12 +233,9 @@ impl Needles {
         let at = |fact: usize| places.below(fact as u64, lines.len() as u64) as usize;
         let mut parts: Vec<_> = facts.iter().enumerate().map(|(i, f)| (lines[at(i)], i, f.needle.clone())).collect();
         for (i, fact) in questions.into_iter().enumerate() {
-            // As often near as far, on the scale of a logarithm: what is near is learned first and leads on. One stands at
-            // the end.
-            let most = lines.len() - at(fact);
-            let later = (most as f64).powf(asked.uniform(i as u64)) as usize - 1;
-            let place = if i == 0 { text.len() } else { lines[at(fact) + later.min(most - 1)] };
-            // At one place, questions come after all facts.
+            // One question stands at the end.
+            let later = at(fact) + asked.below(i as u64, (lines.len() - at(fact)) as u64) as usize;
+            let place = if i == 0 { text.len() } else { lines[later] };
             let part = if i < facts.len() { question(&facts[fact]) } else { facts[fact].needle.clone() };
             parts.push((place, facts.len() + i, part));
         }

@@ -1,13 +1,15 @@
 //! `hadal bench`: how fast this machine does the work.
 
 use super::inspect::model_of;
-use crate::cli::{BenchArgs, BenchCommand, BenchGemmArgs};
+use crate::cli::{BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs};
 use anyhow::{Result, ensure};
 use hadal_model::ModelConfig;
 use hadal_ops::gemm::bench::{self, Layer, Orientation, Row, Spec};
-use hadal_ops::{Acc, Cx, DType};
+use hadal_ops::linear::accumulator;
+use hadal_ops::{Acc, Accumulator, Cx, DType};
 use hadal_train::bench::peak_rss_bytes;
 use hadal_train::recipe::Recipe;
+use serde_json::json;
 
 /// Seconds for each product in one pass over the list.
 const SECONDS: f64 = 0.25;
@@ -18,7 +20,36 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.command {
         BenchCommand::Gemm(args) => gemm(args),
         BenchCommand::Train(args) => super::bench_train::run(args),
+        BenchCommand::Accumulator(args) => accumulator(args),
     }
+}
+
+/// Errors of FP8 products of random matrices by accumulator, against the same codes summed in f64.
+fn accumulator(args: &BenchAccumulatorArgs) -> Result<()> {
+    let cx = Cx::cpu(args.threads, DType::Bf16);
+    let kinds =
+        [("f32", Accumulator::F32), ("14 bits, promoted", Accumulator::Promoted14), ("14 bits", Accumulator::Only14)];
+    let mut lines = Vec::new();
+    if !args.json {
+        say!("error relative to the results' size (root mean square), and the largest over all results\n");
+        say!("{:>6}  {}", "K", kinds.map(|(name, _)| format!("{name:>25}")).concat());
+    }
+    for &k in &args.k {
+        let found = cx.threads().run(|| accumulator::errors(&cx, args.size, k, &kinds.map(|k| k.1)));
+        let shown = found
+            .iter()
+            .map(|e| format!("{:>14} {:>10}", format!("{:.4}%", 100.0 * e.rms), format!("{:.3}%", 100.0 * e.most)));
+        if !args.json {
+            say!("{k:>6}  {}", shown.collect::<String>());
+        }
+        let kinds =
+            kinds.iter().zip(&found).map(|(kind, e)| json!({"accumulator": kind.0, "rms": e.rms, "largest": e.most}));
+        lines.push(json!({"k": k, "errors": kinds.collect::<Vec<_>>()}));
+    }
+    if args.json {
+        say!("{}", json!({"size": args.size, "by_k": lines}));
+    }
+    Ok(())
 }
 
 /// The products of a step, and one cube of 512, against the multiply instruction's own rate.
@@ -51,7 +82,7 @@ fn gemm(args: &BenchGemmArgs) -> Result<()> {
     let work: f64 = rows.iter().map(|r| r.gflops * r.seconds * r.spec.count as f64).sum();
     let seconds: f64 = rows.iter().map(|r| r.seconds * r.spec.count as f64).sum();
     if args.json {
-        let line = serde_json::json!({
+        let line = json!({
             "recipe": args.recipe, "tokens": args.tokens, "threads": cx.threads().count(), "isa": cx.isa().name(),
             "gflops": work / seconds, "share_of_peak": bench::weighted_share(&rows), "peak_gflops": peak, "step_gemm_seconds": seconds,
             "peak_rss_bytes": peak_rss_bytes(), "cube_512_gflops": cube[0].gflops, "cube_512_share_of_peak": cube[0].share,

@@ -3,7 +3,8 @@
 //! lies below its some 14 bits.
 //!
 //! With promotion the sum of 128 of k goes to f32, is scaled there, and the accumulator starts from zero. Without, one
-//! accumulator holds the sum of all of k; since scales change on the way, products enter it scaled.
+//! accumulator holds the sum of all of k in units of the first scale: where all scales are one, as with one for a tensor,
+//! exactly the products of codes enter it.
 
 use super::{Kernel, LANES, SCALED, STEP_BYTES, Tile, portable};
 use crate::kernel::{Kernel as Loop, dispatch};
@@ -58,6 +59,7 @@ impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
         let Some(scales) = t.scales else { return };
         let mut sums = [0f32; LANES];
         let mut acc = [0f32; LANES];
+        let mut unit = [0f32; LANES];
         for block in 0..t.steps.div_ceil(SCALED) {
             let mut scale = [0f32; LANES];
             // SAFETY: the caller of the kernel promises scales for every row, lane and block.
@@ -67,6 +69,10 @@ impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
                     *scale = a * *scales.b.add(block * scales.b_block + j);
                 }
             }
+            if block == 0 {
+                unit = scale;
+            }
+            let factor: [f32; LANES] = std::array::from_fn(|j| if PROMOTE { 1.0 } else { scale[j] / unit[j] });
             let end = t.steps.min((block + 1) * SCALED);
             for first in (block * SCALED..end).step_by(INSTRUCTION) {
                 let mut products = [[0f32; LANES]; 2 * INSTRUCTION];
@@ -80,9 +86,8 @@ impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
                     let at = 2 * (s - first);
                     for j in 0..LANES {
                         let b = portable::widen(b[j]);
-                        let factor = if PROMOTE { 1.0 } else { scale[j] };
-                        products[at][j] = a.0 * b.0 * factor;
-                        products[at + 1][j] = a.1 * b.1 * factor;
+                        products[at][j] = a.0 * b.0 * factor[j];
+                        products[at + 1][j] = a.1 * b.1 * factor[j];
                     }
                 }
                 add(&mut acc, &products);
@@ -94,13 +99,16 @@ impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
                 acc = [0.0; LANES];
             }
         }
+        if !PROMOTE {
+            sums = std::array::from_fn(|j| acc[j] * unit[j]);
+        }
         let t = Tile {
             c: t.c.wrapping_add(row * t.c_row),
             sums: if t.sums.is_null() { t.sums } else { t.sums.wrapping_add(row * t.sums_row) },
             ..*t
         };
         // SAFETY: the row of C is the tile's.
-        unsafe { portable::store(&[if PROMOTE { sums } else { acc }], &t) };
+        unsafe { portable::store(&[sums], &t) };
     }
 }
 

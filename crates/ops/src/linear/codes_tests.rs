@@ -191,15 +191,15 @@ fn a_short_accumulator_is_its_definition() {
                 let (r, j) = (i / n, i % n);
                 let term = |c: usize| xq[r * k + c] * wq[j * k + c];
                 let magnitude: f64 = (0..k).map(|c| term(c).abs()).sum();
+                // In units of the scale of a block, or of the first one.
+                let scale = |b: usize| f64::from(x_scales.f32()[r * x_scales.cols() + b]) * w_scales[b];
+                let sum = |cols: std::ops::Range<usize>, scale: f64| {
+                    short_sum(cols.map(|c| f64::from((term(c) / scale) as f32))) * scale
+                };
                 let want = if promoted {
-                    let blocks = (0..k.div_ceil(TILE)).map(|b| {
-                        let scale = f64::from(x_scales.f32()[r * x_scales.cols() + b]) * w_scales[b];
-                        short_sum((b * TILE..k.min((b + 1) * TILE)).map(|c| f64::from((term(c) / scale) as f32)))
-                            * scale
-                    });
-                    blocks.sum::<f64>()
+                    (0..k.div_ceil(TILE)).map(|b| sum(b * TILE..k.min((b + 1) * TILE), scale(b))).sum::<f64>()
                 } else {
-                    short_sum((0..k).map(term))
+                    sum(0..k, scale(0))
                 };
                 // Promoted: f32's roundings only. Otherwise a product's last bit may fall on the other side of a cut:
                 // one unit of the sum's 14 bits for one product in a few hundred.

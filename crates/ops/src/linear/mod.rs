@@ -15,6 +15,7 @@
 //!
 //! Panics when shapes disagree, an operand is i32, or a gradient needs a form that the weight was not made with.
 
+pub mod accumulator;
 pub(crate) mod codes;
 #[cfg(test)]
 mod codes_tests;

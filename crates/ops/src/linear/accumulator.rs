@@ -1,0 +1,74 @@
+//! What a short accumulator does to FP8 products (report 3.3.2): near 2% at K = 4096 in the largest error, the report says.
+
+use super::{PackedWeight, forward};
+use crate::fp8::{Quantized, Style, TILE};
+use crate::{Acc, Accumulator, Cx, DType, Purpose, Rng, Tensor};
+
+/// Errors of a product's results, relative to their root mean square.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Errors {
+    /// Root mean square.
+    pub rms: f64,
+    /// The largest.
+    pub most: f64,
+}
+
+/// The value with the largest magnitude: of every row's tiles of X, and of every block of W, so that all scales are one.
+const LARGEST: f32 = 4.5;
+
+/// Errors of `X W^T` under each accumulator against the same codes summed in f64: X and W `[size, k]`, standard normal.
+pub fn errors(cx: &Cx, size: usize, k: usize, accumulators: &[Accumulator]) -> Vec<Errors> {
+    let normal = |step: u64| {
+        let rng = Rng::new(1, Purpose::Init, step);
+        let mut t = cx.zeros(&[size, k], DType::F32);
+        for (i, v) in t.f32_mut().iter_mut().enumerate() {
+            let (row, col) = (i / k, i % k);
+            *v = (rng.normal(i as u64) as f32).clamp(-LARGEST, LARGEST);
+            if col % TILE == row % TILE {
+                *v = LARGEST.copysign(*v);
+            }
+        }
+        t
+    };
+    let (x, w) = (normal(0), normal(1));
+    let mut weight = PackedWeight::new(cx, 1, size, k, DType::U8, false);
+    weight.pack(cx, &w);
+    let x_codes = Quantized::new(cx, &x, Style::TILES);
+    // The weight's codes are those of its blocks of 128x128.
+    let w_codes = Quantized::new(cx, &w, Style { shape: crate::fp8::Shape::Block, ..Style::TILES });
+    let exact = product(&x_codes.dequantize(cx, DType::F32), &w_codes.dequantize(cx, DType::F32));
+    let size_of = |v: &mut dyn Iterator<Item = f64>| (v.map(|v| v * v).sum::<f64>() / exact.len() as f64).sqrt();
+    let scale = size_of(&mut exact.iter().copied());
+    let one = |accumulator: &Accumulator| {
+        let mut y = cx.zeros(&[size, size], DType::F32);
+        forward(&cx.clone().with_accumulator(*accumulator), &x_codes, &weight, &mut y, Acc::Write);
+        let far: Vec<f64> = y.f32().iter().zip(&exact).map(|(y, e)| (f64::from(*y) - e).abs() / scale).collect();
+        Errors { rms: size_of(&mut far.iter().copied()), most: far.iter().copied().fold(0.0, f64::max) }
+    };
+    accumulators.iter().map(one).collect()
+}
+
+/// `X W^T` in f64.
+fn product(x: &Tensor, w: &Tensor) -> Vec<f64> {
+    let row = |t: &Tensor, r: usize| t.f32()[r * t.cols()..(r + 1) * t.cols()].to_vec();
+    let ws: Vec<Vec<f32>> = (0..w.rows()).map(|r| row(w, r)).collect();
+    let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    (0..x.rows()).flat_map(|r| ws.iter().map(|w| dot(&row(x, r), w)).collect::<Vec<_>>()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promotion_stops_the_growth_with_k() {
+        let cx = Cx::cpu(2, DType::Bf16);
+        let all = [Accumulator::F32, Accumulator::Promoted14, Accumulator::Only14];
+        let (short, long) = (errors(&cx, 48, 128, &all), errors(&cx, 48, 4096, &all));
+        // f32: some roundings of 2^-24 over the root of K.
+        assert!(long[0].most < 1e-5 && short[0].most < 1e-5, "{long:?}");
+        // Up to 128 of k there is nothing to promote; beyond, what is not promoted loses more and more.
+        assert!(short[1] == short[2], "{short:?}");
+        assert!(long[1].rms < 2.0 * short[1].rms && long[2].rms > 4.0 * long[1].rms, "{short:?} {long:?}");
+    }
+}
