@@ -1,7 +1,7 @@
 //! Needles in a haystack (report 4.3, figure 8): a fact hidden somewhere in real text and asked for at the end.
 //!
 //! ```text
-//! … text … The magic number of amber is 73941.⏎ … text … What is the magic number of amber? The magic number of amber is 73941
+//! … text … The magic number of amber is 73941.⏎ … text … The magic number of amber is 73941
 //! ```
 //!
 //! The haystack is real text as token ids; a needle is put in at a line's boundary. Lengths are exact in tokens, since
@@ -35,10 +35,6 @@ const WORDS: [&str; 100] = [
 const FACTS: usize = 48;
 /// Digits of a magic number: guessing is right once in a hundred thousand.
 const DIGITS: u64 = 5;
-/// A training row has up to one fact for so many tokens, as far as there are words. So many facts, and so
-/// many questions about them, since the answers' few tokens are all that teaches looking up.
-const TOKENS_A_FACT: usize = 64;
-
 /// A question about a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -66,39 +62,35 @@ pub struct Place {
 pub struct Needles {
     bos: Option<u32>,
     eos: u32,
-    words: Vec<Word>,
+    /// What is said of each word, up to the number.
+    words: Vec<Vec<u32>>,
     digits: Vec<Vec<u32>>,
     end: Vec<u32>,
     /// By token: whether its text ends a line.
     ends_line: Vec<bool>,
 }
 
-/// Statement and question of a word, both up to the number.
-#[derive(Clone, Debug)]
-struct Word {
-    statement: Vec<u32>,
-    question: Vec<u32>,
+/// One fact.
+struct Fact {
+    /// `The magic number of amber is 73941.⏎`
+    needle: Vec<u32>,
+    /// Where the number's tokens lie in it.
+    answer: Range<usize>,
 }
 
-/// One fact: its needle, its question, its answer.
-struct Fact {
-    needle: Vec<u32>,
-    question: Vec<u32>,
-    answer: Vec<u32>,
+impl Fact {
+    /// The needle up to the number's end: the question and its answer.
+    fn asked(&self) -> &[u32] {
+        &self.needle[..self.answer.end]
+    }
 }
 
 impl Needles {
     /// Encodes the fixed parts. `bos`: whether texts begin with the begin token.
     pub fn new(tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
-        let mut words: Vec<Word> = WORDS
-            .iter()
-            .map(|word| {
-                let statement = format!("The magic number of {word} is ");
-                let question = tokenizer.encode(&format!("What is the magic number of {word}? {statement}"));
-                Word { statement: tokenizer.encode(&statement), question }
-            })
-            .collect();
-        words.sort_by_key(|w| w.statement.len());
+        let statement = |word: &&str| tokenizer.encode(&format!("The magic number of {word} is "));
+        let mut words: Vec<Vec<u32>> = WORDS.iter().map(statement).collect();
+        words.sort_by_key(Vec::len);
         words.truncate(FACTS);
         let ends_line = (0..tokenizer.vocab_size() as u32)
             .map(|id| !tokenizer.is_special(id) && tokenizer.token_bytes(id).ends_with(b"\n"))
@@ -116,15 +108,16 @@ impl Needles {
     /// Most tokens that `facts` facts with a question each may take, beside begin and end of the text.
     pub fn room(&self, facts: usize) -> usize {
         let number = DIGITS as usize * self.digits.iter().map(Vec::len).max().unwrap_or(1);
-        let longest = self.words.iter().map(|w| w.statement.len() + w.question.len()).max().unwrap_or(0);
-        facts * (longest + 2 * (number + self.end.len())) + 2
+        let longest = self.words.iter().map(Vec::len).max().unwrap_or(0);
+        2 * facts * (longest + number + self.end.len()) + 2
     }
 
     fn fact(&self, word: usize, rng: Rng) -> Fact {
-        let Word { statement, question } = &self.words[word];
-        let answer: Vec<u32> = (0..DIGITS).flat_map(|i| &self.digits[rng.below(i, 10) as usize]).copied().collect();
-        let needle = [statement, answer.as_slice(), &self.end].concat();
-        Fact { needle, question: question.clone(), answer }
+        let number = (0..DIGITS).flat_map(|i| &self.digits[rng.below(i, 10) as usize]).copied();
+        let mut needle: Vec<u32> = self.words[word].iter().copied().chain(number).collect();
+        let answer = self.words[word].len()..needle.len();
+        needle.extend_from_slice(&self.end);
+        Fact { needle, answer }
     }
 
     /// `count` facts about different words.
@@ -150,10 +143,8 @@ impl Needles {
         }
         let facts = self.facts(place.distractors + 1, rng);
         let asked = &facts[0];
-        let fixed = usize::from(self.bos.is_some())
-            + facts.iter().map(|f| f.needle.len()).sum::<usize>()
-            + asked.question.len()
-            + asked.answer.len();
+        let fixed =
+            usize::from(self.bos.is_some()) + facts.iter().map(|f| f.needle.len()).sum::<usize>() + asked.asked().len();
         if place.length <= fixed {
             return bad(format!(
                 "{} tokens hold no text beside needle and question ({fixed}); take longer ones",
@@ -177,9 +168,8 @@ impl Needles {
         // Where the needle lands: behind the text and the distractors that come before it.
         let before: usize = inserts.iter().filter(|i| i.0 < nearest).map(|i| i.2.len()).sum();
         insert(&text, inserts, &mut ids);
-        ids.extend_from_slice(&asked.question);
-        let answer = ids.len()..ids.len() + asked.answer.len();
-        ids.extend_from_slice(&asked.answer);
+        let answer = ids.len() + asked.answer.start..ids.len() + asked.answer.end;
+        ids.extend_from_slice(asked.asked());
         Ok(Sample { ids, answer, needle: begin + nearest + before })
     }
 
@@ -193,33 +183,17 @@ impl Needles {
         out: &mut Vec<u32>,
         take: impl FnOnce(usize) -> Result<Vec<u32>>,
     ) -> Result<()> {
-        let most = (len / TOKENS_A_FACT).clamp(1, self.words.len());
-        // Few facts as often as many: with one there is nothing to mistake it for, which is learned first.
-        let count = (most as f64 + 1.0).powf(rng.uniform(2)) as usize;
-        let mut facts = self.facts(count.clamp(1, most), rng);
-        let question = |f: &Fact| [f.question.as_slice(), &f.answer, &self.end].concat();
-        let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len() + question(f).len()).sum::<usize>();
         let frame = usize::from(self.bos.is_some()) + 1;
-        let room = len / 4 * 3;
-        // Where the tokenizer's parts are long, fewer facts leave room for text.
-        while facts.len() > 1 && frame + size(&facts) > room {
-            facts.pop();
-        }
-        let (places, asked) = (rng.substream(3), rng.substream(4));
-        // Every fact is asked for once, and then any of them is told again while there is room: what a question without
-        // its first sentence is.
-        let mut questions: Vec<usize> = (0..facts.len()).collect();
-        let mut fixed = frame + size(&facts);
-        loop {
-            let again = rng.substream(5).below(questions.len() as u64, facts.len() as u64) as usize;
-            let size = facts[again].needle.len();
-            if fixed + size > room {
-                break;
-            }
-            fixed += size;
-            questions.push(again);
-        }
-        let Some(rest) = len.checked_sub(fixed) else {
+        let room = (len / 4 * 3).saturating_sub(frame);
+        // Every fact is told twice: where it stands, and where it is asked for. Their number is even on the scale of a
+        // logarithm: a single one is for finding it at all, many are for telling them apart.
+        let mut facts = self.facts(FACTS, rng);
+        let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len()).sum::<usize>();
+        let most = (1..=FACTS).rev().find(|n| 2 * size(&facts[..*n]) <= room).unwrap_or(1);
+        let even = |most: usize, at: u64| (most as f64 + 1.0).powf(rng.uniform(at)) as usize;
+        facts.truncate(even(most, 2).min(most));
+        let fixed = frame + 2 * size(&facts);
+        let Some(mut rest) = len.checked_sub(fixed) else {
             let need = self.room(1);
             return Err(DataError::Option {
                 key: "needle rate",
@@ -228,19 +202,28 @@ impl Needles {
                 ),
             });
         };
+        // And up to as many more times as there is room for, since the answers' few tokens are all that teaches looking up.
+        let mut questions: Vec<usize> = (0..facts.len()).collect();
+        let more = (room + frame).saturating_sub(fixed) / facts[0].needle.len();
+        for again in 1..even(more, 3) {
+            let fact = rng.substream(5).below(again as u64, facts.len() as u64) as usize;
+            let Some(left) = rest.checked_sub(facts[fact].needle.len()) else { break };
+            rest = left;
+            questions.push(fact);
+        }
         let text = take(rest)?;
         let lines = self.boundaries(&text);
+        let (places, asked) = (rng.substream(3), rng.substream(4));
         let at = |fact: usize| places.below(fact as u64, lines.len() as u64) as usize;
-        let mut parts: Vec<_> = facts.iter().enumerate().map(|(i, f)| (lines[at(i)], i, f.needle.clone())).collect();
+        let mut parts: Vec<_> = facts.iter().enumerate().map(|(i, f)| (lines[at(i)], i, f.needle.as_slice())).collect();
         for (i, fact) in questions.into_iter().enumerate() {
-            // One question stands at the end.
             let later = at(fact) + asked.below(i as u64, (lines.len() - at(fact)) as u64) as usize;
+            // One question stands at the end. At one place, questions come after all facts.
             let place = if i == 0 { text.len() } else { lines[later] };
-            let part = if i < facts.len() { question(&facts[fact]) } else { facts[fact].needle.clone() };
-            parts.push((place, facts.len() + i, part));
+            parts.push((place, FACTS + i, &facts[fact].needle));
         }
         out.extend(self.bos);
-        insert(&text, parts.iter().map(|(at, order, ids)| (*at, *order, ids.as_slice())).collect(), out);
+        insert(&text, parts, out);
         out.push(self.eos);
         Ok(())
     }
@@ -329,7 +312,7 @@ mod tests {
             // It stands where `needle` says, at the start of a line or at the cut end of the text.
             let line = format!("The magic number of {} is {}.\n", asked.0, asked.1);
             let after = t.decode(&s.ids[s.needle..]);
-            let last = after.strip_prefix(&line).map(|rest| rest.starts_with("What is"));
+            let last = after.strip_prefix(&line).map(|rest| rest.starts_with("The magic"));
             prop_assert!(last.is_some());
             let before = t.decode(&s.ids[..s.needle]);
             let first = before.is_empty() || t.is_special(s.ids[s.needle - 1]);
@@ -363,10 +346,6 @@ mod tests {
             for word in words {
                 let of_word: Vec<_> = found.iter().filter(|f| f.0 == word).collect();
                 prop_assert!(of_word.len() > 1 && of_word.iter().all(|f| *f == of_word[0]));
-                prop_assert_eq!(shown.matches(&format!("What is the magic number of {word}?")).count(), 1);
-                let question = shown.find(&format!("What is the magic number of {word}?")).unwrap();
-                let fact = shown.find(&format!("The magic number of {word} is")).unwrap();
-                prop_assert!(fact < question);
             }
         }
     }

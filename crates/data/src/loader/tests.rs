@@ -281,7 +281,7 @@ fn needles_come_at_their_rate_and_resume_anywhere() {
     let all = rows(&mut open(with_needles(), None), 300);
     let asks = |row: &Vec<i32>| {
         let ids: Vec<u32> = row.iter().map(|id| *id as u32).collect();
-        t.decode(&ids).contains("What is the magic number of")
+        t.decode(&ids).contains("The magic number of")
     };
     let share = all.iter().filter(|r| asks(r)).count() as f64 / 300.0;
     // Standard error 0.028; four of them.

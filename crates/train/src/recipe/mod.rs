@@ -460,7 +460,7 @@ pub struct Run {
     pub threads: usize,
     /// Row of the precision table that the run takes.
     pub precision: RunPrecision,
-    /// Moves the first weight to its neighbour in f32: a run that differs from another by one rounding, as a control.
+    /// Moves one weight of the last norm by one rounding to bf16: a run that differs in no other way, as a control.
     pub nudge: bool,
     /// The run's folder.
     pub out: String,
