@@ -1,0 +1,153 @@
+//! Commands that measure: a model on text, a configuration, this machine, a claim of the report.
+
+use super::{ModelArgs, at_least_one};
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Files and folders to evaluate on
+    #[arg(required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    /// Tokens of one window [default: what the model was trained on]
+    #[arg(long, value_parser = at_least_one)]
+    pub(crate) window: Option<usize>,
+    /// Most tokens of text to evaluate (0: all)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) tokens: usize,
+    /// Also write the loss by place in the window to this folder, as a picture and as JSON lines
+    #[arg(long, value_name = "DIR")]
+    pub(crate) by_position: Option<PathBuf>,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct NiahArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tokens of the texts, question and answer included
+    #[arg(long, value_delimiter = ',', default_value = "512,1024,2048,4096", value_parser = at_least_one)]
+    pub(crate) lengths: Vec<usize>,
+    /// Depths of the needle, evenly from the start to the end of the text
+    #[arg(long, default_value_t = 11, value_parser = at_least_one)]
+    pub(crate) depths: usize,
+    /// Questions for each length and depth
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    pub(crate) samples: usize,
+    /// Other facts hidden in the same text
+    #[arg(long, default_value_t = 0)]
+    pub(crate) distractors: usize,
+    /// Hide needles in these files and folders [default: the held-out text of the run that made the model]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub(crate) text: Vec<PathBuf>,
+    /// The same seed asks the same questions
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Folder for the picture and the answers [default: niah/ in the model's folder]
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct InspectArgs {
+    /// A config.json, a checkpoint's folder, a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
+    pub(crate) config: String,
+    /// Sequence length for attention's share of the FLOPs [default: the recipe's, or 4096]
+    #[arg(long, value_parser = at_least_one)]
+    pub(crate) seq_len: Option<usize>,
+    /// JSON instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// The matrix products of a training step, against the processor's own peak
+    Gemm(BenchGemmArgs),
+    /// Whole training steps on random tokens
+    Train(BenchTrainArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct BenchGemmArgs {
+    /// Recipe whose products are measured
+    #[arg(default_value = "small")]
+    pub(crate) recipe: String,
+    /// Tokens of the step
+    #[arg(long, default_value_t = 2048, value_parser = at_least_one)]
+    pub(crate) tokens: usize,
+    /// Passes over all products; the middle one of each counts
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(crate) steps: usize,
+    /// Threads (0: one for each core)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchTrainArgs {
+    /// Recipe
+    #[arg(default_value = "small")]
+    pub(crate) recipe: String,
+    /// Change a key of the recipe
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Measured steps, after two that are not counted
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub(crate) steps: usize,
+    /// Sequences a step
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
+    pub(crate) batch: usize,
+    /// Tokens a sequence
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub(crate) seq_len: usize,
+    /// Threads (0: one for each core)
+    #[arg(long, default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Where the time of a step goes
+    #[arg(long)]
+    pub(crate) profile: bool,
+    /// Last line is JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct ExperimentArgs {
+    /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, or a .toml file like those in experiments/; `list` shows them
+    pub(crate) name: String,
+    /// Minutes for all runs together [default: the experiment's]
+    #[arg(long, value_name = "MINUTES", conflicts_with = "tokens")]
+    pub(crate) budget: Option<f64>,
+    /// Tokens of each run, instead of minutes (as 3M)
+    #[arg(long)]
+    pub(crate) tokens: Option<String>,
+    /// Text to train on [default: the dependencies' sources]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Folder of the runs; runs that are there are gone on with, finished ones are kept [default: runs/experiment-NAME]
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Change a key of the recipe in all runs
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Plain lines instead of the live view
+    #[arg(long)]
+    pub(crate) plain: bool,
+}
