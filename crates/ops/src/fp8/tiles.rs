@@ -3,7 +3,7 @@
 use super::codec::{Codec, encode_with, scale_of, with_codec};
 use super::{E4M3, MiniFloat, TILE};
 use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
-use crate::moe::Plan;
+use crate::moe::{Plan, copy_rows};
 use crate::{Cx, DType, DisjointMut, Isa, MatRef, Tensor};
 use std::ops::Range;
 
@@ -126,20 +126,9 @@ impl Quantized {
         let _scope = cx.scope("moe permute", 0, 2 * self.bytes() as u64);
         assert!(plan.tokens() == self.rows(), "permute: {} rows for {} tokens", self.rows(), plan.tokens());
         let mut to = Self::empty(cx, plan.rows(), self.cols, self.format);
-        let (bytes, tiles) = (self.codes.cols(), self.scales.cols());
-        let (codes, scales) = (DisjointMut::new(to.codes.u8_mut()), DisjointMut::new(to.scales.f32_mut()));
-        let (from, blocks) = (plan.token_of.i32(), Blocks::rows(plan.rows(), bytes));
-        let (source, source_scales) = (self.codes.u8(), self.scales.f32());
-        cx.threads().each(blocks.count(), |task| {
-            for r in blocks.range(task) {
-                let t = from[r] as usize;
-                // SAFETY: a row belongs to one task.
-                unsafe {
-                    codes.slice(r * bytes, bytes).copy_from_slice(&source[t * bytes..][..bytes]);
-                    scales.slice(r * tiles, tiles).copy_from_slice(&source_scales[t * tiles..][..tiles]);
-                }
-            }
-        });
+        let token_of = plan.token_of.i32();
+        copy_rows(cx, self.codes.u8(), self.codes.cols(), token_of, to.codes.u8_mut());
+        copy_rows(cx, self.scales.f32(), self.scales.cols(), token_of, to.scales.f32_mut());
         to
     }
 

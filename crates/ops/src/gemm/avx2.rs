@@ -1,7 +1,7 @@
 //! Register tiles with AVX2 and FMA: up to 4 rows by 1 panel (8 accumulators). BF16 is widened by shift and mask.
 
-use super::portable::{promote, store};
-use super::{Kernel, SCALED, Tile};
+use super::portable::{Sums, promote, store};
+use super::{Kernel, LANES, SCALED, Tile};
 use crate::DType;
 use std::arch::x86_64::*;
 
@@ -29,6 +29,9 @@ unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, p
     }
 }
 
+/// Accumulators of a tile's rows.
+type Acc<const R: usize> = [[__m256; 2]; R];
+
 /// The first (low) and second (high) bf16 of every word, widened.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -37,9 +40,12 @@ fn widen(words: __m256i) -> (__m256, __m256) {
     (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)), _mm256_castsi256_ps(high))
 }
 
+/// One step: a word of each row and the panel's words.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn step<const R: usize, const BF16: bool>(acc: &mut [[__m256; 2]; R], a: [i32; R], b: [__m256i; 2]) {
+unsafe fn step<const R: usize, const BF16: bool>(acc: &mut Acc<R>, a: [i32; R], b: *const u8) {
+    // SAFETY: the caller promises the step.
+    let b = unsafe { [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(32).cast())] };
     if BF16 {
         let b = [widen(b[0]), widen(b[1])];
         for r in 0..R {
@@ -58,47 +64,59 @@ fn step<const R: usize, const BF16: bool>(acc: &mut [[__m256; 2]; R], a: [i32; R
     }
 }
 
+/// Sums of `n` steps from step `first` on.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn sum<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile, first: usize, n: usize) -> Acc<R> {
+    let mut acc = [[_mm256_setzero_ps(); 2]; R];
+    // SAFETY: the caller promises the steps.
+    unsafe {
+        let (mut a, mut b) = (t.a.add(first * STEP), t.b.add(first * super::STEP_BYTES));
+        for _ in 0..n {
+            let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<i32>().read_unaligned());
+            step::<R, BF16>(&mut acc, av, b);
+            a = a.add(STEP);
+            b = b.add(super::STEP_BYTES);
+        }
+    }
+    acc
+}
+
+/// The same in memory.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn stored<const R: usize>(acc: Acc<R>) -> Sums<R> {
+    let mut sums = [[0.0; LANES]; R];
+    for r in 0..R {
+        // SAFETY: a row has sixteen lanes.
+        unsafe {
+            _mm256_storeu_ps(sums[r].as_mut_ptr(), acc[r][0]);
+            _mm256_storeu_ps(sums[r].as_mut_ptr().add(8), acc[r][1]);
+        }
+    }
+    sums
+}
+
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
-    let mut acc = [[_mm256_setzero_ps(); 2]; R];
-    let (mut a, mut b) = (t.a, t.b);
-    let mut sums = [[0f32; 16]; R];
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and of the panel.
     unsafe {
-        let panel = |b: *const u8| [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(32).cast())];
         if t.scales.is_some() {
+            let mut sums = [[0.0; LANES]; R];
             for block in 0..t.steps.div_ceil(SCALED) {
-                let mut acc = [[_mm256_setzero_ps(); 2]; R];
-                for _ in 0..SCALED.min(t.steps - block * SCALED) {
-                    let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<i32>().read_unaligned());
-                    step::<R, BF16>(&mut acc, av, panel(b));
-                    a = a.add(STEP);
-                    b = b.add(super::STEP_BYTES);
-                }
-                let mut part = [[0f32; 16]; R];
-                for r in 0..R {
-                    _mm256_storeu_ps(part[r].as_mut_ptr(), acc[r][0]);
-                    _mm256_storeu_ps(part[r].as_mut_ptr().add(8), acc[r][1]);
-                }
+                let first = block * SCALED;
+                let part = stored(sum::<R, BF16, STEP>(t, first, SCALED.min(t.steps - first)));
                 promote(&mut sums, &part, t, block);
             }
             store(&sums, t);
             return;
         }
-        for _ in 0..t.steps {
-            let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<i32>().read_unaligned());
-            step::<R, BF16>(&mut acc, av, panel(b));
-            a = a.add(STEP);
-            b = b.add(super::STEP_BYTES);
-        }
+        let mut acc = sum::<R, BF16, STEP>(t, 0, t.steps);
         if t.half {
+            let a = t.a.add(t.steps * STEP);
             let av = std::array::from_fn(|r| i32::from(a.add(r * t.a_row).cast::<u16>().read_unaligned()));
-            step::<R, BF16>(&mut acc, av, panel(b));
+            step::<R, BF16>(&mut acc, av, t.b.add(t.steps * super::STEP_BYTES));
         }
-        for r in 0..R {
-            _mm256_storeu_ps(sums[r].as_mut_ptr(), acc[r][0]);
-            _mm256_storeu_ps(sums[r].as_mut_ptr().add(8), acc[r][1]);
-        }
-        store(&sums, t);
+        store(&stored(acc), t);
     }
 }

@@ -74,13 +74,41 @@ fn dot<const BF16: bool>(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
     }
 }
 
+/// Sums of `n` steps from step `first` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn sum<const R: usize, const NP: usize, const BF16: bool, const STEP: usize>(
+    t: &Tile,
+    first: usize,
+    n: usize,
+) -> [[__m512; NP]; R] {
+    let mut acc = [[_mm512_setzero_ps(); NP]; R];
+    let (a_row, b_panel) = (t.a_row, t.b_panel);
+    // SAFETY: the caller promises the steps. Unaligned loads are used where the contract promises no alignment.
+    unsafe {
+        let (mut a, mut b) = (t.a.add(first * STEP), t.b.add(first * super::STEP_BYTES));
+        for _ in 0..n {
+            let mut bv = [_mm512_setzero_si512(); NP];
+            for j in 0..NP {
+                bv[j] = _mm512_loadu_si512(b.add(j * b_panel).cast());
+            }
+            for r in 0..R {
+                let av = _mm512_set1_epi32(a.add(r * a_row).cast::<i32>().read_unaligned());
+                for j in 0..NP {
+                    acc[r][j] = dot::<BF16>(acc[r][j], av, bv[j]);
+                }
+            }
+            a = a.add(STEP);
+            b = b.add(super::STEP_BYTES);
+        }
+    }
+    acc
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
-    let mut acc = [[_mm512_setzero_ps(); NP]; R];
-    let (mut a, mut b) = (t.a, t.b);
-    let (a_row, b_panel) = (t.a_row, t.b_panel);
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and panel, and a C of R rows by
-    // `cols` columns that no one else touches. Unaligned loads are used where the contract promises no alignment.
+    // `cols` columns that no one else touches.
     unsafe {
         // C comes nearer meanwhile.
         let lines = match t.out {
@@ -97,25 +125,13 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
             scaled::<R, NP, STEP>(t, scales);
             return;
         }
-        for _ in 0..t.steps {
-            let mut bv = [_mm512_setzero_si512(); NP];
-            for j in 0..NP {
-                bv[j] = _mm512_loadu_si512(b.add(j * b_panel).cast());
-            }
-            for r in 0..R {
-                let av = _mm512_set1_epi32(a.add(r * a_row).cast::<i32>().read_unaligned());
-                for j in 0..NP {
-                    acc[r][j] = dot::<BF16>(acc[r][j], av, bv[j]);
-                }
-            }
-            a = a.add(STEP);
-            b = b.add(super::STEP_BYTES);
-        }
+        let mut acc = sum::<R, NP, BF16, STEP>(t, 0, t.steps);
         if t.half {
+            let (a, b) = (t.a.add(t.steps * STEP), t.b.add(t.steps * super::STEP_BYTES));
             for r in 0..R {
-                let av = _mm512_set1_epi32(i32::from(a.add(r * a_row).cast::<u16>().read_unaligned()));
+                let av = _mm512_set1_epi32(i32::from(a.add(r * t.a_row).cast::<u16>().read_unaligned()));
                 for j in 0..NP {
-                    let bv = _mm512_loadu_si512(b.add(j * b_panel).cast());
+                    let bv = _mm512_loadu_si512(b.add(j * t.b_panel).cast());
                     acc[r][j] = dot::<BF16>(acc[r][j], av, bv);
                 }
             }
@@ -134,26 +150,11 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn scaled<const R: usize, const NP: usize, const STEP: usize>(t: &Tile, scales: &Scales) {
     let mut sums = [[_mm512_setzero_ps(); NP]; R];
-    let (mut a, mut b) = (t.a, t.b);
-    let (a_row, b_panel) = (t.a_row, t.b_panel);
     // SAFETY: as in `tile`; scales are there for every row, lane and block.
     unsafe {
         for block in 0..t.steps.div_ceil(SCALED) {
-            let mut acc = [[_mm512_setzero_ps(); NP]; R];
-            for _ in 0..SCALED.min(t.steps - block * SCALED) {
-                let mut bv = [_mm512_setzero_si512(); NP];
-                for j in 0..NP {
-                    bv[j] = _mm512_loadu_si512(b.add(j * b_panel).cast());
-                }
-                for r in 0..R {
-                    let av = _mm512_set1_epi32(a.add(r * a_row).cast::<i32>().read_unaligned());
-                    for j in 0..NP {
-                        acc[r][j] = dot::<true>(acc[r][j], av, bv[j]);
-                    }
-                }
-                a = a.add(STEP);
-                b = b.add(super::STEP_BYTES);
-            }
+            let first = block * SCALED;
+            let acc = sum::<R, NP, true, STEP>(t, first, SCALED.min(t.steps - first));
             let b_scale = scales.b.add(block * scales.b_block);
             for_each!(r in [0 1 2 3 4 5 6 7] if r < R => {
                 let a_scale = _mm512_set1_ps(*scales.a.add(r * scales.a_row + block * scales.a_block));

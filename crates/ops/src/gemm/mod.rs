@@ -67,6 +67,15 @@ pub(crate) fn fetch(p: *const u8, bytes: usize) {
     let _ = (p, bytes);
 }
 
+/// Streamed stores become visible to other threads before what follows.
+fn fence() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// What happens to a tile's sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Out {

@@ -6,7 +6,7 @@
 
 use super::pack::{Panels, Rows, lanes_from_cols};
 use super::slots::Slots;
-use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, steps};
+use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, fence, steps};
 use crate::fp8::TILE;
 use crate::{Acc, Accumulator, Cx, DType};
 
@@ -91,15 +91,6 @@ pub(crate) unsafe fn outer(
             fence();
         }
     });
-}
-
-/// Streamed stores become visible to other threads before what follows.
-fn fence() {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 has the instruction.
-    unsafe {
-        std::arch::x86_64::_mm_sfence();
-    }
 }
 
 /// Height and width of tiles. A larger one packs an element less often: the largest that keeps its operands in cache and

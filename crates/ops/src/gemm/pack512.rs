@@ -1,7 +1,7 @@
 //! Packing with AVX-512: sixteen words of a row at a time, transposed in registers or interleaved by permutes.
 
 use super::pack::{Panels, Rows};
-use super::{LANES, STEP_BYTES};
+use super::{LANES, STEP_BYTES, fence};
 use crate::DType;
 use std::arch::x86_64::*;
 
@@ -75,20 +75,16 @@ macro_rules! by_format {
 pub(super) unsafe fn lanes_from_rows(src: Rows, rows: usize, cols: usize, dst: Panels) {
     // SAFETY: the caller answers for memory and processor.
     unsafe { by_format!(src.dtype, dst.dtype, transpose(src, rows, cols, dst)) }
-    fence(dst);
+    if dst.stream {
+        fence();
+    }
 }
 
 pub(super) unsafe fn lanes_from_cols(src: Rows, rows: usize, cols: usize, dst: Panels) {
     // SAFETY: the caller answers for memory and processor.
     unsafe { by_format!(src.dtype, dst.dtype, interleave(src, rows, cols, dst)) }
-    fence(dst);
-}
-
-/// Streamed stores become visible to other threads before what follows.
-fn fence(dst: Panels) {
     if dst.stream {
-        // SAFETY: every x86-64 processor has it.
-        unsafe { _mm_sfence() };
+        fence();
     }
 }
 

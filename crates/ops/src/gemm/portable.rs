@@ -28,6 +28,9 @@ unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, p
     }
 }
 
+/// Sums of a tile's rows; shared with the AVX2 kernel.
+pub(super) type Sums<const R: usize> = [[f32; LANES]; R];
+
 /// The first and second bf16 of a word in memory, widened.
 #[inline]
 pub(super) fn widen(word: u32) -> (f32, f32) {
@@ -42,7 +45,7 @@ fn alone(first: u16) -> u32 {
 }
 
 #[inline]
-fn step<const R: usize, const BF16: bool>(acc: &mut [[f32; LANES]; R], a: [u32; R], b: &[u32; LANES]) {
+fn step<const R: usize, const BF16: bool>(acc: &mut Sums<R>, a: [u32; R], b: &[u32; LANES]) {
     for r in 0..R {
         if BF16 {
             let (first, second) = widen(a[r]);
@@ -59,33 +62,39 @@ fn step<const R: usize, const BF16: bool>(acc: &mut [[f32; LANES]; R], a: [u32; 
     }
 }
 
-unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
-    let mut acc = [[0f32; LANES]; R];
-    let (mut a, mut b) = (t.a, t.b);
-    // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and of the panel.
+/// Sums of `n` steps from step `first` on.
+#[inline]
+unsafe fn sum<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile, first: usize, n: usize) -> Sums<R> {
+    let mut acc = [[0.0; LANES]; R];
+    // SAFETY: the caller promises the steps.
     unsafe {
-        if t.scales.is_some() {
-            let mut sums = [[0f32; LANES]; R];
-            for block in 0..t.steps.div_ceil(SCALED) {
-                let mut part = [[0f32; LANES]; R];
-                for _ in 0..SCALED.min(t.steps - block * SCALED) {
-                    let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<u32>().read_unaligned());
-                    step::<R, BF16>(&mut part, av, &b.cast::<[u32; LANES]>().read_unaligned());
-                    a = a.add(STEP);
-                    b = b.add(STEP_BYTES);
-                }
-                promote(&mut sums, &part, t, block);
-            }
-            store(&sums, t);
-            return;
-        }
-        for _ in 0..t.steps {
+        let (mut a, mut b) = (t.a.add(first * STEP), t.b.add(first * STEP_BYTES));
+        for _ in 0..n {
             let av = std::array::from_fn(|r| a.add(r * t.a_row).cast::<u32>().read_unaligned());
             step::<R, BF16>(&mut acc, av, &b.cast::<[u32; LANES]>().read_unaligned());
             a = a.add(STEP);
             b = b.add(STEP_BYTES);
         }
+    }
+    acc
+}
+
+unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
+    // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and of the panel.
+    unsafe {
+        if t.scales.is_some() {
+            let mut sums = [[0.0; LANES]; R];
+            for block in 0..t.steps.div_ceil(SCALED) {
+                let first = block * SCALED;
+                let part = sum::<R, BF16, STEP>(t, first, SCALED.min(t.steps - first));
+                promote(&mut sums, &part, t, block);
+            }
+            store(&sums, t);
+            return;
+        }
+        let mut acc = sum::<R, BF16, STEP>(t, 0, t.steps);
         if t.half {
+            let (a, b) = (t.a.add(t.steps * STEP), t.b.add(t.steps * STEP_BYTES));
             let av = std::array::from_fn(|r| alone(a.add(r * t.a_row).cast::<u16>().read_unaligned()));
             step::<R, BF16>(&mut acc, av, &b.cast::<[u32; LANES]>().read_unaligned());
         }
@@ -98,12 +107,7 @@ unsafe fn tile<const R: usize, const BF16: bool, const STEP: usize>(t: &Tile) {
 /// # Safety
 /// The tile's scales must be there for its rows, its panel's lanes and the block.
 #[inline]
-pub(super) unsafe fn promote<const R: usize>(
-    sums: &mut [[f32; LANES]; R],
-    part: &[[f32; LANES]; R],
-    t: &Tile,
-    block: usize,
-) {
+pub(super) unsafe fn promote<const R: usize>(sums: &mut Sums<R>, part: &Sums<R>, t: &Tile, block: usize) {
     let Some(s) = t.scales else { return };
     for r in 0..R {
         // SAFETY: as promised by the caller.
@@ -120,7 +124,7 @@ pub(super) unsafe fn promote<const R: usize>(
 /// # Safety
 /// C must have `R` rows of `cols` columns that no one else touches.
 #[inline]
-pub(super) unsafe fn store<const R: usize>(sums: &[[f32; 16]; R], t: &Tile) {
+pub(super) unsafe fn store<const R: usize>(sums: &Sums<R>, t: &Tile) {
     for (r, row) in sums.iter().enumerate() {
         // SAFETY: as promised by the caller.
         let c = unsafe { t.c.add(r * t.c_row) };

@@ -8,25 +8,29 @@ use std::ops::Range;
 const CHUNK: usize = 64;
 
 pub(super) fn permute(cx: &Cx, x: &MatRef<'_>, token_of: &[i32], out: &mut MatMut<'_>) {
-    let blocks = Blocks::rows(out.rows(), out.cols());
     if x.dtype() == out.dtype() {
-        with_elem!(x.dtype(), T => {
-            let (x, out) = (Rows::<T>::new(x), RowsMut::<T>::new(out));
-            cx.threads().each(blocks.count(), |task| {
-                for r in blocks.range(task) {
-                    // SAFETY: a row belongs to one task.
-                    unsafe { out.row(r) }.copy_from_slice(x.row(token_of[r] as usize));
-                }
-            });
-        });
+        with_elem!(x.dtype(), T => copy_rows(cx, T::of(x), x.stride(), token_of, T::of_mut(out)));
         return;
     }
+    let blocks = Blocks::rows(out.rows(), out.cols());
     with_elem!(x.dtype(), X => with_elem!(out.dtype(), Y => {
         let (x, out) = (Rows::<X>::new(x), RowsMut::<Y>::new(out));
         cx.threads().each(blocks.count(), |task| {
             dispatch(cx.isa(), Convert { x, token_of, out: &out, rows: blocks.range(task) });
         });
     }));
+}
+
+/// `out[row] = x[token_of[row]]`; rows of `x` are `stride` apart, those of `out` have nothing between them.
+pub(crate) fn copy_rows<T: Copy + Send + Sync>(cx: &Cx, x: &[T], stride: usize, token_of: &[i32], out: &mut [T]) {
+    let cols = out.len() / token_of.len().max(1);
+    let (blocks, out) = (Blocks::rows(token_of.len(), cols), DisjointMut::new(out));
+    cx.threads().each(blocks.count(), |task| {
+        for r in blocks.range(task) {
+            // SAFETY: a row belongs to one task.
+            unsafe { out.slice(r * cols, cols) }.copy_from_slice(&x[token_of[r] as usize * stride..][..cols]);
+        }
+    });
 }
 
 struct Convert<'a, X, Y> {

@@ -16,6 +16,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cpu::copy_rows;
 pub use plan::{Plan, loads, plan};
 
 use crate::kernel::expect_float;

@@ -8,6 +8,7 @@
 
 mod amount;
 mod builtin;
+mod schedule;
 mod source;
 mod stage;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use amount::Amount;
 pub use builtin::{RECIPES, recipe};
+pub use schedule::{Lr, Phase, Schedule, Shape, Total};
 pub use source::Source;
 pub(crate) use source::nearest;
 pub use stage::Stage;
@@ -241,99 +243,6 @@ impl Default for Optimizer {
     }
 }
 
-/// Length of the run, learning rate, and what else changes along the way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Schedule {
-    /// Tokens to train on, or `"measured"`: what this machine does in `minutes`.
-    pub total_tokens: Total,
-    /// With `"measured"`: minutes of training.
-    #[serde(default = "defaults::minutes")]
-    pub minutes: f64,
-    /// With `"measured"`: never more tokens than this, however fast the machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_tokens: Option<Amount>,
-    /// Linear warm-up from 0 to `peak_lr`.
-    #[serde(default = "defaults::warmup")]
-    pub warmup: Amount,
-    pub peak_lr: f64,
-    /// The learning rate from the start to the end of the run, one phase after the other.
-    #[serde(default = "defaults::phases")]
-    pub phases: Vec<Phase>,
-    /// Weight of the MTP losses ...
-    #[serde(default = "defaults::mtp_weight")]
-    pub mtp_weight: f64,
-    /// ... until this point ...
-    #[serde(default = "defaults::mtp_until")]
-    pub mtp_until: Amount,
-    /// ... and after it.
-    #[serde(default = "defaults::mtp_weight_late")]
-    pub mtp_weight_late: f64,
-}
-
-/// `schedule.total_tokens` as written.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Total {
-    /// Fixed by a measurement of the machine.
-    Measured,
-    Tokens(u64),
-}
-
-impl Serialize for Total {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Measured => s.serialize_str("measured"),
-            Self::Tokens(n) => s.serialize_u64(*n),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Total {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        use serde::de::Error;
-        match toml::Value::deserialize(d)? {
-            toml::Value::String(s) if s == "measured" => Ok(Self::Measured),
-            toml::Value::Integer(n) if n > 0 => Ok(Self::Tokens(n as u64)),
-            toml::Value::String(s) => match Amount::parse(&s) {
-                Ok(Amount::Tokens(n)) if n > 0 => Ok(Self::Tokens(n)),
-                _ => Err(D::Error::custom(format!("`{s}` is no length: write tokens (\"20M\") or \"measured\""))),
-            },
-            _ => Err(D::Error::custom("write tokens (20_000_000 or \"20M\") or \"measured\"")),
-        }
-    }
-}
-
-/// One phase of the learning rate. It begins where the one before it ends, at that one's `lr`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Phase {
-    /// Where the phase ends; the last one ends at `"100%"`.
-    pub until: Amount,
-    pub shape: Shape,
-    /// The learning rate at the phase's end, as a number or as a share of `peak_lr` ("10%", "1/10").
-    pub lr: Lr,
-}
-
-/// How a phase gets to its `lr`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Shape {
-    /// At once, then stays.
-    Constant,
-    /// In a straight line from the phase before.
-    Linear,
-    /// Along half a cosine from the phase before.
-    Cosine,
-}
-
-/// A learning rate as written.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a learning rate (2.2e-5) or a share of peak_lr (\"10%\")")]
-pub enum Lr {
-    Absolute(f64),
-    OfPeak(Amount),
-}
-
 /// Which of the report's balancing methods is on (sections 2.1.2 and 4.5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -469,37 +378,6 @@ pub struct Run {
 impl Default for Run {
     fn default() -> Self {
         Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, nudge: false, out: "runs".into() }
-    }
-}
-
-mod defaults {
-    use super::{Amount, Lr, Phase, Shape};
-
-    pub(super) fn minutes() -> f64 {
-        8.0
-    }
-    pub(super) fn warmup() -> Amount {
-        Amount::Share { part: 1.0, whole: 100.0 }
-    }
-    pub(super) fn mtp_weight() -> f64 {
-        0.3
-    }
-    pub(super) fn mtp_weight_late() -> f64 {
-        0.1
-    }
-    pub(super) fn mtp_until() -> Amount {
-        Amount::Share { part: 10.0, whole: 14.8 }
-    }
-    /// The report's phases, as shares of its 14.8T tokens and its 2.2e-4.
-    pub(super) fn phases() -> Vec<Phase> {
-        let share = |part, whole| Amount::Share { part, whole };
-        let phase = |until, shape, lr| Phase { until: share(until, 14.8), shape, lr: Lr::OfPeak(lr) };
-        vec![
-            phase(10.0, Shape::Constant, share(100.0, 100.0)),
-            phase(14.3, Shape::Cosine, share(10.0, 100.0)),
-            phase(14.633, Shape::Constant, share(10.0, 100.0)),
-            phase(14.8, Shape::Constant, share(7.3, 220.0)),
-        ]
     }
 }
 
