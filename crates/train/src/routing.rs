@@ -88,6 +88,10 @@ pub fn specialisation(texts: &[&[LayerRouting]]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hadal_data::{Document, EvalOptions, Tokenizer};
+    use hadal_data::tokenizer::TrainOptions;
+    use hadal_model::ModelConfig;
+    use hadal_ops::DType;
 
     fn layer(load: &[u64]) -> LayerRouting {
         LayerRouting { layer: 1, load: load.to_vec(), tokens: 4, nodes: 6 }
@@ -102,5 +106,33 @@ mod tests {
         assert_eq!(specialisation(&[&a]), 0.0);
         assert_eq!(layer(&[3, 1]).relative(), [1.5, 0.5]);
         assert_eq!(layer(&[3, 1]).nodes_a_token(), 1.5);
+    }
+
+    #[test]
+    fn every_scored_token_is_counted_once_in_each_layer() {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
+        let mut config = ModelConfig::from_file(fixture).unwrap();
+        let (experts, chosen) = (config.n_routed_experts, config.num_experts_per_tok);
+        let document = Document { id: "a".into(), group: "a".into(), text: "some text, again some text".into() };
+        let options = TrainOptions { vocab_size: 300, ..TrainOptions::default() };
+        let (tokenizer, _) = Tokenizer::train(&[document], &options).unwrap();
+        config.vocab_size = config.vocab_size.max(tokenizer.vocab_size());
+        // Windows of 24 tokens, the last ones padded.
+        let texts = ["a text of some forty bytes, more or less", "short", "and a third one"];
+        let set = EvalSet::of_texts(&texts, &tokenizer, EvalOptions { seq_len: 24, overlap: 0, bos: true }).unwrap();
+        for limit in [2, config.n_group] {
+            config.topk_group = limit;
+            let cx = Cx::cpu(2, DType::F32);
+            let mut model = Model::new(&cx, &config);
+            model.init(&cx, 1, 0.1);
+            let found = cx.threads().run(|| routing(&cx, &model, &set));
+            assert_eq!(found.len(), (0..config.num_hidden_layers).filter(|l| config.is_moe_layer(*l)).count());
+            for layer in &found {
+                assert_eq!((layer.tokens, layer.load.len()), (set.scored, experts));
+                assert_eq!(layer.load.iter().sum::<u64>(), set.scored * chosen as u64);
+                let nodes = layer.nodes_a_token();
+                assert!(nodes >= 1.0 && nodes <= limit.min(chosen) as f64, "{nodes} of {limit}");
+            }
+        }
     }
 }

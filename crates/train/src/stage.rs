@@ -54,7 +54,9 @@ impl Plan {
         }
         // V3's own values where the model does not say: the softmax is scaled by (0.1 ln factor + 1)^2.
         let yarn = before.unwrap_or(Yarn { mscale_all_dim: 1.0, ..Yarn::default() });
-        model.rope_scaling = Some(Yarn { factor, original_max_position_embeddings: original, ..yarn });
+        // A first stage may only lengthen what is trained.
+        let scaled = factor > 1.0 || known.is_some();
+        model.rope_scaling = scaled.then_some(Yarn { factor, original_max_position_embeddings: original, ..yarn });
         model.max_position_embeddings = reached;
         if let Err(e) = model.validate() {
             return bad("factor", e.to_string());

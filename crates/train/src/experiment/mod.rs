@@ -39,7 +39,7 @@ pub struct Experiment {
     pub set: Vec<String>,
     /// Steps of the moving mean that losses are compared after.
     pub smooth: usize,
-    /// Minutes for all runs together, unless the user gives others.
+    /// Minutes for all runs together, unless the user gives others; with a [`Context`], those that the recipe's parts take.
     pub minutes: f64,
     /// The runs; the first one is the base of the difference plot.
     pub run: Vec<Member>,
@@ -61,16 +61,18 @@ pub struct Context {
     pub samples: usize,
     /// Held-out tokens that the loss by place and the perplexity are measured on.
     pub tokens: u64,
+    /// Window of the perplexity: the length before the extension.
+    pub window: usize,
 }
 
 /// What a model makes of its context.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InContext {
-    /// `before` (the run's main part), `stage 1`, `stage 2` and so on.
+    /// By what it was trained on last: `512 tokens`, `4096 tokens`.
     pub model: String,
     /// Needles found.
     pub needles: Vec<NeedleCell>,
-    /// Perplexity of held-out text in windows of the main part's length.
+    /// Perplexity of held-out text in windows of [`Context::window`].
     pub perplexity: f64,
 }
 
@@ -134,8 +136,12 @@ impl Experiment {
                     .into(),
             );
         }
-        if self.context.as_ref().is_some_and(|c| c.lengths.is_empty() || c.depths * c.samples == 0 || c.tokens == 0) {
-            return Err("`context` has lengths, and depths, samples and tokens above 0".into());
+        if self
+            .context
+            .as_ref()
+            .is_some_and(|c| c.lengths.is_empty() || c.depths * c.samples * c.window == 0 || c.tokens == 0)
+        {
+            return Err("`context` has lengths, and depths, samples, tokens and window above 0".into());
         }
         let folders: Vec<String> = self.run.iter().map(Member::folder).collect();
         if let Some(i) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i]) || folders[*i].is_empty()) {

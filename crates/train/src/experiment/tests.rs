@@ -83,23 +83,30 @@ fn losses_are_compared_after_smoothing() {
 fn needles_and_perplexity_are_judged_by_model() {
     let cell = |length, depth, found| NeedleCell { length, depth, found, asked: 20 };
     let context = [
-        InContext { model: "before".into(), needles: vec![cell(512, 0.0, 20), cell(4096, 0.0, 0)], perplexity: 4.0 },
         InContext {
-            model: "stage 1".into(),
+            model: "512 tokens".into(),
+            needles: vec![cell(512, 0.0, 20), cell(4096, 0.0, 0)],
+            perplexity: 4.0,
+        },
+        InContext {
+            model: "4096 tokens".into(),
             needles: vec![cell(4096, 0.0, 20), cell(4096, 1.0, 18)],
             perplexity: 4.03,
         },
     ];
     let judge = |kind: VerdictKind| judge(&kind, &[], &context);
     let found = |model: &str, length, share| judge(VerdictKind::NeedlesFound { model: model.into(), length, share });
-    assert!(found("before", Some(512), 1.0).0 && !found("before", None, 0.1).0);
-    let (holds, figures) = found("stage 1", Some(4096), 0.95);
+    assert!(found("512 tokens", Some(512), 1.0).0 && !found("512 tokens", None, 0.1).0);
+    let (holds, figures) = found("4096 tokens", Some(4096), 0.95);
     assert!(!holds && figures.contains("90%") && figures.contains("depth 100%: 18 of 20"), "{figures}");
     assert!(
-        found("stage 1", Some(4096), 0.9).0 && !found("stage 1", Some(512), 0.1).0 && !found("stage 2", None, 0.0).0
+        found("4096 tokens", Some(4096), 0.9).0
+            && !found("4096 tokens", Some(512), 0.1).0
+            && !found("16384 tokens", None, 0.0).0
     );
-    let kept =
-        |base: &str, within| judge(VerdictKind::PerplexityKept { model: "stage 1".into(), base: base.into(), within });
-    assert!(kept("before", 0.01).0 && !kept("before", 0.005).0 && !kept("stage 7", 1.0).0);
-    assert!(kept("before", 0.01).1.contains("+0.75%"));
+    let kept = |base: &str, within| {
+        judge(VerdictKind::PerplexityKept { model: "4096 tokens".into(), base: base.into(), within })
+    };
+    assert!(kept("512 tokens", 0.01).0 && !kept("512 tokens", 0.005).0 && !kept("7 tokens", 1.0).0);
+    assert!(kept("512 tokens", 0.01).1.contains("+0.75%"));
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::routing::LayerRouting;
 use crate::metrics::{LayerLoad, Validation};
 
 /// A run that looks like one: a falling loss with noise, loads that even out.
@@ -138,6 +139,28 @@ fn needles_by_length_and_depth() {
     drawn("niah_one.svg", |p| needles(p, "one", &cells[..1]));
     let error = needles(Path::new("x.svg"), "none", &[]).unwrap_err();
     assert!(error.to_string().contains("no question"));
+}
+
+#[test]
+fn experts_by_kind_of_text() {
+    let layer = |layer, skew: u64| LayerRouting {
+        layer,
+        load: (0..16).map(|e| 100 + (e * skew) % 400).collect(),
+        tokens: 4000,
+        nodes: 8000,
+    };
+    let texts: Vec<(String, Vec<LayerRouting>)> = [("english", 37), ("maths", 91), ("code", 150)]
+        .map(|(name, skew)| (name.to_owned(), (1..5).map(|l| layer(l, skew + l as u64)).collect()))
+        .into();
+    let runs = [Domains { name: "aux-free", texts: &texts }, Domains { name: "none", texts: &texts }];
+    let svg = drawn("domains.svg", |p| expert_load_by_domain(p, "small model", &runs));
+    for text in ["aux-free, layer 1", "none, layer 4", "english", "maths", "expert"] {
+        assert!(svg.contains(text), "{text}");
+    }
+    // Two runs, three layers, three kinds of text, sixteen experts; the background and the key.
+    assert_eq!(svg.matches("<rect").count(), 1 + 2 * 3 * 3 * 16 + 17);
+    let none = expert_load_by_domain(Path::new("x.svg"), "none", &[Domains { name: "dense", texts: &[] }]);
+    assert!(none.unwrap_err().to_string().contains("no text"));
 }
 
 #[test]

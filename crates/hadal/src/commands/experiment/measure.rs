@@ -88,8 +88,8 @@ pub(super) struct Stage {
 pub(super) fn in_context(run: &Path, folders: &[(String, PathBuf)], context: &Context) -> Result<Vec<Stage>> {
     let plan = Plan::load(run)?;
     let corpus = Corpus::of_run(run, plan.text.as_deref())?;
-    let longest = context.lengths.iter().copied().max().unwrap_or(0).max(plan.data.seq_len);
-    let short = corpus.validation(plan.data.seq_len, Some(context.tokens))?;
+    let longest = context.lengths.iter().copied().max().unwrap_or(0).max(context.window);
+    let short = corpus.validation(context.window, Some(context.tokens))?;
     let long = EvalSet::of_packed(
         &corpus.validation,
         &corpus.tokenizer,

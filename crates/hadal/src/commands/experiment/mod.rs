@@ -69,9 +69,10 @@ fn found(experiment: &Experiment, args: &ExperimentArgs, out: &Path) -> Result<F
     let measured = measured.collect::<Result<_>>()?;
     let Some(context) = &experiment.context else { return Ok(Found { measured, context: Vec::new() }) };
     let run = out.join(experiment.run[0].folder());
-    let stages = Plan::load(&run)?.stages.len();
-    let mut folders = vec![("before".to_owned(), run.clone())];
-    folders.extend((1..=stages).map(|n| (format!("stage {n}"), stage_folder(&run, n))));
+    let plan = Plan::load(&run)?;
+    let name = |plan: &Plan| format!("{} tokens", plan.data.seq_len);
+    let mut folders = vec![(name(&plan), run.clone())];
+    folders.extend(plan.stages.iter().enumerate().map(|(i, s)| (name(s), stage_folder(&run, i + 1))));
     Ok(Found { measured, context: measure::in_context(&run, &folders, context)? })
 }
 
@@ -86,8 +87,10 @@ fn train(
     let session = if folder.join(PLAN_FILE).exists() {
         Session::resume(folder)?
     } else {
-        let first = "schedule.total_tokens=measured".to_owned();
-        let sets: Vec<String> = sets.iter().cloned().chain([length.map_or(first, str::to_owned)]).collect();
+        // A recipe with stages has a length that they follow from.
+        let measured =
+            (experiment.context.is_none() || args.budget.is_some()).then_some("schedule.total_tokens=measured");
+        let sets: Vec<String> = sets.iter().cloned().chain(length.or(measured).map(str::to_owned)).collect();
         let mut recipe = Recipe::load(&experiment.recipe, &sets)?;
         recipe.run.out = folder.display().to_string();
         use_text(&mut recipe, &args.text);
