@@ -88,8 +88,8 @@ pub fn specialisation(texts: &[&[LayerRouting]]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hadal_data::{Document, EvalOptions, Tokenizer};
     use hadal_data::tokenizer::TrainOptions;
+    use hadal_data::{Document, EvalOptions, Tokenizer};
     use hadal_model::ModelConfig;
     use hadal_ops::DType;
 

@@ -12,8 +12,8 @@ use crate::{Accumulator, Isa};
 
 /// Steps that one instruction takes: 32 of k.
 const INSTRUCTION: usize = 16;
-/// Bits of the accumulator behind the first.
-const BITS: i32 = 13;
+/// The last of the accumulator's 14 bits, as a share of the first.
+const LAST_BIT: f32 = 1.0 / 8192.0;
 
 /// The kernel for an accumulator, unless that is f32. A is packed, or rows.
 pub(super) fn kernel(isa: Isa, accumulator: Accumulator, packed: bool) -> Option<Kernel> {
@@ -112,24 +112,31 @@ impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
     }
 }
 
-/// Adds products to a sum, all cut off below [`BITS`] bits behind the largest exponent among them.
+/// Adds products to a sum, all cut off below [`LAST_BIT`] of the largest power of two among them.
 #[inline(always)]
 fn add(acc: &mut [f32; LANES], products: &[[f32; LANES]; 2 * INSTRUCTION]) {
     let mut top = acc.map(f32::abs);
     for p in products {
         for j in 0..LANES {
-            top[j] = top[j].max(p[j].abs());
+            let size = p[j].abs();
+            top[j] = if size > top[j] { size } else { top[j] };
+        }
+    }
+    // The largest value's power of two, far from the ends of f32's range whatever the scales, gives the unit.
+    let (mut unit, mut units) = ([0f32; LANES], [0f32; LANES]);
+    for j in 0..LANES {
+        let top = if top[j] < 1e-30 { 1e-30 } else { top[j] };
+        unit[j] = f32::from_bits(top.to_bits() & 0x7f80_0000) * LAST_BIT;
+        units[j] = 1.0 / unit[j];
+    }
+    // Whole numbers below 2^14, 33 of them: exact in f32.
+    let mut sum = [0f32; LANES];
+    for values in products.iter().chain([&*acc]) {
+        for j in 0..LANES {
+            sum[j] += (values[j] * units[j]).trunc();
         }
     }
     for j in 0..LANES {
-        // The largest value's power of two; far from the ends of f32's range, whatever the scales.
-        let power = f32::from_bits(top[j].clamp(1e-30, 1e30).to_bits() & 0x7f80_0000);
-        let unit = power * (0.5f32).powi(BITS);
-        // Whole numbers below 2^14, 33 of them: exact in f32.
-        let mut sum = (acc[j] / unit).trunc();
-        for p in products {
-            sum += (p[j] / unit).trunc();
-        }
-        acc[j] = sum * unit;
+        acc[j] = sum[j] * unit[j];
     }
 }

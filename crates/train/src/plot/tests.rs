@@ -1,6 +1,6 @@
 use super::*;
-use crate::routing::LayerRouting;
 use crate::metrics::{LayerLoad, Validation};
+use crate::routing::LayerRouting;
 
 /// A run that looks like one: a falling loss with noise, loads that even out.
 pub(crate) fn run(steps: u64, balanced: bool) -> Vec<StepMetrics> {
