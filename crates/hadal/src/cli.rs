@@ -189,6 +189,9 @@ pub(crate) struct ExtendArgs {
     /// Sequences of a step [default: as many as hold the tokens of the run's steps]
     #[arg(long, requires = "to")]
     pub(crate) sequences: Option<u64>,
+    /// Sequences of one forward and backward pass, of which memory is a matter
+    #[arg(long, default_value_t = 1, requires = "to")]
+    pub(crate) micro_batch: u64,
     /// Plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,

@@ -80,7 +80,7 @@ pub(crate) fn extend(args: &ExtendArgs) -> Result<()> {
             total_tokens,
             lr: lr.transpose()?,
             sequences: args.sequences,
-            micro_batch: 1,
+            micro_batch: args.micro_batch,
         };
         let plan = main.plan.stage(number, &stage).map_err(|e| {
             let option = match e.key {

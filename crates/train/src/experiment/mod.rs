@@ -80,6 +80,8 @@ pub struct InContext {
 pub struct Findings<'a> {
     /// Names and metrics of the runs.
     pub runs: &'a [(String, Vec<StepMetrics>)],
+    /// How differently the kinds of text are routed, by run, where kinds of text were given.
+    pub specialisation: &'a [(String, f64)],
     /// Models before and after the stages.
     pub context: &'a [InContext],
 }

@@ -16,7 +16,8 @@ fn run(losses: impl Iterator<Item = f64>) -> Vec<StepMetrics> {
 
 fn judge(kind: &VerdictKind, runs: &[(&str, Vec<StepMetrics>)], context: &[InContext]) -> (bool, String) {
     let runs: Vec<_> = runs.iter().map(|(name, steps)| ((*name).to_owned(), steps.clone())).collect();
-    kind.judge(10, &Findings { runs: &runs, context })
+    let specialisation = [("sharp".to_owned(), 0.5), ("even".to_owned(), 0.1)];
+    kind.judge(10, &Findings { runs: &runs, specialisation: &specialisation, context })
 }
 
 #[test]
@@ -109,4 +110,14 @@ fn needles_and_perplexity_are_judged_by_model() {
     };
     assert!(kept("512 tokens", 0.01).0 && !kept("512 tokens", 0.005).0 && !kept("7 tokens", 1.0).0);
     assert!(kept("512 tokens", 0.01).1.contains("+0.75%"));
+}
+
+#[test]
+fn specialisation_is_judged_where_it_was_measured() {
+    let more = |more: &str, less: &str| {
+        judge(&VerdictKind::MoreSpecialised { more: more.into(), less: less.into() }, &[], &[])
+    };
+    assert!(more("sharp", "even").0 && !more("even", "sharp").0);
+    let (holds, figures) = more("sharp", "none");
+    assert!(!holds && figures.contains("--domain"), "{figures}");
 }

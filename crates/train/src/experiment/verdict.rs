@@ -25,6 +25,8 @@ pub enum VerdictKind {
     LowerLoss { better: String, worse: String },
     /// MaxVio (mean over the layers) is lower at the end.
     LowerMaxVio { better: String, worse: String },
+    /// Kinds of text are routed more differently (report 4.5.3), where kinds of text were given.
+    MoreSpecialised { more: String, less: String },
     /// A model finds at least this share of the needles at every depth of texts of this length, or of all that were asked.
     NeedlesFound { model: String, length: Option<usize>, share: f64 },
     /// The perplexity at the old length is at most this much (relatively) above another model's.
@@ -39,6 +41,7 @@ impl VerdictKind {
                 [Some(run), Some(base), control.as_ref()].into_iter().flatten().map(String::as_str).collect()
             }
             Self::LowerLoss { better, worse } | Self::LowerMaxVio { better, worse } => vec![better, worse],
+            Self::MoreSpecialised { more, less } => vec![more, less],
             Self::NeedlesFound { .. } | Self::PerplexityKept { .. } => Vec::new(),
         }
     }
@@ -77,6 +80,13 @@ impl VerdictKind {
                 let end = |name: &str| end(steps(name).iter().filter_map(StepMetrics::mean_max_vio));
                 let (a, b) = (end(better), end(worse));
                 (a < b, format!("MaxVio {better} {a:.2}, {worse} {b:.2} at the end"))
+            }
+            Self::MoreSpecialised { more, less } => {
+                let of = |name: &str| findings.specialisation.iter().find(|s| s.0 == name).map(|s| s.1);
+                let (Some(a), Some(b)) = (of(more), of(less)) else {
+                    return (false, "not measured; give kinds of text with --domain NAME=PATH".into());
+                };
+                (a > b, format!("specialisation {more} {a:.3}, {less} {b:.3}"))
             }
             Self::NeedlesFound { model, length, share } => {
                 let Some(found) = context(model) else { return (false, format!("there is no model `{model}`")) };

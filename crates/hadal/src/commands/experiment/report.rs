@@ -122,7 +122,9 @@ pub(super) fn text(
     }
     writeln!(text, "\n## Verdicts\n")?;
     let context: Vec<InContext> = found.context.iter().map(|s| s.found.clone()).collect();
-    let findings = Findings { runs, context: &context };
+    let specialisation: Vec<(String, f64)> =
+        runs.iter().zip(&found.measured).filter_map(|(run, m)| Some((run.0.clone(), specialised(m)?))).collect();
+    let findings = Findings { runs, specialisation: &specialisation, context: &context };
     for verdict in &experiment.verdict {
         let (holds, figures) = verdict.kind.judge(experiment.smooth, &findings);
         let word = if holds { "holds here" } else { "does not hold here" };
