@@ -25,6 +25,10 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     let experiment = Experiment::load(&args.name).map_err(|e| anyhow!(e))?;
     let stem = Path::new(&args.name).file_stem().unwrap_or_default().to_string_lossy();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/experiment-{stem}")));
+    // Before hours of training rather than after.
+    if let Some((name, path)) = args.domains.iter().find(|(_, path)| !path.exists()) {
+        bail!("--domain {name}={}: there is no such file or folder", path.display());
+    }
     say!("{} (report {})", experiment.title, experiment.section);
     let mut length = args.tokens.clone().map(|t| format!("schedule.total_tokens={t}"));
     for member in &experiment.run {
