@@ -91,7 +91,8 @@ pub(super) fn text(
     let tokens = runs[0].1.last().map_or(0, |m| m.tokens);
     writeln!(text, "# {}\n", experiment.title)?;
     writeln!(text, "Report: {}. `hadal experiment {name}`; recipe `{}`", experiment.section, experiment.recipe)?;
-    writeln!(text, "({}), {:.2} M tokens a run, losses after", experiment.set.join(", "), tokens as f64 / 1e6)?;
+    let changed = if experiment.set.is_empty() { "unchanged".into() } else { experiment.set.join(", ") };
+    writeln!(text, "({changed}), {:.2} M tokens a run, losses after", tokens as f64 / 1e6)?;
     writeln!(text, "a mean over {} steps.\n", experiment.smooth)?;
     // Columns that some run has something for.
     let rows: Vec<Vec<Option<String>>> =
