@@ -33,23 +33,20 @@ pub fn evaluate_by_position(
     each: &mut dyn FnMut(usize, usize) -> bool,
 ) -> (Validation, Vec<AtPosition>) {
     let seq = set.seq_len();
-    let together = (TOKENS / seq).clamp(1, WINDOWS);
-    let mut input = Input::new(cx, &vec![seq; together], 0);
     let mut places = vec![AtPosition::default(); seq];
-    let (mut total, mut from) = (0.0, 0);
-    while from < set.windows.len() {
-        from += set.fill(from, input.ids.i32_mut(), input.targets.i32_mut());
-        let (losses, _) = model.losses(cx, &input, None, false, None);
+    let mut total = 0.0;
+    let whole = each_input(cx, set, &mut |input, done| {
+        let (losses, _) = model.losses(cx, input, None, false, None);
         for (i, (loss, target)) in losses.f32().iter().zip(input.targets.i32()).enumerate() {
             total += f64::from(*loss);
             let place = &mut places[i % seq];
             place.loss += f64::from(*loss);
             place.targets += u64::from(*target >= 0);
         }
-        if !each(from, set.windows.len()) {
-            total = f64::NAN;
-            break;
-        }
+        each(done, set.windows.len())
+    });
+    if !whole {
+        total = f64::NAN;
     }
     let mean = Validation {
         loss: total / set.scored.max(1) as f64,
@@ -57,4 +54,19 @@ pub fn evaluate_by_position(
         ..Validation::default()
     };
     (mean, places)
+}
+
+/// Hands the windows of `set` to `run`, some at a time, with the number of windows done after them, until it returns false;
+/// says whether it never did. Rows without a target (-1) are padding.
+pub(crate) fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> bool) -> bool {
+    let seq = set.seq_len();
+    let mut input = Input::new(cx, &vec![seq; (TOKENS / seq).clamp(1, WINDOWS)], 0);
+    let mut done = 0;
+    while done < set.windows.len() {
+        done += set.fill(done, input.ids.i32_mut(), input.targets.i32_mut());
+        if !run(&input, done) {
+            return false;
+        }
+    }
+    true
 }

@@ -1,12 +1,10 @@
 //! What the gates make of a text: each expert's load, and how many nodes a token goes to (report 2.1.2, 4.5.3).
 
+use crate::evaluate::each_input;
 use hadal_data::EvalSet;
-use hadal_model::{Input, Model, Probe};
+use hadal_model::{Model, Probe};
 use hadal_ops::Cx;
 use serde::{Deserialize, Serialize};
-
-/// Most tokens run together.
-const TOKENS: usize = 16_384;
 
 /// The choices of one layer's gate over a text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -41,14 +39,12 @@ impl LayerRouting {
 
 /// Runs `model` over the windows of `set` and counts what its gates choose, MoE layer by layer.
 pub fn routing(cx: &Cx, model: &Model, set: &EvalSet) -> Vec<LayerRouting> {
-    let seq = set.seq_len();
-    let mut input = Input::new(cx, &vec![seq; (TOKENS / seq).max(1)], 0);
     let (experts, groups) = (model.config.n_routed_experts, model.config.n_group.max(1));
     let mut layers: Vec<LayerRouting> = Vec::new();
-    let mut from = 0;
-    while from < set.windows.len() {
-        from += set.fill(from, input.ids.i32_mut(), input.targets.i32_mut());
-        // Rows without a target are padding.
+    if model.moe_blocks().next().is_none() {
+        return layers;
+    }
+    each_input(cx, set, &mut |input, _| {
         let real: Vec<bool> = input.targets.i32().iter().map(|t| *t >= 0).collect();
         let mut count = |probe: Probe<'_>| {
             let Probe::Routing(layer, routing) = probe else { return };
@@ -66,8 +62,9 @@ pub fn routing(cx: &Cx, model: &Model, set: &EvalSet) -> Vec<LayerRouting> {
                 found.nodes += nodes.len() as u64;
             }
         };
-        model.losses(cx, &input, None, false, Some(&mut count));
-    }
+        model.losses(cx, input, None, false, Some(&mut count));
+        true
+    });
     layers
 }
 
