@@ -37,8 +37,11 @@ fn an_almost_empty_file_gets_its_family_s_defaults() {
         (r#"{"model_type":"deepseek_v2","num_experts_per_tok":0,"n_routed_experts":null}"#, ModelType::DeepseekV2),
     ] {
         let mut config = ModelConfig::from_json(text).unwrap();
-        let expected = ModelConfig::defaults(model_type);
-        config.n_routed_experts = expected.n_routed_experts;
+        let mut expected = ModelConfig::defaults(model_type);
+        if config.n_routed_experts == 0 {
+            config.n_routed_experts = expected.n_routed_experts;
+            expected.first_k_dense_replace = expected.num_hidden_layers + expected.num_nextn_predict_layers;
+        }
         assert_eq!(config, expected);
     }
 }
@@ -193,6 +196,13 @@ fn layers_route_as_the_released_code_says() {
     assert!((0..62).all(|l| !config.is_moe_layer(l)));
     assert_eq!(config.to_value()["first_k_dense_replace"], json!(62));
     assert!(config.gate_scale_after_norm() && !ModelConfig::named("v2-lite-shape").unwrap().gate_scale_after_norm());
+}
+
+#[test]
+fn a_model_without_experts_is_read_as_it_was_written() {
+    let dense = set("n_routed_experts", Value::Null).unwrap();
+    assert_eq!(dense.first_k_dense_replace, dense.num_hidden_layers + dense.num_nextn_predict_layers);
+    assert_eq!(ModelConfig::from_value(dense.to_value()).unwrap(), dense);
 }
 
 #[test]

@@ -150,9 +150,17 @@ impl ModelConfig {
             keys.map.insert("rope_scaling".into(), Value::Object(rope_rest));
         }
         config.extra = keys.map;
+        config.first_k_dense_replace = config.dense_by_index();
         // A key of the wrong type left its default behind: only what was really written can be judged.
         let problems = if keys.problems.is_empty() { config.problems() } else { keys.problems };
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
+    }
+
+    /// `first_k_dense_replace` as every file has it. Other programs decide by a layer's index alone whether it is dense,
+    /// so a model without experts says there that all of its layers are.
+    fn dense_by_index(&self) -> usize {
+        let all_layers = self.num_hidden_layers.saturating_add(self.num_nextn_predict_layers);
+        if self.n_routed_experts == 0 { self.first_k_dense_replace.max(all_layers) } else { self.first_k_dense_replace }
     }
 
     /// A `config.json` that transformers, vLLM, SGLang and llama.cpp read.
@@ -167,9 +175,6 @@ impl ModelConfig {
             ModelType::DeepseekV3 => "DeepseekV3ForCausalLM",
             ModelType::DeepseekV2 => "DeepseekV2ForCausalLM",
         };
-        // Other programs decide by layer index alone whether a layer is dense, so a model without experts says it there.
-        let all_layers = self.num_hidden_layers + self.num_nextn_predict_layers;
-        let dense = if self.n_routed_experts == 0 { all_layers } else { 0 };
         let eos = match self.eos_token_id.as_slice() {
             [] => Value::Null,
             [one] => json!(one),
@@ -192,7 +197,7 @@ impl ModelConfig {
             "n_shared_experts": self.n_shared_experts,
             "n_routed_experts": self.n_routed_experts,
             "num_experts_per_tok": self.num_experts_per_tok,
-            "first_k_dense_replace": self.first_k_dense_replace.max(dense),
+            "first_k_dense_replace": self.dense_by_index(),
             "moe_layer_freq": self.moe_layer_freq,
             "q_lora_rank": self.q_lora_rank,
             "kv_lora_rank": self.kv_lora_rank,
