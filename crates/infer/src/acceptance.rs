@@ -1,8 +1,9 @@
 //! How often an MTP module's draft would be accepted (report 5.4.3): of greedily generated text, the share of tokens
 //! that the module at depth k, looking k tokens less far, predicts the same.
 
-use crate::sample::argmax;
-use hadal_model::{Input, Model};
+use crate::generate::{Generation, generate};
+use crate::sample::{SampleParams, argmax};
+use hadal_model::{Decoder, Input, Model};
 use hadal_ops::Cx;
 
 /// Counted drafts of one module.
@@ -19,6 +20,27 @@ impl Acceptance {
     pub fn rate(&self) -> Option<f64> {
         (self.drafts > 0).then(|| self.accepted as f64 / self.drafts as f64)
     }
+}
+
+impl std::ops::AddAssign for Acceptance {
+    fn add_assign(&mut self, other: Self) {
+        self.accepted += other.accepted;
+        self.drafts += other.drafts;
+    }
+}
+
+/// At most `n` tokens after `prompt`, greedily, and the acceptance of module 1's drafts of them.
+pub fn generate_with_drafts(
+    cx: &Cx,
+    decoder: &Decoder<'_>,
+    prompt: &[u32],
+    stop: &[u32],
+    n: usize,
+) -> (Generation, Acceptance) {
+    let done = generate(cx, decoder, prompt, SampleParams::default(), stop, n, &mut |_| true);
+    let all = [prompt, &done.tokens].concat();
+    let seen = mtp_acceptance(cx, decoder.model(), &all, prompt.len());
+    (done, seen)
 }
 
 /// Acceptance of the drafts of module 1 over `tokens`, of which those from `generated` on were generated greedily.

@@ -6,7 +6,7 @@ use crate::cli::QuickstartArgs;
 use anyhow::{Context, Result, ensure};
 use hadal_data::baseline::{Compressor, Unigram};
 use hadal_data::{Tokenizer, fim};
-use hadal_infer::{Acceptance, SampleParams, generate, mtp_acceptance};
+use hadal_infer::{Acceptance, generate_with_drafts};
 use hadal_model::{Decoder, Model, count};
 use hadal_ops::Cx;
 use hadal_train::evaluate::evaluate;
@@ -229,16 +229,9 @@ fn answer(cx: &Cx, model: &Model, tokenizer: &Tokenizer, prompts: &Prompts) -> R
             Some(suffix) => ids.extend(fim::prompt(tokenizer, &prompt.prefix, suffix)?),
             None => ids.extend(tokenizer.encode(&prompt.prefix)),
         }
-        let (params, n) = (SampleParams::default(), NEW_TOKENS);
-        let (done, seen) = cx.threads().run(|| {
-            let done = generate(cx, &decoder, &ids, params, &stop, n, &mut |_| true);
-            let all: Vec<u32> = ids.iter().chain(&done.tokens).copied().collect();
-            let seen = mtp_acceptance(cx, model, &all, ids.len());
-            (done, seen)
-        });
+        let (done, seen) = cx.threads().run(|| generate_with_drafts(cx, &decoder, &ids, &stop, NEW_TOKENS));
         answers.texts.push(tokenizer.decode(&done.tokens));
-        answers.acceptance.accepted += seen.accepted;
-        answers.acceptance.drafts += seen.drafts;
+        answers.acceptance += seen;
     }
     Ok(answers)
 }

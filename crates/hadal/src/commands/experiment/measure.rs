@@ -5,7 +5,7 @@ use crate::commands::eval::by_place;
 use crate::commands::niah::{Questions, documents_of};
 use anyhow::Result;
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
-use hadal_infer::{Acceptance, SampleParams, generate, mtp_acceptance};
+use hadal_infer::{Acceptance, generate_with_drafts};
 use hadal_model::Decoder;
 use hadal_ops::{Cx, DType};
 use hadal_train::corpus::Corpus;
@@ -67,12 +67,7 @@ fn drafts(loaded: &Loaded, corpus: &Corpus) -> Result<Acceptance> {
         corpus.validation.read(document, &mut ids)?;
         let prompt: Vec<u32> =
             loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(PROMPT).collect();
-        let seen = cx.threads().run(|| {
-            let done = generate(cx, &decoder, &prompt, SampleParams::default(), &[], NEW, &mut |_| true);
-            mtp_acceptance(cx, model, &[prompt.as_slice(), &done.tokens].concat(), prompt.len())
-        });
-        all.accepted += seen.accepted;
-        all.drafts += seen.drafts;
+        all += cx.threads().run(|| generate_with_drafts(cx, &decoder, &prompt, &[], NEW).1);
     }
     Ok(all)
 }
