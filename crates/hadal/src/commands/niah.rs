@@ -46,9 +46,10 @@ pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     show(args, &all);
     say!("picture: {}   every answer: {}", picture.display(), lines_path.display());
     if args.json {
-        let each = |c: &NeedleCell| serde_json::json!({"length": c.length, "depth": c.depth, "found": c.found, "asked": c.asked});
-        let cells: Vec<_> = all.iter().map(each).collect();
-        say!("{}", serde_json::json!({"found": share(&all), "distractors": args.distractors, "cells": cells}));
+        say!(
+            "{}",
+            serde_json::json!({"found": NeedleCell::share_of(&all), "distractors": args.distractors, "cells": all})
+        );
     }
     Ok(())
 }
@@ -109,21 +110,16 @@ impl Questions<'_> {
     }
 }
 
-fn share<'a>(cells: impl IntoIterator<Item = &'a NeedleCell>) -> f64 {
-    let (found, asked) = cells.into_iter().fold((0, 0), |(f, a), c| (f + c.found, a + c.asked));
-    found as f64 / f64::max(1.0, asked as f64)
-}
-
 /// A table with a row a depth and a column a length.
 fn show(args: &NiahArgs, all: &[NeedleCell]) {
     let line = |columns: Vec<String>| columns.concat();
     say!("depth {}", line(args.lengths.iter().map(|l| format!("{l:>8}")).collect()));
     for d in 0..args.depths {
         let row: Vec<&NeedleCell> = all.iter().skip(d).step_by(args.depths).collect();
-        let values = row.iter().map(|c| format!("{:>7.0}%", 100.0 * share([*c])));
+        let values = row.iter().map(|c| format!("{:>7.0}%", 100.0 * c.share()));
         say!("{:>4.0}% {}", 100.0 * row.first().map_or(0.0, |c| c.depth), line(values.collect()));
     }
-    let totals = all.chunks(args.depths).map(|c| format!("{:>7.1}%", 100.0 * share(c)));
+    let totals = all.chunks(args.depths).map(|c| format!("{:>7.1}%", 100.0 * NeedleCell::share_of(c)));
     say!("all   {}", line(totals.collect()));
 }
 

@@ -8,9 +8,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::panel::{self, Curve, Panel, Scale};
 use super::{BLACK, COLOURS, PlotError, write};
+use serde::Serialize;
 
 /// Needles at one length and depth.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct NeedleCell {
     /// Tokens of the text with question and answer.
     pub length: usize,
@@ -25,7 +26,13 @@ pub struct NeedleCell {
 impl NeedleCell {
     /// Share found.
     pub fn share(&self) -> f64 {
-        self.found as f64 / self.asked.max(1) as f64
+        Self::share_of([self])
+    }
+
+    /// Share found of the questions of several cells.
+    pub fn share_of<'a>(cells: impl IntoIterator<Item = &'a Self>) -> f64 {
+        let (found, asked) = cells.into_iter().fold((0, 0), |(f, a), c| (f + c.found, a + c.asked));
+        found as f64 / f64::max(1.0, asked as f64)
     }
 }
 

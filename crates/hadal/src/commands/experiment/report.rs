@@ -58,10 +58,9 @@ fn raw_numbers(experiment: &Experiment, found: &Found, out: &Path) -> Result<()>
         })
     };
     let runs: Vec<_> = found.measured.iter().zip(&experiment.run).map(run).collect();
-    let cell = |c: &NeedleCell| json!({"length": c.length, "depth": c.depth, "found": c.found, "asked": c.asked});
     let model = |s: &Stage| {
-        let needles: Vec<_> = s.found.needles.iter().map(cell).collect();
-        json!({"model": s.found.model, "needles": needles, "perplexity": s.found.perplexity, "loss_by_place": s.by_place})
+        let InContext { model, needles, perplexity } = &s.found;
+        json!({"model": model, "needles": needles, "perplexity": perplexity, "loss_by_place": s.by_place})
     };
     let context: Vec<_> = found.context.iter().map(model).collect();
     let path = out.join("measured.json");
@@ -95,14 +94,13 @@ pub(super) fn text(
     writeln!(text, "({changed}), {:.2} M tokens a run, losses after", tokens as f64 / 1e6)?;
     writeln!(text, "a mean over {} steps.\n", experiment.smooth)?;
     // Columns that some run has something for.
-    let rows: Vec<Vec<Option<String>>> =
-        runs.iter().zip(&found.measured).map(|(run, measured)| row(experiment, run, measured)).collect();
-    let kept: Vec<usize> = (0..COLUMNS.len()).filter(|c| rows.iter().any(|r| r[*c].is_some())).collect();
+    let rows: Vec<_> = runs.iter().zip(&found.measured).map(|(run, measured)| row(experiment, run, measured)).collect();
+    let kept: Vec<usize> = (0..rows[0].len()).filter(|c| rows.iter().any(|r| r[*c].1.is_some())).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| format!("| {} |", cells.collect::<Vec<_>>().join(" | "));
-    writeln!(text, "{}", line(&mut kept.iter().map(|c| COLUMNS[*c])))?;
+    writeln!(text, "{}", line(&mut kept.iter().map(|c| rows[0][*c].0)))?;
     writeln!(text, "{}", line(&mut kept.iter().map(|_| "---")))?;
     for row in &rows {
-        writeln!(text, "{}", line(&mut kept.iter().map(|c| row[*c].as_deref().unwrap_or("-"))))?;
+        writeln!(text, "{}", line(&mut kept.iter().map(|c| row[*c].1.as_deref().unwrap_or("-"))))?;
     }
     if !found.context.is_empty() {
         writeln!(text, "\n## Needles found, all depths, and perplexity at the old length\n")?;
@@ -113,9 +111,7 @@ pub(super) fn text(
         writeln!(text, "|{}", " --- |".repeat(lengths.len() + 2))?;
         for InContext { model, needles, perplexity } in found.context.iter().map(|s| &s.found) {
             let share = |length: &usize| {
-                let of_length = needles.iter().filter(|c| c.length == *length);
-                let (found, asked) = of_length.fold((0, 0), |(f, a), c| (f + c.found, a + c.asked));
-                format!("{:.0}%", 100.0 * found as f64 / asked as f64)
+                format!("{:.0}%", 100.0 * NeedleCell::share_of(needles.iter().filter(|c| c.length == *length)))
             };
             let cells: Vec<String> = lengths.iter().map(share).collect();
             writeln!(text, "| {model} | {} | {perplexity:.3} |", cells.join(" | "))?;
@@ -138,20 +134,12 @@ pub(super) fn text(
     Ok(text)
 }
 
-const COLUMNS: [&str; 9] = [
-    "run",
-    "loss at the end",
-    "validation, bits/byte",
-    "MTP loss",
-    "MTP drafts accepted",
-    "MaxVio at the end",
-    "nodes a token",
-    "specialisation",
-    "tokens/s",
-];
-
-/// A run's cells.
-fn row(experiment: &Experiment, run: &(String, Vec<StepMetrics>), measured: &Measured) -> Vec<Option<String>> {
+/// A run's cells, each under its column's name.
+fn row(
+    experiment: &Experiment,
+    run: &(String, Vec<StepMetrics>),
+    measured: &Measured,
+) -> [(&'static str, Option<String>); 9] {
     let (name, steps) = run;
     let loss = end(smoothed(steps, experiment.smooth).iter().map(|p| p.1));
     let validation = steps.iter().rev().find_map(|m| m.validation.as_ref()).map(|v| v.bits_per_byte);
@@ -160,15 +148,15 @@ fn row(experiment: &Experiment, run: &(String, Vec<StepMetrics>), measured: &Mea
     let mean = |v: &[f64]| (!v.is_empty()).then(|| end(v.iter().copied()));
     let digits = |v: Option<f64>, digits: usize| v.map(|v| format!("{v:.digits$}"));
     let last = &steps[steps.len() - 1];
-    vec![
-        Some(name.clone()),
-        digits(Some(loss), 4),
-        digits(validation, 4),
-        digits(mean(&mtp), 4),
-        measured.drafts.rate().map(|r| format!("{:.1}%", 100.0 * r)),
-        digits(mean(&vio), 2),
-        digits(nodes(measured), 2),
-        digits(specialised(measured), 3),
-        digits(Some(last.tokens as f64 / last.elapsed.max(1e-9)), 0),
+    [
+        ("run", Some(name.clone())),
+        ("loss at the end", digits(Some(loss), 4)),
+        ("validation, bits/byte", digits(validation, 4)),
+        ("MTP loss", digits(mean(&mtp), 4)),
+        ("MTP drafts accepted", measured.drafts.rate().map(|r| format!("{:.1}%", 100.0 * r))),
+        ("MaxVio at the end", digits(mean(&vio), 2)),
+        ("nodes a token", digits(nodes(measured), 2)),
+        ("specialisation", digits(specialised(measured), 3)),
+        ("tokens/s", digits(Some(last.tokens as f64 / last.elapsed.max(1e-9)), 0)),
     ]
 }
