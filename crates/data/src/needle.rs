@@ -35,6 +35,7 @@ const WORDS: [&str; 100] = [
 const FACTS: usize = 48;
 /// Digits of a magic number: guessing is right once in a hundred thousand.
 const DIGITS: u64 = 5;
+
 /// A question about a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -205,8 +206,9 @@ impl Needles {
         // And up to as many more times as there is room for, since the answers' few tokens are all that teaches looking up.
         let mut questions: Vec<usize> = (0..facts.len()).collect();
         let more = (room + frame).saturating_sub(fixed) / facts[0].needle.len();
+        let again_of = rng.substream(5);
         for again in 1..even(more, 3) {
-            let fact = rng.substream(5).below(again as u64, facts.len() as u64) as usize;
+            let fact = again_of.below(again as u64, facts.len() as u64) as usize;
             let Some(left) = rest.checked_sub(facts[fact].needle.len()) else { break };
             rest = left;
             questions.push(fact);

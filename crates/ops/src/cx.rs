@@ -16,10 +16,9 @@ pub struct Cx {
 }
 
 /// What holds the sums of products of FP8 codes (report 3.3.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accumulator {
     /// f32.
-    #[default]
     F32,
     /// Some 14 bits as in Hopper's tensor cores, simulated, promoted to f32 after each 128 of the contraction.
     Promoted14,

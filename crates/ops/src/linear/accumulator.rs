@@ -37,23 +37,22 @@ pub fn errors(cx: &Cx, size: usize, k: usize, accumulators: &[Accumulator]) -> V
     // The weight's codes are those of its blocks of 128x128.
     let w_codes = Quantized::new(cx, &w, Style { shape: crate::fp8::Shape::Block, ..Style::TILES });
     let exact = product(&x_codes.dequantize(cx, DType::F32), &w_codes.dequantize(cx, DType::F32));
-    let size_of = |v: &mut dyn Iterator<Item = f64>| (v.map(|v| v * v).sum::<f64>() / exact.len() as f64).sqrt();
-    let scale = size_of(&mut exact.iter().copied());
+    let rms = |v: &[f64]| (v.iter().map(|v| v * v).sum::<f64>() / v.len() as f64).sqrt();
+    let scale = rms(&exact);
     let one = |accumulator: &Accumulator| {
         let mut y = cx.zeros(&[size, size], DType::F32);
         forward(&cx.clone().with_accumulator(*accumulator), &x_codes, &weight, &mut y, Acc::Write);
         let far: Vec<f64> = y.f32().iter().zip(&exact).map(|(y, e)| (f64::from(*y) - e).abs() / scale).collect();
-        Errors { rms: size_of(&mut far.iter().copied()), most: far.iter().copied().fold(0.0, f64::max) }
+        Errors { rms: rms(&far), most: far.iter().copied().fold(0.0, f64::max) }
     };
     accumulators.iter().map(one).collect()
 }
 
 /// `X W^T` in f64.
 fn product(x: &Tensor, w: &Tensor) -> Vec<f64> {
-    let row = |t: &Tensor, r: usize| t.f32()[r * t.cols()..(r + 1) * t.cols()].to_vec();
-    let ws: Vec<Vec<f32>> = (0..w.rows()).map(|r| row(w, r)).collect();
-    let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    (0..x.rows()).flat_map(|r| ws.iter().map(|w| dot(&row(x, r), w)).collect::<Vec<_>>()).collect()
+    let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    let row = |x: &[f32]| w.f32().chunks_exact(w.cols()).map(|w| dot(x, w)).collect::<Vec<_>>();
+    x.f32().chunks_exact(x.cols()).flat_map(row).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! An experiment: runs that differ in a few settings, and what the report claims about them.
 //!
 //! A description (`experiments/*.toml`) names a recipe, what all runs change of it and what each run changes, and verdicts
-//! that are worked out from the metrics, and from what the models make of their context where that is asked for. Smoothing and bounds stand in the description, fixed before any run.
+//! that are worked out from the metrics, and from what the models make of their context where that is asked for.
+//! Smoothing and bounds stand in the description, fixed before any run.
 
 mod verdict;
 

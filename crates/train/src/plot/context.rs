@@ -4,10 +4,10 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::{HPos, VPos};
 
 use super::panel::{self, Curve, Panel, Scale};
-use super::{BLACK, COLOURS, PlotError, write};
+use super::{BLACK, COLOURS, PlotError, label, write};
 use serde::Serialize;
 
 /// Needles at one length and depth.
@@ -78,21 +78,11 @@ fn draw<B: DrawingBackend>(
     depths: &[f64],
     column: i32,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    let text = |content: &str, at: (i32, i32), size: i32, colour: &RGBColor, h: HPos, v: VPos| {
-        let style = TextStyle::from(("sans-serif", size).into_font()).color(colour).pos(Pos::new(h, v));
-        root.draw(&Text::new(content.to_owned(), at, style))
-    };
+    let text = |content: &str, at, size, colour: RGBColor, h, v| label(root, content, at, size, colour, (h, v));
     let right = LEFT + column * lengths.len() as i32;
     let bottom = TOP + ROW * depths.len() as i32;
-    text(title, (LEFT, 8), 20, &BLACK, HPos::Left, VPos::Top)?;
-    text(
-        "needles found, by length of the text and depth of the needle",
-        (LEFT, 36),
-        14,
-        &BLACK,
-        HPos::Left,
-        VPos::Top,
-    )?;
+    text(title, (LEFT, 8), 20, BLACK, HPos::Left, VPos::Top)?;
+    text("needles found, by length of the text and depth of the needle", (LEFT, 36), 14, BLACK, HPos::Left, VPos::Top)?;
     for cell in cells {
         let place = |all: &[f64], v: f64| all.iter().position(|x| x.total_cmp(&v).is_eq()).unwrap_or(0) as i32;
         let c = lengths.iter().position(|l| *l == cell.length).unwrap_or(0) as i32;
@@ -102,25 +92,25 @@ fn draw<B: DrawingBackend>(
         root.draw(&Rectangle::new([(x, y), (x + column, y + ROW)], WHITE))?;
         let ink = if (0.15..=0.8).contains(&share) { BLACK } else { WHITE };
         let middle = (x + column / 2, y + ROW / 2);
-        text(&format!("{:.0}%", 100.0 * share), middle, 14, &ink, HPos::Center, VPos::Center)?;
+        text(&format!("{:.0}%", 100.0 * share), middle, 14, ink, HPos::Center, VPos::Center)?;
     }
     for (r, depth) in depths.iter().enumerate() {
         let y = TOP + r as i32 * ROW + ROW / 2;
-        text(&format!("{:.0}%", 100.0 * depth), (LEFT - 8, y), 13, &BLACK, HPos::Right, VPos::Center)?;
+        text(&format!("{:.0}%", 100.0 * depth), (LEFT - 8, y), 13, BLACK, HPos::Right, VPos::Center)?;
     }
-    text("depth", (LEFT - 8, TOP - 4), 13, &BLACK, HPos::Right, VPos::Bottom)?;
+    text("depth", (LEFT - 8, TOP - 4), 13, BLACK, HPos::Right, VPos::Bottom)?;
     for (c, length) in lengths.iter().enumerate() {
         let x = LEFT + c as i32 * column + column / 2;
-        text(&length.to_string(), (x, bottom + 8), 13, &BLACK, HPos::Center, VPos::Top)?;
+        text(&length.to_string(), (x, bottom + 8), 13, BLACK, HPos::Center, VPos::Top)?;
     }
-    text("tokens", (i32::midpoint(LEFT, right), bottom + 30), 15, &BLACK, HPos::Center, VPos::Top)?;
+    text("tokens", (i32::midpoint(LEFT, right), bottom + 30), 15, BLACK, HPos::Center, VPos::Top)?;
     // The key.
     let x = right + 24;
     for i in 0..=10 {
         let y = TOP + (10 - i) * 16;
         root.draw(&Rectangle::new([(x, y), (x + 20, y + 16)], colour(f64::from(i) / 10.0).filled()))?;
         if i % 5 == 0 {
-            text(&format!("{}%", 10 * i), (x + 26, y + 8), 13, &BLACK, HPos::Left, VPos::Center)?;
+            text(&format!("{}%", 10 * i), (x + 26, y + 8), 13, BLACK, HPos::Left, VPos::Center)?;
         }
     }
     root.draw(&Rectangle::new([(x, TOP), (x + 20, TOP + 176)], GREY))

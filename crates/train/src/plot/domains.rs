@@ -5,10 +5,10 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::{HPos, VPos};
 
-use super::heatmap::{LEVELS, colour, level};
-use super::{BLACK, PlotError, write};
+use super::heatmap::{colour, key, level};
+use super::{BLACK, PlotError, label, write};
 use crate::routing::LayerRouting;
 
 /// One run's routing: the kinds of text by name.
@@ -38,16 +38,12 @@ pub fn expert_load_by_domain(path: &Path, title: &str, runs: &[Domains<'_>]) -> 
     }
     let mut shown = vec![0, layers / 2, layers - 1];
     shown.dedup();
-    let rows = first_rows(runs);
+    let rows = runs.iter().map(|r| r.texts.len()).max().unwrap_or(0);
     let panels = (runs.len() * shown.len()) as i32;
     let size = (WIDTH as u32, (TOP + BOTTOM + panels * (rows as i32 * ROW + TITLE)) as u32);
     write(path, size, PlotError::draw("the expert load by text"), |root| {
         draw(root, title, runs, &shown, rows).map_err(|e| e.to_string())
     })
-}
-
-fn first_rows(runs: &[Domains<'_>]) -> usize {
-    runs.iter().map(|r| r.texts.len()).max().unwrap_or(0)
 }
 
 fn draw<B: DrawingBackend>(
@@ -57,10 +53,7 @@ fn draw<B: DrawingBackend>(
     shown: &[usize],
     rows: usize,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    let text = |content: &str, at: (i32, i32), size: i32, h: HPos, v: VPos| {
-        let style = TextStyle::from(("sans-serif", size).into_font()).color(&BLACK).pos(Pos::new(h, v));
-        root.draw(&Text::new(content.to_owned(), at, style))
-    };
+    let text = |content: &str, at, size, h, v| label(root, content, at, size, BLACK, (h, v));
     text(title, (LEFT, 8), 20, HPos::Left, VPos::Top)?;
     text("load of each expert by kind of text, as a multiple of the mean", (LEFT, 36), 14, HPos::Left, VPos::Top)?;
     let right = WIDTH - RIGHT;
@@ -86,14 +79,5 @@ fn draw<B: DrawingBackend>(
         }
     }
     text("expert", (i32::midpoint(LEFT, right), top + 8), 14, HPos::Center, VPos::Top)?;
-    // The key.
-    let x = right + 24;
-    for i in -LEVELS..=LEVELS {
-        let y = TOP + TITLE + (LEVELS - i) * 8;
-        root.draw(&Rectangle::new([(x, y), (x + 20, y + 8)], colour(Some(i)).filled()))?;
-    }
-    for (i, label) in [(-LEVELS, "1/4"), (0, "1"), (LEVELS, "4")] {
-        text(label, (x + 26, TOP + TITLE + (LEVELS - i) * 8 + 4), 13, HPos::Left, VPos::Center)?;
-    }
-    Ok(())
+    key(root, (right + 24, TOP + TITLE), 8, ["4x", "2x", "1x", "1/2x", "1/4x"])
 }

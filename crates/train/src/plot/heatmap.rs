@@ -4,10 +4,10 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::text_anchor::{HPos, VPos};
 
 use super::panel::{axis_unit, number};
-use super::{BLACK, PlotError, write};
+use super::{BLACK, PlotError, label, write};
 use crate::metrics::StepMetrics;
 
 /// Columns of time.
@@ -17,7 +17,7 @@ const MOST_LAYERS: usize = 8;
 /// Rows of a layer; more experts share a row.
 const MOST_ROWS: usize = 64;
 /// Colours on either side of white, from balanced to four times or a quarter of the mean.
-pub(super) const LEVELS: i32 = 8;
+const LEVELS: i32 = 8;
 
 const LEFT: i32 = 96;
 const RIGHT: i32 = 150;
@@ -98,6 +98,26 @@ pub(super) fn colour(level: Option<i32>) -> RGBColor {
     if t <= 0.5 { blend((247, 247, 247), middle, t * 2.0) } else { blend(middle, end, t * 2.0 - 1.0) }
 }
 
+/// What the colours mean, from the top left corner `at` down, each level `step` high: the names are those of four times
+/// the mean, two times, once, a half and a quarter.
+pub(super) fn key<B: DrawingBackend>(
+    root: &DrawingArea<B, Shift>,
+    at: (i32, i32),
+    step: i32,
+    names: [&str; 5],
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let y = |i: i32| at.1 + i * step;
+    for i in 0..=2 * LEVELS {
+        let corners = [(at.0, y(i)), (at.0 + 20, y(i + 1))];
+        root.draw(&Rectangle::new(corners, colour(Some(LEVELS - i)).filled()))?;
+    }
+    for (i, name) in names.iter().enumerate() {
+        let middle = y(i as i32 * LEVELS / 2) + step / 2;
+        label(root, name, (at.0 + 26, middle), 13, BLACK, (HPos::Left, VPos::Center))?;
+    }
+    Ok(())
+}
+
 fn draw<B: DrawingBackend>(
     root: &DrawingArea<B, Shift>,
     title: &str,
@@ -106,10 +126,7 @@ fn draw<B: DrawingBackend>(
     height: i32,
     steps: &[&StepMetrics],
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-    let text = |content: &str, at: (i32, i32), size: i32, h: HPos, v: VPos| {
-        let style = TextStyle::from(("sans-serif", size).into_font()).color(&BLACK).pos(Pos::new(h, v));
-        root.draw(&Text::new(content.to_owned(), at, style))
-    };
+    let text = |content: &str, at, size, h, v| label(root, content, at, size, BLACK, (h, v));
     text(title, (WIDTH / 2, 8), 20, HPos::Center, VPos::Top)?;
     text("load of each expert, as a multiple of its layer's mean", (LEFT, 34), 14, HPos::Left, VPos::Top)?;
     let right = WIDTH - RIGHT;
@@ -148,21 +165,9 @@ fn draw<B: DrawingBackend>(
         text(&number(tokens / unit.size), (x, bottom + 8), 14, HPos::Center, VPos::Top)?;
     }
     text(&unit.label, (i32::midpoint(LEFT, right), bottom + 28), 15, HPos::Center, VPos::Top)?;
-    // The key.
     let (x, step) = (right + 24, 12);
-    for l in -LEVELS..=LEVELS {
-        let y = TOP + (LEVELS - l) * step;
-        root.draw(&Rectangle::new([(x, y), (x + 20, y + step)], colour(Some(l)).filled()))?;
-        let name = match l {
-            8 => "4x or more",
-            4 => "2x",
-            0 => "1x (balanced)",
-            -4 => "1/2x",
-            -8 => "1/4x or less",
-            _ => continue,
-        };
-        text(name, (x + 26, y + step / 2), 13, HPos::Left, VPos::Center)?;
-    }
+    let names = ["4x or more", "2x", "1x (balanced)", "1/2x", "1/4x or less"];
+    key(root, (x, TOP), step, names)?;
     let y = TOP + (2 * LEVELS + 2) * step;
     root.draw(&Rectangle::new([(x, y), (x + 20, y + step)], colour(None).filled()))?;
     text("no token", (x + 26, y + step / 2), 13, HPos::Left, VPos::Center)

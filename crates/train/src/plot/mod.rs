@@ -10,7 +10,9 @@ mod panel;
 
 use std::path::{Path, PathBuf};
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::experiment::{relative, smoothed};
 use crate::metrics::StepMetrics;
@@ -180,7 +182,20 @@ fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(|(i, p)| (p.0, around(i))).collect()
 }
 
-type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Writes `text` beside, above or below the pixel `at`, or with its middle there.
+fn label<B: DrawingBackend>(
+    root: &DrawingArea<B, Shift>,
+    text: &str,
+    at: (i32, i32),
+    size: i32,
+    colour: RGBColor,
+    (h, v): (HPos, VPos),
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let style = TextStyle::from(("sans-serif", size).into_font()).color(&colour).pos(Pos::new(h, v));
+    root.draw(&Text::new(text, at, style))
+}
 
 /// Draws into memory, then puts the file in place in one move.
 fn write(
