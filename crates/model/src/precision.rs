@@ -180,7 +180,7 @@ impl Keep {
 
 impl Keep {
     /// Bytes of `n` numbers of a token, in bf16 where they stay in the compute format.
-    pub(crate) fn bytes(self, n: u64) -> u64 {
+    pub fn bytes(self, n: u64) -> u64 {
         let tiles = n.div_ceil(TILE as u64);
         match self {
             Self::Compute => 2 * n,

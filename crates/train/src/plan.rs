@@ -23,7 +23,7 @@ use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
 pub const PLAN_FILE: &str = "plan.json";
 
 /// Raised when the meaning of a field changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A resolved run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,6 +82,10 @@ impl Plan {
             Text::One(t) => Some(vec![t.clone()]),
             Text::Many(t) => Some(t.clone()),
         };
+        if recipe.run.nudge > model.hidden_size {
+            let message = format!("the last norm has {} weights", model.hidden_size);
+            return Err(recipe.source.at_key("run.nudge", message));
+        }
         let schedule = resolve_schedule(recipe, tokens_per_second)?;
         let every = |key: &str, amount: Amount| match amount {
             Amount::Steps(n) if n > 0 => Ok(Every::Steps(n)),

@@ -91,10 +91,10 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         }
         let mut model = Model::with_precision(&cx, &plan.model, plan.precision);
         model.init(&cx, plan.run.seed, plan.model.initializer_range);
-        if plan.run.nudge {
+        if let Some(number) = plan.run.nudge.checked_sub(1) {
             // All tokens pass here, and a bit of the master weight alone would be lost in packing and in updates.
-            let first = &mut model.norm.value.f32_mut()[0];
-            *first += *first * NUDGE;
+            let weight = &mut model.norm.value.f32_mut()[number];
+            *weight += *weight * NUDGE;
         }
         Ok(model)
     })?;

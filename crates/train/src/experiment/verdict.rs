@@ -3,6 +3,7 @@
 use super::{Findings, InContext};
 use crate::metrics::StepMetrics;
 use serde::Deserialize;
+use std::fmt::Write as _;
 
 /// A claim and how it is judged.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -19,15 +20,22 @@ pub struct Verdict {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VerdictKind {
-    /// The relative difference of two losses stays below a bound throughout, or is no larger than a control's.
-    LossWithin { run: String, base: String, control: Option<String>, below: f64 },
+    /// The relative difference of two losses stays below a bound throughout, or in every third of the run is no larger than
+    /// between some two of the base and its controls, which differ by chance.
+    LossWithin {
+        run: String,
+        base: String,
+        #[serde(default)]
+        controls: Vec<String>,
+        below: f64,
+    },
     /// One loss is lower than another at the end.
     LowerLoss { better: String, worse: String },
     /// MaxVio (mean over the layers) is lower at the end.
     LowerMaxVio { better: String, worse: String },
     /// Kinds of text are routed more differently (report 4.5.3), where kinds of text were given.
     MoreSpecialised { more: String, less: String },
-    /// A model finds at least this share of the needles at every depth of texts of this length, or of all that were asked.
+    /// A model finds more than this share of the needles at every depth of texts of this length, or of all that were asked.
     NeedlesFound { model: String, length: Option<usize>, share: f64 },
     /// The perplexity at the old length is at most this much (relatively) above another model's.
     PerplexityKept { model: String, base: String, within: f64 },
@@ -37,8 +45,8 @@ impl VerdictKind {
     /// Names of the runs it looks at.
     pub fn runs(&self) -> Vec<&str> {
         match self {
-            Self::LossWithin { run, base, control, .. } => {
-                [Some(run), Some(base), control.as_ref()].into_iter().flatten().map(String::as_str).collect()
+            Self::LossWithin { run, base, controls, .. } => {
+                [run, base].into_iter().chain(controls).map(String::as_str).collect()
             }
             Self::LowerLoss { better, worse } | Self::LowerMaxVio { better, worse } => vec![better, worse],
             Self::MoreSpecialised { more, less } => vec![more, less],
@@ -52,21 +60,32 @@ impl VerdictKind {
         let loss = |name: &str| smoothed(steps(name), smooth);
         let context = |name: &str| findings.context.iter().find(|m| m.model == *name);
         match self {
-            Self::LossWithin { run, base, control, below } => {
+            Self::LossWithin { run, base, controls, below } => {
                 let base = loss(base);
-                let most = largest(&relative(&loss(run), &base));
-                let against = |most: f64| format!("at most {:.3}% apart", most * 100.0);
-                let Some(control) = control else {
-                    return (most < *below, format!("{}; the bound is {}%", against(most), below * 100.0));
-                };
-                let noise = largest(&relative(&loss(control), &base));
-                let figures = format!(
-                    "{}; the bound is {}%; the control, one rounding away, is {}",
-                    against(most),
-                    below * 100.0,
-                    against(noise)
-                );
-                (most < *below || most <= noise, figures)
+                let apart = thirds(&relative(&loss(run), &base));
+                let mut figures =
+                    format!("at most {} apart by thirds of the run; the bound is {}%", percent(apart), below * 100.0);
+                let mut noise = [0.0_f64; 3];
+                let mut equals = vec![base];
+                for control in controls {
+                    let control = loss(control);
+                    for other in &equals {
+                        let apart = thirds(&relative(&control, other));
+                        noise = std::array::from_fn(|i| noise[i].max(apart[i]));
+                    }
+                    equals.push(control);
+                }
+                if !controls.is_empty() {
+                    write!(
+                        figures,
+                        "; {} runs that differ by a rounding are up to {} apart",
+                        equals.len(),
+                        percent(noise)
+                    )
+                    .expect("a string grows");
+                }
+                let bounded = apart.iter().all(|a| a < below);
+                (bounded || (0..3).all(|i| apart[i] <= noise[i]), figures)
             }
             Self::LowerLoss { better, worse } => {
                 let end = |name: &str| end(loss(name).iter().map(|p| p.1));
@@ -101,7 +120,7 @@ impl VerdictKind {
                     cell.found,
                     cell.asked
                 );
-                (least >= *share, figures)
+                (least > *share, figures)
             }
             Self::PerplexityKept { model, base, within } => {
                 let (Some(InContext { perplexity: a, .. }), Some(InContext { perplexity: b, .. })) =
@@ -127,9 +146,15 @@ pub(crate) fn relative(run: &[(u64, f64)], base: &[(u64, f64)]) -> Vec<(u64, f64
     run.iter().zip(base).filter(|(a, b)| a.0 == b.0).map(|(a, b)| (a.0, a.1 / b.1 - 1.0)).collect()
 }
 
-/// The largest magnitude; infinite where nothing can be compared.
-fn largest(points: &[(u64, f64)]) -> f64 {
-    points.iter().map(|p| p.1.abs()).max_by(f64::total_cmp).unwrap_or(f64::INFINITY)
+/// The largest magnitude in each third of the points; infinite where nothing can be compared.
+fn thirds(points: &[(u64, f64)]) -> [f64; 3] {
+    let n = points.len();
+    let largest = |part: &[(u64, f64)]| part.iter().map(|p| p.1.abs()).max_by(f64::total_cmp).unwrap_or(f64::INFINITY);
+    std::array::from_fn(|i| largest(&points[n * i / 3..n * (i + 1) / 3]))
+}
+
+fn percent(thirds: [f64; 3]) -> String {
+    thirds.map(|t| format!("{:.2}%", 100.0 * t)).join(", ")
 }
 
 /// Mean over the last tenth.

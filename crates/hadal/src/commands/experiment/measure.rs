@@ -25,6 +25,8 @@ const PROMPTS: usize = 16;
 
 /// What a finished run's model does on held-out text.
 pub(super) struct Measured {
+    /// Width of the model.
+    pub(super) width: usize,
     /// Routing on the held-out text.
     pub(super) routing: Vec<LayerRouting>,
     /// Routing by kind of text.
@@ -50,7 +52,7 @@ pub(super) fn measure(folder: &Path, domains: &[(String, PathBuf)]) -> Result<Me
         set.windows.truncate((ROUTED as usize).div_ceil(seq_len));
         by_domain.push((name.clone(), route(&set)));
     }
-    Ok(Measured { routing, domains: by_domain, drafts: drafts(&loaded, &corpus)? })
+    Ok(Measured { width: model.config.hidden_size, routing, domains: by_domain, drafts: drafts(&loaded, &corpus)? })
 }
 
 /// Greedy continuations of held-out text, and how many of their tokens the first MTP module drafts right.

@@ -3,6 +3,7 @@
 use super::Found;
 use super::measure::{Measured, Stage};
 use anyhow::{Context as _, Result};
+use hadal_model::precision::Keep;
 use hadal_train::experiment::{Experiment, Findings, InContext, Member, VerdictKind, end, smoothed};
 use hadal_train::metrics::StepMetrics;
 use hadal_train::plot::{self, NeedleCell};
@@ -54,6 +55,7 @@ fn raw_numbers(experiment: &Experiment, found: &Found, out: &Path) -> Result<()>
         let domains: Vec<_> = m.domains.iter().map(|(name, r)| json!({"domain": name, "routing": r})).collect();
         json!({
             "run": run.name, "routing": m.routing, "domains": domains, "specialisation": specialised(m),
+            "nodes_a_token": nodes(m),
             "mtp_drafts": m.drafts.drafts, "mtp_accepted": m.drafts.accepted,
         })
     };
@@ -78,6 +80,11 @@ fn specialised(m: &Measured) -> Option<f64> {
 fn nodes(m: &Measured) -> Option<f64> {
     let layers = m.routing.len();
     (layers > 0).then(|| m.routing.iter().map(LayerRouting::nodes_a_token).sum::<f64>() / layers as f64)
+}
+
+/// Bytes that a token sends to a node and gets back: dispatch in FP8, combine in BF16 (report 3.2.2, 3.3.3).
+fn node_bytes(width: usize) -> f64 {
+    (Keep::Fp8.bytes(width as u64) + Keep::Compute.bytes(width as u64)) as f64
 }
 
 pub(super) fn text(
@@ -139,7 +146,7 @@ fn row(
     experiment: &Experiment,
     run: &(String, Vec<StepMetrics>),
     measured: &Measured,
-) -> [(&'static str, Option<String>); 9] {
+) -> [(&'static str, Option<String>); 10] {
     let (name, steps) = run;
     let loss = end(smoothed(steps, experiment.smooth).iter().map(|p| p.1));
     let validation = steps.iter().rev().find_map(|m| m.validation.as_ref()).map(|v| v.bits_per_byte);
@@ -156,6 +163,7 @@ fn row(
         ("MTP drafts accepted", measured.drafts.rate().map(|r| format!("{:.1}%", 100.0 * r))),
         ("MaxVio at the end", digits(mean(&vio), 2)),
         ("nodes a token", digits(nodes(measured), 2)),
+        ("bytes between nodes, a token and layer", digits(nodes(measured).map(|n| n * node_bytes(measured.width)), 0)),
         ("specialisation", digits(specialised(measured), 3)),
         ("tokens/s", digits(Some(last.tokens as f64 / last.elapsed.max(1e-9)), 0)),
     ]
