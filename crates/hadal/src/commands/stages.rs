@@ -79,6 +79,7 @@ pub(crate) fn extend(args: &ExtendArgs) -> Result<()> {
             original_len: args.original_len,
             total_tokens,
             lr: lr.transpose()?,
+            lr_end: None,
             sequences: args.sequences,
             micro_batch: args.micro_batch,
         };
