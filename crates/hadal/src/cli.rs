@@ -177,10 +177,10 @@ pub(crate) struct ExtendArgs {
     /// Length of the new stage: tokens ("2M") or steps ("1000 steps")
     #[arg(long, value_name = "AMOUNT", requires = "to")]
     pub(crate) tokens: Option<String>,
-    /// YaRN's factor [default: as much as --to needs]
+    /// YaRN's factor [default: that of the stage before, or as much as --to needs]
     #[arg(long, requires = "to")]
     pub(crate) factor: Option<f64>,
-    /// Length that the factor multiplies [default: the run's first sequence length]
+    /// Length that the factor multiplies [default: that of the stage before, or the run's first sequence length]
     #[arg(long, value_name = "TOKENS", requires = "to")]
     pub(crate) original_len: Option<usize>,
     /// Constant learning rate, as a number or a share of the run's peak [default: where the run ended]
