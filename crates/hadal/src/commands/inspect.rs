@@ -10,7 +10,7 @@ use std::path::Path;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let (config, seq_len) = find(&args.config)?;
-    let found = count::inspect(&config, args.seq_len.or(seq_len));
+    let found = count::inspect(&config, args.seq_len.or(seq_len), None);
     let text = if args.json { serde_json::to_string_pretty(&found)? + "\n" } else { found.to_string() };
     show(&text).context("cannot write to standard output")
 }
