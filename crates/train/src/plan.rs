@@ -8,8 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use hadal_model::config::{ConfigError, ModelConfig, ModelType};
+use hadal_model::count::Formats;
 use hadal_model::hf::atomic;
-use hadal_model::precision::{Keep, Precision};
+use hadal_model::precision::{Keep, Precision, Product};
+use hadal_ops::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -132,6 +134,12 @@ impl Plan {
     /// True when the recipe's length is the machine's to decide.
     pub fn needs_measurement(recipe: &Recipe) -> bool {
         recipe.schedule.total_tokens == Total::Measured
+    }
+
+    /// What the run computes in.
+    pub fn formats(&self) -> Formats {
+        let compute = if self.run.precision == RunPrecision::F32 { DType::F32 } else { DType::Bf16 };
+        Formats { compute, table: self.precision }
     }
 
     /// Writes the plan into a run's folder, whole or not at all.
