@@ -11,7 +11,7 @@ use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::{BalancePass, Pass};
-use crate::precision::{Precision, Product};
+use crate::precision::{Keep, Precision, Product};
 use crate::router::Routing;
 use hadal_ops::head::{self, HeadGrad};
 use hadal_ops::{Acc, Cx, DType, Tensor, embedding, moe, reduce, rope::RopeTable};
@@ -115,6 +115,7 @@ impl Model {
 
     /// The same with products and kept activations as a precision table says.
     pub fn with_precision(cx: &Cx, config: &ModelConfig, precision: Precision) -> Self {
+        assert!(precision.dispatch != Keep::E5m6, "model: rows are sent in the compute format or in fp8, not in e5m6");
         let mut b = Builder::new(cx, precision);
         let (layers, d, vocab) = (config.num_hidden_layers, config.hidden_size, config.vocab_size);
         let compute = Some(Product::Compute);

@@ -276,24 +276,35 @@ fn resolve_precision(r: &Recipe) -> Result<Precision, RecipeError> {
     let mut rows = toml::Table::try_from(base).expect("the table has plain values");
     for (key, value) in &r.precision {
         let place = format!("precision.{key}");
-        if !rows.contains_key(key) {
-            let hint = nearest(key, rows.keys().map(String::as_str));
+        let Some(old) = rows.insert(key.clone(), value.clone()) else {
+            let hint = nearest(key, rows.keys().filter(|k| *k != key).map(String::as_str));
             let hint = hint.map_or_else(String::new, |n| format!(" (did you mean `{n}`?)"));
             return Err(r.source.at_key(&place, format!("the precision table has no such row{hint}")));
+        };
+        if !value.same_type(&old) {
+            let message = format!("is {value}, not a {} (for example {old})", old.type_str());
+            return Err(r.source.at_key(&place, message));
         }
-        let old = rows.insert(key.clone(), value.clone());
         if let Err(e) = rows.clone().try_into::<Precision>() {
-            let old = old.map_or_else(String::new, |v| format!(" (for example {v})"));
-            return Err(r.source.at_key(&place, format!("{}{old}", e.message())));
+            return Err(r.source.at_key(&place, format!("{} (for example {old})", e.message())));
         }
     }
     let table: Precision = rows.try_into().expect("every row was tried");
     if table.dispatch == Keep::E5m6 {
         return Err(r.source.at_key("precision.dispatch", "is \"compute\" or \"fp8\""));
     }
-    if r.run.precision == RunPrecision::F32 && table != Precision::COMPUTE {
-        let message = "the table varies bf16 and fp8 runs; an f32 run is f32 throughout";
-        return Err(r.source.at_key("run.precision", message));
+    let plain = toml::Table::try_from(Precision::COMPUTE).expect("the table has plain values");
+    let codes = table.products().contains(&Product::Fp8);
+    for (key, value) in r.precision.iter().filter(|(key, value)| plain[*key] != **value) {
+        let why = match key.as_str() {
+            "gradients" | "accumulator" if !codes => "acts on products in fp8, and this run has none",
+            "gradients" | "accumulator" | "recompute" => continue,
+            _ if r.run.precision == RunPrecision::F32 && value.as_str() != Some("f32") => {
+                "an f32 run is f32 throughout: the table varies bf16 and fp8 runs"
+            }
+            _ => continue,
+        };
+        return Err(r.source.at_key(&format!("precision.{key}"), why));
     }
     Ok(table)
 }

@@ -232,10 +232,46 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         (&["precision.dispatch=e5m6"], "precision.dispatch"),
         (&["precision.recompute=3"], "precision.recompute"),
         (&["precision.accumulator=22-bit"], "precision.accumulator"),
-        (&["run.precision=f32", "precision.kv_up=fp8"], "run.precision"),
+        (&["run.precision=f32", "precision.kv_up=fp8"], "precision.kv_up"),
         (&["run.precision=fp4"], "run.precision"),
     ] {
         let error = plan(sets).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
+    }
+}
+
+/// A row that is unknown, has no such value, or could not act is refused where it stands.
+#[test]
+fn rows_of_the_precision_table_are_checked_where_they_stand() {
+    let recipe = |run: &str, rows: &str| format!("{MINIMAL}\n[run]\nprecision = \"{run}\"\n\n[precision]\n{rows}\n");
+    let none = "acts on products in fp8, and this run has none";
+    let f32 = "an f32 run is f32 throughout: the table varies bf16 and fp8 runs";
+    for (run, rows, says) in [
+        (
+            "fp8",
+            "kv_upp = \"fp8\"",
+            "15: `precision.kv_upp`: the precision table has no such row (did you mean `kv_up`?)",
+        ),
+        (
+            "fp8",
+            "kv_up = \"fp4\"",
+            "15: `precision.kv_up`: unknown variant `fp4`, expected one of `compute`, `fp8`, `f32` (for example \"fp8\")",
+        ),
+        ("fp8", "recompute = true\nkv_up = 8", "16: `precision.kv_up`: is 8, not a string (for example \"fp8\")"),
+        ("bf16", "dispatch = \"e5m6\"", "15: `precision.dispatch`: is \"compute\" or \"fp8\""),
+        ("bf16", "recompute = true\ngradients = \"block\"", &format!("16: `precision.gradients`: {none}")),
+        ("bf16", "dispatch = \"fp8\"\naccumulator = \"14-bit\"", &format!("16: `precision.accumulator`: {none}")),
+        ("f32", "gradients = \"block\"", &format!("15: `precision.gradients`: {none}")),
+        ("f32", "recompute = true\nkv_up = \"fp8\"", &format!("16: `precision.kv_up`: {f32}")),
+        ("f32", "swiglu_input = \"fp8\"", &format!("15: `precision.swiglu_input`: {f32}")),
+    ] {
+        assert_eq!(error(&recipe(run, rows), &[]), format!("r.toml, line {says}"));
+    }
+    for (run, rows) in [
+        ("f32", "recompute = true\nkv_up = \"compute\"\ngate_up = \"f32\"\ngradients = \"tile\""),
+        ("bf16", "kv_up = \"fp8\"\ngradients = \"block\"\naccumulator = \"14-bit\""),
+        ("fp8", "accumulator = \"14-bit-promoted\""),
+    ] {
+        plan(&recipe(run, rows), &[]);
     }
 }
