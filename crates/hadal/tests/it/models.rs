@@ -117,6 +117,10 @@ fn inspect_counts_in_the_formats_of_a_recipe() {
         assert_eq!(found["training_memory_recipe"], want, "{sets:?}");
         assert!(found["training_memory"] == bf16 && found["training_memory_fp8"] == fp8, "{sets:?}");
     }
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/deepseek-v3.toml");
+    let full: serde_json::Value = serde_json::from_str(&ok(["inspect", full.to_str().unwrap(), "--json"])).unwrap();
+    assert_eq!(full["training_memory_recipe"], full["training_memory_fp8"]);
+    assert_ne!(full["training_memory_recipe"], full["training_memory"]);
     // A configuration has no formats of its own, and a column that is there already is not shown twice.
     assert!(found(&[]).get("training_memory_recipe").is_none());
     let columns = |args: &[&str]| {
