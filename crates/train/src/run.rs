@@ -10,7 +10,7 @@ use crate::live::{Live, Mode};
 use crate::metrics::{LayerLoad, MetricsError, MetricsLog, StepMetrics, Validation};
 use crate::optim::OptimConfig;
 use crate::plan::Plan;
-use crate::recipe::{BalanceMethod, Precision, SpikeAction};
+use crate::recipe::{BalanceMethod, SpikeAction, Storage};
 use crate::spike::{SpikeWatch, Verdict};
 use crate::step::{StepSettings, Trainer};
 use crate::tensorboard::EventFile;
@@ -104,7 +104,7 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         beta2: o.beta2,
         eps: o.eps,
         weight_decay: o.weight_decay,
-        moments: if o.moments == Precision::F32 { DType::F32 } else { DType::Bf16 },
+        moments: if o.moments == Storage::F32 { DType::F32 } else { DType::Bf16 },
     };
     Ok(Trainer::new(cx, model, optim, plan.ema_decay as f32))
 }

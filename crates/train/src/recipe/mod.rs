@@ -217,7 +217,7 @@ pub enum RunPrecision {
 /// A storage format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum Storage {
     Bf16,
     F32,
 }
@@ -234,12 +234,12 @@ pub struct Optimizer {
     /// Largest global gradient norm; 0 never clips.
     pub clip: f32,
     /// Storage of the moments.
-    pub moments: Precision,
+    pub moments: Storage,
 }
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, moments: Precision::Bf16 }
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, moments: Storage::Bf16 }
     }
 }
 
