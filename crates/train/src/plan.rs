@@ -430,6 +430,9 @@ fn resolve_batch(r: &Recipe, total: u64) -> Result<BatchRamp, RecipeError> {
         Err(r.source.at_key(key, message))
     };
     whole("batch.sequences", b.sequences)?;
+    if let Some(why) = r.balance.method.cut(b.sequences, b.micro_batch) {
+        return Err(r.source.at_key("balance.method", format!("{why}: set batch.micro_batch = {}", b.sequences)));
+    }
     let (mut from, mut over) = (b.sequences, 0);
     if let Some(ramp) = &b.ramp {
         whole("batch.ramp.from", ramp.from)?;

@@ -214,7 +214,7 @@ pub enum RunPrecision {
     Fp8,
 }
 
-/// A storage format.
+/// How moments are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
@@ -253,8 +253,19 @@ pub enum BalanceMethod {
     None,
     /// Sequence-wise auxiliary loss only.
     SequenceAux,
-    /// Auxiliary loss over the whole batch only.
+    /// Auxiliary loss over the whole batch only, which is one micro-batch then.
     BatchAux,
+}
+
+impl BalanceMethod {
+    /// Why the method cannot be used with batches cut like this, if it cannot.
+    pub(crate) fn cut(self, sequences: u64, micro_batch: u64) -> Option<String> {
+        (self == Self::BatchAux && micro_batch != sequences).then(|| {
+            format!(
+                "batch-aux balances all {sequences} sequences of a batch together and wants them in one micro-batch"
+            )
+        })
+    }
 }
 
 /// Expert load balancing (report section 2.1.2).

@@ -116,6 +116,7 @@ fn what_does_not_fit_together_is_refused() {
         ("schedule.total_tokens=measured", "schedule.total_tokens"),
         ("schedule.total_tokens=0", "schedule.total_tokens"),
         ("ema.decay=1", "ema.decay"),
+        ("balance.method=batch-aux", "balance.method"),
     ] {
         let e = error(MINIMAL, &[set]);
         assert!(e.starts_with("--set") && e.contains(&format!("`{key}`")), "{set}: {e}");
@@ -141,6 +142,29 @@ fn comparison_methods_switch_off_what_they_lack() {
     assert_eq!((p.schedule.gamma.early, p.balance.gamma, p.balance.alpha), (0.0, 0.0, 0.0001));
     let p = plan(MINIMAL, &["balance.method=none"]);
     assert_eq!((p.schedule.gamma.early, p.balance.alpha), (0.0, 0.0));
+}
+
+/// The loss over a batch is one of all its tokens: a batch that is cut would have another one.
+#[test]
+fn a_batch_wise_loss_wants_whole_batches() {
+    let set = ["balance.method=batch-aux", "batch.sequences=8", "batch.micro_batch=4"];
+    let e = error(MINIMAL, &set);
+    assert!(
+        e.starts_with("--set balance.method=batch-aux: `balance.method`") && e.contains("batch.micro_batch = 8"),
+        "{e}"
+    );
+    let whole = [set[0], set[1], "batch.micro_batch=8"];
+    assert_eq!(plan(MINIMAL, &whole).balance.method, BalanceMethod::BatchAux);
+    // A smaller batch at the start would be no whole micro-batch.
+    let e = error(MINIMAL, &[set[0], set[1], whole[2], "batch.ramp={from=4, over=\"5%\"}"]);
+    assert!(e.contains("`batch.ramp.from`") && e.contains("micro-batches of 8"), "{e}");
+    let stage = format!("{MINIMAL}\n[[stage]]\nseq_len = 1024\ntotal_tokens = \"1M\"\nsequences = 4\n");
+    let e = error(&stage, &whole);
+    assert!(
+        e.starts_with("r.toml, line 1") && e.contains("`stage.0.micro_batch`") && e.contains("micro_batch = 4"),
+        "{e}"
+    );
+    assert_eq!(plan(&(stage + "micro_batch = 4\n"), &whole).stages.len(), 1);
 }
 
 #[test]
