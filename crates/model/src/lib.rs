@@ -22,7 +22,7 @@ pub mod precision;
 mod router;
 pub mod yarn;
 
-pub use balance::{max_vio, update_bias};
+pub use balance::update_bias;
 pub use batch::{IGNORE, Input, MtpInput};
 pub use block::{Block, BlockDeferred, BlockSaved, Mlp};
 pub use cached::{Decoder, SequenceCache};

@@ -190,6 +190,15 @@ impl Keep {
     }
 }
 
+impl Precision {
+    /// The formats of all products.
+    pub fn products(&self) -> [Product; 9] {
+        let Self { attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj, .. } =
+            *self;
+        [attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj]
+    }
+}
+
 /// An activation kept for backward.
 pub enum Kept {
     /// As it was.

@@ -73,6 +73,9 @@ impl Plan {
             let why = format!("{sequences} sequences are no whole number of micro-batches of {micro_batch}");
             return bad("sequences", why);
         }
+        if let Some(why) = self.balance.method.cut(sequences, micro_batch) {
+            return bad("micro_batch", format!("{why}: set micro_batch = {sequences}"));
+        }
         let total = match stage.total_tokens {
             Amount::Tokens(n) => Some(n),
             Amount::Steps(n) => n.checked_mul(sequences * seq_len as u64),

@@ -1,7 +1,8 @@
 //! One training step: micro-batches, gradients, clipping, AdamW, balance update, EMA.
 //!
 //! Losses are means over the valid targets of the whole step, so their factors are known before the first forward
-//! pass, and a step gives the same gradient however it is cut into micro-batches. Expert loads are integers summed over
+//! pass, and a step gives the same gradient however it is cut into micro-batches (but for a balance loss over the batch,
+//! which is one over each micro-batch: plans with it do not cut batches). Expert loads are integers summed over
 //! the step; the selection biases move once, after the update (report 2.1.2).
 
 use crate::optim::{Ema, OptimConfig, Optimizer, clip_scale, grad_norm};

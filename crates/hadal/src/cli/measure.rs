@@ -62,6 +62,9 @@ pub(crate) struct NiahArgs {
 pub(crate) struct InspectArgs {
     /// A config.json, a checkpoint's folder, a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
     pub(crate) config: String,
+    /// Change a key of the recipe (a built-in name then means the recipe)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Sequence length for attention's share of the FLOPs [default: the recipe's, or 4096]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) seq_len: Option<usize>,

@@ -7,5 +7,6 @@ mod fixtures;
 mod fp8;
 mod halves;
 mod invariants;
+mod memory;
 mod parity;
 mod precision;
