@@ -1,7 +1,7 @@
 //! Weights from and to Hugging Face checkpoints.
 
 use crate::config::ModelConfig;
-use crate::hf::{self, Checkpoint, Error, SaveOptions, SaveTensor, ScaleFormat, WeightFormat};
+use crate::hf::{self, Checkpoint, Error, Quantization, SaveOptions, SaveTensor, WeightFormat};
 use crate::model::Model;
 use crate::precision::Precision;
 use hadal_ops::{Cx, DType};
@@ -66,13 +66,13 @@ impl Model {
                 }
             }
         });
-        let scales = match format {
-            WeightFormat::Fp8(scales) => scales,
-            _ => ScaleFormat::F32,
-        };
         // Which tensors were quantised in the checkpoint the model came from says nothing about these.
-        let config = ModelConfig { quantization_config: None, ..self.config.clone() };
-        let options = SaveOptions { shard_bytes, scales, ..SaveOptions::default() };
+        let quantization_config = match format {
+            WeightFormat::Fp8(scales) => Some(Quantization::describe(scales, None)),
+            WeightFormat::F32 | WeightFormat::Bf16 => None,
+        };
+        let config = ModelConfig { quantization_config, ..self.config.clone() };
+        let options = SaveOptions { shard_bytes, ..SaveOptions::default() };
         hf::write_into(dir, &config, &tensors, &options, |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
             let (data, range) = &sources[&tensor.name];
             out.copy_from_slice(&data[range.start + start..][..out.len()]);

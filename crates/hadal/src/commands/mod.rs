@@ -10,6 +10,7 @@ pub(crate) mod eval;
 pub(crate) mod experiment;
 pub(crate) mod export;
 pub(crate) mod generate;
+pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod niah;
 pub(crate) mod pretrain;

@@ -41,7 +41,7 @@ fn checkpoint(folder: &Path) -> usize {
     tensors.iter().map(SaveTensor::bytes).sum()
 }
 
-/// A checkpoint of the full size in FP8 with headers and no data: files that are holes.
+/// A checkpoint of the full size in FP8 with headers, scales and no other data: files that are holes.
 fn hollow(folder: &Path) -> u64 {
     let config = ModelConfig { num_nextn_predict_layers: 1, ..ModelConfig::named("deepseek-v3").unwrap() };
     let mut json = serde_json::to_value(&config).unwrap();
@@ -65,9 +65,11 @@ fn hollow(folder: &Path) -> u64 {
     }
     let (mut total, mut index) = (0, serde_json::Map::new());
     for (i, shard) in tensors.chunks(600).enumerate() {
-        let (mut header, mut end) = (serde_json::Map::new(), 0);
+        let (mut header, mut end, mut scales) = (serde_json::Map::new(), 0, 0);
         let file = format!("model-{i}.safetensors");
-        for (name, dtype, shape, bytes) in shard {
+        let (first, others): (Vec<_>, Vec<_>) = shard.iter().partition(|t| t.0.ends_with("_scale_inv"));
+        for (name, dtype, shape, bytes) in first.into_iter().chain(others) {
+            scales += if name.ends_with("_scale_inv") { *bytes as usize / 4 } else { 0 };
             let place = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [end, end + bytes]});
             header.insert(name.clone(), place);
             index.insert(name.clone(), file.clone().into());
@@ -77,6 +79,7 @@ fn hollow(folder: &Path) -> u64 {
         let mut out = std::fs::File::create(folder.join(file)).unwrap();
         out.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
         out.write_all(header.as_bytes()).unwrap();
+        out.write_all(&1f32.to_le_bytes().repeat(scales)).unwrap();
         out.set_len(8 + header.len() as u64 + end).unwrap();
         total += end;
     }

@@ -1,7 +1,7 @@
 //! Comparing what a checkpoint holds with what a model needs.
 
 use super::error::Error;
-use super::fp8::{scale_name, scale_shape, scaled_by};
+use super::fp8::{powers_of_two, scale_name, scale_shape, scaled_by};
 use super::header::Dtype;
 use super::layout::expected;
 use super::reader::{Checkpoint, Info};
@@ -22,8 +22,12 @@ pub struct Audit {
     pub extra: Vec<String>,
     /// Stored a second time with other values than the tensor the model shares: (copy, original).
     pub differing: Vec<(String, String)>,
+    /// With a value that cannot be used, and which: scales of every audit, weights of a deep one.
+    pub unusable: Vec<(String, String)>,
     /// There and rightly not needed: exact copies, rotary frequencies.
     pub ignored: Vec<String>,
+    /// Scales that are no powers of two though `scale_fmt` says so. No difference: they are read as they are.
+    pub off_format: Vec<String>,
     path: PathBuf,
     layers: usize,
 }
@@ -78,7 +82,7 @@ impl Checkpoint {
             audit.shape(name, info.shape, shape);
             match info.dtype {
                 Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {}
-                Dtype::F8E4M3 => self.check_scales(name, info, &mut audit),
+                Dtype::F8E4M3 => self.check_scales(name, info, &mut audit)?,
                 other => audit.dtype(name, other, "it cannot be read"),
             }
         }
@@ -107,20 +111,47 @@ impl Checkpoint {
         Ok(audit)
     }
 
-    /// Whether an FP8 tensor has what it takes to read it. Values are looked at when they are read.
-    fn check_scales(&self, name: &str, info: Info<'_>, audit: &mut Audit) {
+    /// Whether an FP8 tensor has what it takes to read it, every scale included.
+    fn check_scales(&self, name: &str, info: Info<'_>, audit: &mut Audit) -> Result<(), Error> {
         let Some(shape) = scale_shape(info.shape) else {
-            return audit.dtype(name, info.dtype, "only matrices are quantised by blocks");
+            audit.dtype(name, info.dtype, "only matrices are quantised by blocks");
+            return Ok(());
         };
-        if self.quantization().is_none() {
+        let quantization = self.quantization();
+        if quantization.is_none() {
             audit.dtype(name, info.dtype, "config.json has no `quantization_config` that says how to read it");
         }
         let scale = scale_name(name);
-        let Some(found) = self.info(&scale) else { return audit.missing.push(scale) };
+        let Some(found) = self.info(&scale) else {
+            audit.missing.push(scale);
+            return Ok(());
+        };
         audit.shape(&scale, found.shape, &shape);
         if !matches!(found.dtype, Dtype::F32 | Dtype::F8E8M0) {
             audit.dtype(&scale, found.dtype, "scales are read from F32 and F8_E8M0");
+        } else if let Some(quantization) = quantization.filter(|_| found.shape == shape) {
+            match self.scales(name) {
+                Ok(scales) if quantization.ue8m0 && !powers_of_two(&scales) => audit.off_format.push(scale),
+                Ok(_) => {}
+                Err(Error::Unusable { name, reason }) => audit.unusable.push((name, reason)),
+                Err(other) => return Err(other),
+            }
         }
+        Ok(())
+    }
+
+    /// Reads every value of the tensors that the configuration needs and notes in each the first that is infinite or NaN.
+    /// For a checkpoint whose audit is clean so far. `progress` is told how many bytes came.
+    pub fn audit_values(&self, audit: &mut Audit, mut progress: impl FnMut(usize)) -> Result<(), Error> {
+        let mut room = Vec::new();
+        for tensor in expected(self.config()) {
+            match self.check_values(&tensor.name, &mut room, &mut progress) {
+                Ok(()) => {}
+                Err(Error::Unusable { name, reason }) => audit.unusable.push((name, reason)),
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
     }
 
     /// Why a tensor may be there without being needed, if it may.
@@ -172,8 +203,9 @@ impl Audit {
 
     /// Whether the checkpoint holds exactly the model.
     pub fn is_clean(&self) -> bool {
-        let Self { missing, misshaped, mistyped, extra, differing, .. } = self;
-        missing.is_empty() && misshaped.is_empty() && mistyped.is_empty() && extra.is_empty() && differing.is_empty()
+        let Self { missing, misshaped, mistyped, extra, differing, unusable, .. } = self;
+        let whole = missing.is_empty() && misshaped.is_empty() && mistyped.is_empty() && unusable.is_empty();
+        whole && extra.is_empty() && differing.is_empty()
     }
 
     /// An error unless [`Audit::is_clean`].
@@ -197,12 +229,14 @@ impl fmt::Display for Audit {
         let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
         let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
         let mistyped = self.mistyped.iter().map(|m| format!("{} is {} ({})", m.name, m.found, m.reason));
-        let kinds: [(&str, Vec<String>); 5] = [
+        let unusable = self.unusable.iter().map(|(name, reason)| format!("{name} {reason}"));
+        let kinds: [(&str, Vec<String>); 6] = [
             ("missing", self.missing.clone()),
             ("of the wrong shape", misshaped.collect()),
             ("of the wrong type", mistyped.collect()),
             ("not part of it", self.extra.clone()),
             ("copies that differ", differing.collect()),
+            ("with unusable values", unusable.collect()),
         ];
         let mut separator = "";
         for (what, names) in kinds.iter().filter(|(_, names)| !names.is_empty()) {

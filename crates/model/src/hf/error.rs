@@ -46,9 +46,9 @@ pub enum Error {
         /// As the file calls it.
         dtype: String,
     },
-    /// An FP8 tensor or its scales cannot be used.
+    /// What a tensor holds cannot be used: values that are no numbers, FP8 without scales.
     #[error("tensor `{name}` {reason}")]
-    Fp8 {
+    Unusable {
         /// Which tensor, weights or scales.
         name: String,
         /// What is wrong with it.

@@ -4,6 +4,7 @@
 //! untrusted numbers can overflow. Accepted is what that crate accepts: tensors that cover the data exactly, in any order.
 //! Written as that crate writes: larger types first, then by name, padded with spaces to eight bytes.
 
+use super::fp8::ScaleFormat;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -96,6 +97,13 @@ pub(super) struct Slot {
     pub(super) shape: Vec<usize>,
     /// Bytes of the file.
     pub(super) bytes: Range<usize>,
+}
+
+impl Slot {
+    /// Elements of the innermost dimension; 1 of a scalar.
+    pub(super) fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1).max(1)
+    }
 }
 
 #[derive(Deserialize)]
@@ -211,17 +219,16 @@ pub(super) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, St
     Ok(tensors)
 }
 
-/// Types that are written, in the order of the format's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// Types that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaveDtype {
-    /// One byte, quantised by blocks; its scales are written beside it.
-    #[serde(rename = "F8_E4M3")]
-    F8E4M3,
+    /// One byte, quantised by blocks; scales of this format are written beside it.
+    F8E4M3(ScaleFormat),
     /// One byte: powers of two.
-    #[serde(rename = "F8_E8M0")]
     F8E8M0,
+    /// Two bytes, IEEE half precision.
+    F16,
     /// Two bytes, rounded to nearest, ties to even.
-    #[serde(rename = "BF16")]
     Bf16,
     /// Four bytes.
     F32,
@@ -231,9 +238,20 @@ impl SaveDtype {
     /// Bytes an element.
     pub fn size(self) -> usize {
         match self {
-            Self::F8E4M3 | Self::F8E8M0 => 1,
-            Self::Bf16 => 2,
+            Self::F8E4M3(_) | Self::F8E8M0 => 1,
+            Self::F16 | Self::Bf16 => 2,
             Self::F32 => 4,
+        }
+    }
+
+    /// Its place in the order of the format's own writer, and its name there.
+    fn format(self) -> (usize, &'static str) {
+        match self {
+            Self::F8E4M3(_) => (0, "F8_E4M3"),
+            Self::F8E8M0 => (1, "F8_E8M0"),
+            Self::F16 => (2, "F16"),
+            Self::Bf16 => (3, "BF16"),
+            Self::F32 => (4, "F32"),
         }
     }
 }
@@ -264,17 +282,17 @@ impl SaveTensor {
 pub(super) fn render(tensors: &mut [&SaveTensor]) -> Vec<u8> {
     #[derive(Serialize)]
     struct Place<'a> {
-        dtype: SaveDtype,
+        dtype: &'static str,
         shape: &'a [usize],
         data_offsets: (usize, usize),
     }
-    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    tensors.sort_by(|a, b| b.dtype.format().cmp(&a.dtype.format()).then_with(|| a.name.cmp(&b.name)));
     // Assembled by hand because a JSON map type would sort the names again.
     let text = |value: &str| serde_json::to_string(value).expect("strings have a JSON form");
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut at = 0;
     for t in tensors {
-        let place = Place { dtype: t.dtype, shape: &t.shape, data_offsets: (at, at + t.bytes()) };
+        let place = Place { dtype: t.dtype.format().1, shape: &t.shape, data_offsets: (at, at + t.bytes()) };
         at += t.bytes();
         let place = serde_json::to_string(&place).expect("numbers have a JSON form");
         json.extend([",", &text(&t.name), ":", &place]);

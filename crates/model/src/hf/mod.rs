@@ -18,7 +18,7 @@ mod tests;
 mod writer;
 
 pub use audit::{Audit, Misshaped, Mistyped};
-pub use convert::convert_into;
+pub use convert::{Conversion, Converted, convert_into};
 pub use error::Error;
 pub use fp8::{ScaleFormat, scale_name, scale_shape};
 pub use header::Dtype;

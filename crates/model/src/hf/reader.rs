@@ -6,10 +6,10 @@
 
 use super::atomic::Context;
 pub use super::decode::Element;
-use super::decode::{Scales, decode, nan_code};
+use super::decode::{Scales, decode, find_no_number, no_number};
 use super::error::Error;
-use super::fp8::{ScaleFormat, find_nan, scale_name, scale_shape, scales_from_bytes, wrong_scale};
-use super::header::{Dtype, Slot};
+use super::fp8::{ScaleFormat, scale_name, scale_shape, scales_from_bytes, wrong_scale};
+use super::header::{Dtype, SaveDtype, Slot};
 use super::layout::{WeightFormat, is_router_bias};
 use super::quantization::Quantization;
 use super::shard::Shard;
@@ -165,22 +165,39 @@ impl Checkpoint {
         if self.tensors.iter().all(half) { WeightFormat::Bf16 } else { WeightFormat::F32 }
     }
 
+    /// What a tensor is stored as, if it can be read.
+    pub(super) fn stored(&self, name: &str) -> Option<SaveDtype> {
+        Some(match self.info(name)?.dtype {
+            Dtype::F32 => SaveDtype::F32,
+            Dtype::F16 => SaveDtype::F16,
+            Dtype::Bf16 => SaveDtype::Bf16,
+            Dtype::F8E8M0 => SaveDtype::F8E8M0,
+            Dtype::F8E4M3 => SaveDtype::F8E4M3(match self.info(&scale_name(name))?.dtype {
+                Dtype::F8E8M0 => ScaleFormat::Ue8m0Byte,
+                _ => ScaleFormat::F32,
+            }),
+            Dtype::Other(_) => return None,
+        })
+    }
+
     fn slot(&self, name: &str) -> Result<(&Slot, &Shard), Error> {
         let missing = || Error::NoTensor { path: self.dir.clone(), name: name.into() };
         let (shard, slot) = self.tensors.get(name).ok_or_else(missing)?;
         Ok((slot, &self.shards[*shard]))
     }
 
-    /// The scales of an FP8 tensor in rows of blocks, checked: there, of the right shape, positive and finite.
+    /// The scales of an FP8 tensor in rows of blocks, checked: there, of the right shape, positive and finite. Whether
+    /// they are powers of two is not asked, whatever `scale_fmt` says: the weights that made the key known
+    /// (DeepSeek-V3.1) do not keep to it.
     pub fn scales(&self, name: &str) -> Result<Vec<f32>, Error> {
         let (slot, _) = self.slot(name)?;
-        let wrong = |reason: String| Error::Fp8 { name: name.into(), reason };
+        let wrong = |reason: String| Error::Unusable { name: name.into(), reason };
         let Some(shape) = scale_shape(&slot.shape) else {
             return Err(wrong(format!("is stored as F8_E4M3 with shape {:?}; only matrices have scales", slot.shape)));
         };
-        let Some(quantization) = &self.quantization else {
+        if self.quantization.is_none() {
             return Err(wrong("is stored as F8_E4M3, but config.json has no `quantization_config`".into()));
-        };
+        }
         let scale = scale_name(name);
         let (found, shard) = self.slot(&scale)?;
         if found.shape != shape {
@@ -194,24 +211,42 @@ impl Checkpoint {
             Dtype::F8E8M0 => scales_from_bytes(&bytes),
             other => {
                 let reason = format!("is stored as {other}; scales are read from F32 and F8_E8M0");
-                return Err(Error::Fp8 { name: scale, reason });
+                return Err(Error::Unusable { name: scale, reason });
             }
         };
         for (i, s) in scales.iter().enumerate() {
-            if let Some(reason) = wrong_scale(*s, quantization.ue8m0) {
+            if let Some(reason) = wrong_scale(*s) {
                 let (row, col) = (i / shape[1], i % shape[1]);
-                return Err(Error::Fp8 { name: scale, reason: format!("is {s} at row {row}, column {col}: {reason}") });
+                let reason = format!("is {s:?} at row {row}, column {col}: {reason}; get the checkpoint anew");
+                return Err(Error::Unusable { name: scale, reason });
             }
         }
         Ok(scales)
     }
 
-    /// Reads codes of an FP8 tensor from element `start` on, as they are; NaN among them is an error.
-    pub(super) fn codes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
+    /// Reads stored bytes from element `start` on, as they are; an element that is infinite or NaN is an error.
+    pub(super) fn bytes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
         let (slot, shard) = self.slot(name)?;
-        shard.read(slot.bytes.start + start, out)?;
-        let cols = slot.shape.last().copied().unwrap_or(1).max(1);
-        find_nan(out).map_err(|i| nan_code(name, start + i, cols))
+        let size = slot.dtype.bytes().unwrap_or(1);
+        shard.read(slot.bytes.start + start * size, out)?;
+        find_no_number(&slot.dtype, out).map_err(|(i, value)| no_number(name, value, start + i, slot.cols()))
+    }
+
+    /// Reads all of a tensor and fails with the first element that is infinite or NaN.
+    pub(super) fn check_values(
+        &self,
+        name: &str,
+        room: &mut Vec<u8>,
+        progress: &mut impl FnMut(usize),
+    ) -> Result<(), Error> {
+        let (slot, _) = self.slot(name)?;
+        let size = slot.dtype.bytes().unwrap_or(1);
+        for start in (0..slot.bytes.len()).step_by(AT_ONCE * size) {
+            room.resize((AT_ONCE * size).min(slot.bytes.len() - start), 0);
+            self.bytes(name, start / size, room)?;
+            progress(room.len());
+        }
+        Ok(())
     }
 
     /// Reads a whole tensor into f32.
@@ -250,7 +285,7 @@ impl Checkpoint {
             return Err(size_error(name, slot, format!("{} elements from {start} on were asked for", out.len())));
         }
         let scales = match slot.dtype {
-            Dtype::F8E4M3 => Some(Scales { cols: slot.shape.last().copied().unwrap_or(1), values: self.scales(name)? }),
+            Dtype::F8E4M3 => Some(Scales { cols: slot.cols(), values: self.scales(name)? }),
             _ => None,
         };
         let mut bytes = vec![0; size * out.len().min(AT_ONCE)];

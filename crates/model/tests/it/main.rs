@@ -2,6 +2,7 @@
 
 mod balance;
 mod bf16;
+mod checkpoints;
 mod finite;
 mod fixtures;
 mod fp8;
@@ -9,3 +10,4 @@ mod halves;
 mod invariants;
 mod parity;
 mod precision;
+mod verbatim;
