@@ -349,6 +349,12 @@ pub(crate) struct ImportArgs {
     pub(crate) dtype: Option<Weights>,
     #[command(flatten)]
     pub(crate) files: FilesArgs,
+    /// Read every weight, too, and name those that are infinite or NaN
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Name every tensor that differs, a line each, and not only the first of them
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

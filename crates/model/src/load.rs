@@ -41,17 +41,17 @@ impl Model {
         values: impl Fn(usize) -> Option<&'a [f32]>,
     ) -> Result<(), Error> {
         let format = if dtype == DType::F32 { WeightFormat::F32 } else { WeightFormat::Bf16 };
-        self.save_into(dir, format, hf::SHARD_BYTES, values)
+        self.save_into(dir, format, &SaveOptions::default(), values)
     }
 
-    /// Writes `config.json` and the weights as `format` into a folder that is there, in shards of at most `shard_bytes`
+    /// Writes `config.json` and the weights as `format` into a folder that is there
     /// (router biases stay f32, as the released checkpoints have them; MTP modules get their copies of embedding and
     /// head). `values` replaces a parameter's master weights, by slot: averaged weights, say.
     pub fn save_into<'a>(
         &'a self,
         dir: &Path,
         format: WeightFormat,
-        shard_bytes: usize,
+        options: &SaveOptions<'_>,
         values: impl Fn(usize) -> Option<&'a [f32]>,
     ) -> Result<(), Error> {
         let mut tensors = Vec::new();
@@ -72,8 +72,7 @@ impl Model {
             WeightFormat::F32 | WeightFormat::Bf16 => None,
         };
         let config = ModelConfig { quantization_config, ..self.config.clone() };
-        let options = SaveOptions { shard_bytes, ..SaveOptions::default() };
-        hf::write_into(dir, &config, &tensors, &options, |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
+        hf::write_into(dir, &config, &tensors, options, |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
             let (data, range) = &sources[&tensor.name];
             out.copy_from_slice(&data[range.start + start..][..out.len()]);
             Ok(())

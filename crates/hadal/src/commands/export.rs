@@ -2,11 +2,12 @@
 //! only a run's exact weights pass through a model.
 
 use super::common::model_folder;
-use super::import::{check_out, conversion, done, write};
+use super::folder::write;
+use super::import::{conversion, done};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Context, Result, bail};
 use hadal_model::Model;
-use hadal_model::hf::{Checkpoint, ScaleFormat, WeightFormat, convert_into};
+use hadal_model::hf::{self, Checkpoint, ScaleFormat, WeightFormat, convert_into};
 use hadal_ops::{Cx, DType, mmap};
 use hadal_train::checkpoint;
 use safetensors::SafeTensors;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 const STATE: &str = "state/tensors.safetensors";
 
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
-    check_out(&args.out)?;
+    hf::place(&args.out)?;
     let state = with_state(&args.model)?;
     if args.ema && state.is_none() {
         bail!("{}: averaged weights are in a run's checkpoints only, and here is none", args.model.display());
@@ -36,14 +37,16 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
         let mut model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
         read_state(&mut model, &state.join(STATE), if args.ema { "ema" } else { "weight" })?;
         let format = conversion.format.unwrap_or(WeightFormat::F32);
-        write(&folder, &args.out, |dir| model.save_into(dir, format, args.files.shard_size, |_| None))?;
+        write(&folder, &args.out, args.files.shard_size, |dir, options| {
+            model.save_into(dir, format, options, |_| None)
+        })?;
         format!("as {}", name(format))
     } else {
         checkpoint.audit()?.into_result()?;
-        done(
-            conversion,
-            write(&folder, &args.out, |dir| convert_into(&checkpoint, dir, conversion, args.files.shard_size))?,
-        )
+        let converted = write(&folder, &args.out, args.files.shard_size, |dir, options| {
+            convert_into(&checkpoint, dir, conversion, options)
+        })?;
+        done(conversion, converted)
     };
     say!("{what} of {} written to {} {said}", folder.display(), args.out.display());
     Ok(())

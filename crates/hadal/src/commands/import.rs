@@ -2,34 +2,31 @@
 
 use super::common::grouped;
 use super::export::name;
+use super::folder::write;
 use crate::cli::{FilesArgs, ImportArgs, ScaleFmt, Weights};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use hadal_model::count;
-use hadal_model::hf::{
-    self, Checkpoint, Conversion, Converted, ScaleFormat, WeightFormat, atomic::StagedDir, convert_into,
-};
-use std::path::Path;
-
-/// Files beside the weights that other programs want.
-const BESIDE: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
+use hadal_model::hf::{self, Audit, Checkpoint, Conversion, Converted, ScaleFormat, WeightFormat, convert_into};
+use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     if let Some(out) = &args.out {
-        check_out(out)?;
+        hf::place(out)?;
     }
     let folder = &args.checkpoint;
     ensure!(folder.is_dir(), "{} is no folder: name the one that holds config.json and the weights", folder.display());
     let checkpoint = Checkpoint::open(folder)?;
     let stored = checkpoint.format();
     let conversion = conversion(args.dtype, args.files, stored)?;
-    let audit = checkpoint.audit()?;
+    let mut audit = checkpoint.audit()?;
+    if args.deep && audit.is_clean() {
+        deepen(&checkpoint, &mut audit)?;
+    }
+    if args.all {
+        audit.lines().iter().for_each(|line| say!("{line}"));
+        audit.ignored.iter().for_each(|name| say!("rightly not needed: {name}"));
+        audit.off_format.iter().for_each(|name| say!("no powers of two: {name}"));
+    }
     let (ignored, off_format) = (audit.ignored.len(), audit.off_format.clone());
     audit.into_result()?;
     let found = count::count(checkpoint.config());
@@ -41,7 +38,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
         grouped(found.mtp)
     );
     if let [first, rest @ ..] = off_format.as_slice() {
-        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more (--all names them)", rest.len()) };
         say!(
             "config.json says `scale_fmt: ue8m0`, but these scales are no powers of two: {first}{more}; they are read as they are"
         );
@@ -49,9 +46,23 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     if !folder.join("tokenizer.json").is_file() {
         say!("it has no tokenizer.json, which generate, complete and eval need");
     }
-    let Some(out) = &args.out else { return Ok(()) };
-    let converted = write(folder, out, |dir| convert_into(&checkpoint, dir, conversion, args.files.shard_size))?;
+    let Some(out) = &args.out else {
+        let read = if args.deep { "every value" } else { "scales and copies; --deep reads every value" };
+        say!("read were names, shapes, types and {read}");
+        return Ok(());
+    };
+    let converted =
+        write(folder, out, args.files.shard_size, |dir, options| convert_into(&checkpoint, dir, conversion, options))?;
     say!("written to {} {}", out.display(), done(conversion, converted));
+    Ok(())
+}
+
+/// Reads every value, with a bar where someone looks at it.
+fn deepen(checkpoint: &Checkpoint, audit: &mut Audit) -> Result<()> {
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left")?;
+    let bar = ProgressBar::new(checkpoint.size()).with_style(style);
+    checkpoint.audit_values(audit, |bytes| bar.inc(bytes as u64))?;
+    bar.finish_and_clear();
     Ok(())
 }
 
@@ -75,40 +86,18 @@ pub(crate) fn conversion(dtype: Option<Weights>, files: FilesArgs, stored: Weigh
 /// What was written, for people.
 pub(crate) fn done(conversion: Conversion, converted: Converted) -> String {
     let Converted { tensors, copied, narrowed, requantised } = converted;
-    let mut text = match (conversion.format, conversion.scales) {
-        (Some(WeightFormat::Fp8(_)), None) => "as fp8".into(),
-        (Some(format), _) => format!("as {}", name(format)),
-        (None, Some(scales)) => format!("as {}", name(WeightFormat::Fp8(scales))),
-        (None, None) => "as it is stored".into(),
+    let what = match (conversion.format, conversion.scales) {
+        (Some(WeightFormat::Fp8(_)), None) => "fp8",
+        (Some(format), _) => name(format),
+        (None, Some(scales)) => name(WeightFormat::Fp8(scales)),
+        (None, None) => "it is stored",
     };
-    text += &format!(": {copied} of {tensors} tensors copied bit for bit");
+    let mut parts = vec![format!("as {what}: {copied} of {tensors} tensors copied bit for bit")];
     if narrowed > 0 {
-        text += &format!(", {narrowed} narrowed");
+        parts.push(format!("{narrowed} narrowed"));
     }
     if requantised > 0 {
-        text += &format!(", {requantised} quantised again because their scales were no powers of two");
+        parts.push(format!("{requantised} quantised again because their scales were no powers of two"));
     }
-    text
-}
-
-/// Found out before any work is done; the final rename refuses as well.
-pub(crate) fn check_out(out: &Path) -> Result<()> {
-    let taken = if out.is_dir() { std::fs::read_dir(out)?.next().is_some() } else { out.exists() };
-    ensure!(!taken, "{} is there already: choose another --out or remove it", out.display());
-    Ok(())
-}
-
-/// A Hugging Face folder with what `weights` writes and the tokenizer of `from`, whole or not at all.
-pub(crate) fn write<T>(from: &Path, out: &Path, weights: impl FnOnce(&Path) -> Result<T, hf::Error>) -> Result<T> {
-    let staged = StagedDir::new(out)?;
-    let written = weights(staged.path())?;
-    for file in BESIDE {
-        let source = from.join(file);
-        if source.is_file() {
-            let to = staged.path().join(file);
-            std::fs::copy(&source, &to).with_context(|| format!("cannot copy {}", source.display()))?;
-        }
-    }
-    staged.commit()?;
-    Ok(written)
+    parts.join(", ")
 }

@@ -9,6 +9,7 @@ pub(crate) mod dump;
 pub(crate) mod eval;
 pub(crate) mod experiment;
 pub(crate) mod export;
+pub(crate) mod folder;
 pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod inspect;

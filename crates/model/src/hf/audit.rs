@@ -24,6 +24,8 @@ pub struct Audit {
     pub differing: Vec<(String, String)>,
     /// With a value that cannot be used, and which: scales of every audit, weights of a deep one.
     pub unusable: Vec<(String, String)>,
+    /// There twice, in two files or two lines of the index.
+    pub repeated: Vec<String>,
     /// There and rightly not needed: exact copies, rotary frequencies.
     pub ignored: Vec<String>,
     /// Scales that are no powers of two though `scale_fmt` says so. No difference: they are read as they are.
@@ -108,6 +110,7 @@ impl Checkpoint {
             }
         }
         audit.extra.extend(self.unindexed().iter().cloned());
+        audit.repeated.extend(self.repeated().iter().cloned());
         Ok(audit)
     }
 
@@ -191,21 +194,56 @@ impl Audit {
         self.mistyped.push(Mistyped { name: name.into(), found: found.to_string(), reason });
     }
 
-    /// Takes the layers from `layer` on as known and left out on purpose (MTP modules that are not wanted).
-    pub fn without_layers_from(mut self, layer: usize) -> Self {
-        let (left_out, extra) =
-            std::mem::take(&mut self.extra).into_iter().partition(|name| layer_of(name).is_some_and(|l| l >= layer));
-        self.extra = extra;
-        self.ignored.extend::<Vec<String>>(left_out);
-        self.differing.retain(|(copy, _)| layer_of(copy).is_none_or(|l| l < layer));
-        self
-    }
-
     /// Whether the checkpoint holds exactly the model.
     pub fn is_clean(&self) -> bool {
-        let Self { missing, misshaped, mistyped, extra, differing, unusable, .. } = self;
-        let whole = missing.is_empty() && misshaped.is_empty() && mistyped.is_empty() && unusable.is_empty();
-        whole && extra.is_empty() && differing.is_empty()
+        self.kinds().iter().all(|(_, names)| names.is_empty())
+    }
+
+    /// Every difference, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let kinds = self.kinds();
+        kinds.iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind}: {name}"))).collect()
+    }
+
+    /// The kinds of differences, and what there is of each.
+    fn kinds(&self) -> [(&'static str, Vec<String>); 7] {
+        let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
+        let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
+        let mistyped = self.mistyped.iter().map(|m| format!("{} is {} ({})", m.name, m.found, m.reason));
+        let unusable = self.unusable.iter().map(|(name, reason)| format!("{name} {reason}"));
+        [
+            ("missing", self.missing.clone()),
+            ("of the wrong shape", misshaped.collect()),
+            ("of the wrong type", mistyped.collect()),
+            ("not part of it", self.extra.clone()),
+            ("stored or listed twice", self.repeated.clone()),
+            ("copies that differ", differing.collect()),
+            ("with unusable values", unusable.collect()),
+        ]
+    }
+
+    /// What to do about some of the differences.
+    fn hints(&self) -> Vec<String> {
+        let mut hints = Vec::new();
+        let beyond = |name: &String| layer_of(name).filter(|l| *l >= self.layers);
+        if !self.missing.is_empty() && self.missing.iter().all(|n| beyond(n).is_some()) {
+            hints.push("no MTP module is stored: set `num_nextn_predict_layers` to what there is".into());
+        }
+        if let Some(last) = self.extra.iter().filter(|n| n.ends_with(".eh_proj.weight")).filter_map(beyond).max() {
+            let modules = last + 1 - self.layers;
+            hints.push(format!("MTP modules are stored: set `num_nextn_predict_layers` in config.json to {modules}"));
+        }
+        let whole = |name: &str| self.extra.iter().any(|n| n == name);
+        if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
+            hints.push("scales without FP8 weights of that name".into());
+        }
+        if !self.differing.is_empty() {
+            hints.push("a model has one table for both: leave the copy out, or store the original's values".into());
+        }
+        if !self.repeated.is_empty() {
+            hints.push("which one is meant? leave one of them in files and index".into());
+        }
+        hints
     }
 
     /// An error unless [`Audit::is_clean`].
@@ -221,39 +259,19 @@ fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
-/// Names shown of each kind of difference; all are in the fields.
+/// Names shown of each kind of difference; [`Audit::lines`] has them all.
 const SHOWN: usize = 40;
 
 impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
-        let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
-        let mistyped = self.mistyped.iter().map(|m| format!("{} is {} ({})", m.name, m.found, m.reason));
-        let unusable = self.unusable.iter().map(|(name, reason)| format!("{name} {reason}"));
-        let kinds: [(&str, Vec<String>); 6] = [
-            ("missing", self.missing.clone()),
-            ("of the wrong shape", misshaped.collect()),
-            ("of the wrong type", mistyped.collect()),
-            ("not part of it", self.extra.clone()),
-            ("copies that differ", differing.collect()),
-            ("with unusable values", unusable.collect()),
-        ];
         let mut separator = "";
-        for (what, names) in kinds.iter().filter(|(_, names)| !names.is_empty()) {
+        for (what, names) in self.kinds().iter().filter(|(_, names)| !names.is_empty()) {
             write!(f, "{separator}{} {what}: {}", names.len(), names[..names.len().min(SHOWN)].join(", "))?;
             if names.len() > SHOWN {
                 write!(f, " and {} more", names.len() - SHOWN)?;
             }
             separator = "; ";
         }
-        let beyond = |names: &[String]| names.iter().all(|n| layer_of(n).is_some_and(|l| l >= self.layers));
-        if !self.missing.is_empty() && beyond(&self.missing) {
-            write!(f, " (no MTP module is stored: set `num_nextn_predict_layers` to what there is)")?;
-        }
-        let whole = |name: &str| self.extra.iter().any(|n| n == name);
-        if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
-            write!(f, " (scales without FP8 weights of that name)")?;
-        }
-        Ok(())
+        self.hints().iter().try_for_each(|hint| write!(f, " ({hint})"))
     }
 }

@@ -46,13 +46,13 @@ pub struct Converted {
     pub requantised: usize,
 }
 
-/// Writes a checkpoint that an audit found whole into the folder `dir`, which is there, in shards of at most `shard_bytes`.
-/// MTP modules get their copies of embedding and head.
+/// Writes a checkpoint that an audit found whole into the folder `dir`, which is there. MTP modules get their copies of
+/// embedding and head.
 pub fn convert_into(
     checkpoint: &Checkpoint,
     dir: &Path,
     conversion: Conversion,
-    shard_bytes: usize,
+    options: &SaveOptions<'_>,
 ) -> Result<Converted, Error> {
     let from_fp8 = matches!(checkpoint.format(), WeightFormat::Fp8(_));
     let mut source = Stored { checkpoint, origin: HashMap::new(), requantised: HashSet::new() };
@@ -80,8 +80,7 @@ pub fn convert_into(
     }
     let quantization_config = conversion.quantization(from_fp8, checkpoint.config());
     let config = ModelConfig { quantization_config, ..checkpoint.config().clone() };
-    let options = SaveOptions { shard_bytes, ..SaveOptions::default() };
-    write_into(dir, &config, &tensors, &options, source)?;
+    write_into(dir, &config, &tensors, options, source)?;
     Ok(done)
 }
 
@@ -152,7 +151,7 @@ impl Source for Stored<'_> {
     }
 
     fn bytes(&mut self, tensor: &SaveTensor, start: usize, out: &mut [u8]) -> Result<(), Error> {
-        self.checkpoint.bytes(self.name(tensor), start, out)
+        self.checkpoint.stored_bytes(self.name(tensor), start, out)
     }
 
     fn scales(&mut self, tensor: &SaveTensor) -> Result<Vec<f32>, Error> {

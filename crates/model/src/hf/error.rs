@@ -72,6 +72,9 @@ pub enum Error {
         /// Every difference.
         audit: Box<Audit>,
     },
+    /// [`SaveOptions::stop`](super::SaveOptions::stop) was set.
+    #[error("stopped on request")]
+    Stopped,
     /// Two tensors to be written have one name.
     #[error("tensor `{0}` is to be written twice")]
     Duplicate(String),

@@ -7,11 +7,12 @@
 //! same shard: data is therefore written at its place, not in a row. What a source has stored as it is to be written is
 //! copied, codes and scales included.
 
-use super::atomic::{self, Context, IoError, StagedDir};
+use super::atomic::{self, Context, StagedDir};
 use super::error::Error;
 use super::fp8::{self, ScaleFormat, scale_name, scale_shape};
 use super::header;
 pub use super::header::{SaveDtype, SaveTensor};
+use super::place::place;
 use crate::config::ModelConfig;
 use hadal_ops::bf16;
 use hadal_ops::fp8::TILE;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes of a shard's data unless one tensor alone is larger; transformers' long-standing limit.
 pub const SHARD_BYTES: usize = 5_000_000_000;
@@ -56,17 +58,17 @@ impl<F: FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>> Source for F
 }
 
 /// How to save.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SaveOptions {
+#[derive(Clone, Copy, Debug)]
+pub struct SaveOptions<'a> {
     /// See [`SHARD_BYTES`].
     pub shard_bytes: usize,
-    /// Take the place of a folder of the same name instead of refusing.
-    pub replace: bool,
+    /// Set by someone else (a signal), writing ends at the next piece with [`Error::Stopped`].
+    pub stop: Option<&'a AtomicBool>,
 }
 
-impl Default for SaveOptions {
+impl Default for SaveOptions<'_> {
     fn default() -> Self {
-        Self { shard_bytes: SHARD_BYTES, replace: false }
+        Self { shard_bytes: SHARD_BYTES, stop: None }
     }
 }
 
@@ -76,20 +78,15 @@ pub fn save(
     dir: &Path,
     config: &ModelConfig,
     tensors: &[SaveTensor],
-    options: &SaveOptions,
+    options: &SaveOptions<'_>,
     beside: impl FnOnce(&Path) -> Result<(), Error>,
     source: impl Source,
 ) -> Result<(), Error> {
     // Found out now rather than after hours of writing; `commit` refuses as well.
-    if !options.replace && std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-        let source = std::io::ErrorKind::AlreadyExists.into();
-        return Err(IoError { action: "write to the non-empty folder", path: dir.into(), source }.into());
-    }
-    let staged = StagedDir::new(dir)?;
+    let staged = StagedDir::new(&place(dir)?)?;
     write_into(staged.path(), config, tensors, options, source)?;
     beside(staged.path())?;
-    let committed = if options.replace { staged.commit_replacing() } else { staged.commit() };
-    Ok(committed?)
+    Ok(staged.commit()?)
 }
 
 /// Writes `config.json` and weights into a folder that is there, in place: for folders that someone else makes appear.
@@ -98,7 +95,7 @@ pub fn write_into(
     dir: &Path,
     config: &ModelConfig,
     tensors: &[SaveTensor],
-    options: &SaveOptions,
+    options: &SaveOptions<'_>,
     mut source: impl Source,
 ) -> Result<(), Error> {
     let groups: Vec<Group<'_>> = tensors.iter().map(Group::new).collect::<Result<_, _>>()?;
@@ -113,7 +110,7 @@ pub fn write_into(
         _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
     };
     for (i, shard) in shards.iter().enumerate() {
-        write_shard(&dir.join(file_name(i)), shard, &mut source)?;
+        write_shard(&dir.join(file_name(i)), shard, options.stop, &mut source)?;
     }
     if count > 1 {
         let weight_map: BTreeMap<&str, String> = shards
@@ -180,20 +177,29 @@ fn split<'a>(groups: &'a [Group<'a>], shard_bytes: usize) -> Vec<&'a [Group<'a>]
 }
 
 /// A file under construction.
-struct Output {
+struct Output<'a> {
     path: PathBuf,
     file: File,
+    stop: Option<&'a AtomicBool>,
 }
 
-impl Output {
+impl Output<'_> {
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<(), Error> {
+        if self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(Error::Stopped);
+        }
         let place = SeekFrom::Start(at as u64);
         let written = self.file.seek(place).and_then(|_| self.file.write_all(bytes));
         Ok(written.at("write", &self.path)?)
     }
 }
 
-fn write_shard(path: &Path, groups: &[Group<'_>], source: &mut impl Source) -> Result<(), Error> {
+fn write_shard(
+    path: &Path,
+    groups: &[Group<'_>],
+    stop: Option<&AtomicBool>,
+    source: &mut impl Source,
+) -> Result<(), Error> {
     let mut tensors: Vec<&SaveTensor> = groups.iter().flat_map(Group::members).collect();
     let header = header::render(&mut tensors);
     let mut places = HashMap::with_capacity(tensors.len());
@@ -202,7 +208,7 @@ fn write_shard(path: &Path, groups: &[Group<'_>], source: &mut impl Source) -> R
         places.insert(tensor.name.as_str(), end);
         end += tensor.bytes();
     }
-    let mut out = Output { path: path.into(), file: File::create_new(path).at("create", path)? };
+    let mut out = Output { path: path.into(), file: File::create_new(path).at("create", path)?, stop };
     out.write(0, &header)?;
     let scales: HashMap<&str, &SaveTensor> =
         groups.iter().filter_map(|g| Some((g.tensor.name.as_str(), g.scales.as_ref()?))).collect();
@@ -229,7 +235,7 @@ struct Room {
 }
 
 fn copy(
-    out: &mut Output,
+    out: &mut Output<'_>,
     tensor: &SaveTensor,
     at: usize,
     scales: Option<(&SaveTensor, usize)>,
@@ -249,7 +255,7 @@ fn copy(
 }
 
 fn write_plain(
-    out: &mut Output,
+    out: &mut Output<'_>,
     tensor: &SaveTensor,
     at: usize,
     source: &mut impl Source,
@@ -274,7 +280,7 @@ fn write_plain(
 
 /// Quantises: codes at `at` and scales at their own place.
 fn write_fp8(
-    out: &mut Output,
+    out: &mut Output<'_>,
     tensor: &SaveTensor,
     at: usize,
     place: (&SaveTensor, usize),
@@ -303,7 +309,7 @@ fn write_fp8(
     write_scales(out, &scales, place, room)
 }
 
-fn write_scales(out: &mut Output, scales: &[f32], at: (&SaveTensor, usize), room: &mut Room) -> Result<(), Error> {
+fn write_scales(out: &mut Output<'_>, scales: &[f32], at: (&SaveTensor, usize), room: &mut Room) -> Result<(), Error> {
     room.bytes.resize(at.0.bytes(), 0);
     match at.0.dtype {
         SaveDtype::F8E8M0 => encode(scales, &mut room.bytes, |s| [fp8::scale_byte(s)]),

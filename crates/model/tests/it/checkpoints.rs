@@ -1,6 +1,6 @@
 //! Folders of checkpoints to convert, change and compare.
 
-use hadal_model::hf::{Checkpoint, Conversion, Converted, ScaleFormat, WeightFormat, convert_into};
+use hadal_model::hf::{Checkpoint, Conversion, Converted, SaveOptions, ScaleFormat, WeightFormat, convert_into};
 use hadal_model::{Model, ModelConfig};
 use hadal_ops::{Cx, DType};
 use safetensors::SafeTensors;
@@ -13,8 +13,11 @@ use tempfile::TempDir;
 pub(crate) const FP8: WeightFormat = WeightFormat::Fp8(ScaleFormat::F32);
 pub(crate) const UE8M0: WeightFormat = WeightFormat::Fp8(ScaleFormat::Ue8m0);
 pub(crate) const UE8M0_BYTE: WeightFormat = WeightFormat::Fp8(ScaleFormat::Ue8m0Byte);
+
 /// Small enough for several shards.
-pub(crate) const SHARD: usize = 300_000;
+pub(crate) fn options() -> SaveOptions<'static> {
+    SaveOptions { shard_bytes: 300_000, ..SaveOptions::default() }
+}
 
 /// A model with an MTP module, router biases, and matrices of several ragged blocks.
 pub(crate) fn config() -> ModelConfig {
@@ -38,7 +41,7 @@ impl Folder {
                 p.value.f32_mut().iter_mut().enumerate().for_each(|(i, v)| *v = 0.001 * i as f32 - 0.0031);
             }
         });
-        model.save_into(&folder.make("f32"), WeightFormat::F32, SHARD, |_| None).unwrap();
+        model.save_into(&folder.make("f32"), WeightFormat::F32, &options(), |_| None).unwrap();
         folder
     }
 
@@ -61,7 +64,7 @@ impl Folder {
 
     /// As [`Folder::convert`]; what the conversion says that it did.
     pub(crate) fn converted(&self, from: &str, to: &str, conversion: Conversion) -> Converted {
-        convert_into(&self.open(from), &self.make(to), conversion, SHARD).unwrap()
+        convert_into(&self.open(from), &self.make(to), conversion, &options()).unwrap()
     }
 
     /// All files, by name.

@@ -1,6 +1,6 @@
 //! Checkpoints with block-quantised weights: conversions, audits, and files that lie.
 
-use crate::checkpoints::{FP8, Folder, Raw, SHARD, UE8M0, UE8M0_BYTE, changed, config, serialize, values};
+use crate::checkpoints::{FP8, Folder, Raw, UE8M0, UE8M0_BYTE, changed, config, options, serialize, values};
 use hadal_model::Model;
 use hadal_model::hf::{
     Checkpoint, Conversion, Dtype, Error, Quantization, WeightFormat, convert_into, expected, is_fp8, is_router_bias,
@@ -56,7 +56,7 @@ fn round_trips_are_exact() {
     // The model writes what the conversion writes.
     let cx = Cx::cpu(1, DType::F32);
     let model = Model::load(&cx, &folder.open("f32")).unwrap();
-    model.save_into(&folder.make("saved"), FP8, SHARD, |_| None).unwrap();
+    model.save_into(&folder.make("saved"), FP8, &options(), |_| None).unwrap();
     assert!(folder.files("saved") == folder.files("fp8"));
     // Codes and scales are copied.
     folder.convert("fp8", "copy", FP8);
@@ -91,9 +91,9 @@ fn conversions_write_what_models_write() {
         let folder = Folder(tempfile::tempdir().unwrap());
         for (i, format) in [WeightFormat::F32, WeightFormat::Bf16, FP8, UE8M0_BYTE].into_iter().enumerate() {
             let (converted, saved) = (format!("converted {i}"), format!("saved {i}"));
-            convert_into(&checkpoint, &folder.make(&converted), format.into(), SHARD).unwrap();
+            convert_into(&checkpoint, &folder.make(&converted), format.into(), &options()).unwrap();
             let model = Model::load(&cx, &checkpoint).unwrap();
-            model.save_into(&folder.make(&saved), format, SHARD, |_| None).unwrap();
+            model.save_into(&folder.make(&saved), format, &options(), |_| None).unwrap();
             assert!(folder.files(&converted) == folder.files(&saved), "{} {format:?}", source.display());
             assert_eq!(folder.open(&converted).format(), format);
         }
@@ -215,7 +215,7 @@ fn scales_and_codes_that_are_no_numbers_are_named() {
         let audited = audit.into_result().unwrap_err().to_string();
         assert!(audited.contains("1 with unusable values") && audited.contains(name), "{audited}");
         let loaded = Model::load(&cx, &checkpoint).err().expect("loaded").to_string();
-        let copied = convert_into(&checkpoint, &folder.make(&out), FP8.into(), SHARD).unwrap_err().to_string();
+        let copied = convert_into(&checkpoint, &folder.make(&out), FP8.into(), &options()).unwrap_err().to_string();
         assert!(copied.contains(&format!("tensor `{name}`")), "{copied}");
         for error in [audited, loaded, copied] {
             assert!(parts.iter().all(|p| error.contains(p)), "{error}");
@@ -253,7 +253,7 @@ fn weights_that_are_no_numbers_are_named() {
             let bytes = value.to_le_bytes();
             tensors.get_mut(DENSE).unwrap().2[at..][..size].copy_from_slice(&bytes[4 - size..]);
         });
-        let error = convert_into(&folder.open(&bad), &folder.make(&out), to, SHARD).unwrap_err().to_string();
+        let error = convert_into(&folder.open(&bad), &folder.make(&out), to, &options()).unwrap_err().to_string();
         assert!(error.contains(DENSE) && error.contains(&format!("is {value} at row 200, column 135")), "{error}");
     };
     for value in [f32::NAN, f32::NEG_INFINITY] {
