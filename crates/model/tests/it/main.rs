@@ -8,6 +8,7 @@ mod fixtures;
 mod fp8;
 mod halves;
 mod invariants;
+mod official;
 mod parity;
 mod precision;
 mod verbatim;
