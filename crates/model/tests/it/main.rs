@@ -2,11 +2,14 @@
 
 mod balance;
 mod bf16;
+mod checkpoints;
 mod finite;
 mod fixtures;
 mod fp8;
 mod halves;
 mod invariants;
 mod memory;
+mod official;
 mod parity;
 mod precision;
+mod verbatim;
