@@ -104,6 +104,9 @@ pub(crate) struct ExperimentArgs {
     /// Tokens of each run, instead of minutes (as 3M)
     #[arg(long)]
     pub(crate) tokens: Option<String>,
+    /// How often each run is made, with another seed each time [default: the experiment's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: Option<u64>,
     /// Text to train on [default: the dependencies' sources]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,

@@ -98,7 +98,7 @@ impl Session {
         // A model may be dense in all its layers.
         if steps.iter().any(|m| !m.layers.is_empty()) {
             plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
-            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, steps: &steps }])?;
+            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, seeds: &[steps] }])?;
         }
         Ok(())
     }

@@ -41,7 +41,8 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
     let measured = || -> Value { serde_json::from_slice(&std::fs::read(out.join("measured.json")).unwrap()).unwrap() };
     let found = measured();
     for run in found["runs"].as_array().unwrap() {
-        assert!(run["specialisation"].as_f64().unwrap() > 0.0 && run["mtp_drafts"].as_u64().unwrap() > 0);
+        let run = &run["seeds"][0];
+        assert!(run["figures"]["specialisation"].as_f64().unwrap() > 0.0 && run["mtp_drafts"].as_u64().unwrap() > 0);
         let layer = &run["domains"][1]["routing"][0];
         let load: u64 = layer["load"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
         // Four experts a token, in at most two groups.

@@ -1,8 +1,9 @@
 //! What an experiment asks of its finished models: routing, accepted drafts, needles and loss by place.
 
 use crate::commands::common::{Loaded, load_folder};
-use crate::commands::eval::by_place;
+use crate::commands::eval::{Stretch, by_place};
 use crate::commands::niah::{Questions, documents_of};
+use crate::commands::stages::stage_folder;
 use anyhow::Result;
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
 use hadal_infer::{Acceptance, generate_with_drafts};
@@ -13,6 +14,7 @@ use hadal_train::evaluate::{evaluate, evaluate_by_position};
 use hadal_train::experiment::{Context, InContext};
 use hadal_train::plan::Plan;
 use hadal_train::routing::{LayerRouting, routing};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Held-out tokens that the gates are watched on, of each kind of text.
@@ -77,13 +79,26 @@ fn drafts(loaded: &Loaded, corpus: &Corpus) -> Result<Acceptance> {
 /// A model before or after a stage.
 pub(super) struct Stage {
     pub(super) found: InContext,
-    /// Loss by place in windows of the longest text: (place, nats a token).
-    pub(super) by_place: Vec<(f64, f64)>,
+    /// Loss by place in windows of the longest text.
+    pub(super) by_place: Vec<Place>,
 }
 
-/// Asks the models in `folders` (name, folder of a run or stage) what they make of long texts.
-pub(super) fn in_context(run: &Path, folders: &[(String, PathBuf)], context: &Context) -> Result<Vec<Stage>> {
+/// A stretch of the window.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// Its middle.
+    pub(super) at: f64,
+    /// Mean, in nats a token.
+    pub(super) loss: f64,
+    pub(super) tokens: u64,
+}
+
+/// Asks the model of the finished run in `run`, and those after its stages, what they make of long texts.
+pub(super) fn in_context(run: &Path, context: &Context) -> Result<Vec<Stage>> {
     let plan = Plan::load(run)?;
+    let name = |plan: &Plan| format!("{} tokens", plan.data.seq_len);
+    let stages = plan.stages.iter().enumerate().map(|(i, s)| (name(s), stage_folder(run, i + 1)));
+    let folders = [(name(&plan), run.to_owned())].into_iter().chain(stages);
     let corpus = Corpus::of_run(run, plan.text.as_deref())?;
     let longest = context.lengths.iter().copied().max().unwrap_or(0).max(context.window);
     let short = corpus.validation(context.window, Some(context.tokens))?;
@@ -95,18 +110,47 @@ pub(super) fn in_context(run: &Path, folders: &[(String, PathBuf)], context: &Co
     let long = long.longest((context.tokens as usize).div_ceil(longest));
     let documents = documents_of(&corpus.validation)?;
     let mut all = Vec::new();
-    for (name, folder) in folders {
+    for (model, folder) in folders {
         let loaded = load_folder(&folder.join("model"), Some(longest), Cx::cpu(0, DType::Bf16))?;
-        let (cx, model) = (&loaded.cx, &loaded.model);
+        let cx = &loaded.cx;
         let (perplexity, places) = cx.threads().run(|| {
-            let loss = evaluate(cx, model, &short, &mut |_, _| true).loss;
-            (loss.exp(), evaluate_by_position(cx, model, &long, &mut |_, _| true).1)
+            let loss = evaluate(cx, &loaded.model, &short, &mut |_, _| true).loss;
+            (loss.exp(), evaluate_by_position(cx, &loaded.model, &long, &mut |_, _| true).1)
         });
         let Context { lengths, depths, samples, .. } = context;
         let questions = Questions { lengths, depths: *depths, samples: *samples, distractors: 0, seed: 1 };
-        let needles = questions.ask(&loaded, &documents, name, &mut |_| Ok(()))?;
-        let places = by_place(&places).iter().map(|p| (p.middle(), p.loss)).collect();
-        all.push(Stage { found: InContext { model: name.clone(), needles, perplexity }, by_place: places });
+        let needles = questions.ask(&loaded, &documents, &model, &mut |_| Ok(()))?;
+        let place = |p: &Stretch| Place { at: p.middle(), loss: p.loss, tokens: p.targets };
+        let by_place = by_place(&places).iter().map(place).collect();
+        all.push(Stage { found: InContext { model, needles, perplexity }, by_place });
     }
     Ok(all)
+}
+
+/// The same models of several seeds as one: questions counted together, losses as means.
+pub(super) fn pooled(seeds: Vec<Vec<Stage>>) -> Vec<Stage> {
+    let n = seeds.len() as f64;
+    let both = |mut all: Vec<Stage>, one: Vec<Stage>| {
+        all.iter_mut().zip(&one).for_each(|(sum, one)| sum.add(one));
+        all
+    };
+    let mut all = seeds.into_iter().reduce(both).unwrap_or_default();
+    // Perplexities were multiplied.
+    all.iter_mut().for_each(|s| s.found.perplexity = s.found.perplexity.powf(1.0 / n));
+    all
+}
+
+impl Stage {
+    fn add(&mut self, one: &Self) {
+        for (cell, more) in self.found.needles.iter_mut().zip(&one.found.needles) {
+            cell.found += more.found;
+            cell.asked += more.asked;
+        }
+        self.found.perplexity *= one.found.perplexity;
+        for (place, more) in self.by_place.iter_mut().zip(&one.by_place) {
+            let tokens = place.tokens + more.tokens;
+            place.loss = (place.loss * place.tokens as f64 + more.loss * more.tokens as f64) / tokens as f64;
+            place.tokens = tokens;
+        }
+    }
 }
