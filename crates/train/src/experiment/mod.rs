@@ -4,6 +4,7 @@
 //! that are worked out from the metrics, and from what the models make of their context where that is asked for.
 //! Smoothing and bounds stand in the description, fixed before any run.
 
+pub mod budget;
 mod curve;
 mod verdict;
 
@@ -60,7 +61,7 @@ fn one() -> u64 {
 }
 
 /// Questions about long texts.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
     /// Tokens of the texts.

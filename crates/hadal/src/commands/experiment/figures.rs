@@ -39,7 +39,7 @@ pub(super) const COLUMNS: [Column; 9] = [
         title: "MTP drafts accepted, %",
         key: "mtp_accepted_percent",
         digits: 1,
-        figure: |_, m| m.drafts.rate().map(|r| 100.0 * r),
+        figure: |_, m| (m.drafts > 0).then(|| 100.0 * m.accepted as f64 / m.drafts as f64),
     },
     Column {
         title: "MaxVio at the end",

@@ -1,25 +1,30 @@
 //! `hadal experiment`: the runs of a comparison, its plots, and what became of the report's claim.
 
+mod checks;
 mod figures;
+mod kinds;
+mod length;
 mod measure;
 mod report;
 
-use super::session::{Session, use_text};
+use super::session::{Prepared, Session, use_text};
 use super::stages::{is_finished, run_stages};
 use crate::cli::ExperimentArgs;
 use anyhow::{Result, anyhow, bail};
 use hadal_train::experiment::{EXPERIMENTS, Experiment, Member, Series};
 use hadal_train::metrics;
 use hadal_train::plan::{PLAN_FILE, Plan};
-use hadal_train::recipe::{Amount, Recipe, Total};
+use hadal_train::recipe::Recipe;
 use hadal_train::run;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     if args.name == "list" {
         for (name, _) in EXPERIMENTS {
             let e = Experiment::load(name).map_err(|e| anyhow!(e))?;
-            say!("{name:<14} {} (report {}; {:.0} minutes)", e.title, e.section, e.minutes);
+            let seeds = if e.seeds > 1 { format!(", {} seeds", e.seeds) } else { String::new() };
+            say!("{name:<14} {} (report {}; {:.0} minutes{seeds})", e.title, e.section, e.minutes);
         }
         return Ok(());
     }
@@ -31,8 +36,20 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     if let Some((name, path)) = args.domains.iter().find(|(_, path)| !path.exists()) {
         bail!("--domain {name}={}: there is no such file or folder", path.display());
     }
+    let name_of = |i: usize| &args.domains[i].0;
+    if let Some(i) = (1..args.domains.len()).find(|i| (0..*i).any(|k| name_of(k) == name_of(*i))) {
+        bail!("--domain {}: two kinds of text have this name", name_of(i));
+    }
+    checks::overrides(&experiment, &args.set)?;
     say!("{} (report {})", experiment.title, experiment.section);
-    let work = Work { experiment, args, out };
+    let mut work = Work { experiment, args, text: args.text.clone(), out, started: Instant::now() };
+    work.check_layout()?;
+    if work.trains_on_kinds() {
+        let draft = Plan::new(&work.recipe(&work.experiment.run[0], 0)?, Some(1000.0))?;
+        work.text = vec![kinds::prepare(&args.domains, &draft, &work.out)?];
+    } else if !args.domains.is_empty() {
+        say!("note: {GIVEN}");
+    }
     if !work.train()? {
         say!("stopped; the same command goes on");
         return Ok(());
@@ -43,11 +60,18 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     Ok(())
 }
 
+/// What is not known about kinds of text that are given beside the text to train on.
+const GIVEN: &str = "nothing checks that the kinds of text (--domain) are not part of what was trained on (--text)";
+
 /// An experiment and the folder it is made in.
 struct Work<'a> {
     experiment: Experiment,
     args: &'a ExperimentArgs,
+    /// Text to train on; none: the recipe's.
+    text: Vec<PathBuf>,
     out: PathBuf,
+    /// A budget counts from here.
+    started: Instant,
 }
 
 /// What the finished runs have shown.
@@ -61,6 +85,11 @@ struct Found {
 }
 
 impl Work<'_> {
+    /// Whether the kinds of text are what is trained on, with a part of each held out.
+    fn trains_on_kinds(&self) -> bool {
+        self.args.text.is_empty() && !self.args.domains.is_empty()
+    }
+
     /// Seeds of every run, from the recipe's on.
     fn seeds(&self) -> Result<Vec<u64>> {
         let first = self.recipe(&self.experiment.run[0], 0)?.run.seed;
@@ -78,70 +107,53 @@ impl Work<'_> {
         let mut recipe = Recipe::load(&self.experiment.recipe, &sets)?;
         recipe.run.seed += nth;
         recipe.run.out = self.folder(member, recipe.run.seed).display().to_string();
-        use_text(&mut recipe, &self.args.text);
+        use_text(&mut recipe, &self.text);
         Ok(recipe)
     }
 
     /// Trains all runs, seed by seed, so that a stop leaves whole comparisons. False when the user stopped it.
     fn train(&self) -> Result<bool> {
-        let mut total = None;
-        for (nth, seed) in self.seeds()?.into_iter().enumerate() {
+        let (lengths, mut prepared) = self.lengths()?;
+        let mut all = Vec::new();
+        for nth in 0..self.experiment.seeds {
             for member in &self.experiment.run {
-                let folder = self.folder(member, seed);
-                if !is_finished(&folder) {
-                    let of = if self.experiment.seeds > 1 { format!(", seed {seed}") } else { String::new() };
-                    say!("\n== {}{of}", member.name);
-                    if !self.train_one(member, nth as u64, total, &folder)? {
-                        return Ok(false);
-                    }
+                let mut recipe = self.recipe(member, nth)?;
+                lengths.apply(&mut recipe);
+                let plan = Plan::new(&recipe, None)?;
+                let folder = PathBuf::from(&recipe.run.out);
+                if folder.join(PLAN_FILE).exists() {
+                    checks::same_plan(&folder, &plan)?;
                 }
-                // Whatever the first run was given, the others get.
-                total = Some(Plan::load(&folder)?.schedule.total_tokens);
-                if self.experiment.context.is_some() && !run_stages(&Session::resume(&folder)?, self.args.plain)? {
+                let (steps, smooth) = (plan.schedule.total_steps(), self.experiment.smooth);
+                if steps < 2 * smooth as u64 {
+                    bail!("{steps} steps are too few for a mean over {smooth}: give more tokens or minutes");
+                }
+                all.push((member, recipe, folder));
+            }
+        }
+        for (member, recipe, folder) in all {
+            let prepared = prepared.take();
+            if !is_finished(&folder) {
+                let seed = recipe.run.seed;
+                let of = if self.experiment.seeds > 1 { format!(", seed {seed}") } else { String::new() };
+                say!("\n== {}{of}", member.name);
+                let session = if folder.join(PLAN_FILE).exists() {
+                    Session::resume(&folder)?
+                } else {
+                    let mut prepared = prepared.map_or_else(|| Prepared::new(recipe.clone()), Ok)?;
+                    prepared.recipe = recipe;
+                    prepared.begin(None)?
+                };
+                let trainer = run::trainer(&session.plan, None)?;
+                if !session.train(trainer, self.args.plain)?.1.finished {
                     return Ok(false);
                 }
             }
+            if self.experiment.context.is_some() && !run_stages(&Session::resume(&folder)?, self.args.plain)? {
+                return Ok(false);
+            }
         }
         Ok(true)
-    }
-
-    /// Trains one run to its end, or goes on with it. False when the user stopped it.
-    fn train_one(&self, member: &Member, nth: u64, total: Option<u64>, folder: &Path) -> Result<bool> {
-        let (experiment, args) = (&self.experiment, self.args);
-        let session = if folder.join(PLAN_FILE).exists() {
-            Session::resume(folder)?
-        } else {
-            let mut recipe = self.recipe(member, nth)?;
-            if let Some(tokens) = &args.tokens {
-                let tokens = Amount::parse(tokens).map_err(|e| anyhow!("--tokens: {e}"))?;
-                let Some(tokens) = tokens.tokens_of(0).filter(|n| *n > 0) else {
-                    bail!("--tokens: write a number of tokens above 0, as in 3M");
-                };
-                recipe.schedule.total_tokens = Total::Tokens(tokens);
-            } else if let Some(total) = total {
-                recipe.schedule.total_tokens = Total::Tokens(total);
-            } else if experiment.context.is_none() || args.budget.is_some() {
-                // A recipe with stages has a length that they follow from.
-                recipe.schedule.total_tokens = Total::Measured;
-            }
-            let minutes = args.budget.unwrap_or(experiment.minutes);
-            if !(minutes > 0.0 && minutes.is_finite()) {
-                bail!("--budget {minutes}: give minutes above 0");
-            }
-            // A tenth for validation, checkpoints and reading.
-            let each = 0.9 * minutes / (experiment.run.len() as u64 * experiment.seeds) as f64;
-            Session::begin(recipe, || Some(each))?
-        };
-        let steps = session.plan.schedule.total_steps();
-        if steps < 2 * experiment.smooth as u64 {
-            let folder = folder.display();
-            bail!(
-                "{steps} steps are too few for a mean over {}: remove {folder}, give more minutes",
-                experiment.smooth
-            );
-        }
-        let trainer = run::trainer(&session.plan, None)?;
-        Ok(session.train(trainer, args.plain)?.1.finished)
     }
 
     /// Reads what the finished runs have left and asks their models.
@@ -153,7 +165,7 @@ impl Work<'_> {
             let folders: Vec<PathBuf> = seeds.iter().map(|s| self.folder(member, *s)).collect();
             let steps = folders.iter().map(|f| Ok(metrics::read(&f.join(metrics::METRICS_FILE))?));
             runs.push(Series { name: member.name.clone(), seeds: steps.collect::<Result<_>>()? });
-            let one = folders.iter().map(|f| measure::measure(f, &self.args.domains));
+            let one = folders.iter().map(|f| measure::measure(self, f));
             measured.push(one.collect::<Result<_>>()?);
         }
         let mut context = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::figures::{COLUMNS, specialised};
 use super::measure::Measured;
-use super::{Found, Work};
+use super::{Found, GIVEN, Work};
 use anyhow::{Context as _, Result};
 use hadal_train::experiment::{Experiment, Findings, InContext, Judgement, Series};
 use hadal_train::metrics::StepMetrics;
@@ -43,7 +43,9 @@ fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
     // Experts have no names: what they do is shown of the first seed.
     let first = found.measured.iter().map(|seeds| &seeds[0]).zip(&experiment.run);
     let domains = first.filter(|m| m.0.domains.iter().any(|d| !d.1.is_empty()));
-    let domains: Vec<_> = domains.map(|(m, run)| plot::Domains { name: &run.name, texts: &m.domains }).collect();
+    let of_seed = if experiment.seeds > 1 { ", first seed" } else { "" };
+    let domains: Vec<_> = domains.map(|(m, run)| (format!("{}{of_seed}", run.name), m)).collect();
+    let domains: Vec<_> = domains.iter().map(|(name, m)| plot::Domains { name, texts: &m.domains }).collect();
     if !domains.is_empty() {
         plot::expert_load_by_domain(&out.join("domains.svg"), title, &domains)?;
     }
@@ -83,7 +85,7 @@ fn raw_numbers(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<V
         json!({
             "seed": number, "steps": steps.len(), "tokens": steps.last().map_or(0, |m| m.tokens),
             "figures": Value::Object(figures), "routing": m.routing, "domains": domains,
-            "mtp_drafts": m.drafts.drafts, "mtp_accepted": m.drafts.accepted,
+            "mtp_drafts": m.drafts, "mtp_accepted": m.accepted,
         })
     };
     let runs = found.runs.iter().zip(&found.measured).map(|(run, measured)| {
@@ -115,6 +117,14 @@ fn text(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<String> 
         tokens as f64 / 1e6
     )?;
     writeln!(text, "steps; smoothed: a mean over {} steps.", experiment.smooth)?;
+    if work.trains_on_kinds() {
+        writeln!(
+            text,
+            "Trained on the kinds of text in equal parts; the experts are watched on what was held out of each."
+        )?;
+    } else if !work.args.domains.is_empty() {
+        writeln!(text, "Note: {GIVEN}.")?;
+    }
     match experiment.seeds {
         1 => writeln!(text, "One seed: what chance does was not measured.\n")?,
         n => writeln!(
