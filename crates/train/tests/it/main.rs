@@ -3,6 +3,7 @@
 mod balancing;
 mod checkpoints;
 mod invariants;
+mod nudge;
 mod ten_steps;
 
 use hadal_model::hf::Checkpoint;
