@@ -7,9 +7,10 @@ use crate::generate::{Generation, generate};
 use crate::sample::{SampleParams, argmax};
 use hadal_model::{Decoder, Input, Model};
 use hadal_ops::Cx;
+use serde::{Deserialize, Serialize};
 
 /// Counted drafts of one module.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
     /// Drafts equal to the generated token.
     pub accepted: usize,

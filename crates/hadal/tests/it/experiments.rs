@@ -35,7 +35,7 @@ impl Pair {
         let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
         let text = format!(
             "title = \"A pair\"\nsection = \"4.5\"\nrecipe = \"quickstart\"\nset = {TINY}]\nsmooth = 2\nminutes = 1.0\n\
-             seeds = {seeds}\n[[run]]\nname = \"free\"\n[[run]]\nname = \"no balance\"\nset = [\"balance.method=none\"]\n\
+             seeds = {seeds}\nfidelity = \"free\"\n[[run]]\nname = \"free\"\n[[run]]\nname = \"no balance\"\nset = [\"balance.method=none\"]\n\
              [[verdict]]\nclaim = \"It specialises.\"\nkind = \"more-specialised\"\nmore = \"free\"\nless = \"no balance\"\n\
              [[verdict]]\nclaim = \"It costs.\"\nkind = \"lower-loss\"\nbetter = \"no balance\"\nworse = \"free\"\n"
         );
@@ -81,7 +81,8 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
     let found = pair.measured();
     for run in found["runs"].as_array().unwrap() {
         let run = &run["seeds"][0];
-        assert!(run["figures"]["specialisation"].as_f64().unwrap() > 0.0 && run["mtp_drafts"].as_u64().unwrap() > 0);
+        assert!(run["figures"]["specialisation"].as_f64().unwrap() > 0.0);
+        assert!(["mtp_own", "mtp_along"].iter().all(|kind| run[kind]["drafts"].as_u64().unwrap() > 0));
         let layers = [0, 1].map(|domain| &run["domains"][domain]["routing"][0]);
         assert_eq!(layers[0]["tokens"], layers[1]["tokens"], "as many tokens of each kind");
         let load: u64 = layers[1]["load"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
@@ -89,6 +90,11 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
         assert_eq!(load, 4 * layers[1]["tokens"].as_u64().unwrap());
         assert!(layers[1]["nodes"].as_u64().unwrap() <= 2 * layers[1]["tokens"].as_u64().unwrap());
     }
+    // Both runs have one precision: it is bf16's distance from f32.
+    let fidelity = found["fidelity"].as_array().unwrap();
+    assert!(fidelity.len() == 1 && fidelity[0][0] == "free", "{fidelity:?}");
+    let [loss, gradients] = ["loss", "gradients"].map(|key| fidelity[0][1][0][key].as_f64().unwrap().abs());
+    assert!(0.0 < loss && loss < 0.01 && 0.0 < gradients && gradients < 0.1, "{loss} {gradients}");
     for plot in ["loss", "difference", "max_vio", "domains"] {
         assert!(out.join(format!("{plot}.svg")).is_file(), "{plot}");
     }

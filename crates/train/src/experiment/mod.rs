@@ -12,6 +12,7 @@ pub use curve::{Spread, end, smoothed};
 pub(crate) use curve::{over_seeds, relative};
 pub use verdict::{Judgement, Outcome, Verdict, VerdictKind};
 
+use crate::fidelity::Fidelity;
 use crate::metrics::StepMetrics;
 use crate::plot::NeedleCell;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,8 @@ pub struct Experiment {
     pub run: Vec<Member>,
     /// What is to be found out.
     pub verdict: Vec<Verdict>,
+    /// The run whose finished weights are put under the precision of every run, for their losses and gradients.
+    pub fidelity: Option<String>,
     /// Asks every model, before and after the recipe's stages, what it finds in a long text.
     pub context: Option<Context>,
 }
@@ -104,11 +107,17 @@ pub struct Findings<'a> {
     pub specialisation: &'a [(String, Vec<f64>)],
     /// Models before and after the stages.
     pub context: &'a [InContext],
+    /// One run's weights under the precision of runs, by run and seed.
+    pub fidelity: &'a [(String, Vec<Fidelity>)],
 }
 
 impl Findings<'_> {
     fn seeds(&self, name: &str) -> impl Iterator<Item = &[StepMetrics]> {
         self.runs.iter().filter(move |r| r.name == name).flat_map(|r| &r.seeds).map(Vec::as_slice)
+    }
+
+    fn fidelity(&self, name: &str) -> Option<&Vec<Fidelity>> {
+        self.fidelity.iter().find(|f| f.0 == name).map(|f| &f.1)
     }
 
     fn model(&self, name: &str) -> Option<&InContext> {
@@ -212,6 +221,9 @@ impl Experiment {
         let folders: Vec<String> = self.run.iter().map(Member::folder).collect();
         if let Some(i) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i]) || folders[*i].is_empty()) {
             return Err(format!("run `{}` needs a name of its own", self.run[i].name));
+        }
+        if let Some(name) = self.fidelity.as_ref().filter(|name| self.run.iter().all(|r| r.name != **name)) {
+            return Err(format!("`fidelity` names a run `{name}` that is not there"));
         }
         for verdict in &self.verdict {
             if let Some(name) = verdict.kind.runs().into_iter().find(|n| self.run.iter().all(|r| r.name != *n)) {

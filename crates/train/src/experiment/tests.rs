@@ -1,4 +1,5 @@
 use super::*;
+use crate::fidelity::Fidelity;
 use crate::metrics::StepMetrics;
 use crate::plot::NeedleCell;
 
@@ -26,8 +27,11 @@ fn series(name: &str, seeds: Vec<Vec<StepMetrics>>) -> Series {
 
 fn judge_seeds(kind: &VerdictKind, runs: &[Series], context: &[InContext]) -> Judgement {
     let of = |name: &str, values: &[f64]| (name.to_owned(), values.to_vec());
+    let two =
+        |loss, gradients| vec![Fidelity { loss, gradients }, Fidelity { loss: 1.1 * loss, gradients: 1.1 * gradients }];
+    let fidelity = [("coarse".to_owned(), two(-0.002, 0.04)), ("fine".to_owned(), two(0.0, 0.01))];
     let specialisation = [of("sharp", &[0.5, 0.6]), of("even", &[0.1, 0.3]), of("near", &[0.2, 0.7])];
-    kind.judge(10, &Findings { runs, specialisation: &specialisation, context })
+    kind.judge(10, &Findings { runs, specialisation: &specialisation, context, fidelity: &fidelity })
 }
 
 #[test]
@@ -232,4 +236,20 @@ fn every_seed_has_a_folder_and_a_verdict_has_a_base() {
     assert_eq!(three.folder(&three.run[0], 2), Path::new(&three.run[0].folder()).join("seed-2"));
     assert_eq!(three.base(), ("M = 4", Some(0.005)));
     assert_eq!(Experiment::load("mtp").unwrap().base(), ("mtp", None));
+}
+
+#[test]
+fn precisions_are_judged_on_the_same_weights() {
+    let same = |run: &str, below| {
+        judge_seeds(&VerdictKind::SameWeights { run: run.into(), base: "fine".into(), below }, &[], &[])
+    };
+    assert_eq!(same("coarse", 0.0025).outcome, Outcome::Holds);
+    assert_eq!(same("coarse", 0.0021).outcome, Outcome::DoesNotHold);
+    assert_eq!(same("other", 1.0).outcome, Outcome::NotMeasured);
+    let nearer = |nearer: &str, farther: &str| {
+        judge_seeds(&VerdictKind::NearerGradients { nearer: nearer.into(), farther: farther.into() }, &[], &[])
+    };
+    assert_eq!(nearer("fine", "coarse").outcome, Outcome::Holds);
+    assert_eq!(nearer("coarse", "fine").outcome, Outcome::DoesNotHold);
+    assert!(nearer("fine", "coarse").figures.contains("+300.00%"), "{}", nearer("fine", "coarse").figures);
 }

@@ -42,6 +42,10 @@ pub enum VerdictKind {
     LowerMaxVio { better: String, worse: String },
     /// Kinds of text are routed more differently (report 4.5.3), where kinds of text were given.
     MoreSpecialised { more: String, less: String },
+    /// The same weights have nearly the same loss under the precisions of two runs.
+    SameWeights { run: String, base: String, below: f64 },
+    /// The same weights have gradients nearer to f32's under one precision than under another.
+    NearerGradients { nearer: String, farther: String },
     /// A model finds more than this share of the needles at every depth of texts of this length, or of all that were asked.
     NeedlesFound { model: String, length: Option<usize>, share: f64 },
     /// The perplexity at the old length is at most this much (relatively) above another model's.
@@ -109,6 +113,8 @@ impl VerdictKind {
             }
             Self::LowerLoss { better, worse } | Self::LowerMaxVio { better, worse } => vec![better, worse],
             Self::MoreSpecialised { more, less } => vec![more, less],
+            Self::SameWeights { run, base, .. } => vec![run, base],
+            Self::NearerGradients { nearer, farther } => vec![nearer, farther],
             Self::NeedlesFound { .. } | Self::PerplexityKept { .. } => Vec::new(),
         }
     }
@@ -160,11 +166,31 @@ impl VerdictKind {
                 let told = told(&gains, |d| format!("{d:+.3}"));
                 Judgement::paired(&gains, format!("specialisation {more} {of_a:.3}, {less} {of_b:.3} ({told})"))
             }
+            Self::SameWeights { run, base, below } => {
+                let (Some(a), Some(b)) = (findings.fidelity(run), findings.fidelity(base)) else {
+                    return Judgement::new(Outcome::NotMeasured, NO_FIDELITY);
+                };
+                let apart: Vec<f64> = a.iter().zip(b).map(|(a, b)| a.loss - b.loss).collect();
+                let told = told(&apart, |d| format!("{:+.4}%", 100.0 * d));
+                let holds = apart.iter().all(|d| d.abs() < *below);
+                let figures = format!("{told}; the bound is {}%", 100.0 * below);
+                Judgement::new(if holds { Outcome::Holds } else { Outcome::DoesNotHold }, figures)
+            }
+            Self::NearerGradients { nearer, farther } => {
+                let (Some(a), Some(b)) = (findings.fidelity(nearer), findings.fidelity(farther)) else {
+                    return Judgement::new(Outcome::NotMeasured, NO_FIDELITY);
+                };
+                let gains: Vec<f64> = a.iter().zip(b).map(|(a, b)| b.gradients / a.gradients - 1.0).collect();
+                let told = told(&gains, |d| format!("{:+.2}%", 100.0 * d));
+                Judgement::paired(&gains, format!("{farther} is farther from f32 than {nearer} ({told})"))
+            }
             Self::NeedlesFound { model, length, share } => needles_found(findings, model, *length, *share),
             Self::PerplexityKept { model, base, within } => perplexity_kept(findings, model, base, *within),
         }
     }
 }
+
+const NO_FIDELITY: &str = "the description has no `fidelity`, or these runs have one precision";
 
 /// Points of a smoothed loss: (tokens, loss).
 type Curve = Vec<(u64, f64)>;

@@ -15,7 +15,7 @@ pub(super) struct Column {
 }
 
 /// All figures; those that no run has are left out of the table.
-pub(super) const COLUMNS: [Column; 9] = [
+pub(super) const COLUMNS: [Column; 10] = [
     Column { title: "loss at the end", key: "loss", digits: 4, figure: |s, _| mean_end(s, |m| Some(m.loss)) },
     Column {
         title: "validation loss",
@@ -36,10 +36,16 @@ pub(super) const COLUMNS: [Column; 9] = [
         figure: |s, _| mean_end(s, |m| m.mtp_loss.first().copied()),
     },
     Column {
-        title: "MTP drafts accepted, %",
+        title: "MTP drafts accepted along a text, %",
         key: "mtp_accepted_percent",
         digits: 1,
-        figure: |_, m| (m.drafts > 0).then(|| 100.0 * m.accepted as f64 / m.drafts as f64),
+        figure: |_, m| m.along.rate().map(|r| 100.0 * r),
+    },
+    Column {
+        title: "of its own greedy text, %",
+        key: "mtp_accepted_own_percent",
+        digits: 1,
+        figure: |_, m| m.own.rate().map(|r| 100.0 * r),
     },
     Column {
         title: "MaxVio at the end",

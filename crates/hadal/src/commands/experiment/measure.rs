@@ -9,7 +9,7 @@ use crate::commands::stages::stage_folder;
 use anyhow::Result;
 use hadal_data::hash::{hash_bytes, mix};
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
-use hadal_infer::{Acceptance, generate_with_drafts};
+use hadal_infer::{Acceptance, acceptance_along, generate_with_drafts};
 use hadal_model::Decoder;
 use hadal_model::hf::atomic;
 use hadal_ops::{Cx, DType};
@@ -31,7 +31,7 @@ const NEW: usize = 64;
 /// Prompts.
 const PROMPTS: usize = 16;
 /// Raised when something else is measured, or otherwise.
-const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 /// What a finished run's model does on held-out text.
 #[derive(Serialize, Deserialize)]
@@ -42,13 +42,18 @@ pub(super) struct Measured {
     pub(super) routing: Vec<LayerRouting>,
     /// Routing by kind of text, of each the same number of tokens.
     pub(super) domains: Vec<(String, Vec<LayerRouting>)>,
-    /// Drafts of the first MTP module, where there is one, and those that were right.
-    pub(super) drafts: usize,
-    pub(super) accepted: usize,
+    /// Drafts of the first MTP module, where there is one, for the model's own greedy text ...
+    pub(super) own: Acceptance,
+    /// ... and along held-out text.
+    pub(super) along: Acceptance,
 }
 
 /// What is kept in `path` if it was found `of` the same things, otherwise what `find` finds, which is kept.
-fn kept<T: Serialize + DeserializeOwned>(path: &Path, of: &Value, find: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn kept<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    of: &Value,
+    find: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let read = || {
         let mut kept: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         (kept["of"] == *of).then(|| serde_json::from_value(kept["found"].take()).ok())?
@@ -77,13 +82,13 @@ pub(super) fn measure(work: &Work<'_>, folder: &Path) -> Result<Measured> {
         let sets: Vec<EvalSet> = sets.collect::<Result<_>>()?;
         let most = sets.iter().map(|s| s.scored).min().unwrap_or(0).min(ROUTED);
         let route = |set: &EvalSet, most| cx.threads().run(|| routing(cx, model, set, most));
-        let drafts = drafts(&loaded, &corpus)?;
+        let (own, along) = drafts(&loaded, &corpus, plan.data.seq_len)?;
         Ok(Measured {
             width: model.config.hidden_size,
             routing: route(&corpus.validation(plan.data.seq_len, Some(ROUTED))?, u64::MAX),
             domains: kinds.iter().zip(&sets).map(|(kind, set)| (kind.0.clone(), route(set, most))).collect(),
-            drafts: drafts.drafts,
-            accepted: drafts.accepted,
+            own,
+            along,
         })
     })
 }
@@ -114,23 +119,25 @@ fn spread(mut set: EvalSet) -> EvalSet {
     set.windows = windows.into_iter().map(|(_, window)| window).collect();
     set
 }
-/// Greedy continuations of held-out text, and how many of their tokens the first MTP module drafts right.
-fn drafts(loaded: &Loaded, corpus: &Corpus) -> Result<Acceptance> {
+
+/// How many tokens the first MTP module drafts right: of greedy continuations of held-out text, and along that text.
+fn drafts(loaded: &Loaded, corpus: &Corpus, most: usize) -> Result<(Acceptance, Acceptance)> {
     let (cx, model) = (&loaded.cx, &loaded.model);
-    let mut all = Acceptance::default();
+    let (mut own, mut along) = (Acceptance::default(), Acceptance::default());
     if model.mtp.is_empty() {
-        return Ok(all);
+        return Ok((own, along));
     }
     let decoder = Decoder::new(cx, model);
     let documents = corpus.validation.documents();
     let mut ids = Vec::new();
     for document in (0..documents).step_by(documents.div_ceil(PROMPTS).max(1)) {
         corpus.validation.read(document, &mut ids)?;
-        let prompt: Vec<u32> =
-            loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(PROMPT).collect();
-        all += cx.threads().run(|| generate_with_drafts(cx, &decoder, &prompt, &[], NEW).1);
+        let text: Vec<u32> = loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(most).collect();
+        let prompt = &text[..PROMPT.min(text.len())];
+        own += cx.threads().run(|| generate_with_drafts(cx, &decoder, prompt, &[], NEW).1);
+        along += cx.threads().run(|| acceptance_along(cx, model, &text));
     }
-    Ok(all)
+    Ok((own, along))
 }
 
 /// A model before or after a stage.

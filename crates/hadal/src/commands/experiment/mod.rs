@@ -1,6 +1,7 @@
 //! `hadal experiment`: the runs of a comparison, its plots, and what became of the report's claim.
 
 mod checks;
+mod fidelity;
 mod figures;
 mod kinds;
 mod length;
@@ -12,6 +13,7 @@ use super::stages::{is_finished, run_stages};
 use crate::cli::ExperimentArgs;
 use anyhow::{Result, anyhow, bail};
 use hadal_train::experiment::{EXPERIMENTS, Experiment, Member, Series};
+use hadal_train::fidelity::Fidelity;
 use hadal_train::metrics;
 use hadal_train::plan::{PLAN_FILE, Plan};
 use hadal_train::recipe::Recipe;
@@ -82,6 +84,8 @@ struct Found {
     measured: Vec<Vec<measure::Measured>>,
     /// The first run's model and those after its stages.
     context: Vec<measure::Stage>,
+    /// One run's weights under every precision, by run and seed.
+    fidelity: Vec<(String, Vec<Fidelity>)>,
 }
 
 impl Work<'_> {
@@ -174,6 +178,8 @@ impl Work<'_> {
                 seeds.iter().map(|s| measure::in_context(&self.folder(&self.experiment.run[0], *s), questions));
             context = measure::pooled(of_seed.collect::<Result<_>>()?);
         }
-        Ok(Found { runs, measured, context })
+        let weights = self.experiment.fidelity.as_ref();
+        let fidelity = weights.map_or_else(|| Ok(Vec::new()), |weights| fidelity::measure(self, weights))?;
+        Ok(Found { runs, measured, context, fidelity })
     }
 }

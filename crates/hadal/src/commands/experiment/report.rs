@@ -2,7 +2,7 @@
 
 use super::figures::{COLUMNS, specialised};
 use super::measure::Measured;
-use super::{Found, GIVEN, Work};
+use super::{Found, GIVEN, Work, fidelity};
 use anyhow::{Context as _, Result};
 use hadal_train::experiment::{Experiment, Findings, InContext, Judgement, Series};
 use hadal_train::metrics::StepMetrics;
@@ -71,7 +71,8 @@ fn judge(experiment: &Experiment, found: &Found) -> Vec<Judgement> {
         Some((run.name.clone(), seeds.iter().map(specialised).collect::<Option<_>>()?))
     };
     let specialisation: Vec<(String, Vec<f64>)> = found.runs.iter().zip(&found.measured).filter_map(of_run).collect();
-    let findings = Findings { runs: &found.runs, specialisation: &specialisation, context: &context };
+    let findings =
+        Findings { runs: &found.runs, specialisation: &specialisation, context: &context, fidelity: &found.fidelity };
     experiment.verdict.iter().map(|v| v.kind.judge(experiment.smooth, &findings)).collect()
 }
 
@@ -85,7 +86,7 @@ fn raw_numbers(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<V
         json!({
             "seed": number, "steps": steps.len(), "tokens": steps.last().map_or(0, |m| m.tokens),
             "figures": Value::Object(figures), "routing": m.routing, "domains": domains,
-            "mtp_drafts": m.drafts, "mtp_accepted": m.accepted,
+            "mtp_own": m.own, "mtp_along": m.along,
         })
     };
     let runs = found.runs.iter().zip(&found.measured).map(|(run, measured)| {
@@ -100,7 +101,7 @@ fn raw_numbers(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<V
     let verdicts = verdicts.map(|(v, j)| json!({"claim": v.claim, "outcome": j.word(), "figures": j.figures}));
     Ok(json!({
         "runs": runs.collect::<Vec<_>>(), "context": context.collect::<Vec<_>>(),
-        "verdicts": verdicts.collect::<Vec<_>>(),
+        "fidelity": found.fidelity, "verdicts": verdicts.collect::<Vec<_>>(),
     }))
 }
 
@@ -148,6 +149,9 @@ fn text(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<String> 
             let cells: Vec<String> = lengths.iter().map(share).collect();
             writeln!(text, "| {model} | {} | {perplexity:.3} |", cells.join(" | "))?;
         }
+    }
+    if let Some(weights) = &experiment.fidelity {
+        fidelity::table(&mut text, found, weights)?;
     }
     writeln!(text, "\n## Verdicts\n")?;
     for (verdict, judged) in experiment.verdict.iter().zip(judged) {
