@@ -167,8 +167,9 @@ impl Precision {
 }
 
 impl Keep {
-    /// How tiles are made; none where the activation stays as it is. What a linear layer reads has the scale that its
-    /// product expects; the two special ones have powers of two, so that turning tiles adds no error (report 3.3.3).
+    /// How tiles are made; none where the activation stays as it is. Dispatched rows and the input of `o_proj` have powers
+    /// of two as scales, and so have the tiles of 128x1 into which they are turned for the weight's gradient (report 3.3.3).
+    /// Turning adds no error to E4M3, but for what falls below the grid's normal numbers; E5M6 is rounded to E4M3 there.
     pub(crate) fn style(self, power_of_two: bool) -> Option<Style> {
         match self {
             Self::Compute => None,

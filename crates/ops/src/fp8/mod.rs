@@ -20,4 +20,6 @@ pub(crate) use tiles::{Reader, amax};
 pub const TILE: usize = 128;
 
 #[cfg(test)]
+mod columns_tests;
+#[cfg(test)]
 mod tests;

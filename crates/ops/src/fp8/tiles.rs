@@ -43,15 +43,15 @@ pub struct Quantized {
     codes: Tensor,
     scales: Tensor,
     cols: usize,
-    format: MiniFloat,
+    style: Style,
 }
 
 impl Quantized {
-    fn empty(cx: &Cx, rows: usize, cols: usize, format: MiniFloat) -> Self {
+    fn empty(cx: &Cx, rows: usize, cols: usize, style: Style) -> Self {
         let tiles = cols.div_ceil(TILE);
-        let bytes = cols + if format.bits() > 8 { tiles * LOW_BYTES } else { 0 };
+        let bytes = cols + if style.format.bits() > 8 { tiles * LOW_BYTES } else { 0 };
         let (codes, scales) = (cx.empty(&[rows, bytes], DType::U8), cx.empty(&[rows, tiles], DType::F32));
-        Self { codes, scales, cols, format }
+        Self { codes, scales, cols, style }
     }
 
     /// Quantises a matrix. The definition of a code is `format.encode(x / scale)`.
@@ -59,7 +59,7 @@ impl Quantized {
         let x = x.into();
         let (rows, cols) = (x.rows(), x.cols());
         let _scope = cx.scope("quantize", 0, (rows * cols * (x.dtype().size() + 1)) as u64);
-        let mut q = Self::empty(cx, rows, cols, style.format);
+        let mut q = Self::empty(cx, rows, cols, style);
         let (bytes, tiles) = (q.codes.cols(), q.scales.cols());
         let high = if style.shape == Shape::Block { TILE } else { 1 };
         let blocks = Blocks::rows(rows.div_ceil(high), cols * high);
@@ -90,7 +90,11 @@ impl Quantized {
     }
     /// Format of the codes.
     pub fn format(&self) -> MiniFloat {
-        self.format
+        self.style.format
+    }
+    /// How it was quantised. Rows of a permutation keep the scales of the tiles or blocks they came from.
+    pub fn style(&self) -> Style {
+        self.style
     }
     /// Codes, laid out as described above.
     pub fn codes(&self) -> &Tensor {
@@ -112,7 +116,7 @@ impl Quantized {
         let blocks = Blocks::rows(self.rows(), self.cols);
         let reader = self.reader();
         let mut view = out.mat_mut();
-        with_elem!(dtype, Y => with_codec!(self.format, F => {
+        with_elem!(dtype, Y => with_codec!(self.style.format, F => {
             let out = RowsMut::<Y>::new(&mut view);
             cx.threads().each(blocks.count(), |task| {
                 dispatch(cx.isa(), Decode { from: reader, rows: blocks.range(task), out: &out, _format: F::default() });
@@ -125,7 +129,7 @@ impl Quantized {
     pub fn permute(&self, cx: &Cx, plan: &Plan) -> Self {
         let _scope = cx.scope("moe permute", 0, 2 * self.bytes() as u64);
         assert!(plan.tokens() == self.rows(), "permute: {} rows for {} tokens", self.rows(), plan.tokens());
-        let mut to = Self::empty(cx, plan.rows(), self.cols, self.format);
+        let mut to = Self::empty(cx, plan.rows(), self.cols, self.style);
         let token_of = plan.token_of.i32();
         copy_rows(cx, self.codes.u8(), self.codes.cols(), token_of, to.codes.u8_mut());
         copy_rows(cx, self.scales.f32(), self.scales.cols(), token_of, to.scales.f32_mut());
