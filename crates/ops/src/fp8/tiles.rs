@@ -54,21 +54,42 @@ impl Quantized {
         Self { codes, scales, cols, style }
     }
 
-    /// Quantises a matrix. The definition of a code is `format.encode(x / scale)`.
+    /// Quantises a matrix. The definition of a code is `format.encode(x / scale)`. Blocks begin at row 0.
     pub fn new<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, style: Style) -> Self {
         let x = x.into();
-        let (rows, cols) = (x.rows(), x.cols());
-        let _scope = cx.scope("quantize", 0, (rows * cols * (x.dtype().size() + 1)) as u64);
-        let mut q = Self::empty(cx, rows, cols, style);
-        let (bytes, tiles) = (q.codes.cols(), q.scales.cols());
+        let mut q = Self::empty(cx, x.rows(), x.cols(), style);
+        q.fill(cx, &x, 0..x.rows());
+        q
+    }
+
+    /// Quantises groups of rows; blocks begin anew with each. Rows outside of all groups are left undefined.
+    pub(crate) fn in_groups(
+        cx: &Cx,
+        x: &MatRef<'_>,
+        style: Style,
+        groups: impl Iterator<Item = (usize, usize)>,
+    ) -> Self {
+        if style.shape == Shape::Tile {
+            return Self::new(cx, *x, style);
+        }
+        let mut q = Self::empty(cx, x.rows(), x.cols(), style);
+        groups.for_each(|(first, rows)| q.fill(cx, x, first..first + rows));
+        q
+    }
+
+    /// Quantises rows `filled` of `x` into those of the same numbers.
+    fn fill(&mut self, cx: &Cx, x: &MatRef<'_>, filled: Range<usize>) {
+        let (style, cols) = (self.style, self.cols);
+        let _scope = cx.scope("quantize", 0, (filled.len() * cols * (x.dtype().size() + 1)) as u64);
+        let (bytes, tiles) = (self.codes.cols(), self.scales.cols());
         let high = if style.shape == Shape::Block { TILE } else { 1 };
-        let blocks = Blocks::rows(rows.div_ceil(high), cols * high);
-        let (codes, scales) = (DisjointMut::new(q.codes.u8_mut()), DisjointMut::new(q.scales.f32_mut()));
+        let blocks = Blocks::rows(filled.len().div_ceil(high), cols * high);
+        let (codes, scales) = (DisjointMut::new(self.codes.u8_mut()), DisjointMut::new(self.scales.f32_mut()));
         with_elem!(x.dtype(), X => with_codec!(style.format, F => {
-            let x = Rows::<X>::new(&x);
+            let x = Rows::<X>::new(x);
             cx.threads().each(blocks.count(), |task| {
                 let range = blocks.range(task);
-                let rows = range.start * high..(range.end * high).min(rows);
+                let rows = filled.start + range.start * high..(filled.start + range.end * high).min(filled.end);
                 // SAFETY: rows belong to one task.
                 let (codes, scales) = unsafe {
                     (codes.slice(rows.start * bytes, rows.len() * bytes), scales.slice(rows.start * tiles, rows.len() * tiles))
@@ -77,7 +98,6 @@ impl Quantized {
                 dispatch(isa, Encode { isa, x, rows, cols, high, codes, scales, power_of_two, _format: F::default() });
             });
         }));
-        q
     }
 
     /// Rows.

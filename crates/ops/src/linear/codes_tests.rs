@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 /// A matrix as it is multiplied: values `code * scale` in f64, with tiles of `high` rows by `wide` columns. Tiles of 128x1
 /// are multiplied by the scale's inverse.
-fn quantised(x: &Tensor, high: usize, wide: usize, first_rows: &[usize], power_of_two: bool) -> Vec<f64> {
+pub(super) fn quantised(x: &Tensor, high: usize, wide: usize, first_rows: &[usize], power_of_two: bool) -> Vec<f64> {
     let (rows, cols, values) = (x.rows(), x.cols(), x.to_vec_f32());
     let mut out = vec![0.0; rows * cols];
     for group in first_rows.windows(2) {
@@ -37,7 +37,7 @@ fn bound(k: usize, magnitude: f64) -> f64 {
     (2 * k + k.div_ceil(TILE) + 8) as f64 * f64::from(f32::EPSILON) / 2.0 * magnitude + 1e-30
 }
 
-fn close(what: &str, got: &Tensor, want: &[(f64, f64)], k: usize) {
+pub(super) fn close(what: &str, got: &Tensor, want: &[(f64, f64)], k: usize) {
     for (i, (got, (value, magnitude))) in got.to_vec_f32().iter().zip(want).enumerate() {
         let far = (f64::from(*got) - value).abs();
         assert!(far <= bound(k, *magnitude), "{what}[{i}]: {got:e} but {value:e}, bound {:e}", bound(k, *magnitude));
@@ -45,7 +45,7 @@ fn close(what: &str, got: &Tensor, want: &[(f64, f64)], k: usize) {
 }
 
 /// `sum_i a(i) b(i)` and the sum of magnitudes.
-fn dot(n: usize, term: impl Fn(usize) -> f64) -> (f64, f64) {
+pub(super) fn dot(n: usize, term: impl Fn(usize) -> f64) -> (f64, f64) {
     (0..n).map(term).fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()))
 }
 
