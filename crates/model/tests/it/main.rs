@@ -6,6 +6,7 @@ mod checkpoints;
 mod finite;
 mod fixtures;
 mod fp8;
+mod fp8_invariants;
 mod halves;
 mod invariants;
 mod memory;
