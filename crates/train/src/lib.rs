@@ -15,6 +15,7 @@ pub mod recipe;
 pub mod routing;
 pub mod run;
 pub mod schedule;
+pub mod signals;
 pub mod spike;
 pub mod stage;
 pub mod step;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use hadal_model::hf::atomic::{StagedDir, remove_leftovers_of};
 use hadal_model::hf::{Error, SaveOptions, place};
+use hadal_train::signals::Watch;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ pub(crate) fn write<T>(
     let out = place(out)?;
     remove_leftovers_of(&out)?;
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signals(&stop)?;
+    let _watch = Watch::new(&stop);
     let staged = StagedDir::new(&out)?;
     let written = weights(staged.path(), &SaveOptions { shard_bytes, stop: Some(&stop) })?;
     let left_out = copy_beside(from, staged.path())?;
@@ -35,18 +36,6 @@ pub(crate) fn write<T>(
         say!("not copied: {}", left_out.join(", "));
     }
     Ok(written)
-}
-
-/// The first signal asks to stop, a second one ends the process.
-fn stop_on_signals(stop: &Arc<AtomicBool>) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::flag;
-    for signal in [SIGINT, SIGTERM] {
-        // Handlers run in the order they are registered: the second signal finds the flag set by the first.
-        let end = flag::register_conditional_shutdown(signal, 128 + signal, stop.clone());
-        end.and_then(|_| flag::register(signal, stop.clone())).context("cannot watch for signals")?;
-    }
-    Ok(())
 }
 
 /// Copies the files of a folder that are not weights and not hidden, and gives the names of those that it did not.

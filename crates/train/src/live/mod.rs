@@ -21,6 +21,7 @@ use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
 
 use crate::metrics::StepMetrics;
+use crate::signals::Watch;
 use state::State;
 
 /// Plain lines come no more often than this.
@@ -68,7 +69,7 @@ pub struct Live {
     last_line: Option<Instant>,
     /// The last step has been printed as a line.
     printed: bool,
-    signals: Vec<signal_hook::SigId>,
+    signals: Option<Watch>,
 }
 
 impl Live {
@@ -82,7 +83,7 @@ impl Live {
             closed: AtomicBool::new(false),
             changed: AtomicBool::new(true),
         });
-        let signals = watch_signals(&stop);
+        let signals = Some(Watch::new(&stop));
         let screen = (mode == Mode::Auto && has_screen()).then(|| Screen::open(shared.clone())).flatten();
         Self { shared, screen, quiet: mode == Mode::Quiet, last_line: None, printed: true, signals }
     }
@@ -133,9 +134,7 @@ impl Live {
     fn close(&mut self) {
         self.shared.done.store(true, Ordering::Release);
         let had_screen = self.screen.take().map(JoinHandle::join).is_some();
-        for id in self.signals.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
+        drop(self.signals.take());
         if self.quiet {
             return;
         }
@@ -166,19 +165,6 @@ fn has_screen() -> bool {
     let plain = std::env::var_os("HADAL_PLAIN").is_some_and(|v| !v.is_empty() && v != "0");
     let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
     stdout().is_terminal() && std::io::stdin().is_terminal() && !plain && !dumb
-}
-
-/// The first signal asks to stop, a second one ends the process.
-fn watch_signals(stop: &Arc<AtomicBool>) -> Vec<signal_hook::SigId> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::flag;
-    let mut ids = Vec::new();
-    for signal in [SIGINT, SIGTERM] {
-        // Handlers run in the order they are registered: the second signal finds the flag set by the first.
-        ids.extend(flag::register_conditional_shutdown(signal, 128 + signal, stop.clone()));
-        ids.extend(flag::register(signal, stop.clone()));
-    }
-    ids
 }
 
 /// The thread that owns the terminal.

@@ -1,0 +1,91 @@
+//! Being asked to stop: the first SIGINT or SIGTERM sets a flag, a second one ends the process. While nobody watches, the
+//! first one does, as ever.
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{SigId, flag};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Whether a signal ends the process: once watched, signals stay caught, and what they did before has to be done for them.
+static UNWATCHED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Turns signals into a flag until it is dropped.
+#[derive(Debug)]
+pub struct Watch(Vec<SigId>);
+
+impl Watch {
+    /// Sets `stop` on the first signal. Where the system allows no watching, signals do what they always do.
+    pub fn new(stop: &Arc<AtomicBool>) -> Self {
+        let unwatched = UNWATCHED.get_or_init(|| {
+            let unwatched = Arc::new(AtomicBool::new(false));
+            for signal in [SIGINT, SIGTERM] {
+                // Never unregistered, so that it is the first to hear of a signal.
+                let _ = flag::register_conditional_default(signal, unwatched.clone());
+            }
+            unwatched
+        });
+        unwatched.store(false, Ordering::SeqCst);
+        let mut ids = Vec::new();
+        for signal in [SIGINT, SIGTERM] {
+            // Handlers run in the order they are registered: the second signal finds the flag set by the first.
+            ids.extend(flag::register_conditional_shutdown(signal, 128 + signal, stop.clone()));
+            ids.extend(flag::register(signal, stop.clone()));
+        }
+        Self(ids)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(unwatched) = UNWATCHED.get() {
+            unwatched.store(true, Ordering::SeqCst);
+        }
+        for id in self.0.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    const CHILD: &str = "HADAL_TEST_SIGNALS";
+
+    /// Watches twice; in the test's own process it does nothing.
+    #[test]
+    fn child() {
+        let Some(mode) = std::env::var_os(CHILD) else { return };
+        let stop = Arc::new(AtomicBool::new(false));
+        drop(Watch::new(&stop));
+        let watch = Watch::new(&stop);
+        if mode == "after" {
+            drop(watch);
+        } else {
+            std::mem::forget(watch);
+        }
+        let pid = std::process::id().to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(20) {
+            if stop.load(Ordering::SeqCst) {
+                std::process::exit(7);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_signal_stops_what_watches_and_ends_what_does_not() {
+        use std::os::unix::process::ExitStatusExt;
+        let run = |mode| {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let child = child.args(["--exact", "signals::tests::child"]).env(CHILD, mode);
+            child.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap()
+        };
+        assert_eq!(run("during").code(), Some(7));
+        assert_eq!(run("after").signal(), Some(SIGTERM));
+    }
+}
