@@ -20,6 +20,8 @@ mod param;
 mod pass;
 pub mod precision;
 mod router;
+#[cfg(test)]
+mod wiring_tests;
 pub mod yarn;
 
 pub use balance::update_bias;

@@ -185,6 +185,11 @@ fn diff(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
                 diff(&path, x.get(k).unwrap_or(&Value::Null), y.get(k).unwrap_or(&Value::Null), out);
             }
         }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() && x.iter().chain(y).all(Value::is_object) => {
+            for (i, (a, b)) in x.iter().zip(y).enumerate() {
+                diff(&format!("{path}.{i}"), a, b, out);
+            }
+        }
         _ if a != b => out.push(format!("{path}: {a} / {b}")),
         _ => {}
     }

@@ -76,7 +76,6 @@ pub fn saved_by_layer(c: &ModelConfig, layer: usize, f: &Formats) -> Vec<(&'stat
     let mut saved = vec![
         ("attn.x f32", 4 * d),
         ("attn.a", f.plain(qr + dc + dr)),
-        ("attn.c_kv, rstd", f.plain(dc) + 4),
         ("attn.k_rope", f.plain(dr)),
         ("attn.o", f.kept(table.attn_out_input, heads * n(c.v_head_dim))),
         ("attn.lse f32", 4 * heads),
@@ -85,6 +84,7 @@ pub fn saved_by_layer(c: &ModelConfig, layer: usize, f: &Formats) -> Vec<(&'stat
     if !table.recompute {
         saved.extend([
             ("attn.n, rstd", f.plain(d) + 4),
+            ("attn.c_kv, rstd", f.plain(dc) + 4),
             ("attn.c_q, rstd", if qr > 0 { f.plain(qr) + 4 } else { 0 }),
             ("attn.q", f.plain(heads * n(c.qk_head_dim()))),
             ("attn.kv", f.plain(heads * n(c.qk_nope_head_dim + c.v_head_dim))),
@@ -115,7 +115,7 @@ pub fn saved_at_the_ends(c: &ModelConfig, f: &Formats) -> Vec<(&'static str, u64
     for module in 0..c.num_nextn_predict_layers {
         // The first reads the final norm's output, the others the residual stream of the one before.
         let h = if module == 0 { f.plain(d) } else { 4 * d };
-        let normed = f.plain(2 * d) + 8;
+        let normed = if f.table.recompute { 0 } else { f.plain(2 * d) + 8 };
         saved.extend([
             ("mtp.e f32", 4 * d),
             ("mtp.h", h),

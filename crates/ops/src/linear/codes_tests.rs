@@ -6,8 +6,9 @@ use crate::testing::{contexts, random};
 use crate::{Accumulator, Isa, Threads};
 use proptest::prelude::*;
 
-/// A matrix as it is multiplied: values `code * scale` in f64, with tiles of `high` rows by `wide` columns.
-fn quantised(x: &Tensor, high: usize, wide: usize, first_rows: &[usize], by_inverse: bool) -> Vec<f64> {
+/// A matrix as it is multiplied: values `code * scale` in f64, with tiles of `high` rows by `wide` columns. Tiles of 128x1
+/// are multiplied by the scale's inverse.
+pub(super) fn quantised(x: &Tensor, high: usize, wide: usize, first_rows: &[usize], power_of_two: bool) -> Vec<f64> {
     let (rows, cols, values) = (x.rows(), x.cols(), x.to_vec_f32());
     let mut out = vec![0.0; rows * cols];
     for group in first_rows.windows(2) {
@@ -16,9 +17,12 @@ fn quantised(x: &Tensor, high: usize, wide: usize, first_rows: &[usize], by_inve
                 let (r1, c1) = ((r0 + high).min(group[1]), (c0 + wide).min(cols));
                 let at = || (r0..r1).flat_map(move |r| (c0..c1).map(move |c| r * cols + c));
                 let amax = at().fold(0f32, |m, i| m.max(values[i].abs()));
-                let scale = if amax > 0.0 { amax / E4M3.max() } else { 1.0 };
+                let mut scale = if amax > 0.0 { amax / E4M3.max() } else { 1.0 };
+                if power_of_two {
+                    scale = f64::from(scale).log2().ceil().exp2() as f32;
+                }
                 for i in at() {
-                    let v = if by_inverse { values[i] * (1.0 / scale) } else { values[i] / scale };
+                    let v = if wide == 1 { values[i] * (1.0 / scale) } else { values[i] / scale };
                     out[i] = f64::from(E4M3.decode(E4M3.encode(v))) * f64::from(scale);
                 }
             }
@@ -33,7 +37,7 @@ fn bound(k: usize, magnitude: f64) -> f64 {
     (2 * k + k.div_ceil(TILE) + 8) as f64 * f64::from(f32::EPSILON) / 2.0 * magnitude + 1e-30
 }
 
-fn close(what: &str, got: &Tensor, want: &[(f64, f64)], k: usize) {
+pub(super) fn close(what: &str, got: &Tensor, want: &[(f64, f64)], k: usize) {
     for (i, (got, (value, magnitude))) in got.to_vec_f32().iter().zip(want).enumerate() {
         let far = (f64::from(*got) - value).abs();
         assert!(far <= bound(k, *magnitude), "{what}[{i}]: {got:e} but {value:e}, bound {:e}", bound(k, *magnitude));
@@ -41,7 +45,7 @@ fn close(what: &str, got: &Tensor, want: &[(f64, f64)], k: usize) {
 }
 
 /// `sum_i a(i) b(i)` and the sum of magnitudes.
-fn dot(n: usize, term: impl Fn(usize) -> f64) -> (f64, f64) {
+pub(super) fn dot(n: usize, term: impl Fn(usize) -> f64) -> (f64, f64) {
     (0..n).map(term).fold((0.0, 0.0), |(s, m), t| (s + t, m + t.abs()))
 }
 
@@ -50,7 +54,7 @@ proptest! {
     #[test]
     fn products_of_codes_agree_with_f64(
         counts in prop::collection::vec(prop_oneof![Just(0usize), 1usize..6, 1usize..300], 1..4),
-        n in prop_oneof![1usize..40, 1usize..300], k in prop_oneof![1usize..40, 1usize..300, Just(700)], seed: u64
+        n in prop_oneof![1usize..40, 1usize..300], k in prop_oneof![1usize..40, 1usize..300, Just(700)], power_of_two: bool, seed: u64
     ) {
         let groups = counts.len();
         let mut first = vec![0];
@@ -93,11 +97,11 @@ proptest! {
             close("backward_input", &dx, &want, n);
 
             // Saved in tiles along the row, contracted in tiles along the column.
-            let saved = Quantized::new(&cx, &x, Style::TILES);
+            let saved = Quantized::new(&cx, &x, Style { power_of_two, ..Style::TILES });
             let mut dw = cx.zeros(&[groups * n, k], DType::F32);
             grouped_backward_weight(&cx, &dy, &saved, &offsets, DType::U8, &mut dw, Acc::Write);
-            let xq = quantised(&saved.dequantize(&cx, DType::F32), TILE, 1, &first, true);
-            let dq = quantised(&dy, TILE, 1, &first, true);
+            let xq = quantised(&saved.dequantize(&cx, DType::F32), TILE, 1, &first, power_of_two);
+            let dq = quantised(&dy, TILE, 1, &first, false);
             let want: Vec<_> = (0..groups * n * k)
                 .map(|i| {
                     let (g, j, c) = (i / (n * k), i / k % n, i % k);
