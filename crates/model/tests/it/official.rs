@@ -3,9 +3,13 @@
 //! of a tile of activations for at least 1e-4 before it divides; that is of no concern to weights.
 
 use crate::checkpoints::{FP8, Folder, Raw, UE8M0, changed, raw};
-use hadal_model::hf::{ScaleFormat, WeightFormat, expected, scale_name};
-use hadal_model::{ModelConfig, hf::Conversion};
+use crate::fixtures::{distance, read};
+use hadal_model::dump::{Array, dump};
+use hadal_model::hf::{Checkpoint, Conversion, ScaleFormat, WeightFormat, expected, scale_name};
+use hadal_model::{Model, ModelConfig};
 use hadal_ops::fp8::E4M3;
+use hadal_ops::{Cx, DType};
+use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as Stored;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -71,4 +75,24 @@ fn weights_are_those_of_the_official_code() {
     let stored = Conversion { format: None, scales: Some(ScaleFormat::F32) };
     folder.convert("fp8", "again", stored);
     assert!(folder.tensors("again") == fp8);
+}
+
+/// A whole FP8 checkpoint gives the logits that the official inference code computes from it
+/// (`oracle/make_fp8_model.py`).
+#[test]
+fn a_checkpoint_in_fp8_gives_the_official_logits() {
+    let folder = fixture("fp8/official");
+    let cx = Cx::cpu(2, DType::F32);
+    let model = Model::load(&cx, &Checkpoint::open(&folder).unwrap()).unwrap();
+    let bytes = std::fs::read(folder.join("logits.safetensors")).unwrap();
+    let want = read(&SafeTensors::deserialize(&bytes).unwrap());
+    let (Array::I64(shape, ids), Array::F32(_, logits)) = (&want["input_ids"], &want["logits"]) else {
+        panic!("ids are integers, logits f32")
+    };
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    let rows: Vec<&[i32]> = ids.chunks(shape[1]).collect();
+    let have = dump(&cx, &model, &rows, false, None);
+    let Array::F32(_, ours) = &have["logits"] else { panic!("logits are f32") };
+    let apart = distance(ours, logits);
+    assert!(apart < 1e-5, "{apart:.1e}");
 }
