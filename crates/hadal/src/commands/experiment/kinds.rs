@@ -95,7 +95,7 @@ mod tests {
         let whole = Document { id: "a".into(), group: "a".into(), text: text.clone() };
         let cut = pieces(&whole);
         assert_eq!(cut.iter().map(|d| d.text.as_str()).collect::<String>(), text);
-        assert!(cut.len() == 3 && cut[..2].iter().all(|d| d.text.len() >= PIECE && d.text.ends_with("\n \n")));
+        assert!(cut.len() == 3 && cut[..2].iter().all(|d| d.text.len() >= PIECE && d.text.ends_with(".\n\n")));
         assert_eq!((cut[1].id.as_str(), cut[1].group.as_str()), ("a:2", "a:2"));
     }
 }

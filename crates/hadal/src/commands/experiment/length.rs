@@ -18,7 +18,7 @@ use std::time::Instant;
 /// Where the lengths of an experiment's runs are kept, in its folder.
 const FILE: &str = "length.json";
 /// Most seconds that the rate of one part of a run is measured for ...
-const SECONDS: f64 = 5.0;
+const SECONDS: f64 = 3.0;
 /// ... and the largest share of the time that all of them take.
 const MEASURING: f64 = 0.05;
 /// Kept back for checkpoints, drafts, plots and a machine that slows down.
