@@ -1,10 +1,13 @@
 //! FP8 and its neighbours (report 3.3): formats, scales, quantisation by tiles and blocks.
 //!
 //! A value is `code * scale`. Scales are f32, one a tile of 1x128 (a token's activations, gradients), 128x1 (the same for
-//! weight gradients) or 128x128 (weights): `amax / 448`, or that rounded up to a power of two.
+//! weight gradients) or 128x128 (weights): `amax` over the format's largest value (448 for E4M3), or that rounded up to a power
+//! of two.
 
 pub(crate) mod codec;
 pub(crate) mod columns;
+#[cfg(test)]
+pub(crate) mod definition;
 mod format;
 pub(crate) mod grid;
 #[cfg(target_arch = "x86_64")]
