@@ -23,4 +23,8 @@ pub(crate) use tiles::{Reader, amax};
 pub const TILE: usize = 128;
 
 #[cfg(test)]
+mod dense_tests;
+#[cfg(test)]
+mod special_tests;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 use super::*;
 
-const ALL: [MiniFloat; 3] = [E4M3, E5M2, E5M6];
+pub(super) const ALL: [MiniFloat; 3] = [E4M3, E5M2, E5M6];
 
 /// The definition of a float, written without the code under test: (positive finite values in order).
 fn values(f: MiniFloat) -> Vec<f64> {
@@ -156,7 +156,7 @@ fn reference(x: &Tensor, style: Style) -> (Vec<u16>, Vec<f32>) {
 }
 
 /// A code out of the planes of a row.
-fn code_of(q: &Quantized, r: usize, c: usize) -> u16 {
+pub(super) fn code_of(q: &Quantized, r: usize, c: usize) -> u16 {
     let row = &q.codes().u8()[r * q.codes().cols()..][..q.codes().cols()];
     let high = u16::from(row[c]);
     if q.format().bits() == 8 {
