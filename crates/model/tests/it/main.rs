@@ -7,5 +7,6 @@ mod fixtures;
 mod fp8;
 mod halves;
 mod invariants;
+mod operations;
 mod parity;
 mod precision;
