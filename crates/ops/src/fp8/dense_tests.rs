@@ -95,3 +95,12 @@ fn all_codes_become_bf16_without_tables() {
         }
     }
 }
+
+/// Four bits of exponent and three of mantissa are not E4M3 yet.
+#[test]
+#[should_panic(expected = "fp8: no codes of MiniFloat { exponent_bits: 4, mantissa_bits: 3, bias: 8")]
+fn other_formats_are_not_taken_for_one_of_the_three() {
+    let cx = &contexts()[0];
+    let style = Style { format: MiniFloat { bias: 8, ..E4M3 }, ..Style::TILES };
+    let _ = Quantized::new(cx, &cx.zeros(&[1, 2], DType::F32), style);
+}

@@ -22,7 +22,7 @@ pub enum Shape {
 /// How a matrix is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// Format of the codes.
+    /// Format of the codes: E4M3, E5M2 or E5M6.
     pub format: MiniFloat,
     /// Whether scales are rounded up to powers of two.
     pub power_of_two: bool,
