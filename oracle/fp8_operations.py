@@ -13,8 +13,7 @@
 
 `grid(seed, rows, cols)` is made of integers, so that it is not stored: see there.
 
-Where the values leave a format's range PyTorch's conversions are not ours: they give infinity or NaN, ours saturate as GPUs do
-(E5M2 from 61440 on). A NaN makes PyTorch's whole tile NaN through its scale; ours leaves the scale at one, and only its own
+From 61440 on PyTorch's E5M2 is infinity, ours saturates; E4M3 saturates in both. A NaN makes PyTorch's whole tile NaN through its scale; ours leaves the scale at one, and only its own
 code is NaN. Tiles with an infinity are the same: the scale is infinite, finite numbers are zero, infinities NaN."""
 import torch
 
