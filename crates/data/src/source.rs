@@ -2,7 +2,7 @@
 //!
 //! A folder is walked recursively in the order of its names; hidden entries and build outputs are passed over and
 //! symbolic links are not followed. What counts as text is decided by the ending; a file named directly is read as
-//! text whatever its ending. `.jsonl` (also `.jsonl.zst`) holds one document a line. Text that is not UTF-8 is left
+//! text whatever its ending. `.jsonl` (also `.jsonl.zst`) holds one document a line, as text or as question and answer. Text that is not UTF-8 is left
 //! out and counted, never repaired: a replacement character would be learnt.
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{DataError, Result};
@@ -234,10 +234,10 @@ fn json_document(line: &str, id: &str, number: usize, options: &SourceOptions) -
     let text = match fields.remove(field) {
         Some(Value::String(text)) => text,
         Some(_) => return Err(format!("the field `{field}` is not a string")),
-        None => {
+        None => question_and_answer(&fields).filter(|_| field == "text").ok_or_else(|| {
             let names: Vec<&str> = fields.keys().map(String::as_str).collect();
-            return Err(format!("no field `{field}` (it has: {})", names.join(", ")));
-        }
+            format!("no field `{field}` (it has: {})", names.join(", "))
+        })?,
     };
     let id = format!("{id}:{number}");
     let group = match options.group_field.as_ref().and_then(|key| fields.get(key)) {
@@ -246,6 +246,12 @@ fn json_document(line: &str, id: &str, number: usize, options: &SourceOptions) -
         None => id.clone(),
     };
     Ok(Document { id, group, text })
+}
+
+/// Exercises are written as a question and its answer, each on lines of its own here.
+fn question_and_answer(fields: &Map<String, Value>) -> Option<String> {
+    let string = |key| fields.get(key).and_then(Value::as_str);
+    Some(format!("{}\n{}", string("question")?, string("answer")?))
 }
 
 #[cfg(feature = "parquet")]

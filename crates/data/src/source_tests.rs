@@ -51,6 +51,22 @@ fn json_lines_with_fields_and_groups() {
 }
 
 #[test]
+fn exercises_are_question_and_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = "{\"question\":\"1 + 1?\",\"answer\":\"2\"}\n{\"answer\":\"b\",\"text\":\"a\",\"question\":\"c\"}\n";
+    write(dir.path(), "x.jsonl", lines.as_bytes());
+    let texts = read_paths(&[dir.path()], &SourceOptions::default()).unwrap();
+    let texts: Vec<&str> = texts.documents.iter().map(|d| d.text.as_str()).collect();
+    assert_eq!(texts, ["1 + 1?\n2", "a"]);
+    // Not where another field was asked for, and not of anything but strings.
+    let options = SourceOptions { text_field: "body".into(), group_field: None };
+    assert!(read_paths(&[dir.path()], &options).unwrap_err().to_string().contains("no field `body`"));
+    write(dir.path(), "x.jsonl", b"{\"question\":\"1 + 1?\",\"answer\":2}\n");
+    let error = read_paths(&[dir.path()], &SourceOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("no field `text`"), "{error}");
+}
+
+#[test]
 fn broken_lines_are_named() {
     let dir = tempfile::tempdir().unwrap();
     for (line, says) in [

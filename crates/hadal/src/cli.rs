@@ -177,10 +177,10 @@ pub(crate) struct ExtendArgs {
     /// Length of the new stage: tokens ("2M") or steps ("1000 steps")
     #[arg(long, value_name = "AMOUNT", requires = "to")]
     pub(crate) tokens: Option<String>,
-    /// YaRN's factor [default: as much as --to needs]
+    /// YaRN's factor [default: that of the stage before, or as much as --to needs]
     #[arg(long, requires = "to")]
     pub(crate) factor: Option<f64>,
-    /// Length that the factor multiplies [default: the run's first sequence length]
+    /// Length that the factor multiplies [default: that of the stage before, or the run's first sequence length]
     #[arg(long, value_name = "TOKENS", requires = "to")]
     pub(crate) original_len: Option<usize>,
     /// Constant learning rate, as a number or a share of the run's peak [default: where the run ended]
@@ -329,7 +329,7 @@ pub(crate) enum ScaleFmt {
 /// Options of every command that writes weights.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct FilesArgs {
-    /// Scales of FP8 weights [default: those that the weights have, or f32]
+    /// Scales of FP8 weights: asked for powers of two, others are made anew [default: those that the weights have, or f32]
     #[arg(long, value_enum)]
     pub(crate) scale_fmt: Option<ScaleFmt>,
     /// Most data in one file, as in 5GB or 300MB (a larger tensor has its own)
@@ -344,11 +344,17 @@ pub(crate) struct ImportArgs {
     /// Folder to write (only check without it)
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
-    /// Format of the weights [default: the one they have; f32 if they have several]
+    /// Format of the weights [default: each tensor as it is stored]
     #[arg(long, value_enum, requires = "out")]
     pub(crate) dtype: Option<Weights>,
     #[command(flatten)]
     pub(crate) files: FilesArgs,
+    /// Read every weight, too, and name those that are infinite or NaN
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Name every tensor that differs, a line each, and not only the first of them
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

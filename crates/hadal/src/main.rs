@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Command::Niah(args) => commands::niah::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Export(args) => commands::export::export(&args),
-        Command::Import(args) => commands::export::import(&args),
+        Command::Import(args) => commands::import::run(&args),
         Command::Dump(args) => commands::dump::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Experiment(args) => commands::experiment::run(&args),
@@ -36,10 +36,19 @@ fn main() -> ExitCode {
         // Whoever read our output had enough of it.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in a line. Where a message ends with its cause already, that is not said twice.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match () {
+        () if told.is_empty() => cause,
+        () if told.ends_with(&cause) => told,
+        () => format!("{told}: {cause}"),
+    })
 }
 
 fn say(line: std::fmt::Arguments<'_>) {

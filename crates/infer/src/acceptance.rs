@@ -1,13 +1,16 @@
-//! How often an MTP module's draft would be accepted (report 5.4.3): of greedily generated text, the share of tokens
-//! that the module at depth k, looking k tokens less far, predicts the same.
+//! How often the draft of the first MTP module would be accepted (report 5.4.3): of greedily generated text, or at every place
+//! of a given text, the share of tokens that the module, looking a token less far, predicts as the main model does.
+//!
+//! A small model's own text soon repeats itself and is easy to foresee; a given text is not.
 
 use crate::generate::{Generation, generate};
 use crate::sample::{SampleParams, argmax};
 use hadal_model::{Decoder, Input, Model};
 use hadal_ops::Cx;
+use serde::{Deserialize, Serialize};
 
 /// Counted drafts of one module.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
     /// Drafts equal to the generated token.
     pub accepted: usize,
@@ -43,6 +46,24 @@ pub fn generate_with_drafts(
     (done, seen)
 }
 
+/// Acceptance of the drafts of module 1 at every place of `tokens`: those equal to what the main model finds most likely.
+pub fn acceptance_along(cx: &Cx, model: &Model, tokens: &[u32]) -> Acceptance {
+    let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+    if model.mtp.is_empty() || ids.len() < 2 {
+        return Acceptance::default();
+    }
+    let (main, mtp) = model.logits(cx, &Input::of(cx, &[&ids], 1), None, None);
+    let vocab = model.config.vocab_size;
+    // Row i of the module and row i + 1 of the main model speak of token i + 2.
+    let rows = mtp[0].f32().chunks_exact(vocab).zip(main.f32().chunks_exact(vocab).skip(1));
+    let (mut accepted, mut drafts) = (0, 0);
+    for (draft, main) in rows {
+        drafts += 1;
+        accepted += usize::from(argmax(draft) == argmax(main));
+    }
+    Acceptance { accepted, drafts }
+}
+
 /// Acceptance of the drafts of module 1 over `tokens`, of which those from `generated` on were generated greedily.
 pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) -> Acceptance {
     let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
@@ -61,4 +82,34 @@ pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) 
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hadal_model::ModelConfig;
+    use hadal_ops::DType;
+
+    #[test]
+    fn both_counts_agree_on_greedy_text() {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
+        let config = ModelConfig::from_file(fixture).unwrap();
+        let cx = Cx::cpu(1, DType::F32);
+        let mut model = Model::new(&cx, &config);
+        model.init(&cx, 5, 0.3);
+        let decoder = Decoder::new(&cx, &model);
+        let mut seen = Acceptance::default();
+        for prompt in 1..20 {
+            let (done, own) = generate_with_drafts(&cx, &decoder, &[prompt], &[], 16);
+            let all = [&[prompt], done.tokens.as_slice()].concat();
+            assert_eq!((all.len(), own.drafts), (17, 15));
+            // The last place of a text foresees a token that is not in it.
+            let (along, less) = (acceptance_along(&cx, &model, &all), acceptance_along(&cx, &model, &all[..16]));
+            assert_eq!((along.drafts, less.drafts), (16, 15));
+            assert_eq!(less, own, "prompt {prompt}");
+            seen += own;
+        }
+        assert!(seen.accepted > 0 && seen.accepted < seen.drafts, "{seen:?}");
+        assert_eq!(acceptance_along(&cx, &model, &[1]), Acceptance::default());
+    }
 }

@@ -5,7 +5,7 @@ mod generate;
 mod needle;
 mod sample;
 
-pub use acceptance::{Acceptance, generate_with_drafts, mtp_acceptance};
+pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acceptance};
 pub use generate::{Generation, Stop, generate};
 pub use needle::{Retrieval, retrieve};
 pub use sample::{SampleParams, Sampler, argmax};

@@ -20,13 +20,6 @@ pub fn update_bias(bias: &mut Tensor, loads: &Tensor, gamma: f32) {
     }
 }
 
-/// How uneven a load is: `max / mean - 1` (0 when perfectly even or empty).
-pub fn max_vio(loads: &[i64]) -> f64 {
-    let total: i64 = loads.iter().sum();
-    let most = loads.iter().max().copied().unwrap_or(0);
-    if total == 0 { 0.0 } else { most as f64 * loads.len() as f64 / total as f64 - 1.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,12 +33,5 @@ mod tests {
         assert_eq!(bias.f32(), [-0.125, 0.625, -0.5, 0.375]);
         update_bias(&mut bias, &cx.indices(&[4], &[7, 7, 7, 7]), 0.125);
         assert_eq!(bias.f32(), [-0.125, 0.625, -0.5, 0.375]);
-    }
-
-    #[test]
-    fn max_vio_of_known_loads() {
-        assert_eq!(max_vio(&[4, 4, 4]), 0.0);
-        assert_eq!(max_vio(&[8, 0, 4]), 1.0);
-        assert_eq!(max_vio(&[0, 0]), 0.0);
     }
 }

@@ -32,21 +32,21 @@ pub struct Block {
     recompute: bool,
 }
 
-enum MlpSaved {
+pub(crate) enum MlpSaved {
     Dense(FfnSaved),
     Moe(MoeSaved),
 }
 
 /// Every activation a block's backward needs.
 pub struct BlockSaved {
-    attn: MlaSaved,
-    x: Tensor,
+    pub(crate) attn: MlaSaved,
+    pub(crate) x: Tensor,
     /// The norm's output and its reciprocal root mean squares; none where they are computed again.
-    norm: Option<(Tensor, Tensor)>,
-    mlp: MlpSaved,
+    pub(crate) norm: Option<(Tensor, Tensor)>,
+    pub(crate) mlp: MlpSaved,
 }
 
-enum MlpDeferred {
+pub(crate) enum MlpDeferred {
     Dense(FfnDeferred),
     Moe(MoeDeferred),
 }
@@ -54,7 +54,7 @@ enum MlpDeferred {
 /// Operands of a block's weight products.
 pub struct BlockDeferred {
     attn: MlaDeferred,
-    mlp: MlpDeferred,
+    pub(crate) mlp: MlpDeferred,
     d: Tensor,
     u: Tensor,
 }
@@ -66,10 +66,6 @@ impl BlockSaved {
             MlpSaved::Moe(m) => Some(m),
             MlpSaved::Dense(_) => None,
         }
-    }
-    /// The latents a cache keeps: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
-    pub fn latents(&self) -> (&Tensor, &Tensor) {
-        (&self.attn.c_kv, &self.attn.k_rope)
     }
 }
 
@@ -138,6 +134,11 @@ impl Block {
         let (x, attn) = self.attn.forward(cx, x, pass);
         let (y, MlpHalf { x, rstd, u, mlp }) = self.mlp_forward(cx, x, pass, keep_logits);
         (y, BlockSaved { attn, x, norm: (!self.recompute).then_some((u, rstd)), mlp })
+    }
+
+    /// The latents that a cache keeps of a forward pass: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
+    pub fn latents(&self, cx: &Cx, saved: BlockSaved) -> (Tensor, Tensor) {
+        self.attn.latents(cx, saved.attn)
     }
 
     /// `d_td` f32: gradient of the block's output on entry, of its input on return.

@@ -66,8 +66,8 @@ impl<'a> Decoder<'a> {
         embedding::forward(cx, &model.embed.value, &input.ids, &mut x);
         for (block, cache) in model.blocks.iter().zip(&mut cache.layers) {
             let (y, saved) = block.forward(cx, x, &pass, false);
-            let (c_kv, k_rope) = saved.latents();
-            cache.append(cx, c_kv, k_rope, 0, tokens.len());
+            let (c_kv, k_rope) = block.latents(cx, saved);
+            cache.append(cx, &c_kv, &k_rope, 0, tokens.len());
             x = y;
         }
         norm::forward(cx, &x, &model.norm, model.config.rms_norm_eps as f32).0

@@ -5,6 +5,7 @@
 //! `hf/config_json.rs`; here a configuration means one thing only. Report: 2.1 (MLA, DeepSeekMoE), 2.2 (MTP), 4.2 (sizes),
 //! 4.3 (YaRN).
 
+use crate::hf::read_small;
 use crate::yarn::{self, Yarn};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -198,7 +199,7 @@ impl ModelConfig {
     /// Reads a `config.json` and checks it.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let text = std::fs::read(path).map_err(|source| ConfigError::Io { path: path.into(), source })?;
+        let text = read_small(path, MAX_CONFIG).map_err(|source| ConfigError::Io { path: path.into(), source })?;
         let value = serde_json::from_slice(&text).map_err(|source| ConfigError::Json { path: path.into(), source })?;
         Self::from_value(value).map_err(|e| ConfigError::InFile { path: path.into(), source: Box::new(e) })
     }
@@ -247,10 +248,14 @@ impl ModelConfig {
     }
 }
 
+/// Bytes of the largest `config.json`.
+pub(crate) const MAX_CONFIG: u64 = 10_000_000;
 /// Largest value of any one size, so that no product of a few of them overflows.
 const MAX_SIZE: usize = 1 << 18;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_EXPERTS: usize = 1 << 13;
+/// Experts of all layers together: what is listed tensor by tensor must fit into memory. The full model has 15 thousand.
+const MAX_ALL_EXPERTS: usize = 1 << 17;
 
 impl ModelConfig {
     /// Checks that the values make a model; the error names every key that does not.
@@ -332,6 +337,11 @@ impl ModelConfig {
         let shared = self.n_shared_experts.saturating_mul(width);
         require(found, shared <= MAX_SIZE, "n_shared_experts", || {
             format!("times moe_intermediate_size must be at most {MAX_SIZE}, is {shared}")
+        });
+        let layers = self.num_hidden_layers.saturating_add(self.num_nextn_predict_layers);
+        let all = layers.saturating_mul(experts);
+        require(found, all <= MAX_ALL_EXPERTS, "n_routed_experts", || {
+            format!("times num_hidden_layers and num_nextn_predict_layers must be at most {MAX_ALL_EXPERTS}, is {all}")
         });
         require(found, (1..=experts).contains(&top_k), "num_experts_per_tok", || {
             format!("must lie in 1..=n_routed_experts ({experts}), is {top_k}")

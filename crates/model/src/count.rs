@@ -13,12 +13,17 @@
 //! Recomputation is not counted, as in the field's MFU.
 
 use crate::config::{ModelConfig, TopkMethod};
-use crate::hf::expected;
-use crate::precision::{Precision, Product};
 use serde::Serialize;
 
-/// Bytes of a number in the compute format.
-const C: u64 = 2;
+mod memory;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use memory::{Formats, TrainingMemory, saved_at_the_ends, saved_by_layer, training_memory};
+
+/// Bytes of a number in a cache.
+const CACHED: u64 = 2;
 
 /// Parameters of one part of the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -167,123 +172,6 @@ pub fn flops(c: &ModelConfig, sequence: usize) -> Flops {
     Flops { sequence, forward, forward_attention, training: 3.0 * (forward + mtp) }
 }
 
-/// Bytes a training step holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TrainingMemory {
-    /// f32 master weights: 4 a parameter.
-    pub master: u64,
-    /// f32 gradients: 4 a parameter.
-    pub gradients: u64,
-    /// Two AdamW moments in bf16: 2 + 2 a parameter.
-    pub moments: u64,
-    /// Two packed forms of every matrix that is multiplied with, forward and backward: 2 + 2 a parameter in bf16, 1 + 1 and
-    /// scales in E4M3, 4 + 4 for the router, which stays in f32.
-    pub packed: u64,
-    /// Everything above.
-    pub state: u64,
-    /// f32 moving average of the weights, if kept: 4 a parameter.
-    pub ema: u64,
-    /// Kept from forward to backward for each token of a micro-batch.
-    pub activations_per_token: u64,
-}
-
-/// What one layer keeps of a token until its backward: (name, bytes). The names are those of the saved structs' fields.
-pub fn saved_by_layer(c: &ModelConfig, layer: usize, precision: &Precision) -> Vec<(&'static str, u64)> {
-    let n = |x: usize| x as u64;
-    let (d, heads, dc, dr) = (n(c.hidden_size), n(c.num_attention_heads), n(c.kv_lora_rank), n(c.qk_rope_head_dim));
-    let qr = n(c.q_lora_rank.unwrap_or(0));
-    let mut saved = vec![
-        ("attn.x f32", 4 * d),
-        ("attn.a", C * (qr + dc + dr)),
-        ("attn.c_kv, rstd", C * dc + 4),
-        ("attn.k_rope", C * dr),
-        ("attn.o", precision.attn_out_input.bytes(heads * n(c.v_head_dim))),
-        ("attn.lse f32", 4 * heads),
-        ("x f32", 4 * d),
-    ];
-    if !precision.recompute {
-        saved.extend([
-            ("attn.n, rstd", C * d + 4),
-            ("attn.c_q, rstd", if qr > 0 { C * qr + 4 } else { 0 }),
-            ("attn.q", C * heads * n(c.qk_head_dim())),
-            ("attn.kv", C * heads * n(c.qk_nope_head_dim + c.v_head_dim)),
-            ("u, rstd", C * d + 4),
-        ]);
-    }
-    if c.is_moe_layer(layer) {
-        let (k, inner) = (n(c.num_experts_per_tok), n(c.moe_intermediate_size));
-        let shared = precision.swiglu_input.bytes(2 * n(c.n_shared_experts) * inner);
-        saved.extend([
-            ("router.scores f32", 4 * n(c.n_routed_experts)),
-            ("router.idx, weight", 8 * k),
-            ("moe.plan", 12 * k),
-            ("moe.x, g", (precision.dispatch.bytes(d) + 4) * k),
-            ("moe.gu", precision.swiglu_input.bytes(2 * inner) * k),
-            ("moe.shared.gu", shared),
-        ]);
-    } else {
-        saved.push(("ffn.gu", precision.swiglu_input.bytes(2 * n(c.intermediate_size))));
-    }
-    saved
-}
-
-/// Parameters whose products are in E4M3.
-fn in_codes(c: &ModelConfig, p: &Precision) -> u64 {
-    let product = |name: &str| {
-        let routed = name.contains(".experts.");
-        Some(match name.strip_suffix(".weight")?.rsplit('.').next()? {
-            "q_a_proj" | "q_proj" | "kv_a_proj_with_mqa" => p.attn_down,
-            "q_b_proj" => p.query_up,
-            "kv_b_proj" => p.kv_up,
-            "o_proj" => p.attn_out,
-            "gate_proj" | "up_proj" if routed => p.expert_gate_up,
-            "down_proj" if routed => p.expert_down,
-            "gate_proj" | "up_proj" => p.gate_up,
-            "down_proj" => p.down,
-            "eh_proj" => p.mtp_proj,
-            _ => return None,
-        })
-    };
-    let all = expected(c).into_iter().filter(|t| product(&t.name) == Some(Product::Fp8));
-    all.map(|t| t.shape.iter().product::<usize>() as u64).sum()
-}
-
-/// See [`TrainingMemory`].
-pub fn training_memory(c: &ModelConfig, precision: &Precision) -> TrainingMemory {
-    let counts = count(c);
-    let d = c.hidden_size as u64;
-    let all = counts.main + counts.mtp;
-    let layers = 0..c.num_hidden_layers + c.num_nextn_predict_layers;
-    let moe_layers = layers.clone().filter(|l| c.is_moe_layer(*l)).count() as u64;
-    let router = moe_layers * c.n_routed_experts as u64 * d;
-    let bias = if c.topk_method == TopkMethod::NoauxTc { moe_layers * c.n_routed_experts as u64 } else { 0 };
-    let blocks = layers.clone().flat_map(|l| saved_by_layer(c, l, precision)).map(|(_, bytes)| bytes).sum::<u64>();
-    // Final norm: input f32, output; each MTP module: two inputs f32, the pair, output f32; four norms' statistics.
-    let ends = (4 + C) * d + 4 + c.num_nextn_predict_layers as u64 * ((8 + 2 * C + 4) * d + 12);
-    // What is multiplied with, head included, once each; routed experts all of them.
-    let embedding = c.vocab_size as u64 * d;
-    let tied_head = if c.tie_word_embeddings { embedding } else { 0 };
-    let norms: u64 = counts.parts.iter().filter(|p| p.name == "norms").map(|p| p.total).sum();
-    let per_layer = 2 * d + c.q_lora_rank.unwrap_or(0) as u64 + c.kv_lora_rank as u64;
-    let mtp_norms = c.num_nextn_predict_layers as u64 * (per_layer + 3 * d);
-    let matrices = all - embedding + tied_head - norms - mtp_norms - bias - router;
-    // Router biases are moved by the balance rule: neither gradient nor moments.
-    let trained = all - bias;
-    let (master, gradients, moments) = (4 * all, 4 * trained, 4 * trained);
-    let codes = in_codes(c, precision);
-    // Each form of a code is a byte, with a scale of four for 128 of them.
-    let packed = 2 * C * (matrices - codes) + 2 * codes + codes / 16 + 8 * router;
-    TrainingMemory {
-        master,
-        gradients,
-        moments,
-        packed,
-        state: master + gradients + moments + packed,
-        ema: 4 * all,
-        activations_per_token: blocks + ends,
-    }
-}
-
 /// Everything `inspect` shows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
@@ -305,12 +193,16 @@ pub struct Inspection {
     pub training_memory: TrainingMemory,
     /// The same in FP8.
     pub training_memory_fp8: TrainingMemory,
+    /// The same in a recipe's own formats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training_memory_recipe: Option<TrainingMemory>,
 }
 
-/// Works out everything at a sequence length (default: 4,096 or the longest the model takes).
-pub fn inspect(c: &ModelConfig, sequence: Option<usize>) -> Inspection {
+/// Works out everything at a sequence length (default: 4,096 or the longest the model takes), memory in BF16, FP8 and the
+/// formats of a recipe.
+pub fn inspect(c: &ModelConfig, sequence: Option<usize>, recipe: Option<&Formats>) -> Inspection {
     let sequence = sequence.unwrap_or(c.max_position_embeddings.min(4096));
-    let cache = C * (c.kv_lora_rank + c.qk_rope_head_dim) as u64;
+    let cache = CACHED * (c.kv_lora_rank + c.qk_rope_head_dim) as u64;
     Inspection {
         parameters: count(c),
         layers: c.num_hidden_layers,
@@ -319,11 +211,8 @@ pub fn inspect(c: &ModelConfig, sequence: Option<usize>) -> Inspection {
         cache_per_token: cache * c.num_hidden_layers as u64,
         max_position_embeddings: c.max_position_embeddings,
         flops_per_token: flops(c, sequence),
-        training_memory: training_memory(c, &Precision::COMPUTE),
-        training_memory_fp8: training_memory(c, &Precision::FP8),
+        training_memory: training_memory(c, &Formats::BF16),
+        training_memory_fp8: training_memory(c, &Formats::FP8),
+        training_memory_recipe: recipe.map(|formats| training_memory(c, formats)),
     }
 }
-
-mod table;
-#[cfg(test)]
-mod tests;

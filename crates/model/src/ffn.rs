@@ -18,7 +18,7 @@ pub struct Ffn {
 
 /// The gate and up products `[T, 2I]`; the SwiGLU output is recomputed in backward (report 3.2.3).
 pub struct FfnSaved {
-    gu: Kept,
+    pub(crate) gu: Kept,
 }
 
 /// Operands of the weight products; the shared operands `u` and `d` stay with the caller.

@@ -20,9 +20,11 @@ mod param;
 mod pass;
 pub mod precision;
 mod router;
+#[cfg(test)]
+mod wiring_tests;
 pub mod yarn;
 
-pub use balance::{max_vio, update_bias};
+pub use balance::update_bias;
 pub use batch::{IGNORE, Input, MtpInput};
 pub use block::{Block, BlockDeferred, BlockSaved, Mlp};
 pub use cached::{Decoder, SequenceCache};

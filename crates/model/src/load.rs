@@ -1,7 +1,7 @@
 //! Weights from and to Hugging Face checkpoints.
 
 use crate::config::ModelConfig;
-use crate::hf::{self, Checkpoint, Error, SaveOptions, SaveTensor, ScaleFormat, WeightFormat};
+use crate::hf::{self, Checkpoint, Error, Quantization, SaveOptions, SaveTensor, WeightFormat};
 use crate::model::Model;
 use crate::precision::Precision;
 use hadal_ops::{Cx, DType};
@@ -41,17 +41,17 @@ impl Model {
         values: impl Fn(usize) -> Option<&'a [f32]>,
     ) -> Result<(), Error> {
         let format = if dtype == DType::F32 { WeightFormat::F32 } else { WeightFormat::Bf16 };
-        self.save_into(dir, format, hf::SHARD_BYTES, values)
+        self.save_into(dir, format, &SaveOptions::default(), values)
     }
 
-    /// Writes `config.json` and the weights as `format` into a folder that is there, in shards of at most `shard_bytes`
+    /// Writes `config.json` and the weights as `format` into a folder that is there
     /// (router biases stay f32, as the released checkpoints have them; MTP modules get their copies of embedding and
     /// head). `values` replaces a parameter's master weights, by slot: averaged weights, say.
     pub fn save_into<'a>(
         &'a self,
         dir: &Path,
         format: WeightFormat,
-        shard_bytes: usize,
+        options: &SaveOptions<'_>,
         values: impl Fn(usize) -> Option<&'a [f32]>,
     ) -> Result<(), Error> {
         let mut tensors = Vec::new();
@@ -66,14 +66,13 @@ impl Model {
                 }
             }
         });
-        let scales = match format {
-            WeightFormat::Fp8(scales) => scales,
-            _ => ScaleFormat::F32,
-        };
         // Which tensors were quantised in the checkpoint the model came from says nothing about these.
-        let config = ModelConfig { quantization_config: None, ..self.config.clone() };
-        let options = SaveOptions { shard_bytes, scales, ..SaveOptions::default() };
-        hf::write_into(dir, &config, &tensors, &options, |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
+        let quantization_config = match format {
+            WeightFormat::Fp8(scales) => Some(Quantization::describe(scales, None)),
+            WeightFormat::F32 | WeightFormat::Bf16 => None,
+        };
+        let config = ModelConfig { quantization_config, ..self.config.clone() };
+        hf::write_into(dir, &config, &tensors, options, |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
             let (data, range) = &sources[&tensor.name];
             out.copy_from_slice(&data[range.start + start..][..out.len()]);
             Ok(())

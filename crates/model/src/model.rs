@@ -11,7 +11,7 @@ use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::{BalancePass, Pass};
-use crate::precision::{Precision, Product};
+use crate::precision::{Keep, Precision, Product};
 use crate::router::Routing;
 use hadal_ops::head::{self, HeadGrad};
 use hadal_ops::{Acc, Cx, DType, Tensor, embedding, moe, reduce, rope::RopeTable};
@@ -83,6 +83,15 @@ pub struct Workspace {
     mtp: Vec<(MtpSaved, Tensor)>,
 }
 
+/// What the forward pass keeps outside of blocks and MTP modules.
+pub(crate) struct EndsSaved {
+    /// The final norm's input and its reciprocal root mean squares.
+    x: Tensor,
+    rstd: Tensor,
+    /// Gradient of the norm's output so far, by the main loss.
+    d_h: Tensor,
+}
+
 /// Something a dump wants to see on the way.
 pub enum Probe<'a> {
     /// Residual stream f32 `[T, D]` after block `i - 1` (0: the embedding).
@@ -106,6 +115,7 @@ impl Model {
 
     /// The same with products and kept activations as a precision table says.
     pub fn with_precision(cx: &Cx, config: &ModelConfig, precision: Precision) -> Self {
+        assert!(precision.dispatch != Keep::E5m6, "model: rows are sent in the compute format or in fp8, not in e5m6");
         let mut b = Builder::new(cx, precision);
         let (layers, d, vocab) = (config.num_hidden_layers, config.hidden_size, config.vocab_size);
         let compute = Some(Product::Compute);
@@ -239,35 +249,66 @@ impl Model {
         mut observer: Option<Observer<'_>>,
     ) {
         let pass = self.pass(input, Some(weights), replay);
-        let x = self.trunk(cx, input, &pass, Some(&mut ws.blocks), &mut observer);
+        let saved = self.forward(cx, input, &pass, weights, ws, stats, grads, &mut observer);
+        self.backward(cx, input, &pass, saved, ws, stats, grads);
+    }
+
+    /// The first half: forward and losses, whose gradients the head takes at once. What backward needs is in `ws` and in
+    /// the result.
+    pub(crate) fn forward(
+        &self,
+        cx: &Cx,
+        input: &Input,
+        pass: &Pass<'_>,
+        weights: &LossWeights<'_>,
+        ws: &mut Workspace,
+        stats: &mut StepStats,
+        grads: &mut Grads,
+        observer: &mut Option<Observer<'_>>,
+    ) -> EndsSaved {
+        let x = self.trunk(cx, input, pass, Some(&mut ws.blocks), observer);
         let (h, rstd) = norm::forward(cx, &x, &self.norm, self.config.rms_norm_eps as f32);
-        show(&mut observer, Probe::Final(&h));
+        show(observer, Probe::Final(&h));
         let mut d_h = cx.empty(h.shape(), DType::F32);
         stats.main += self.head_loss(cx, &h, &input.targets, weights.main, Some((&mut d_h, grads)));
 
-        // MTP modules, each on the previous one's output; then backward through them in reverse.
+        // MTP modules, each on the previous one's output.
         for (k, (module, rows)) in self.mtp.iter().zip(&input.mtp).enumerate() {
             if rows.rows.is_empty() {
                 break;
             }
-            let pass = Self::mtp_pass(&pass, input, k);
+            let pass = Self::mtp_pass(pass, input, k);
             let previous = ws.mtp.last().map_or(&h, |(s, _)| s.hidden());
             let (z, saved) = module.forward(cx, &self.embed, previous, rows, &pass, observer.is_some());
             if let Some(moe) = saved.block.moe() {
-                show(&mut observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
+                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
             }
-            show(&mut observer, Probe::Mtp(k + 1, saved.hidden(), &z));
+            show(observer, Probe::Mtp(k + 1, saved.hidden(), &z));
             let mut d_z = cx.empty(z.shape(), DType::F32);
             let weight = weights.mtp.get(k).copied().unwrap_or(0.0);
             stats.mtp[k] += self.head_loss(cx, &z, &rows.targets, weight, Some((&mut d_z, grads)));
             ws.mtp.push((saved, d_z));
         }
-        drop(h);
+        EndsSaved { x, rstd, d_h }
+    }
+
+    /// The second half: backward through MTP modules and blocks, which takes everything out of `ws`.
+    fn backward(
+        &self,
+        cx: &Cx,
+        input: &Input,
+        pass: &Pass<'_>,
+        saved: EndsSaved,
+        ws: &mut Workspace,
+        stats: &mut StepStats,
+        grads: &mut Grads,
+    ) {
+        let EndsSaved { x, rstd, mut d_h } = saved;
         let mut d_next = None;
         while let Some((saved, d_z)) = ws.mtp.pop() {
             let k = ws.mtp.len();
-            Self::count(cx, &self.mtp[k].block, &saved.block, &pass, stats);
-            let pass = Self::mtp_pass(&pass, input, k);
+            Self::count(cx, &self.mtp[k].block, &saved.block, pass, stats);
+            let pass = Self::mtp_pass(pass, input, k);
             let mut d_hidden = ws.mtp.last().map(|(s, _)| cx.zeros(s.hidden().shape(), DType::F32));
             let d_previous = d_hidden.as_mut().unwrap_or(&mut d_h);
             let module = &self.mtp[k];
@@ -282,8 +323,8 @@ impl Model {
         drop((d_h, x));
         for block in self.blocks.iter().rev() {
             let saved = ws.blocks.pop().expect("one saved state for each block");
-            Self::count(cx, block, &saved, &pass, stats);
-            let deferred = block.backward_input(cx, &mut d, saved, &pass, grads);
+            Self::count(cx, block, &saved, pass, stats);
+            let deferred = block.backward_input(cx, &mut d, saved, pass, grads);
             block.backward_weight(cx, deferred, grads);
         }
         let (d_table, acc) = grads.target(&self.embed);

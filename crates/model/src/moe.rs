@@ -12,7 +12,7 @@ use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
 use crate::precision::{Keep, Kept};
 use crate::router::{Router, Routing};
-use hadal_ops::fp8::Quantized;
+use hadal_ops::fp8::{Quantized, Shape, Style};
 use hadal_ops::linear::Operand;
 use hadal_ops::moe::{self, Plan};
 use hadal_ops::{Acc, Cx, DType, Tensor, linear, swiglu};
@@ -36,7 +36,7 @@ pub struct Dispatched {
     /// Where each row comes from and goes to.
     pub plan: Plan,
     /// Inputs `[R, D]`.
-    x: Kept,
+    pub(crate) x: Kept,
     /// Gate values f32 `[R]`.
     g: Tensor,
 }
@@ -47,15 +47,15 @@ pub struct MoeSaved {
     pub routing: Routing,
     /// Rows of the experts.
     pub dispatched: Dispatched,
-    gu: Kept,
-    shared: Option<FfnSaved>,
+    pub(crate) gu: Kept,
+    pub(crate) shared: Option<FfnSaved>,
 }
 
 /// Operands of the weight products; `u` and the output's gradient stay with the caller.
 pub struct MoeDeferred {
     d_logits: Tensor,
     plan: Plan,
-    d_y: Kept,
+    pub(crate) d_y: Kept,
     h: Tensor,
     d_gu: Tensor,
     x: Kept,
@@ -88,17 +88,18 @@ impl Moe {
     /// Phase dispatch: sorts tokens by expert and gathers their rows.
     pub fn dispatch(&self, cx: &Cx, u: &Tensor, routing: &Routing) -> Dispatched {
         let plan = moe::plan(cx, &routing.idx, self.router.cfg.experts);
-        let x = self.send(cx, u, &plan);
+        let x = self.send(cx, u, &plan, Shape::Tile);
         let mut g = cx.empty(&[plan.rows()], DType::F32);
         moe::gather_scale(cx, &routing.weight, &plan, &mut g);
         Dispatched { plan, x, g }
     }
 
     /// A row of `u` for each of its experts, in the format of dispatch (report 3.3.3: the same way for activations before
-    /// the up-projections and for gradients before the down-projections).
-    fn send(&self, cx: &Cx, u: &Tensor, plan: &Plan) -> Kept {
+    /// the up-projections and for gradients before the down-projections). Blocks are of rows of `u`: neighbours in the
+    /// batch, not at the expert.
+    fn send(&self, cx: &Cx, u: &Tensor, plan: &Plan, shape: Shape) -> Kept {
         if let Some(style) = self.dispatch.style(true) {
-            return Kept::Tiles(Quantized::new(cx, u, style).permute(cx, plan));
+            return Kept::Tiles(Quantized::new(cx, u, Style { shape, ..style }).permute(cx, plan));
         }
         let mut x = cx.empty(&[plan.rows(), u.cols()], cx.compute());
         moe::permute(cx, u, plan, &mut x);
@@ -146,13 +147,19 @@ impl Moe {
         balance: Option<BalancePass<'_>>,
     ) -> MoeDeferred {
         let MoeSaved { routing, dispatched: Dispatched { plan, x, g }, gu, shared } = saved;
-        // Mirror of combine: every row receives its token's gradient.
-        let d_y = self.send(cx, d, &plan);
+        // Mirror of combine: every row receives its token's gradient. (Blocks, the report's counter-example, are for the
+        // input gradient alone: the weight's reads tiles all the same.)
+        let d_y = self.send(cx, d, &plan, Shape::Tile);
+        let (shape, codes) = (self.down.weight().gradients().shape, self.down.weight().dtype() == DType::U8);
+        let blocks =
+            (shape == Shape::Block && codes && self.dispatch == Keep::Fp8).then(|| self.send(cx, d, &plan, shape));
+        let d_sent = blocks.as_ref().unwrap_or(&d_y).operand();
         let mut floats = None;
         let gate_up = gu.floats(cx, &mut floats);
         // Mirror of experts.
         let mut d_h = cx.empty(&[x.rows(), gu.cols() / 2], cx.compute());
-        linear::grouped_backward_input(cx, d_y.operand(), self.down.weight(), &plan.offsets, &mut d_h, Acc::Write);
+        linear::grouped_backward_input(cx, d_sent, self.down.weight(), &plan.offsets, &mut d_h, Acc::Write);
+        drop(blocks);
         let mut d_gu = cx.empty(gate_up.shape(), cx.compute());
         let mut h = cx.empty(d_h.shape(), cx.compute());
         let mut d_g = cx.empty(g.shape(), DType::F32);

@@ -28,19 +28,26 @@ pub struct Mtp {
     /// `shared_head.norm`
     pub norm: Param,
     eps: f32,
+    recompute: bool,
 }
 
 /// Every activation backward needs.
 pub struct MtpSaved {
     e: Tensor,
-    rstd_e: Tensor,
     h: Tensor,
-    rstd_h: Tensor,
-    cat: Tensor,
+    /// None where it is computed again.
+    pub(crate) normed: Option<Normed>,
     /// The block's saved state.
     pub block: BlockSaved,
     y: Tensor,
     rstd: Tensor,
+}
+
+/// Outputs of the two norms side by side, and their reciprocal root mean squares.
+pub(crate) struct Normed {
+    pub(crate) cat: Tensor,
+    rstd_e: Tensor,
+    rstd_h: Tensor,
 }
 
 /// Operands of the weight products.
@@ -60,6 +67,7 @@ impl Mtp {
             block: Block::new(b, cfg, layer, moe_index),
             norm: b.norm(format!("{p}.shared_head.norm.weight"), d),
             eps: cfg.rms_norm_eps as f32,
+            recompute: b.precision.recompute,
         }
     }
 
@@ -78,6 +86,16 @@ impl Mtp {
         f(&mut self.norm);
     }
 
+    /// `[RMSNorm_e(e) ; RMSNorm_h(h)]` in the compute format.
+    fn norms(&self, cx: &Cx, e: &Tensor, h: &Tensor) -> Normed {
+        let (r, d) = (e.rows(), e.cols());
+        let mut cat = cx.empty(&[r, 2 * d], cx.compute());
+        let (mut rstd_e, mut rstd_h) = (cx.empty(&[r], DType::F32), cx.empty(&[r], DType::F32));
+        rmsnorm::forward(cx, e, &self.enorm.value, self.eps, cat.columns_mut(0..d), &mut rstd_e);
+        rmsnorm::forward(cx, h, &self.hnorm.value, self.eps, cat.columns_mut(d..2 * d), &mut rstd_h);
+        Normed { cat, rstd_e, rstd_h }
+    }
+
     /// From the previous depth's `h_td` (any format): the head's input `z_rd` (compute format) and what was saved;
     /// `h^k` itself is [`MtpSaved::hidden`].
     pub fn forward(
@@ -94,15 +112,13 @@ impl Mtp {
         embedding::forward(cx, &table.value, &input.ids, &mut e);
         let mut h = cx.empty(&[r, d], previous.dtype());
         elementwise::gather_rows(cx, previous, &input.rows, &mut h);
-        let mut cat = cx.empty(&[r, 2 * d], cx.compute());
-        let (mut rstd_e, mut rstd_h) = (cx.empty(&[r], DType::F32), cx.empty(&[r], DType::F32));
-        rmsnorm::forward(cx, &e, &self.enorm.value, self.eps, cat.columns_mut(0..d), &mut rstd_e);
-        rmsnorm::forward(cx, &h, &self.hnorm.value, self.eps, cat.columns_mut(d..2 * d), &mut rstd_h);
+        let normed = self.norms(cx, &e, &h);
         let mut x = cx.empty(&[r, d], DType::F32);
-        linear::forward(cx, &cat, self.eh_proj.weight(), &mut x, Acc::Write);
+        linear::forward(cx, &normed.cat, self.eh_proj.weight(), &mut x, Acc::Write);
+        let normed = (!self.recompute).then_some(normed);
         let (y, block) = self.block.forward(cx, x, pass, keep_logits);
         let (z, rstd) = norm::forward(cx, &y, &self.norm, self.eps);
-        (z, MtpSaved { e, rstd_e, h, rstd_h, cat, block, y, rstd })
+        (z, MtpSaved { e, h, normed, block, y, rstd })
     }
 
     /// `d_z`: gradient of the head's input. `d_next`: gradient of `h^k` from the next depth, if there is one.
@@ -119,7 +135,7 @@ impl Mtp {
         d_previous: &mut Tensor,
         grads: &mut Grads,
     ) -> MtpDeferred {
-        let MtpSaved { e, rstd_e, h, rstd_h, cat, block, y, rstd } = saved;
+        let MtpSaved { e, h, normed, block, y, rstd } = saved;
         let width = y.cols();
         let (mut d, acc) = d_next.map_or_else(|| (cx.empty(y.shape(), DType::F32), Acc::Write), |d| (d, Acc::Add));
         norm::backward(cx, d_z, &y, &self.norm, &rstd, &mut d, acc, grads);
@@ -127,6 +143,7 @@ impl Mtp {
         let block = self.block.backward_input(cx, &mut d, block, pass, grads);
         let mut d_c = cx.empty(d.shape(), cx.compute());
         elementwise::cast(cx, &d, &mut d_c);
+        let Normed { cat, rstd_e, rstd_h } = normed.unwrap_or_else(|| self.norms(cx, &e, &h));
         let mut d_cat = cx.empty(cat.shape(), cx.compute());
         linear::backward_input(cx, &d_c, self.eh_proj.weight(), &mut d_cat, Acc::Write);
         // `d` is free now: it carries the two halves' gradients in turn.

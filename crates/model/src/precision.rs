@@ -11,6 +11,19 @@
 //! | outputs of norms and of MLA's up-projections | kept in BF16 | recomputed in backward |
 //! | master weights, gradients, residual stream | f32 | f32 |
 //!
+//! The report keeps the linear layers' inputs in FP8 for their weights' gradients. Here the rows sent to experts, SwiGLU's
+//! inputs and the input of `o_proj` are kept in codes; the other inputs are computed again and quantised when they are used.
+//! In BF16 stay MLA's latents before their norms, the rotated key, and what an MTP module reads of the depth before it.
+//!
+//! Departures, and what the report leaves open:
+//! - The gradient into a down projection has powers of two as scales where it is sent, that is at routed experts. Dense
+//!   layers and shared experts send nothing: `amax / 448`, as all operands without a rule of their own.
+//! - Forward's product of `o_proj` reads E4M3 with `amax / 448`, made from the compute format. E5M6 is what is kept.
+//! - `gradients = "block"` is about the products for input gradients alone. Rows sent to routed experts get the scales of
+//!   blocks of 128 neighbours in the batch, other blocks are of neighbours in the matrix. With powers of two, as sent rows
+//!   have them, sharing a scale costs bits only where a number is 2^-14 of the largest in its block or less.
+//! - The table is for training. What reads a checkpoint to evaluate or to generate multiplies in the compute format.
+//!
 //! Everything can be set by itself: a recipe's `[precision]` overrides what `run.precision` chose.
 
 use hadal_ops::fp8::{E4M3, E5M6, Quantized, Shape, Style, TILE};
@@ -106,7 +119,8 @@ pub struct Precision {
     pub swiglu_input: Keep,
     /// The input of `o_proj`.
     pub attn_out_input: Keep,
-    /// Whether outputs of norms and of MLA's up-projections are computed again in backward.
+    /// Whether outputs of norms (MTP's and those of the latents, too) and of MLA's up-projections are computed again in
+    /// backward.
     pub recompute: bool,
     /// What shares a scale in products for input gradients.
     pub gradients: Gradients,
@@ -167,8 +181,9 @@ impl Precision {
 }
 
 impl Keep {
-    /// How tiles are made; none where the activation stays as it is. What a linear layer reads has the scale that its
-    /// product expects; the two special ones have powers of two, so that turning tiles adds no error (report 3.3.3).
+    /// How tiles are made; none where the activation stays as it is. Dispatched rows and the input of `o_proj` have powers
+    /// of two as scales, and so have the tiles of 128x1 into which they are turned for the weight's gradient (report 3.3.3).
+    /// Turning adds no error to E4M3, but for what falls below the grid's normal numbers; E5M6 is rounded to E4M3 there.
     pub(crate) fn style(self, power_of_two: bool) -> Option<Style> {
         match self {
             Self::Compute => None,
@@ -187,6 +202,15 @@ impl Keep {
             Self::Fp8 => n + 4 * tiles,
             Self::E5m6 => n + (TILE as u64 / 2 + 4) * tiles,
         }
+    }
+}
+
+impl Precision {
+    /// The formats of all products.
+    pub fn products(&self) -> [Product; 9] {
+        let Self { attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj, .. } =
+            *self;
+        [attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj]
     }
 }
 

@@ -17,6 +17,8 @@ const CLASSES: usize = 64 * 4;
 pub(crate) struct Buffer {
     ptr: NonNull<u8>,
     bytes: usize,
+    /// Bytes that were asked for.
+    asked: usize,
 }
 
 // SAFETY: a Buffer owns its memory exclusively, like a Box<[u8]>.
@@ -43,7 +45,7 @@ impl Buffer {
         }
         // SAFETY: inside the allocation.
         unsafe { ptr.write_bytes(0, layout.size()) };
-        Self { ptr, bytes }
+        Self { ptr, bytes, asked: 0 }
     }
 
     pub(crate) fn as_ptr(&self) -> *const u8 {
@@ -76,6 +78,7 @@ struct Inner {
     free: Vec<Vec<Buffer>>,
     live_bytes: usize,
     peak_bytes: usize,
+    asked_bytes: usize,
 }
 
 /// Shared handle of one pool.
@@ -104,16 +107,20 @@ impl Pool {
         let (size, class) = class_of(bytes);
         let mut inner = self.lock();
         inner.live_bytes += size;
+        inner.asked_bytes += bytes;
         inner.peak_bytes = inner.peak_bytes.max(inner.live_bytes);
         let found = inner.free[class].pop();
         drop(inner);
-        found.unwrap_or_else(|| Buffer::new(size))
+        let mut buffer = found.unwrap_or_else(|| Buffer::new(size));
+        buffer.asked = bytes;
+        buffer
     }
 
     pub(crate) fn give(&self, buffer: Buffer) {
         let (_, class) = class_of(buffer.bytes);
         let mut inner = self.lock();
         inner.live_bytes -= buffer.bytes;
+        inner.asked_bytes -= buffer.asked;
         inner.free[class].push(buffer);
     }
 
@@ -121,6 +128,11 @@ impl Pool {
     pub fn usage(&self) -> (usize, usize) {
         let inner = self.lock();
         (inner.live_bytes, inner.peak_bytes)
+    }
+
+    /// Bytes in use now as they were asked for: the elements of all tensors, without what buffers are larger.
+    pub fn requested(&self) -> usize {
+        self.lock().asked_bytes
     }
 }
 
@@ -145,7 +157,8 @@ mod tests {
         pool.give(a);
         let b = pool.take(900);
         assert_eq!(b.as_ptr(), address);
+        assert_eq!((pool.usage(), pool.requested()), ((1024, 1024), 900));
         pool.give(b);
-        assert_eq!(pool.usage(), (0, 1024));
+        assert_eq!((pool.usage(), pool.requested()), ((0, 1024), 0));
     }
 }

@@ -63,17 +63,8 @@ impl Corpus {
         let split = split::hold_out(documents, data.validation_share, seed)?;
         let held = split.held_out.join(", ");
         say(&format!("held out for validation: {held} ({:.2} MB)", megabytes_of(&split.validation)));
-        let tokenizer = tokenizer(data, vocab_size, seed, &split.train, say)?;
-        tokenizer.save(&folder.join("tokenizer"))?;
-        let packed = folder.join("data");
-        let rate = pack::pack(&packed, "train", &split.train, &tokenizer, SHARD_TOKENS)?;
-        pack::pack(&packed, "validation", &split.validation, &tokenizer, SHARD_TOKENS)?;
-        say(&format!(
-            "packed {:.1} M tokens, {:.2} bytes a token, {:.0} MB/s",
-            rate.tokens as f64 / 1e6,
-            rate.bytes as f64 / rate.tokens.max(1) as f64,
-            rate.mb_per_second()
-        ));
+        let (beside, packed) = (folder.join("tokenizer"), folder.join("data"));
+        pack_split(&split.train, &split.validation, data, vocab_size, seed, [&beside, &packed], say)?;
         Self::open(folder)
     }
 
@@ -131,6 +122,30 @@ impl Corpus {
             })
             .collect()
     }
+}
+
+/// Trains the tokenizer (or loads it) and packs both sides of a split: the tokenizer into the first folder, tokens into the
+/// second, which may be the same.
+pub fn pack_split(
+    train: &[Document],
+    validation: &[Document],
+    data: &Data,
+    vocab_size: usize,
+    seed: u64,
+    [tokenizer_folder, packed]: [&Path; 2],
+    say: &mut dyn FnMut(&str),
+) -> Result<(), DataError> {
+    let tokenizer = tokenizer(data, vocab_size, seed, train, say)?;
+    tokenizer.save(tokenizer_folder)?;
+    let rate = pack::pack(packed, "train", train, &tokenizer, SHARD_TOKENS)?;
+    pack::pack(packed, "validation", validation, &tokenizer, SHARD_TOKENS)?;
+    say(&format!(
+        "packed {:.1} M tokens, {:.2} bytes a token, {:.0} MB/s",
+        rate.tokens as f64 / 1e6,
+        rate.bytes as f64 / rate.tokens.max(1) as f64,
+        rate.mb_per_second()
+    ));
+    Ok(())
 }
 
 fn megabytes_of(documents: &[Document]) -> f64 {

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod corpus;
 pub mod evaluate;
 pub mod experiment;
+pub mod fidelity;
 pub mod live;
 pub mod metrics;
 pub mod optim;

@@ -253,6 +253,8 @@ mod tests {
     fn loads_become_figures() {
         let l = LayerLoad::new(1, &[3, 0, 5, 0], &[30, 10, 50, 10]);
         assert_eq!((l.max_vio, l.max_vio_run, l.dead), (1.5, 1.0, 0.5));
+        assert_eq!(max_vio([4.0, 4.0, 4.0].into_iter()), 0.0);
+        assert_eq!(max_vio([8.0, 0.0, 4.0].into_iter()), 1.0);
         assert_eq!(max_vio([0.0, 0.0].into_iter()), 0.0);
         assert_eq!(max_vio(std::iter::empty()), 0.0);
     }

@@ -8,8 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use hadal_model::config::{ConfigError, ModelConfig, ModelType};
+use hadal_model::count::Formats;
 use hadal_model::hf::atomic;
-use hadal_model::precision::{Keep, Precision};
+use hadal_model::precision::{Keep, Precision, Product};
+use hadal_ops::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -134,6 +136,12 @@ impl Plan {
         recipe.schedule.total_tokens == Total::Measured
     }
 
+    /// What the run computes in.
+    pub fn formats(&self) -> Formats {
+        let compute = if self.run.precision == RunPrecision::F32 { DType::F32 } else { DType::Bf16 };
+        Formats { compute, table: self.precision }
+    }
+
     /// Writes the plan into a run's folder, whole or not at all.
     pub fn save(&self, folder: &Path) -> Result<(), PlanError> {
         let path = folder.join(PLAN_FILE);
@@ -175,6 +183,11 @@ fn diff(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
             for k in keys {
                 let path = if path.is_empty() { k.clone() } else { format!("{path}.{k}") };
                 diff(&path, x.get(k).unwrap_or(&Value::Null), y.get(k).unwrap_or(&Value::Null), out);
+            }
+        }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() && x.iter().chain(y).all(Value::is_object) => {
+            for (i, (a, b)) in x.iter().zip(y).enumerate() {
+                diff(&format!("{path}.{i}"), a, b, out);
             }
         }
         _ if a != b => out.push(format!("{path}: {a} / {b}")),
@@ -268,24 +281,35 @@ fn resolve_precision(r: &Recipe) -> Result<Precision, RecipeError> {
     let mut rows = toml::Table::try_from(base).expect("the table has plain values");
     for (key, value) in &r.precision {
         let place = format!("precision.{key}");
-        if !rows.contains_key(key) {
-            let hint = nearest(key, rows.keys().map(String::as_str));
+        let Some(old) = rows.insert(key.clone(), value.clone()) else {
+            let hint = nearest(key, rows.keys().filter(|k| *k != key).map(String::as_str));
             let hint = hint.map_or_else(String::new, |n| format!(" (did you mean `{n}`?)"));
             return Err(r.source.at_key(&place, format!("the precision table has no such row{hint}")));
+        };
+        if !value.same_type(&old) {
+            let message = format!("is {value}, not a {} (for example {old})", old.type_str());
+            return Err(r.source.at_key(&place, message));
         }
-        let old = rows.insert(key.clone(), value.clone());
         if let Err(e) = rows.clone().try_into::<Precision>() {
-            let old = old.map_or_else(String::new, |v| format!(" (for example {v})"));
-            return Err(r.source.at_key(&place, format!("{}{old}", e.message())));
+            return Err(r.source.at_key(&place, format!("{} (for example {old})", e.message())));
         }
     }
     let table: Precision = rows.try_into().expect("every row was tried");
     if table.dispatch == Keep::E5m6 {
         return Err(r.source.at_key("precision.dispatch", "is \"compute\" or \"fp8\""));
     }
-    if r.run.precision == RunPrecision::F32 && table != Precision::COMPUTE {
-        let message = "the table varies bf16 and fp8 runs; an f32 run is f32 throughout";
-        return Err(r.source.at_key("run.precision", message));
+    let plain = toml::Table::try_from(Precision::COMPUTE).expect("the table has plain values");
+    let codes = table.products().contains(&Product::Fp8);
+    for (key, value) in r.precision.iter().filter(|(key, value)| plain[*key] != **value) {
+        let why = match key.as_str() {
+            "gradients" | "accumulator" if !codes => "acts on products in fp8, and this run has none",
+            "gradients" | "accumulator" | "recompute" => continue,
+            _ if r.run.precision == RunPrecision::F32 && value.as_str() != Some("f32") => {
+                "an f32 run is f32 throughout: the table varies bf16 and fp8 runs"
+            }
+            _ => continue,
+        };
+        return Err(r.source.at_key(&format!("precision.{key}"), why));
     }
     Ok(table)
 }
@@ -411,6 +435,9 @@ fn resolve_batch(r: &Recipe, total: u64) -> Result<BatchRamp, RecipeError> {
         Err(r.source.at_key(key, message))
     };
     whole("batch.sequences", b.sequences)?;
+    if let Some(why) = r.balance.method.cut(b.sequences, b.micro_batch) {
+        return Err(r.source.at_key("balance.method", format!("{why}: set batch.micro_batch = {}", b.sequences)));
+    }
     let (mut from, mut over) = (b.sequences, 0);
     if let Some(ramp) = &b.ramp {
         whole("batch.ramp.from", ramp.from)?;

@@ -37,15 +37,22 @@ impl LayerRouting {
     }
 }
 
-/// Runs `model` over the windows of `set` and counts what its gates choose, MoE layer by layer.
-pub fn routing(cx: &Cx, model: &Model, set: &EvalSet) -> Vec<LayerRouting> {
+/// Runs `model` over the windows of `set` and counts what its gates choose for the first `most` scored tokens, MoE layer by
+/// layer.
+pub fn routing(cx: &Cx, model: &Model, set: &EvalSet, most: u64) -> Vec<LayerRouting> {
     let (experts, groups) = (model.config.n_routed_experts, model.config.n_group.max(1));
     let mut layers: Vec<LayerRouting> = Vec::new();
     if model.moe_blocks().next().is_none() {
         return layers;
     }
+    let mut left = most;
     each_input(cx, set, &mut |input, _| {
-        let real: Vec<bool> = input.targets.i32().iter().map(|t| *t >= 0).collect();
+        let mut counted = |target: &i32| {
+            let counts = *target >= 0 && left > 0;
+            left -= u64::from(counts);
+            counts
+        };
+        let real: Vec<bool> = input.targets.i32().iter().map(&mut counted).collect();
         let mut count = |probe: Probe<'_>| {
             let Probe::Routing(layer, routing) = probe else { return };
             let at = layers.iter().position(|l| l.layer == layer).unwrap_or_else(|| {
@@ -63,7 +70,7 @@ pub fn routing(cx: &Cx, model: &Model, set: &EvalSet) -> Vec<LayerRouting> {
             }
         };
         model.losses(cx, input, None, false, Some(&mut count));
-        true
+        left > 0
     });
     layers
 }
@@ -122,7 +129,7 @@ mod tests {
             let cx = Cx::cpu(2, DType::F32);
             let mut model = Model::new(&cx, &config);
             model.init(&cx, 1, 0.1);
-            let found = cx.threads().run(|| routing(&cx, &model, &set));
+            let found = cx.threads().run(|| routing(&cx, &model, &set, u64::MAX));
             assert_eq!(found.len(), (0..config.num_hidden_layers).filter(|l| config.is_moe_layer(*l)).count());
             for layer in &found {
                 assert_eq!((layer.tokens, layer.load.len()), (set.scored, experts));
@@ -130,6 +137,8 @@ mod tests {
                 let nodes = layer.nodes_a_token();
                 assert!(nodes >= 1.0 && nodes <= limit.min(chosen) as f64, "{nodes} of {limit}");
             }
+            let part = cx.threads().run(|| routing(&cx, &model, &set, 30));
+            assert!(part.iter().all(|l| l.tokens == 30 && l.load.iter().sum::<u64>() == 30 * chosen as u64));
         }
     }
 }

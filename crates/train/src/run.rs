@@ -10,7 +10,7 @@ use crate::live::{Live, Mode};
 use crate::metrics::{LayerLoad, MetricsError, MetricsLog, StepMetrics, Validation};
 use crate::optim::OptimConfig;
 use crate::plan::Plan;
-use crate::recipe::{BalanceMethod, Precision, RunPrecision, SpikeAction};
+use crate::recipe::{BalanceMethod, SpikeAction, Storage};
 use crate::spike::{SpikeWatch, Verdict};
 use crate::step::{StepSettings, Trainer};
 use crate::tensorboard::EventFile;
@@ -83,8 +83,8 @@ pub struct Outcome {
 
 /// A fresh trainer for a plan: initial weights from the seed, or those of a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
-    let compute = if plan.run.precision == RunPrecision::F32 { DType::F32 } else { DType::Bf16 };
-    let cx = Cx::cpu(plan.run.threads, compute).with_accumulator(plan.precision.accumulator.of_products());
+    let cx =
+        Cx::cpu(plan.run.threads, plan.formats().compute).with_accumulator(plan.precision.accumulator.of_products());
     let model = cx.threads().run(|| {
         if let Some(path) = init {
             return Model::load_with(&cx, &hf::Checkpoint::open_with(path, plan.model.clone())?, plan.precision);
@@ -104,7 +104,7 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         beta2: o.beta2,
         eps: o.eps,
         weight_decay: o.weight_decay,
-        moments: if o.moments == Precision::F32 { DType::F32 } else { DType::Bf16 },
+        moments: if o.moments == Storage::F32 { DType::F32 } else { DType::Bf16 },
     };
     Ok(Trainer::new(cx, model, optim, plan.ema_decay as f32))
 }

@@ -6,7 +6,7 @@
 //! stage begins at the small learning rate at which the run before it ended: with fresh moments AdamW's first steps would
 //! have the size of the learning rate in every weight, whatever the gradient.
 //!
-//! What changes: sequences are longer, positions are YaRN's, the learning rate is constant, balance and MTP weight stay
+//! What changes: sequences are longer, positions are YaRN's, the learning rate is constant or falls once, balance and MTP weight stay
 //! as they are at the main run's end. Checkpoints and validations that the main run counts in tokens come as often in
 //! proportion to the stage's length.
 
@@ -73,6 +73,9 @@ impl Plan {
             let why = format!("{sequences} sequences are no whole number of micro-batches of {micro_batch}");
             return bad("sequences", why);
         }
+        if let Some(why) = self.balance.method.cut(sequences, micro_batch) {
+            return bad("micro_batch", format!("{why}: set micro_batch = {sequences}"));
+        }
         let total = match stage.total_tokens {
             Amount::Tokens(n) => Some(n),
             Amount::Steps(n) => n.checked_mul(sequences * seq_len as u64),
@@ -82,15 +85,18 @@ impl Plan {
             return bad("total_tokens", "write tokens (\"2M\") or steps (\"1000 steps\"), more than 0");
         };
         let end = main.phases.last().map_or(main.peak_lr, |p| p.lr);
-        let lr = match stage.lr {
-            None => end,
-            Some(Lr::Absolute(lr)) => lr,
-            Some(Lr::OfPeak(Amount::Share { part, whole })) => main.peak_lr * part / whole,
-            Some(Lr::OfPeak(_)) => return bad("lr", "is neither a learning rate nor a share of peak_lr"),
+        let rate = |key, written: Option<Lr>, default| {
+            let lr = match written {
+                None => default,
+                Some(Lr::Absolute(lr)) => lr,
+                Some(Lr::OfPeak(Amount::Share { part, whole })) => main.peak_lr * part / whole,
+                Some(Lr::OfPeak(_)) => return bad(key, "is neither a learning rate nor a share of peak_lr"),
+            };
+            if lr > 0.0 && lr.is_finite() { Ok(lr) } else { bad(key, "must be above 0") }
         };
-        if !(lr > 0.0 && lr.is_finite()) {
-            return bad("lr", "must be above 0");
-        }
+        let lr = rate("lr", stage.lr, end)?;
+        let lr_end = rate("lr_end", stage.lr_end, lr)?;
+        let shape = if stage.lr_end.is_some() { Shape::Cosine } else { Shape::Constant };
 
         let constant = |s: Switch| Switch { early: s.late, until: 0, late: s.late };
         let scaled = |every: Every| match every {
@@ -111,7 +117,7 @@ impl Plan {
                 total_tokens: total,
                 peak_lr: lr,
                 warmup_tokens: 0,
-                phases: vec![Phase { end: total, shape: Shape::Constant, lr }],
+                phases: vec![Phase { end: total, shape, lr: lr_end }],
                 batch,
                 gamma: constant(main.gamma),
                 mtp_weight: constant(main.mtp_weight),
@@ -155,6 +161,10 @@ mod tests {
         assert_eq!((b.schedule.total_tokens, b.schedule.batch.to), (1_638_400, 1));
         assert!((b.schedule.lr(5) - 2e-5).abs() < 1e-12);
         assert_eq!(settings(b, 0).unwrap().1, 1);
+        // A stage may cool down.
+        let p = plan(&RECIPE.replace("lr = \"2%\"", "lr = \"2%\"\nlr_end = \"1%\"")).unwrap();
+        let rates = [0, 819_200, 1_638_400].map(|t| p.stages[1].schedule.lr(t));
+        assert!(rates.iter().zip([2e-5, 1.5e-5, 1e-5]).all(|(a, b)| (a - b).abs() < 1e-10), "{rates:?}");
         // A tenth of the run is a tenth of the stage.
         assert_eq!((p.checkpoint_every, a.checkpoint_every), (Every::Tokens(2_000_000), Every::Tokens(200_000)));
         // The window of shuffled rows keeps its size in tokens.
@@ -174,6 +184,7 @@ mod tests {
             ("sequences = 4", "micro_batch = 0", "stage.0.micro_batch", "at least 1"),
             ("lr = \"2%\"", "lr = \"3 steps\"", "stage.1.lr", "peak_lr"),
             ("lr = \"2%\"", "lr = 0.0", "stage.1.lr", "above 0"),
+            ("lr = \"2%\"", "lr_end = 0.0", "stage.1.lr_end", "above 0"),
             ("lr = \"2%\"", "original_len = 0", "stage.1.original_len", "at least 1"),
             ("lr = \"2%\"", "learning_rate = 1", "stage", "learning_rate"),
         ] {

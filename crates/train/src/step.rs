@@ -1,8 +1,10 @@
 //! One training step: micro-batches, gradients, clipping, AdamW, balance update, EMA.
 //!
 //! Losses are means over the valid targets of the whole step, so their factors are known before the first forward
-//! pass, and a step gives the same gradient however it is cut into micro-batches. Expert loads are integers summed over
-//! the step; the selection biases move once, after the update (report 2.1.2).
+//! pass, and a step gives the same gradient however it is cut into micro-batches, up to the order of f32 sums. There are two
+//! exceptions. A balance loss over the batch is one over each micro-batch (plans with it do not cut batches). And in FP8
+//! weight gradients give 128 tokens of a micro-batch one scale, so that a cut elsewhere rounds otherwise. Expert loads are
+//! integers summed over the step; the selection biases move once, after the update (report 2.1.2).
 
 use crate::optim::{Ema, OptimConfig, Optimizer, clip_scale, grad_norm};
 use hadal_model::{BalanceGroups, Grads, Input, LossWeights, Model, StepStats, Workspace, update_bias};

@@ -62,6 +62,9 @@ pub(crate) struct NiahArgs {
 pub(crate) struct InspectArgs {
     /// A config.json, a checkpoint's folder, a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
     pub(crate) config: String,
+    /// Change a key of the recipe (a built-in name then means the recipe)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Sequence length for attention's share of the FLOPs [default: the recipe's, or 4096]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) seq_len: Option<usize>,
@@ -98,16 +101,20 @@ pub(crate) struct DumpArgs {
 pub(crate) struct ExperimentArgs {
     /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, yarn, or a .toml file like those in experiments/; `list` shows them
     pub(crate) name: String,
-    /// Minutes for all runs together [default: the experiment's]
+    /// Minutes for everything: reading, all runs and seeds, looking at them [default: the experiment's]
     #[arg(long, value_name = "MINUTES", conflicts_with = "tokens")]
     pub(crate) budget: Option<f64>,
-    /// Tokens of each run, instead of minutes (as 3M)
+    /// Tokens of each run's main part, instead of minutes (as 3M)
     #[arg(long)]
     pub(crate) tokens: Option<String>,
-    /// Text to train on [default: the dependencies' sources]
+    /// How often each run is made, with another seed each time [default: the experiment's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) seeds: Option<u64>,
+    /// Text to train on [default: the kinds of text given with --domain, or the dependencies' sources]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
-    /// A kind of text to watch the experts on, as in --domain maths=held-out/maths.txt; repeat it for others
+    /// A kind of text to watch the experts on, as in --domain maths=maths.jsonl; repeat it for others. Without --text the runs
+    /// train on all kinds in equal parts, less what is held out of each to watch on
     #[arg(long = "domain", value_name = "NAME=PATH", value_parser = named_path)]
     pub(crate) domains: Vec<(String, PathBuf)>,
     /// Folder of the runs; runs that are there are gone on with, finished ones are kept [default: runs/experiment-NAME]

@@ -1,6 +1,6 @@
 //! `hadal bench`: how fast this machine does the work.
 
-use super::inspect::model_of;
+use super::inspect::plan_of;
 use crate::cli::{BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, ProductFormat};
 use anyhow::{Result, ensure};
 use hadal_model::ModelConfig;
@@ -56,7 +56,7 @@ fn accumulator(args: &BenchAccumulatorArgs) {
 
 /// The products of a step, and one cube of 512, against the multiply instruction's own rate.
 fn gemm(args: &BenchGemmArgs) -> Result<()> {
-    let config = model_of(&Recipe::load(&args.recipe, &[])?)?;
+    let config = plan_of(&Recipe::load(&args.recipe, &[])?)?.model;
     let layers = layers(&config);
     ensure!(
         config.vocab_size.max(config.hidden_size) < 1 << 17 && config.n_routed_experts <= 64,

@@ -70,7 +70,7 @@ pub(crate) struct Stretch {
     from: usize,
     to: usize,
     pub(crate) loss: f64,
-    targets: u64,
+    pub(crate) targets: u64,
 }
 
 impl Stretch {

@@ -2,34 +2,48 @@
 
 use super::common::{model_folder, show};
 use crate::cli::InspectArgs;
-use anyhow::{Context, Result, bail};
-use hadal_model::{ModelConfig, count};
+use anyhow::{Context, Result, bail, ensure};
+use hadal_model::ModelConfig;
+use hadal_model::count::{self, Formats};
 use hadal_train::plan::Plan;
 use hadal_train::recipe::{RECIPES, Recipe};
 use std::path::Path;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
-    let (config, seq_len) = find(&args.config)?;
-    let found = count::inspect(&config, args.seq_len.or(seq_len));
+    let Found { config, seq_len, formats } = find(&args.config, &args.set)?;
+    let found = count::inspect(&config, args.seq_len.or(seq_len), formats.as_ref());
     let text = if args.json { serde_json::to_string_pretty(&found)? + "\n" } else { found.to_string() };
     show(&text).context("cannot write to standard output")
 }
 
-/// The configuration that `name` means, and the sequence length if a recipe gives one.
-fn find(name: &str) -> Result<(ModelConfig, Option<usize>)> {
-    if let Some(config) = ModelConfig::named(name) {
-        return Ok((config, None));
+/// What a name means; sequence length and formats if a recipe gives them.
+struct Found {
+    config: ModelConfig,
+    seq_len: Option<usize>,
+    formats: Option<Formats>,
+}
+
+impl From<ModelConfig> for Found {
+    fn from(config: ModelConfig) -> Self {
+        Self { config, seq_len: None, formats: None }
+    }
+}
+
+fn find(name: &str, set: &[String]) -> Result<Found> {
+    if let Some(config) = ModelConfig::named(name).filter(|_| set.is_empty()) {
+        return Ok(config.into());
     }
     let path = Path::new(name);
     if RECIPES.iter().any(|r| r.0 == name) || path.extension().is_some_and(|e| e == "toml") {
-        let recipe = Recipe::load(name, &[])?;
-        return Ok((model_of(&recipe)?, Some(recipe.data.seq_len)));
+        let plan = plan_of(&Recipe::load(name, set)?)?;
+        return Ok(Found { formats: Some(plan.formats()), seq_len: Some(plan.data.seq_len), config: plan.model });
     }
+    ensure!(set.is_empty(), "--set changes a recipe, and `{name}` is none");
     if path.is_dir() {
-        return Ok((ModelConfig::from_file(model_folder(path)?.join("config.json"))?, None));
+        return Ok(ModelConfig::from_file(model_folder(path)?.join("config.json"))?.into());
     }
     if path.is_file() {
-        return Ok((ModelConfig::from_file(path)?, None));
+        return Ok(ModelConfig::from_file(path)?.into());
     }
     let mut known: Vec<&str> = ModelConfig::names().chain(RECIPES.iter().map(|r| r.0)).collect();
     known.sort_unstable();
@@ -37,8 +51,8 @@ fn find(name: &str) -> Result<(ModelConfig, Option<usize>)> {
     bail!("`{name}` is neither a file or folder nor a built-in name ({})", known.join(", "))
 }
 
-/// The model of a recipe.
-pub(crate) fn model_of(recipe: &Recipe) -> Result<ModelConfig> {
-    // A length that is measured when a run begins changes nothing about the model; any rate serves here.
-    Ok(Plan::new(recipe, Some(1e4))?.model)
+/// The plan of a recipe whose length plays no part.
+pub(crate) fn plan_of(recipe: &Recipe) -> Result<Plan> {
+    // One that is measured when a run begins changes nothing about the model; any rate serves here.
+    Ok(Plan::new(recipe, Some(1e4))?)
 }

@@ -29,10 +29,16 @@ pub(crate) struct Session {
     pub(crate) after: Option<PathBuf>,
 }
 
-impl Session {
-    /// Prepares a new run. `minutes_left` is asked, once the data is there, how long training may take, if the recipe
-    /// leaves that to the machine.
-    pub(crate) fn begin(mut recipe: Recipe, minutes_left: impl FnOnce() -> Option<f64>) -> Result<Self> {
+/// A new run whose text is read and packed.
+pub(crate) struct Prepared {
+    pub(crate) recipe: Recipe,
+    pub(crate) corpus: Corpus,
+    folder: PathBuf,
+}
+
+impl Prepared {
+    /// Reads the text of a recipe into its folder, which must not hold a run.
+    pub(crate) fn new(recipe: Recipe) -> Result<Self> {
         let folder = PathBuf::from(&recipe.run.out);
         if folder.join(PLAN_FILE).exists() {
             bail!(
@@ -47,19 +53,33 @@ impl Session {
         let vocab = if draft.data.vocab_size > 0 { draft.data.vocab_size } else { draft.model.vocab_size };
         let seed = draft.run.seed;
         let corpus = Corpus::prepare(&source, &draft.data, vocab, seed, &folder, &mut |line| say!("{line}"))?;
-        let rate = if Plan::needs_measurement(&recipe) {
-            let rate = run::measure(&draft, &corpus, MEASURE_SECONDS)?;
-            say!("this machine trains {rate:.0} tokens a second");
+        Ok(Self { recipe, corpus, folder })
+    }
+
+    /// Fixes the run's plan; `rate` is this machine's, for a recipe that leaves its length to it.
+    pub(crate) fn begin(self, rate: Option<f64>) -> Result<Session> {
+        let plan = Plan::new(&self.recipe, rate)?;
+        plan.save(&self.folder)?;
+        Ok(Session { folder: self.folder, plan, corpus: Arc::new(self.corpus), resumed: false, after: None })
+    }
+}
+
+impl Session {
+    /// Prepares a new run. `minutes_left` is asked, once the data is there, how long training may take, if the recipe
+    /// leaves that to the machine.
+    pub(crate) fn begin(recipe: Recipe, minutes_left: impl FnOnce() -> Option<f64>) -> Result<Self> {
+        let mut prepared = Prepared::new(recipe)?;
+        let mut rate = None;
+        if Plan::needs_measurement(&prepared.recipe) {
+            let draft = Plan::new(&prepared.recipe, Some(1000.0))?;
+            let found = run::measure(&draft, &prepared.corpus, MEASURE_SECONDS)?;
+            say!("this machine trains {found:.0} tokens a second");
             if let Some(minutes) = minutes_left() {
-                recipe.schedule.minutes = minutes;
+                prepared.recipe.schedule.minutes = minutes;
             }
-            Some(rate)
-        } else {
-            None
-        };
-        let plan = Plan::new(&recipe, rate)?;
-        plan.save(&folder)?;
-        Ok(Self { folder, plan, corpus: Arc::new(corpus), resumed: false, after: None })
+            rate = Some(found);
+        }
+        prepared.begin(rate)
     }
 
     /// Opens a stopped run.
@@ -98,7 +118,7 @@ impl Session {
         // A model may be dense in all its layers.
         if steps.iter().any(|m| !m.layers.is_empty()) {
             plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
-            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, steps: &steps }])?;
+            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, seeds: &[steps] }])?;
         }
         Ok(())
     }

@@ -65,7 +65,10 @@ pub(crate) fn extend(args: &ExtendArgs) -> Result<()> {
         bail!("the run in {shown} is not finished: go on with it first (`hadal pretrain RECIPE --resume`)");
     }
     if let Some(seq_len) = args.to {
-        let number = main.plan.stages.len() + 1;
+        // The same command again goes on with the stage that it began.
+        let begun = main.plan.stages.len();
+        let unfinished = begun > 0 && !is_finished(&stage_folder(&main.folder, begun));
+        let number = if unfinished { begun } else { begun + 1 };
         let total_tokens = args.tokens.as_deref().context("--to: say how long with --tokens, as in --tokens 2M")?;
         let total_tokens = Amount::parse(total_tokens).map_err(|e| anyhow::anyhow!("--tokens: {e}"))?;
         let lr = args.lr.as_deref().map(|text| match (text.parse::<f64>(), Amount::parse(text)) {
@@ -73,12 +76,17 @@ pub(crate) fn extend(args: &ExtendArgs) -> Result<()> {
             (_, Ok(share)) => Ok(Lr::OfPeak(share)),
             (_, Err(_)) => bail!("--lr: write a learning rate (1e-4) or a share of the run's peak (\"10%\")"),
         });
+        // Rotary frequencies stay as the stage before has them, unless more is needed or something else is said.
+        let before = main.plan.stages[..number - 1].last().and_then(|s| s.model.rope_scaling.as_ref());
+        let original_len = args.original_len.or(before.map(|y| y.original_max_position_embeddings));
+        let least = original_len.map_or(1.0, |original| seq_len as f64 / original as f64);
         let stage = Stage {
             seq_len,
-            factor: args.factor,
-            original_len: args.original_len,
+            factor: args.factor.or(before.map(|y| y.factor.max(least))),
+            original_len,
             total_tokens,
             lr: lr.transpose()?,
+            lr_end: None,
             sequences: args.sequences,
             micro_batch: args.micro_batch,
         };
@@ -90,6 +98,10 @@ pub(crate) fn extend(args: &ExtendArgs) -> Result<()> {
             };
             anyhow::anyhow!("--{option}: {}", e.message)
         })?;
+        if unfinished && plan != main.plan.stages[begun - 1] {
+            bail!("stage {begun} of the run in {shown} is not finished: go on with it first (`hadal extend {shown}`)");
+        }
+        main.plan.stages.truncate(number - 1);
         main.plan.stages.push(plan);
         main.plan.save(&main.folder)?;
     }

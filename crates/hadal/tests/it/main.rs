@@ -1,5 +1,7 @@
 //! The built program, run as people run it, on the model crate's fixtures and on a tiny model with a tokenizer.
 
+#[cfg(target_os = "linux")]
+mod conversions;
 mod errors;
 mod experiments;
 mod kill;

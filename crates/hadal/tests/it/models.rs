@@ -2,7 +2,9 @@
 
 use crate::setup::{Tiny, fails, fixture, ok, ok_with};
 use hadal_data::{Packed, Tokenizer};
+use hadal_model::count::Formats;
 use hadal_model::dump::{Array, dump};
+use hadal_model::precision::{Keep, Precision, Product};
 use hadal_model::{Model, ModelConfig, count, hf::Checkpoint};
 use hadal_ops::{Cx, DType};
 use safetensors::{Dtype, SafeTensors};
@@ -87,6 +89,50 @@ fn inspect_counts_as_the_library_does() {
     let folder = fixture("tied");
     let table = ok(["inspect", folder.to_str().unwrap()]);
     assert_eq!(table, ok(["inspect", folder.join("config.json").to_str().unwrap()]));
+}
+
+/// A recipe's formats decide its memory: `run.precision` and every row of its table.
+#[test]
+fn inspect_counts_in_the_formats_of_a_recipe() {
+    let config = ModelConfig::named("small").unwrap();
+    let found = |sets: &[&str]| -> serde_json::Value {
+        let sets = sets.iter().flat_map(|s| ["--set", s]);
+        serde_json::from_str(&ok(["inspect", "small", "--json"].into_iter().chain(sets))).unwrap()
+    };
+    let memory =
+        |compute, table| serde_json::to_value(count::training_memory(&config, &Formats { compute, table })).unwrap();
+    let (bf16, fp8) = (memory(DType::Bf16, Precision::COMPUTE), memory(DType::Bf16, Precision::FP8));
+    let cases = [
+        (&["run.seed=2"][..], bf16.clone()),
+        (&["run.precision=fp8"], fp8.clone()),
+        (&["run.precision=f32"], memory(DType::F32, Precision::COMPUTE)),
+        (&["precision.recompute=true"], memory(DType::Bf16, Precision { recompute: true, ..Precision::COMPUTE })),
+        (
+            &["run.precision=fp8", "precision.expert_down=f32", "precision.dispatch=compute"],
+            memory(DType::Bf16, Precision { expert_down: Product::F32, dispatch: Keep::Compute, ..Precision::FP8 }),
+        ),
+    ];
+    for (sets, want) in cases {
+        let found = found(sets);
+        assert_eq!(found["training_memory_recipe"], want, "{sets:?}");
+        assert!(found["training_memory"] == bf16 && found["training_memory_fp8"] == fp8, "{sets:?}");
+    }
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/deepseek-v3.toml");
+    let full: serde_json::Value = serde_json::from_str(&ok(["inspect", full.to_str().unwrap(), "--json"])).unwrap();
+    assert_eq!(full["training_memory_recipe"], full["training_memory_fp8"]);
+    assert_ne!(full["training_memory_recipe"], full["training_memory"]);
+    // A configuration has no formats of its own, and a column that is there already is not shown twice.
+    assert!(found(&[]).get("training_memory_recipe").is_none());
+    let columns = |args: &[&str]| {
+        let text = ok(["inspect"].iter().chain(args));
+        let header = text.lines().find_map(|l| l.strip_prefix("TRAINING MEMORY")).unwrap();
+        header.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(columns(&["small"]), ["BF16", "FP8"]);
+    assert_eq!(columns(&["small", "--set", "run.precision=fp8"]), ["BF16", "FP8"]);
+    assert_eq!(columns(&["quickstart", "--set", "precision.kv_up=fp8"]), ["BF16", "FP8", "recipe"]);
+    let error = fails(["inspect", fixture("tied").to_str().unwrap(), "--set", "precision.recompute=true"]);
+    assert!(error.contains("--set changes a recipe"), "{error}");
 }
 
 #[test]

@@ -70,6 +70,12 @@ fn a_run_is_extended_measured_and_survives_a_kill_in_a_stage() {
     assert!(e.contains("--tokens 2M"), "{e}");
     ok(["extend", run, "--to", "1024", "--tokens", "2 steps", "--lr", "10%", "--plain"]);
     assert_eq!(end(&whole.join("stage-2")).0.len(), 2);
+    // Stopped before its end, the same command goes on with it, and another one says so.
+    std::fs::remove_dir_all(whole.join("stage-2/model")).unwrap();
+    let e = fails(["extend", run, "--to", "2048", "--tokens", "2 steps", "--plain"]);
+    assert!(e.contains("stage 2") && e.contains("hadal extend"), "{e}");
+    ok(["extend", run, "--to", "1024", "--tokens", "2 steps", "--lr", "10%", "--plain"]);
+    assert!(whole.join("stage-2/model/config.json").is_file() && !whole.join("stage-3").exists());
     // All done: nothing is trained again.
     ok(["extend", run, "--plain"]);
     assert_eq!(end(&whole.join("stage-2")).0.len(), 2);

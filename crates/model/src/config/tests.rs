@@ -137,6 +137,23 @@ fn refusals_name_the_key_and_the_constraint() {
     assert!(text.contains("`hidden_size`") && text.contains("`v_head_dim`"), "{text}");
 }
 
+/// Each key alone is within its bound; all layers' experts together would not fit into memory as a list.
+#[test]
+fn many_layers_of_many_experts_are_refused() {
+    let sizes = |layers: usize, experts: usize, modules: usize| {
+        read(|m| {
+            m.insert("num_hidden_layers".into(), layers.into());
+            m.insert("n_routed_experts".into(), experts.into());
+            m.insert("num_nextn_predict_layers".into(), modules.into());
+        })
+    };
+    for (layers, experts, modules) in [(4096, 8192, 1), (61, 8192, 1), (61, 256, 4096)] {
+        let error = sizes(layers, experts, modules).unwrap_err().to_string();
+        assert!(error.contains("`n_routed_experts`: times num_hidden_layers"), "{error}");
+    }
+    assert!(sizes(61, 512, 1).is_ok() && sizes(4096, 0, 0).is_ok());
+}
+
 #[test]
 fn files_are_named_in_errors() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! `inspect` as text: an aligned table of at most 80 columns.
 
-use super::Inspection;
+use super::{Inspection, TrainingMemory};
 use std::fmt;
 
 impl fmt::Display for Inspection {
@@ -44,17 +44,25 @@ impl fmt::Display for Inspection {
             si(x.training),
             if self.mtp_modules > 0 { "3 x forward, MTP included" } else { "3 x forward" },
         )?;
-        let (m, fp8) = (&self.training_memory, &self.training_memory_fp8);
-        writeln!(f, "\nTRAINING MEMORY")?;
-        one(f, "master weights", bytes(m.master), "f32")?;
-        one(f, "gradients", bytes(m.gradients), "f32")?;
-        one(f, "AdamW moments", bytes(m.moments), "2 x bf16")?;
-        one(f, "packed weights", bytes(m.packed), &format!("2 x bf16; FP8 {}", bytes(fp8.packed)))?;
-        let state = format!("FP8 {}; an EMA {} more", bytes(fp8.state), bytes(m.ema));
-        one(f, "state", bytes(m.state), &state)?;
-        let (ours, theirs) = (m.activations_per_token, fp8.activations_per_token);
-        let less = 100.0 * (1.0 - theirs as f64 / ours as f64);
-        one(f, "activations per token", bytes(ours), &format!("FP8 {}, {less:.0}% less", bytes(theirs)))
+        let own = self.training_memory_recipe.as_ref();
+        let own = own.filter(|m| **m != self.training_memory && **m != self.training_memory_fp8);
+        let columns =
+            [("BF16", Some(&self.training_memory)), ("FP8", Some(&self.training_memory_fp8)), ("recipe", own)];
+        let columns = columns.into_iter().filter_map(|(name, memory)| memory.map(|m| (name, m)));
+        let line = |f: &mut fmt::Formatter<'_>, name: &str, cell: &dyn Fn(&str, &TrainingMemory) -> String| {
+            write!(f, "{name:<32}")?;
+            columns.clone().try_for_each(|(name, memory)| write!(f, "{:>14}", cell(name, memory)))?;
+            writeln!(f)
+        };
+        writeln!(f)?;
+        line(f, "TRAINING MEMORY", &|name, _| name.to_owned())?;
+        line(f, "  master weights, f32", &|_, m| bytes(m.master))?;
+        line(f, "  gradients, f32", &|_, m| bytes(m.gradients))?;
+        line(f, "  AdamW moments, 2 x bf16", &|_, m| bytes(m.moments))?;
+        line(f, "  packed weights, 2 forms", &|_, m| bytes(m.packed))?;
+        line(f, "  state", &|_, m| bytes(m.state))?;
+        line(f, "  an EMA, f32, would add", &|_, m| bytes(m.ema))?;
+        line(f, "  activations per token", &|_, m| bytes(m.activations_per_token))
     }
 }
 

@@ -4,6 +4,7 @@
 //! synced too. A process that dies at any moment leaves the old state or the new one, and at most a leftover that
 //! [`remove_leftovers`] knows by its name.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ impl<T> Context<T> for io::Result<T> {
 }
 
 const PREFIX: &str = ".hadal-unfinished-";
+/// Bytes of the final name that a name aside repeats, so that it is not too long where the final name is not.
+const REPEATED: usize = 64;
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// The folder a path lies in, and a name beside it that no one else uses.
@@ -45,9 +48,16 @@ fn beside(path: &Path) -> Result<(PathBuf, PathBuf), IoError> {
         _ => PathBuf::from("."),
     };
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let own = format!("{PREFIX}{}-{number}-{}", std::process::id(), name.to_string_lossy());
+    let own = format!("{PREFIX}{}-{number}-{}", std::process::id(), repeated(name));
     let aside = parent.join(own);
     Ok((parent, aside))
+}
+
+/// What a name aside repeats of the final one.
+fn repeated(name: &OsStr) -> String {
+    let mut name = name.to_string_lossy().into_owned();
+    name.truncate((0..=REPEATED).rev().find(|n| name.is_char_boundary(*n)).unwrap_or(0));
+    name
 }
 
 /// Makes what was renamed or created in a folder survive a loss of power.
@@ -103,7 +113,9 @@ impl StagedDir {
     /// Syncs everything inside and gives the folder its name, which must be free or an empty folder.
     pub fn commit(self) -> Result<(), IoError> {
         sync_tree(&self.aside)?;
-        fs::rename(&self.aside, &self.target).at("rename into place", &self.target)?;
+        let renamed = fs::rename(&self.aside, &self.target);
+        let hint = "; the name must be free or that of an empty folder: move away what is there and try again";
+        renamed.map_err(|e| io::Error::new(e.kind(), format!("{e}{hint}"))).at("rename into place", &self.target)?;
         sync_dir(&self.parent)
     }
 
@@ -166,13 +178,27 @@ fn sync_tree(path: &Path) -> Result<(), IoError> {
 /// Removes from a folder what processes that died left unfinished there, and says how many. Those of processes still
 /// alive stay. To be called where only this machine writes: process numbers mean nothing elsewhere.
 pub fn remove_leftovers(folder: &Path) -> Result<usize, IoError> {
+    remove_dead(folder, |_| true)
+}
+
+/// The same for what was to become `target`, and nothing else in its folder, which need not be there.
+pub fn remove_leftovers_of(target: &Path) -> Result<usize, IoError> {
+    let (Some(name), Some(folder)) = (target.file_name(), target.parent()) else { return Ok(0) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let name = repeated(name);
+    if folder.is_dir() { remove_dead(folder, |of| of == name) } else { Ok(0) }
+}
+
+/// Removes from a folder what dead processes left of names that `wanted` accepts.
+fn remove_dead(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<usize, IoError> {
     let mut removed = 0;
     for entry in fs::read_dir(folder).at("list", folder)? {
         let entry = entry.at("list", folder)?;
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).and_then(|n| n.split('-').next());
+        let mut parts = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).unwrap_or_default().splitn(3, '-');
+        let (owner, _, of) = (parts.next(), parts.next(), parts.next());
         let Some(owner) = owner.and_then(|n| n.parse::<u32>().ok()) else { continue };
-        if !is_alive(owner) {
+        if !is_alive(owner) && wanted(of.unwrap_or_default()) {
             remove(&entry.path()).at("remove", &entry.path())?;
             removed += 1;
         }
@@ -254,10 +280,29 @@ mod tests {
         fs::create_dir(dir.path().join(format!("{PREFIX}4294967295-0-x"))).unwrap();
         fs::write(dir.path().join(format!("{PREFIX}4294967295-1-y")), b"").unwrap();
         fs::write(dir.path().join("z"), b"").unwrap();
+        // Of one name only those that were to have it.
+        for name in ["1-a-b", "2-a-b", "3-a"] {
+            fs::write(dir.path().join(format!("{PREFIX}4294967295-{name}")), b"").unwrap();
+        }
+        assert_eq!(remove_leftovers_of(&dir.path().join("a-b")).unwrap(), 2);
+        assert_eq!(remove_leftovers_of(&dir.path().join("x/y")).unwrap(), 0);
+        assert_eq!(remove_leftovers_of(&dir.path().join("a")).unwrap(), 1);
         assert_eq!(remove_leftovers(dir.path()).unwrap(), 2);
         assert_eq!(entries(dir.path()).len(), 2);
         drop(mine);
         assert_eq!(entries(dir.path()), ["z"]);
+    }
+
+    /// Names may have 255 bytes, and those aside are longer by a few.
+    #[test]
+    fn long_names_have_short_ones_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("\u{e9}".repeat(120) + "123456789012345");
+        let dead = format!("{PREFIX}4294967295-0-{}", repeated(target.file_name().unwrap()));
+        fs::create_dir(dir.path().join(dead)).unwrap();
+        assert_eq!(remove_leftovers_of(&target).unwrap(), 1);
+        StagedDir::new(&target).unwrap().commit().unwrap();
+        assert!(target.is_dir());
     }
 
     #[test]

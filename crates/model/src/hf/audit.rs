@@ -1,7 +1,7 @@
 //! Comparing what a checkpoint holds with what a model needs.
 
 use super::error::Error;
-use super::fp8::{scale_name, scale_shape, scaled_by};
+use super::fp8::{powers_of_two, scale_name, scale_shape, scaled_by};
 use super::header::Dtype;
 use super::layout::expected;
 use super::reader::{Checkpoint, Info};
@@ -22,8 +22,14 @@ pub struct Audit {
     pub extra: Vec<String>,
     /// Stored a second time with other values than the tensor the model shares: (copy, original).
     pub differing: Vec<(String, String)>,
+    /// With a value that cannot be used, and which: scales of every audit, weights of a deep one.
+    pub unusable: Vec<(String, String)>,
+    /// There twice, in two files or two lines of the index.
+    pub repeated: Vec<String>,
     /// There and rightly not needed: exact copies, rotary frequencies.
     pub ignored: Vec<String>,
+    /// Scales that are no powers of two though `scale_fmt` says so. No difference: they are read as they are.
+    pub off_format: Vec<String>,
     path: PathBuf,
     layers: usize,
 }
@@ -78,7 +84,7 @@ impl Checkpoint {
             audit.shape(name, info.shape, shape);
             match info.dtype {
                 Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {}
-                Dtype::F8E4M3 => self.check_scales(name, info, &mut audit),
+                Dtype::F8E4M3 => self.check_scales(name, info, &mut audit)?,
                 other => audit.dtype(name, other, "it cannot be read"),
             }
         }
@@ -104,23 +110,51 @@ impl Checkpoint {
             }
         }
         audit.extra.extend(self.unindexed().iter().cloned());
+        audit.repeated.extend(self.repeated().iter().cloned());
         Ok(audit)
     }
 
-    /// Whether an FP8 tensor has what it takes to read it. Values are looked at when they are read.
-    fn check_scales(&self, name: &str, info: Info<'_>, audit: &mut Audit) {
+    /// Whether an FP8 tensor has what it takes to read it, every scale included.
+    fn check_scales(&self, name: &str, info: Info<'_>, audit: &mut Audit) -> Result<(), Error> {
         let Some(shape) = scale_shape(info.shape) else {
-            return audit.dtype(name, info.dtype, "only matrices are quantised by blocks");
+            audit.dtype(name, info.dtype, "only matrices are quantised by blocks");
+            return Ok(());
         };
-        if self.quantization().is_none() {
+        let quantization = self.quantization();
+        if quantization.is_none() {
             audit.dtype(name, info.dtype, "config.json has no `quantization_config` that says how to read it");
         }
         let scale = scale_name(name);
-        let Some(found) = self.info(&scale) else { return audit.missing.push(scale) };
+        let Some(found) = self.info(&scale) else {
+            audit.missing.push(scale);
+            return Ok(());
+        };
         audit.shape(&scale, found.shape, &shape);
         if !matches!(found.dtype, Dtype::F32 | Dtype::F8E8M0) {
             audit.dtype(&scale, found.dtype, "scales are read from F32 and F8_E8M0");
+        } else if let Some(quantization) = quantization.filter(|_| found.shape == shape) {
+            match self.scales(name) {
+                Ok(scales) if quantization.ue8m0 && !powers_of_two(&scales) => audit.off_format.push(scale),
+                Ok(_) => {}
+                Err(Error::Unusable { name, reason }) => audit.unusable.push((name, reason)),
+                Err(other) => return Err(other),
+            }
         }
+        Ok(())
+    }
+
+    /// Reads every value of the tensors that the configuration needs and notes in each the first that is infinite or NaN.
+    /// For a checkpoint whose audit is clean so far. `progress` is told how many bytes came.
+    pub fn audit_values(&self, audit: &mut Audit, mut progress: impl FnMut(usize)) -> Result<(), Error> {
+        let mut room = Vec::new();
+        for tensor in expected(self.config()) {
+            match self.check_values(&tensor.name, &mut room, &mut progress) {
+                Ok(()) => {}
+                Err(Error::Unusable { name, reason }) => audit.unusable.push((name, reason)),
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
     }
 
     /// Why a tensor may be there without being needed, if it may.
@@ -160,20 +194,56 @@ impl Audit {
         self.mistyped.push(Mistyped { name: name.into(), found: found.to_string(), reason });
     }
 
-    /// Takes the layers from `layer` on as known and left out on purpose (MTP modules that are not wanted).
-    pub fn without_layers_from(mut self, layer: usize) -> Self {
-        let (left_out, extra) =
-            std::mem::take(&mut self.extra).into_iter().partition(|name| layer_of(name).is_some_and(|l| l >= layer));
-        self.extra = extra;
-        self.ignored.extend::<Vec<String>>(left_out);
-        self.differing.retain(|(copy, _)| layer_of(copy).is_none_or(|l| l < layer));
-        self
-    }
-
     /// Whether the checkpoint holds exactly the model.
     pub fn is_clean(&self) -> bool {
-        let Self { missing, misshaped, mistyped, extra, differing, .. } = self;
-        missing.is_empty() && misshaped.is_empty() && mistyped.is_empty() && extra.is_empty() && differing.is_empty()
+        self.kinds().iter().all(|(_, names)| names.is_empty())
+    }
+
+    /// Every difference, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let kinds = self.kinds();
+        kinds.iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind}: {name}"))).collect()
+    }
+
+    /// The kinds of differences, and what there is of each.
+    fn kinds(&self) -> [(&'static str, Vec<String>); 7] {
+        let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
+        let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
+        let mistyped = self.mistyped.iter().map(|m| format!("{} is {} ({})", m.name, m.found, m.reason));
+        let unusable = self.unusable.iter().map(|(name, reason)| format!("{name} {reason}"));
+        [
+            ("missing", self.missing.clone()),
+            ("of the wrong shape", misshaped.collect()),
+            ("of the wrong type", mistyped.collect()),
+            ("not part of it", self.extra.clone()),
+            ("stored or listed twice", self.repeated.clone()),
+            ("copies that differ", differing.collect()),
+            ("with unusable values", unusable.collect()),
+        ]
+    }
+
+    /// What to do about some of the differences.
+    fn hints(&self) -> Vec<String> {
+        let mut hints = Vec::new();
+        let beyond = |name: &String| layer_of(name).filter(|l| *l >= self.layers);
+        if !self.missing.is_empty() && self.missing.iter().all(|n| beyond(n).is_some()) {
+            hints.push("no MTP module is stored: set `num_nextn_predict_layers` to what there is".into());
+        }
+        if let Some(last) = self.extra.iter().filter(|n| n.ends_with(".eh_proj.weight")).filter_map(beyond).max() {
+            let modules = last + 1 - self.layers;
+            hints.push(format!("MTP modules are stored: set `num_nextn_predict_layers` in config.json to {modules}"));
+        }
+        let whole = |name: &str| self.extra.iter().any(|n| n == name);
+        if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
+            hints.push("scales without FP8 weights of that name".into());
+        }
+        if !self.differing.is_empty() {
+            hints.push("a model has one table for both: leave the copy out, or store the original's values".into());
+        }
+        if !self.repeated.is_empty() {
+            hints.push("which one is meant? leave one of them in files and index".into());
+        }
+        hints
     }
 
     /// An error unless [`Audit::is_clean`].
@@ -189,37 +259,19 @@ fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
-/// Names shown of each kind of difference; all are in the fields.
+/// Names shown of each kind of difference; [`Audit::lines`] has them all.
 const SHOWN: usize = 40;
 
 impl fmt::Display for Audit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
-        let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
-        let mistyped = self.mistyped.iter().map(|m| format!("{} is {} ({})", m.name, m.found, m.reason));
-        let kinds: [(&str, Vec<String>); 5] = [
-            ("missing", self.missing.clone()),
-            ("of the wrong shape", misshaped.collect()),
-            ("of the wrong type", mistyped.collect()),
-            ("not part of it", self.extra.clone()),
-            ("copies that differ", differing.collect()),
-        ];
         let mut separator = "";
-        for (what, names) in kinds.iter().filter(|(_, names)| !names.is_empty()) {
+        for (what, names) in self.kinds().iter().filter(|(_, names)| !names.is_empty()) {
             write!(f, "{separator}{} {what}: {}", names.len(), names[..names.len().min(SHOWN)].join(", "))?;
             if names.len() > SHOWN {
                 write!(f, " and {} more", names.len() - SHOWN)?;
             }
             separator = "; ";
         }
-        let beyond = |names: &[String]| names.iter().all(|n| layer_of(n).is_some_and(|l| l >= self.layers));
-        if !self.missing.is_empty() && beyond(&self.missing) {
-            write!(f, " (no MTP module is stored: set `num_nextn_predict_layers` to what there is)")?;
-        }
-        let whole = |name: &str| self.extra.iter().any(|n| n == name);
-        if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
-            write!(f, " (scales without FP8 weights of that name)")?;
-        }
-        Ok(())
+        self.hints().iter().try_for_each(|hint| write!(f, " ({hint})"))
     }
 }

@@ -5,6 +5,7 @@ use super::fp8;
 use super::header::Dtype;
 use hadal_ops::bf16;
 use half::f16;
+use std::fmt::Display;
 
 /// Element types that tensors are read into.
 pub trait Element: Copy {
@@ -53,17 +54,33 @@ pub(super) fn decode<T: Element>(
         (Dtype::F16, _) => fill(bytes, out, |b| T::from_f32(f16::from_le_bytes(b).to_f32())),
         (Dtype::F8E4M3, Some(s)) => {
             fp8::dequantise(bytes, start, s.cols, &s.values, out, T::from_f32)
-                .map_err(|i| nan_code(name, start + i, s.cols))?;
+                .map_err(|i| no_number(name, f32::NAN, start + i, s.cols))?;
         }
         (other, _) => return Err(Error::Unsupported { name: name.into(), dtype: other.to_string() }),
     }
     Ok(())
 }
 
-/// The error about a code that is NaN.
-pub(super) fn nan_code(name: &str, element: usize, cols: usize) -> Error {
+/// The error about an element that is no number.
+pub(super) fn no_number(name: &str, value: impl Display, element: usize, cols: usize) -> Error {
     let (row, col) = (element / cols, element % cols);
-    Error::Fp8 { name: name.into(), reason: format!("is NaN at row {row}, column {col}; get the checkpoint anew") }
+    let reason = format!("is {value} at row {row}, column {col}; get the checkpoint anew");
+    Error::Unusable { name: name.into(), reason }
+}
+
+/// Fails with index and value of the first element that is infinite or NaN.
+pub(super) fn find_no_number(dtype: &Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
+    fn first<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Result<(), (usize, f32)> {
+        let mut values = bytes.as_chunks::<N>().0.iter().map(|b| value(*b)).enumerate();
+        values.find(|(_, v)| !v.is_finite()).map_or(Ok(()), Err)
+    }
+    match dtype {
+        Dtype::F32 => first(bytes, f32::from_le_bytes),
+        Dtype::Bf16 => first(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        Dtype::F16 => first(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        Dtype::F8E4M3 => fp8::find_nan(bytes).map_err(|i| (i, f32::NAN)),
+        Dtype::F8E8M0 | Dtype::Other(_) => Ok(()),
+    }
 }
 
 fn fill<const N: usize, T>(bytes: &[u8], out: &mut [T], convert: impl Fn([u8; N]) -> T) {

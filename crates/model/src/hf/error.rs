@@ -46,9 +46,9 @@ pub enum Error {
         /// As the file calls it.
         dtype: String,
     },
-    /// An FP8 tensor or its scales cannot be used.
+    /// What a tensor holds cannot be used: values that are no numbers, FP8 without scales.
     #[error("tensor `{name}` {reason}")]
-    Fp8 {
+    Unusable {
         /// Which tensor, weights or scales.
         name: String,
         /// What is wrong with it.
@@ -72,6 +72,9 @@ pub enum Error {
         /// Every difference.
         audit: Box<Audit>,
     },
+    /// [`SaveOptions::stop`](super::SaveOptions::stop) was set.
+    #[error("stopped on request")]
+    Stopped,
     /// Two tensors to be written have one name.
     #[error("tensor `{0}` is to be written twice")]
     Duplicate(String),

@@ -63,7 +63,7 @@ fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
 }
 
 /// Quantises whole rows of a matrix, from a multiple of 128 on: `codes` like `values`, `scales` one a block, in rows of
-/// blocks. The error is the index of a value that is not finite.
+/// blocks. The error is the index of a value that is not finite, or too large for a scale.
 pub(super) fn quantise(
     values: &[f32],
     cols: usize,
@@ -85,9 +85,11 @@ pub(super) fn quantise(
                 *amax = f32::from_bits(most);
             }
         }
-        if scales.iter().any(|amax| !amax.is_finite()) {
-            let at = values.iter().position(|v| !v.is_finite());
-            return Err(band * TILE * cols + at.expect("a maximum that is not finite is one of the values"));
+        // Comparisons with NaN are false, and with these numbers that is what is wanted.
+        let fits = |amax: f32| amax.is_finite() && scale_of(amax, format) <= MAX_SCALE;
+        if scales.iter().any(|amax| !fits(*amax)) {
+            let at = values.iter().position(|v| !fits(v.abs()));
+            return Err(band * TILE * cols + at.expect("a maximum that does not fit is one of the values"));
         }
         scales.iter_mut().for_each(|s| *s = scale_of(*s, format));
         for (row, out) in values.chunks_exact(cols).zip(codes.chunks_exact_mut(cols)) {
@@ -127,15 +129,21 @@ pub(super) fn find_nan(codes: &[u8]) -> Result<(), usize> {
     codes.iter().position(|c| c & NAN == NAN).map_or(Ok(()), Err)
 }
 
+/// The largest scale: with it and any code the weight is finite.
+const MAX_SCALE: f32 = f32::MAX / 448.0;
+
 /// Why something cannot be a scale; none if it can.
-pub(super) fn wrong_scale(scale: f32, powers_of_two: bool) -> Option<&'static str> {
+pub(super) fn wrong_scale(scale: f32) -> Option<&'static str> {
     match () {
         () if !scale.is_finite() || scale <= 0.0 => Some("a scale must be a positive finite number"),
-        () if powers_of_two && ue8m0_from_scale(scale).is_none() => {
-            Some("config.json says `scale_fmt: ue8m0`, so scales must be powers of two")
-        }
+        () if scale > MAX_SCALE => Some("the weights would be infinite"),
         () => None,
     }
+}
+
+/// Whether every scale is a power of two.
+pub(super) fn powers_of_two(scales: &[f32]) -> bool {
+    scales.iter().all(|s| ue8m0_from_scale(*s).is_some())
 }
 
 /// The scales that `F8_E8M0` codes stand for.

@@ -4,14 +4,22 @@
 //! untrusted numbers can overflow. Accepted is what that crate accepts: tensors that cover the data exactly, in any order.
 //! Written as that crate writes: larger types first, then by name, padded with spaces to eight bytes.
 
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use super::fp8::ScaleFormat;
+use super::small::short;
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
 /// Longest JSON of a header, as in the format's own implementation.
 const MAX_JSON: u64 = 100_000_000;
+/// Tensors of one file: more than the full model has in all.
+const MAX_TENSORS: usize = 1 << 18;
+/// Dimensions of one tensor.
+const MAX_RANK: usize = 16;
+/// Bytes of a name.
+const MAX_NAME: usize = 500;
 /// Bytes of the length at the start of a file.
 const LENGTH: usize = 8;
 
@@ -98,11 +106,61 @@ pub(super) struct Slot {
     pub(super) bytes: Range<usize>,
 }
 
+impl Slot {
+    /// Elements of the innermost dimension; 1 of a scalar.
+    pub(super) fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1).max(1)
+    }
+}
+
 #[derive(Deserialize)]
 struct Raw {
     dtype: String,
+    #[serde(deserialize_with = "shape")]
     shape: Vec<u64>,
     data_offsets: (u64, u64),
+}
+
+/// Extents, but not more of them than a tensor has.
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct Extents;
+    impl<'de> Visitor<'de> for Extents {
+        type Value = Vec<u64>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of extents")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u64>, A::Error> {
+            let mut extents = Vec::new();
+            while let Some(extent) = list.next_element()? {
+                if extents.len() == MAX_RANK {
+                    return Err(A::Error::custom(format!("has more than {MAX_RANK} dimensions")));
+                }
+                extents.push(extent);
+            }
+            Ok(extents)
+        }
+    }
+    deserializer.deserialize_seq(Extents)
+}
+
+/// The free text of a header: read over, nothing is kept.
+struct Metadata;
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Skip;
+        impl<'de> Visitor<'de> for Skip {
+            type Value = Metadata;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object from names to text")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                while map.next_entry::<String, String>()?.is_some() {}
+                Ok(Metadata)
+            }
+        }
+        deserializer.deserialize_map(Skip)
+    }
 }
 
 /// The header's entries in the order of the file; a map would lose a name that stands there twice.
@@ -124,11 +182,18 @@ impl<'de> Deserialize<'de> for Entries {
                         if std::mem::replace(&mut described, true) {
                             return Err(A::Error::custom("`__metadata__` stands there twice"));
                         }
-                        map.next_value::<BTreeMap<String, String>>()?;
-                    } else {
-                        let raw = map.next_value().map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
-                        entries.push((name, raw));
+                        map.next_value::<Metadata>()?;
+                        continue;
                     }
+                    if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+                        let reason = format!("must have at most {MAX_NAME} bytes and no control characters");
+                        return Err(A::Error::custom(format!("a name {reason}: `{}`", short(&name))));
+                    }
+                    if entries.len() == MAX_TENSORS {
+                        return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors in one file")));
+                    }
+                    let raw = map.next_value().map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
+                    entries.push((name, raw));
                 }
                 Ok(Entries(entries))
             }
@@ -165,7 +230,8 @@ pub(super) fn read_json<E>(
 pub(super) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, String> {
     let data_start = LENGTH + json.len();
     let data_len = (total - data_start) as u64;
-    let Entries(entries) = serde_json::from_slice(json).map_err(|e| format!("has a broken header: {e}"))?;
+    let Entries(entries) =
+        serde_json::from_slice(json).map_err(|e| format!("has a broken header: {}", short(&e.to_string())))?;
 
     let mut tensors = Vec::with_capacity(entries.len());
     let mut names = HashSet::with_capacity(entries.len());
@@ -175,7 +241,7 @@ pub(super) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, St
         }
         let (begin, end) = raw.data_offsets;
         let Some((dtype, bits)) = Dtype::parse(&raw.dtype) else {
-            return Err(format!("has a broken header: tensor `{name}` has the unknown type `{}`", raw.dtype));
+            return Err(format!("has a broken header: tensor `{name}` has the unknown type `{}`", short(&raw.dtype)));
         };
         let elements = raw.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
         let Some(bits) = elements.and_then(|n| n.checked_mul(bits)).filter(|b| b.is_multiple_of(8)) else {
@@ -201,27 +267,26 @@ pub(super) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, St
     for (name, slot) in &tensors {
         if slot.bytes.start != at {
             let what = if slot.bytes.start < at { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            return Err(format!("has a broken header: tensor `{name}` {what}"));
+            return Err(format!("has a broken header: tensor `{name}` {what}; get the file anew"));
         }
         at = slot.bytes.end;
     }
     if at != total {
-        return Err(format!("has {} bytes after its last tensor", total - at));
+        return Err(format!("has {} bytes after its last tensor; get the file anew", total - at));
     }
     Ok(tensors)
 }
 
-/// Types that are written, in the order of the format's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// Types that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaveDtype {
-    /// One byte, quantised by blocks; its scales are written beside it.
-    #[serde(rename = "F8_E4M3")]
-    F8E4M3,
+    /// One byte, quantised by blocks; scales of this format are written beside it.
+    F8E4M3(ScaleFormat),
     /// One byte: powers of two.
-    #[serde(rename = "F8_E8M0")]
     F8E8M0,
+    /// Two bytes, IEEE half precision.
+    F16,
     /// Two bytes, rounded to nearest, ties to even.
-    #[serde(rename = "BF16")]
     Bf16,
     /// Four bytes.
     F32,
@@ -231,9 +296,20 @@ impl SaveDtype {
     /// Bytes an element.
     pub fn size(self) -> usize {
         match self {
-            Self::F8E4M3 | Self::F8E8M0 => 1,
-            Self::Bf16 => 2,
+            Self::F8E4M3(_) | Self::F8E8M0 => 1,
+            Self::F16 | Self::Bf16 => 2,
             Self::F32 => 4,
+        }
+    }
+
+    /// Its place in the order of the format's own writer, and its name there.
+    fn format(self) -> (usize, &'static str) {
+        match self {
+            Self::F8E4M3(_) => (0, "F8_E4M3"),
+            Self::F8E8M0 => (1, "F8_E8M0"),
+            Self::F16 => (2, "F16"),
+            Self::Bf16 => (3, "BF16"),
+            Self::F32 => (4, "F32"),
         }
     }
 }
@@ -264,17 +340,17 @@ impl SaveTensor {
 pub(super) fn render(tensors: &mut [&SaveTensor]) -> Vec<u8> {
     #[derive(Serialize)]
     struct Place<'a> {
-        dtype: SaveDtype,
+        dtype: &'static str,
         shape: &'a [usize],
         data_offsets: (usize, usize),
     }
-    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    tensors.sort_by(|a, b| b.dtype.format().cmp(&a.dtype.format()).then_with(|| a.name.cmp(&b.name)));
     // Assembled by hand because a JSON map type would sort the names again.
     let text = |value: &str| serde_json::to_string(value).expect("strings have a JSON form");
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut at = 0;
     for t in tensors {
-        let place = Place { dtype: t.dtype, shape: &t.shape, data_offsets: (at, at + t.bytes()) };
+        let place = Place { dtype: t.dtype.format().1, shape: &t.shape, data_offsets: (at, at + t.bytes()) };
         at += t.bytes();
         let place = serde_json::to_string(&place).expect("numbers have a JSON form");
         json.extend([",", &text(&t.name), ":", &place]);

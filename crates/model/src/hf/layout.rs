@@ -33,7 +33,7 @@ impl WeightFormat {
     /// What a tensor of this name is stored as.
     pub fn of(self, name: &str) -> SaveDtype {
         match self {
-            Self::Fp8(_) if is_fp8(name) => SaveDtype::F8E4M3,
+            Self::Fp8(scales) if is_fp8(name) => SaveDtype::F8E4M3(scales),
             Self::F32 => SaveDtype::F32,
             _ if is_router_bias(name) => SaveDtype::F32,
             _ => SaveDtype::Bf16,

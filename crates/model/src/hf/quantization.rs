@@ -1,14 +1,15 @@
 //! `quantization_config` of `config.json`: which quantised weights can be read, and what is written about ours.
 
 use super::fp8::ScaleFormat;
-use crate::config::{ConfigError, Problem};
+use crate::config::{ConfigError, ModelConfig, Problem};
 use hadal_ops::fp8::TILE;
 use serde_json::{Map, Value, json};
 
 /// What a `quantization_config` says of FP8 weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantization {
-    /// `scale_fmt` is `ue8m0`: scales are powers of two, whatever they are stored as.
+    /// `scale_fmt` is `ue8m0`: scales should be powers of two, whatever they are stored as. A hint: DeepSeek-V3.1 says so,
+    /// and some of its scales are not.
     pub ue8m0: bool,
 }
 
@@ -41,7 +42,7 @@ impl Quantization {
     }
 
     /// What to write about FP8 weights with such scales. Keys of `kept` that mean nothing here survive.
-    pub(super) fn describe(scales: ScaleFormat, kept: Option<&Value>) -> Value {
+    pub(crate) fn describe(scales: ScaleFormat, kept: Option<&Value>) -> Value {
         let mut map = match kept {
             Some(Value::Object(map)) => map.clone(),
             _ => Map::new(),
@@ -60,5 +61,53 @@ impl Quantization {
             map.insert("scale_fmt".into(), json!("ue8m0"));
         }
         Value::Object(map)
+    }
+}
+
+/// Whether a configuration wants the tensor's module left unquantised: its name, what its name begins or ends with stands in
+/// `modules_to_not_convert` (transformers) or `ignored_layers` (vLLM).
+pub(super) fn is_left_out(tensor: &str, config: &ModelConfig) -> bool {
+    let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
+    let part_of = |key: &str| {
+        let rest = module.strip_prefix(key).or_else(|| module.strip_suffix(key));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.ends_with('.'))
+    };
+    ["modules_to_not_convert", "ignored_layers"].iter().any(|list| {
+        let keys = config.quantization_config.as_ref().and_then(|q| q.get(list)?.as_array());
+        keys.into_iter().flatten().filter_map(Value::as_str).any(|key| !key.is_empty() && part_of(key))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_left_out_by_name_beginning_or_end() {
+        let named = |list: &str, keys: Value| {
+            let config = json!({"quant_method": "fp8", list: keys});
+            ModelConfig { quantization_config: Some(config), ..ModelConfig::named("small").unwrap() }
+        };
+        for (key, left_out) in [
+            ("model.layers.1.self_attn.o_proj", true),
+            ("model.layers.1", true),
+            ("o_proj", true),
+            ("self_attn.o_proj", true),
+            ("model.layers.1.self_attn.o", false),
+            ("proj", false),
+            ("model.layers.11", false),
+            ("lm_head", false),
+            ("", false),
+        ] {
+            for list in ["modules_to_not_convert", "ignored_layers"] {
+                let config = named(list, json!(["lm_head", key]));
+                assert_eq!(is_left_out("model.layers.1.self_attn.o_proj.weight", &config), left_out, "{key}");
+            }
+        }
+        assert!(!is_left_out(
+            "model.layers.12.mlp.up_proj.weight",
+            &named("modules_to_not_convert", json!(["model.layers.1"]))
+        ));
+        assert!(!is_left_out("lm_head.weight", &named("modules_to_not_convert", Value::Null)));
     }
 }

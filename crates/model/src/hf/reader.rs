@@ -6,18 +6,18 @@
 
 use super::atomic::Context;
 pub use super::decode::Element;
-use super::decode::{Scales, decode, nan_code};
+use super::decode::{Scales, decode, find_no_number, no_number};
 use super::error::Error;
-use super::fp8::{ScaleFormat, find_nan, scale_name, scale_shape, scales_from_bytes, wrong_scale};
-use super::header::{Dtype, Slot};
+use super::fp8::{ScaleFormat, scale_name, scale_shape, scales_from_bytes, wrong_scale};
+use super::header::{Dtype, SaveDtype, Slot};
+use super::index::Index;
 use super::layout::{WeightFormat, is_router_bias};
 use super::quantization::Quantization;
-use super::shard::Shard;
-use crate::config::{ConfigError, ModelConfig};
-use serde::Deserialize;
+use super::shard::Shards;
+use super::small::{read_small, short};
+use crate::config::{ConfigError, MAX_CONFIG, ModelConfig};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const SINGLE: &str = "model.safetensors";
@@ -31,9 +31,10 @@ pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,
     quantization: Option<Quantization>,
-    shards: Vec<Shard>,
+    shards: Shards,
     tensors: BTreeMap<String, (usize, Slot)>,
     unindexed: Vec<String>,
+    repeated: Vec<String>,
 }
 
 /// What is known of a tensor without reading it.
@@ -52,11 +53,6 @@ impl Info<'_> {
     }
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
 impl Checkpoint {
     /// Opens a folder with `config.json` and weights.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
@@ -68,13 +64,18 @@ impl Checkpoint {
     /// Opens a folder's weights under a configuration from elsewhere. How they are quantised is theirs to say, though.
     pub fn open_with(dir: impl AsRef<Path>, config: ModelConfig) -> Result<Self, Error> {
         let dir = dir.as_ref();
-        let (quantization, tensors) = (quantization_of(dir)?, BTreeMap::new());
-        let mut found =
-            Self { dir: dir.into(), config, quantization, shards: Vec::new(), tensors, unindexed: Vec::new() };
+        let mut found = Self {
+            dir: dir.into(),
+            config,
+            quantization: quantization_of(dir)?,
+            shards: Shards::default(),
+            tensors: BTreeMap::new(),
+            unindexed: Vec::new(),
+            repeated: Vec::new(),
+        };
         if dir.join(SINGLE).exists() {
-            for (name, slot) in found.add_shard(SINGLE)? {
-                found.tensors.insert(name, (0, slot));
-            }
+            let slots = found.shards.add(&dir.join(SINGLE))?;
+            found.tensors.extend(slots.into_iter().map(|(name, slot)| (name, (0, slot))));
         } else if dir.join(INDEX).exists() {
             found.open_shards()?;
         } else {
@@ -86,40 +87,37 @@ impl Checkpoint {
     fn open_shards(&mut self) -> Result<(), Error> {
         let path = self.dir.join(INDEX);
         let malformed = |reason: String| Error::Malformed { path: path.clone(), reason };
-        let text = std::fs::read(&path).at("read", &path)?;
-        let Index { weight_map } =
-            serde_json::from_slice(&text).map_err(|e| malformed(format!("is no index of safetensors: {e}")))?;
-        let mut by_file: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (tensor, file) in &weight_map {
-            let plain = Path::new(file).file_name().is_some_and(|n| n == file.as_str());
-            if !plain {
-                return Err(malformed(format!("tensor `{tensor}`: `{file}` is no name of a file in the same folder")));
-            }
-            by_file.entry(file).or_default().push(tensor);
-        }
-        for (shard, (file, tensors)) in by_file.into_iter().enumerate() {
-            if !self.dir.join(file).exists() {
-                let reason = format!("names the file `{file}`, which is not there; was the checkpoint copied whole?");
+        let Index(files) = Index::read(&path).at("read", &path)?.map_err(malformed)?;
+        let mut beside = Vec::new();
+        for (shard, (file, mut tensors)) in files.into_iter().enumerate() {
+            let shown = short(&file);
+            if !self.dir.join(&file).exists() {
+                let reason = format!("names the file `{shown}`, which is not there; was the checkpoint copied whole?");
                 return Err(malformed(reason));
             }
-            let mut slots: HashMap<String, Slot> = self.add_shard(file)?.into_iter().collect();
-            for tensor in tensors {
+            let mut slots: HashMap<String, Slot> = self.shards.add(&self.dir.join(&file))?.into_iter().collect();
+            tensors.sort_unstable();
+            for (i, tensor) in tensors.iter().enumerate() {
+                if i > 0 && tensors[i - 1] == *tensor {
+                    self.repeated.push(tensor.clone());
+                    continue;
+                }
                 let Some(slot) = slots.remove(tensor) else {
-                    return Err(malformed(format!("says that tensor `{tensor}` is in `{file}`, where it is not")));
+                    let reason = format!("says that tensor `{}` is in `{shown}`, where it is not", short(tensor));
+                    return Err(malformed(reason));
                 };
-                self.tensors.insert(tensor.into(), (shard, slot));
+                if self.tensors.insert(tensor.clone(), (shard, slot)).is_some() {
+                    self.repeated.push(tensor.clone());
+                }
             }
-            self.unindexed.extend(slots.into_keys().filter(|name| !weight_map.contains_key(name)));
+            beside.extend(slots.into_keys());
         }
+        let (repeated, unindexed): (Vec<_>, Vec<_>) = beside.into_iter().partition(|n| self.tensors.contains_key(n));
+        self.repeated.extend(repeated);
+        self.unindexed = unindexed;
+        self.repeated.sort();
         self.unindexed.sort();
         Ok(())
-    }
-
-    fn add_shard(&mut self, file: &str) -> Result<Vec<(String, Slot)>, Error> {
-        let path = self.dir.join(file);
-        let (shard, slots) = Shard::open(&path)?;
-        self.shards.push(shard);
-        Ok(slots)
     }
 
     /// The folder.
@@ -135,8 +133,16 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
     /// Tensors that lie in a shard but not in the index.
-    pub fn unindexed(&self) -> &[String] {
+    pub(super) fn unindexed(&self) -> &[String] {
         &self.unindexed
+    }
+    /// Tensors that lie in two shards, or stand twice in the index.
+    pub(super) fn repeated(&self) -> &[String] {
+        &self.repeated
+    }
+    /// Bytes of all tensors.
+    pub fn size(&self) -> u64 {
+        self.tensors.values().map(|(_, slot)| slot.bytes.len() as u64).sum()
     }
     /// Format and shape of a tensor, if it is there.
     pub fn info(&self, name: &str) -> Option<Info<'_>> {
@@ -165,22 +171,40 @@ impl Checkpoint {
         if self.tensors.iter().all(half) { WeightFormat::Bf16 } else { WeightFormat::F32 }
     }
 
-    fn slot(&self, name: &str) -> Result<(&Slot, &Shard), Error> {
-        let missing = || Error::NoTensor { path: self.dir.clone(), name: name.into() };
-        let (shard, slot) = self.tensors.get(name).ok_or_else(missing)?;
-        Ok((slot, &self.shards[*shard]))
+    /// What a tensor is stored as, if it can be read.
+    pub(super) fn stored(&self, name: &str) -> Option<SaveDtype> {
+        Some(match self.info(name)?.dtype {
+            Dtype::F32 => SaveDtype::F32,
+            Dtype::F16 => SaveDtype::F16,
+            Dtype::Bf16 => SaveDtype::Bf16,
+            Dtype::F8E8M0 => SaveDtype::F8E8M0,
+            Dtype::F8E4M3 => SaveDtype::F8E4M3(match self.info(&scale_name(name))?.dtype {
+                Dtype::F8E8M0 => ScaleFormat::Ue8m0Byte,
+                _ => ScaleFormat::F32,
+            }),
+            Dtype::Other(_) => return None,
+        })
     }
 
-    /// The scales of an FP8 tensor in rows of blocks, checked: there, of the right shape, positive and finite.
+    /// Where a tensor lies: place and number of the file.
+    fn slot(&self, name: &str) -> Result<(&Slot, usize), Error> {
+        let missing = || Error::NoTensor { path: self.dir.clone(), name: name.into() };
+        let (shard, slot) = self.tensors.get(name).ok_or_else(missing)?;
+        Ok((slot, *shard))
+    }
+
+    /// The scales of an FP8 tensor in rows of blocks, checked: there, of the right shape, positive and finite. Whether
+    /// they are powers of two is not asked, whatever `scale_fmt` says: the weights that made the key known
+    /// (DeepSeek-V3.1) do not keep to it.
     pub fn scales(&self, name: &str) -> Result<Vec<f32>, Error> {
         let (slot, _) = self.slot(name)?;
-        let wrong = |reason: String| Error::Fp8 { name: name.into(), reason };
+        let wrong = |reason: String| Error::Unusable { name: name.into(), reason };
         let Some(shape) = scale_shape(&slot.shape) else {
             return Err(wrong(format!("is stored as F8_E4M3 with shape {:?}; only matrices have scales", slot.shape)));
         };
-        let Some(quantization) = &self.quantization else {
+        if self.quantization.is_none() {
             return Err(wrong("is stored as F8_E4M3, but config.json has no `quantization_config`".into()));
-        };
+        }
         let scale = scale_name(name);
         let (found, shard) = self.slot(&scale)?;
         if found.shape != shape {
@@ -188,30 +212,48 @@ impl Checkpoint {
             return Err(Error::Size { name: scale, found: found.shape.clone(), expected });
         }
         let mut bytes = vec![0; found.bytes.len()];
-        shard.read(found.bytes.start, &mut bytes)?;
+        self.shards.read(shard, found.bytes.start, &mut bytes)?;
         let scales: Vec<f32> = match &found.dtype {
             Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F8E8M0 => scales_from_bytes(&bytes),
             other => {
                 let reason = format!("is stored as {other}; scales are read from F32 and F8_E8M0");
-                return Err(Error::Fp8 { name: scale, reason });
+                return Err(Error::Unusable { name: scale, reason });
             }
         };
         for (i, s) in scales.iter().enumerate() {
-            if let Some(reason) = wrong_scale(*s, quantization.ue8m0) {
+            if let Some(reason) = wrong_scale(*s) {
                 let (row, col) = (i / shape[1], i % shape[1]);
-                return Err(Error::Fp8 { name: scale, reason: format!("is {s} at row {row}, column {col}: {reason}") });
+                let reason = format!("is {s:?} at row {row}, column {col}: {reason}; get the checkpoint anew");
+                return Err(Error::Unusable { name: scale, reason });
             }
         }
         Ok(scales)
     }
 
-    /// Reads codes of an FP8 tensor from element `start` on, as they are; NaN among them is an error.
-    pub(super) fn codes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
+    /// Reads stored bytes from element `start` on, as they are; an element that is infinite or NaN is an error.
+    pub(super) fn stored_bytes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
         let (slot, shard) = self.slot(name)?;
-        shard.read(slot.bytes.start + start, out)?;
-        let cols = slot.shape.last().copied().unwrap_or(1).max(1);
-        find_nan(out).map_err(|i| nan_code(name, start + i, cols))
+        let size = slot.dtype.bytes().unwrap_or(1);
+        self.shards.read(shard, slot.bytes.start + start * size, out)?;
+        find_no_number(&slot.dtype, out).map_err(|(i, value)| no_number(name, value, start + i, slot.cols()))
+    }
+
+    /// Reads all of a tensor and fails with the first element that is infinite or NaN.
+    pub(super) fn check_values(
+        &self,
+        name: &str,
+        room: &mut Vec<u8>,
+        progress: &mut impl FnMut(usize),
+    ) -> Result<(), Error> {
+        let (slot, _) = self.slot(name)?;
+        let size = slot.dtype.bytes().unwrap_or(1);
+        for start in (0..slot.bytes.len()).step_by(AT_ONCE * size) {
+            room.resize((AT_ONCE * size).min(slot.bytes.len() - start), 0);
+            self.stored_bytes(name, start / size, room)?;
+            progress(room.len());
+        }
+        Ok(())
     }
 
     /// Reads a whole tensor into f32.
@@ -229,17 +271,6 @@ impl Checkpoint {
         self.read_from(name, 0, out)
     }
 
-    /// Reads some rows of a tensor, all dimensions but the first being the columns.
-    pub fn read_rows<T: Element>(&self, name: &str, rows: Range<usize>, out: &mut [T]) -> Result<(), Error> {
-        let (slot, _) = self.slot(name)?;
-        let (height, elements) = (slot.shape.first().copied().unwrap_or(1), slot.shape.iter().product::<usize>());
-        let width = elements.checked_div(height).unwrap_or(0);
-        if rows.start > rows.end || rows.end > height || out.len() != rows.len() * width {
-            return Err(size_error(name, slot, format!("rows {rows:?} into {} elements were asked for", out.len())));
-        }
-        self.read_from(name, rows.start * width, out)
-    }
-
     /// Reads elements from `start` on, in the order they are stored, a piece at a time.
     pub fn read_from<T: Element>(&self, name: &str, start: usize, out: &mut [T]) -> Result<(), Error> {
         let (slot, shard) = self.slot(name)?;
@@ -250,13 +281,13 @@ impl Checkpoint {
             return Err(size_error(name, slot, format!("{} elements from {start} on were asked for", out.len())));
         }
         let scales = match slot.dtype {
-            Dtype::F8E4M3 => Some(Scales { cols: slot.shape.last().copied().unwrap_or(1), values: self.scales(name)? }),
+            Dtype::F8E4M3 => Some(Scales { cols: slot.cols(), values: self.scales(name)? }),
             _ => None,
         };
         let mut bytes = vec![0; size * out.len().min(AT_ONCE)];
         for (i, piece) in out.chunks_mut(AT_ONCE).enumerate() {
             let (at, bytes) = (start + i * AT_ONCE, &mut bytes[..size * piece.len()]);
-            shard.read(slot.bytes.start + at * size, bytes)?;
+            self.shards.read(shard, slot.bytes.start + at * size, bytes)?;
             decode(name, &slot.dtype, bytes, at, scales.as_ref(), piece)?;
         }
         Ok(())
@@ -276,8 +307,8 @@ impl Checkpoint {
             let (mut x, mut y) = (vec![0; AT_ONCE.min(size)], vec![0; AT_ONCE.min(size)]);
             for start in (0..size).step_by(AT_ONCE) {
                 let n = AT_ONCE.min(size - start);
-                shard_a.read(slot_a.bytes.start + start, &mut x[..n])?;
-                shard_b.read(slot_b.bytes.start + start, &mut y[..n])?;
+                self.shards.read(shard_a, slot_a.bytes.start + start, &mut x[..n])?;
+                self.shards.read(shard_b, slot_b.bytes.start + start, &mut y[..n])?;
                 if x[..n] != y[..n] {
                     return Ok(false);
                 }
@@ -301,7 +332,7 @@ impl Checkpoint {
 /// The `quantization_config` of a folder's `config.json`, if there is one.
 fn quantization_of(dir: &Path) -> Result<Option<Quantization>, Error> {
     let path = dir.join("config.json");
-    let Ok(text) = std::fs::read(&path) else { return Ok(None) };
+    let Ok(text) = read_small(&path, MAX_CONFIG) else { return Ok(None) };
     let Ok(config) = serde_json::from_slice::<Value>(&text) else { return Ok(None) };
     let Some(quantization) = config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(None) };
     Ok(Some(Quantization::parse(quantization).map_err(|e| ConfigError::InFile { path, source: Box::new(e) })?))

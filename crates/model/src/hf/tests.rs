@@ -138,7 +138,7 @@ fn a_failed_save_leaves_nothing() {
         Err(atomic::IoError { action: "write", path: "x".into(), source: full() }.into())
     };
     for shard_bytes in [90, 1 << 20] {
-        let options = SaveOptions { shard_bytes, replace: true, ..SaveOptions::default() };
+        let options = SaveOptions { shard_bytes, ..SaveOptions::default() };
         let error = save(&path, &config(), &tensors, &options, no_more, fails).unwrap_err();
         assert!(error.to_string().contains("cannot write x"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -150,17 +150,15 @@ fn a_failed_save_leaves_nothing() {
 }
 
 #[test]
-fn a_folder_is_replaced_only_when_asked_for() {
+fn a_folder_is_not_replaced() {
     let (dir, tensors) = (tempfile::tempdir().unwrap(), some_tensors());
     let path = dir.path().join("model");
     let beside = |p: &Path| Ok(atomic::write_file(&p.join("tokenizer.json"), b"{}")?);
     save(&path, &config(), &tensors, &SaveOptions::default(), beside, fill).unwrap();
     let again = save(&path, &config(), &tensors[..1], &SaveOptions::default(), no_more, fill).unwrap_err();
-    assert!(again.to_string().contains("non-empty"), "{again}");
-    let options = SaveOptions { replace: true, ..SaveOptions::default() };
-    save(&path, &config(), &tensors[..1], &options, no_more, fill).unwrap();
-    assert_eq!(Checkpoint::open(&path).unwrap().names().count(), 1);
-    assert!(!path.join("tokenizer.json").exists());
+    assert!(again.to_string().contains("there already"), "{again}");
+    assert_eq!(Checkpoint::open(&path).unwrap().names().count(), tensors.len());
+    assert!(path.join("tokenizer.json").exists());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
@@ -192,13 +190,13 @@ fn half_precision_and_rows_are_read() {
     for (a, v) in all.iter().zip(values) {
         assert_eq!(a.to_bits(), half::f16::from_f32(v).to_f32().to_bits());
     }
-    checkpoint.read_rows("h", 0..2, &mut rows).unwrap();
+    checkpoint.read_from("h", 0, &mut rows).unwrap();
     assert_eq!(rows.map(bf16::to_f32)[..2], [1.5, -0.0]);
     assert_eq!(rows[2], bf16::from_f32(65504.0));
-    checkpoint.read_rows::<f32>("h", 3..3, &mut []).unwrap();
+    checkpoint.read_from::<f32>("h", 6, &mut []).unwrap();
     assert!(matches!(checkpoint.read_f32("h", &mut short), Err(Error::Size { .. })));
-    for rows in [2..4, 0..3, 4..4] {
-        assert!(matches!(checkpoint.read_rows("h", rows, &mut short), Err(Error::Size { .. })));
+    for start in [2, 6, usize::MAX] {
+        assert!(matches!(checkpoint.read_from("h", start, &mut short), Err(Error::Size { .. })));
     }
     let error = checkpoint.read_f32("absent", &mut []).unwrap_err().to_string();
     assert!(error.contains("no tensor `absent`"), "{error}");
@@ -245,13 +243,19 @@ fn lying_headers_are_refused_by_name() {
         (r#"{"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#.into(), 0, "`w` stands there twice"),
         (r#"{"__metadata__":{"a":1}}"#.into(), 0, "broken header"),
         (r#"{"w":7}"#.into(), 0, "tensor `w`"),
+        (one(&format!("[2{}]", ",1".repeat(16)), "F32", 0, 8), 8, "tensor `w`: has more than 16 dimensions"),
+        (one("[2]", &"x".repeat(5_000_000), 0, 8), 8, "unknown type `xxx"),
+        (one("[2]", "F32", 0, 8).replace("[0,8]", &format!("\"{}\"", "x".repeat(5_000_000))), 8, "tensor `w`"),
+        (one("[2]", "F32", 0, 8).replace('w', &"w".repeat(501)), 8, "at most 500 bytes"),
+        (one("[2]", "F32", 0, 8).replace('w', "\\u001b[2J"), 8, "no control characters: `\\u{1b}[2J`"),
         ("[]".into(), 0, "broken header"),
         ("{".into(), 0, "broken header"),
     ];
     for (json, data, part) in cases {
         let dir = folder_with(&file_of(&json, data));
         let error = Checkpoint::open(dir.path()).err().unwrap_or_else(|| panic!("accepted: {json}")).to_string();
-        assert!(error.contains(part) && error.contains("model.safetensors"), "{json}: {error}");
+        assert!(error.contains(part) && error.contains("model.safetensors"), "{part}: {error}");
+        assert!(error.len() < 1000 && !error.contains('\u{1b}'), "{} bytes", error.len());
     }
     for (bytes, part) in [
         (vec![], "only 0 bytes"),
@@ -296,8 +300,56 @@ fn folders_without_weights_and_lying_indices_are_refused() {
     }
     fs::write(&index, "[").unwrap();
     assert!(open().contains("is no index"));
+    fs::write(&index, format!(r#"{{"weight_map":{{"\u001b{}":"a.safetensors"}}}}"#, "x".repeat(100_000))).unwrap();
+    assert!(open().len() < 1000 && !open().contains('\u{1b}'));
+    #[cfg(unix)]
+    for name in ["model.safetensors.index.json", "config.json"] {
+        let path = dir.path().join(name);
+        fs::rename(&path, dir.path().join("aside")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(open().contains(name) && open().contains("no regular file"), "{}", open());
+        fs::remove_file(&path).unwrap();
+        fs::File::create(&path).unwrap().set_len(3 << 30).unwrap();
+        assert!(open().contains(name) && open().contains("larger than"), "{}", open());
+        fs::remove_file(&path).unwrap();
+        fs::rename(dir.path().join("aside"), &path).unwrap();
+    }
     fs::write(&index, r#"{"weight_map":{}}"#).unwrap();
     assert_eq!(Checkpoint::open(dir.path()).unwrap().names().count(), 0);
+}
+
+#[test]
+fn what_is_there_twice_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), config().to_json()).unwrap();
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|n| tensor(n, &[2], SaveDtype::F32));
+    fs::write(dir.path().join("1.safetensors"), theirs(&[&a, &b, &c])).unwrap();
+    fs::write(dir.path().join("2.safetensors"), theirs(&[&b, &c, &d])).unwrap();
+    let map = r#"{"a":"1.safetensors","a":"1.safetensors","b":"2.safetensors","c":"1.safetensors","c":"2.safetensors","d":"2.safetensors"}"#;
+    let index = dir.path().join("model.safetensors.index.json");
+    fs::write(&index, format!(r#"{{"weight_map":{map}}}"#)).unwrap();
+    let need = expected(&[a, b, c, d]);
+    let audit = Checkpoint::open(dir.path()).unwrap().check(&need).unwrap();
+    assert_eq!(audit.repeated, ["a", "b", "c"]);
+    let text = audit.into_result().unwrap_err().to_string();
+    assert!(text.contains("3 stored or listed twice: a, b, c") && text.contains("which one is meant"), "{text}");
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_open_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    // More files than are open at a time.
+    let tensors: Vec<SaveTensor> = (0..40).map(|i| tensor(&format!("t{i:02}"), &[25], SaveDtype::F32)).collect();
+    let options = SaveOptions { shard_bytes: 100, ..SaveOptions::default() };
+    save(&path, &config(), &tensors, &options, no_more, fill).unwrap();
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 42);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    check_values(&checkpoint, &tensors);
+    check_values(&checkpoint, &tensors);
+    fs::write(path.join("model-00001-of-00040.safetensors"), b"another").unwrap();
+    let error = checkpoint.read_f32("t00", &mut [0.0; 25]).unwrap_err().to_string();
+    assert!(error.contains("model-00001-of-00040") && error.contains("changed"), "{error}");
 }
 
 #[test]
@@ -346,9 +398,10 @@ fn an_audit_names_every_difference() {
     {
         assert!(text.contains(part), "{text}");
     }
-    let audit = audit.without_layers_from(8);
-    assert_eq!(audit.extra, ["model.layers.7.embed_tokens.weight", "surplus"]);
-    assert!(audit.differing.is_empty());
+    assert!(text.contains("set `num_nextn_predict_layers` in config.json to 2"), "{text}");
+    assert!(text.contains("leave the copy out"), "{text}");
+    assert_eq!(audit.lines().len(), 6);
+    assert!(audit.lines().contains(&"not part of it: surplus".to_string()));
     let missing = vec![("model.layers.8.hnorm.weight".to_string(), vec![2])];
     assert!(checkpoint.check(&missing).unwrap().to_string().contains("num_nextn_predict_layers"));
 }

@@ -64,29 +64,29 @@ pub struct Mla {
 
 /// Every activation backward needs.
 pub struct MlaSaved {
-    x: Tensor,
+    pub(crate) x: Tensor,
     /// `[c_q | c_kv | k_rope]` before norms and rotation.
-    a: Tensor,
+    pub(crate) a: Tensor,
     /// None where it is computed again.
-    expanded: Option<Expanded>,
-    /// Normalised latent `[T, d_c]`: what a cache keeps.
-    pub(crate) c_kv: Tensor,
-    rstd_kv: Tensor,
-    /// Rotated shared key `[T, d_R]`: what a cache keeps.
+    pub(crate) expanded: Option<Expanded>,
+    /// Rotated shared key `[T, d_R]`.
     pub(crate) k_rope: Tensor,
-    o: Kept,
+    pub(crate) o: Kept,
     lse: Tensor,
 }
 
-/// Outputs of the norm and of the up-projections: most of an attention layer's activations, and quickly made from the
-/// latents.
-struct Expanded {
-    n: Tensor,
+/// Outputs of the norms and of the up-projections: most of an attention layer's activations, and quickly made from `x` and
+/// the latents in `a`.
+pub(crate) struct Expanded {
+    pub(crate) n: Tensor,
     rstd: Tensor,
-    q: Tensor,
+    pub(crate) q: Tensor,
     /// The query's normalised latent and its reciprocal root mean squares.
     query: Option<(Tensor, Tensor)>,
-    kv: Tensor,
+    /// Normalised latent `[T, d_c]` of keys and values.
+    pub(crate) c_kv: Tensor,
+    rstd_kv: Tensor,
+    pub(crate) kv: Tensor,
 }
 
 /// What the weight products wait for.
@@ -182,7 +182,7 @@ impl Mla {
         let mut a = cx.empty(&[t, qr + dc + d_rope], cx.compute());
         linear::forward(cx, &n, self.down.weight(), &mut a, Acc::Write);
         let (q, query) = self.queries(cx, &n, &a, pass);
-        let (c_kv, rstd_kv) = norm::forward(cx, a.columns(qr..qr + dc), &self.kv_norm, MLA_NORM_EPS as f32);
+        let (c_kv, rstd_kv) = self.latent(cx, &a);
         let mut k_rope = cx.empty(&[t, d_rope], cx.compute());
         elementwise::cast(cx, a.columns(qr + dc..qr + dc + d_rope), &mut k_rope);
         rope::apply(cx, &mut k_rope, 1, d_rope, 0, pass.positions, pass.rope, false);
@@ -209,6 +209,12 @@ impl Mla {
         (q, query)
     }
 
+    /// The normalised latent of keys and values, from `a`, and its reciprocal root mean squares.
+    fn latent(&self, cx: &Cx, a: &Tensor) -> (Tensor, Tensor) {
+        let first = self.query_rank();
+        norm::forward(cx, a.columns(first..first + self.kv_rank), &self.kv_norm, MLA_NORM_EPS as f32)
+    }
+
     /// Keys without position, and values: `[k_nope | v]` per head.
     fn keys_and_values(&self, cx: &Cx, c_kv: &Tensor) -> Tensor {
         let s = &self.shape;
@@ -218,10 +224,18 @@ impl Mla {
     }
 
     /// What forward did not keep, by the same operations: the same bits.
-    fn expand(&self, cx: &Cx, x: &Tensor, a: &Tensor, c_kv: &Tensor, pass: &Pass<'_>) -> Expanded {
+    fn expand(&self, cx: &Cx, x: &Tensor, a: &Tensor, pass: &Pass<'_>) -> Expanded {
         let (n, rstd) = norm::forward(cx, x, &self.norm, self.eps);
         let (q, query) = self.queries(cx, &n, a, pass);
-        Expanded { n, rstd, q, query, kv: self.keys_and_values(cx, c_kv) }
+        let (c_kv, rstd_kv) = self.latent(cx, a);
+        let kv = self.keys_and_values(cx, &c_kv);
+        Expanded { n, rstd, q, query, c_kv, rstd_kv, kv }
+    }
+
+    /// What a cache keeps of the tokens of a forward pass: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
+    pub(crate) fn latents(&self, cx: &Cx, saved: MlaSaved) -> (Tensor, Tensor) {
+        let MlaSaved { a, expanded, k_rope, .. } = saved;
+        (expanded.map_or_else(|| self.latent(cx, &a).0, |e| e.c_kv), k_rope)
     }
 
     /// `x_td + MLA(RMSNorm(x_td))`, f32 in and out.
@@ -236,8 +250,8 @@ impl Mla {
         let mut y = cx.copy(&x);
         linear::forward(cx, &o, self.out.weight(), &mut y, Acc::Add);
         let o = Kept::new(cx, o, self.keep_out.style(true));
-        let expanded = (!self.recompute).then_some(Expanded { n, rstd, q, query, kv });
-        (y, MlaSaved { x, a, expanded, c_kv, rstd_kv, k_rope, o, lse })
+        let expanded = (!self.recompute).then_some(Expanded { n, rstd, q, query, c_kv, rstd_kv, kv });
+        (y, MlaSaved { x, a, expanded, k_rope, o, lse })
     }
 
     /// `d_td`: gradient of the output on entry, of the input on return (the residual path is the identity).
@@ -249,9 +263,9 @@ impl Mla {
         pass: &Pass<'_>,
         grads: &mut Grads,
     ) -> MlaDeferred {
-        let MlaSaved { x, a, expanded, c_kv, rstd_kv, k_rope, o, lse } = saved;
-        let expanded = expanded.unwrap_or_else(|| self.expand(cx, &x, &a, &c_kv, pass));
-        let Expanded { n, rstd, q, query, kv } = expanded;
+        let MlaSaved { x, a, expanded, k_rope, o, lse } = saved;
+        let expanded = expanded.unwrap_or_else(|| self.expand(cx, &x, &a, pass));
+        let Expanded { n, rstd, q, query, c_kv, rstd_kv, kv } = expanded;
         let AttnShape { heads, d_nope, d_rope, .. } = self.shape;
         let (t, qr, dc, dq) = (x.rows(), self.query_rank(), self.kv_rank, d_nope + d_rope);
         let mut d_x = cx.empty(x.shape(), cx.compute());

@@ -18,14 +18,34 @@ struct Problem<'a> {
     cx: &'a Cx,
     input: Input,
     replay: Vec<Tensor>,
-    /// Shares f `[S, E]` of each MoE layer, in the order of the pass.
-    shares: Vec<Vec<f32>>,
+    /// Over what the balance loss is taken.
+    groups: BalanceGroups,
+    /// Shares f `[groups, E]` of each MoE layer, in the order of the pass.
+    shares: Vec<Vec<f64>>,
+}
+
+/// Shares of each group of tokens by the definition: `f_i = E / (K T_s)` times the tokens that have expert i among their K
+/// best, by scores alone.
+fn shares(scores: &Tensor, k: usize, groups: usize) -> Vec<f64> {
+    let (tokens, e) = (scores.rows() / groups, scores.cols());
+    let mut f = vec![0.0; groups * e];
+    for (t, row) in scores.f32().chunks(e).enumerate() {
+        let mut best: Vec<usize> = (0..e).collect();
+        best.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
+        best[..k].iter().for_each(|i| f[t / tokens * e + i] += e as f64 / (k * tokens) as f64);
+    }
+    f
 }
 
 impl Problem<'_> {
     fn mtp_weights(&self) -> Vec<f64> {
         let depth = self.input.mtp.len() as f64;
         self.input.mtp.iter().map(|m| LAMBDA / depth / m.valid as f64).collect()
+    }
+
+    /// Groups of tokens of the balance loss.
+    fn groups(&self) -> usize {
+        if self.groups == BalanceGroups::Batch { 1 } else { self.input.seg.count() }
     }
 
     /// The loss as a function of the weights, in f64 from the f32 losses of the tokens.
@@ -41,14 +61,14 @@ impl Problem<'_> {
         let sum = |t: &Tensor| t.f32().iter().map(|v| f64::from(*v)).sum::<f64>();
         let mut total = sum(&main) / self.input.valid as f64;
         total += mtp.iter().zip(self.mtp_weights()).map(|(t, w)| w * sum(t)).sum::<f64>();
-        let sequences = self.input.seg.count();
+        let groups = self.groups();
         for ((s, experts), f) in scores.iter().zip(&self.shares) {
-            let tokens = s.len() / experts / sequences;
+            let tokens = s.len() / experts / groups;
             for (t, row) in s.chunks(*experts).enumerate() {
                 let all: f64 = row.iter().map(|v| f64::from(*v)).sum();
                 let f = &f[t / tokens * experts..][..*experts];
-                let dot: f64 = row.iter().zip(f).map(|(s, f)| f64::from(*s) * f64::from(*f)).sum();
-                total += ALPHA / sequences as f64 * dot / all / tokens as f64;
+                let dot: f64 = row.iter().zip(f).map(|(s, f)| f64::from(*s) * f).sum();
+                total += ALPHA / groups as f64 * dot / all / tokens as f64;
             }
         }
         total
@@ -68,30 +88,32 @@ fn with_param(model: &mut Model, slot: usize, cx: &Cx, f: impl FnOnce(&mut [f32]
 
 #[test]
 fn every_gradient_is_the_slope_of_the_loss() {
-    for name in ["yarn", "mtp2", "tied", "v2_group", "dense"] {
+    let sequences = BalanceGroups::Sequences;
+    let cases = ["yarn", "mtp2", "tied", "v2_group", "dense"].map(|name| (name, sequences));
+    for (name, groups) in cases.into_iter().chain([("mtp2", BalanceGroups::Batch)]) {
         let f = Fixture::named(name);
         let cx = Cx::cpu(2, DType::F32);
         let (mut model, ids) = (f.model(&cx), f.ids());
         let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
         let replay = routing(&cx, &dump(&cx, &model, &ids, false, None));
         let input = Input::of(&cx, &ids, model.mtp.len());
-        let mut problem = Problem { cx: &cx, input, replay, shares: Vec::new() };
+        let mut problem = Problem { cx: &cx, input, replay, groups, shares: Vec::new() };
 
         let mtp: Vec<f32> = problem.mtp_weights().iter().map(|w| *w as f32).collect();
-        let balance = Some((BalanceGroups::Sequences, (ALPHA / ids.len() as f64) as f32));
+        let balance = Some((groups, (ALPHA / problem.groups() as f64) as f32));
         let weights = LossWeights { main: (1.0 / problem.input.valid as f64) as f32, mtp: &mtp, balance };
         let mut grads = Grads::new(&cx, model.params().into_iter());
         let (mut ws, mut stats) = (Workspace::default(), model.stats(&cx));
-        let mut shares = Vec::new();
+        let (mut found, k, count) = (Vec::new(), model.config.num_experts_per_tok, problem.groups());
         let mut observer = |probe: Probe<'_>| {
             if let Probe::Routing(_, r) = probe {
-                shares.push(r.balance.as_ref().unwrap().0.f32().to_vec());
+                found.push(shares(&r.scores, k, count));
             }
         };
         let (replay, input) = (Some(problem.replay.as_slice()), &problem.input);
         let observer = Some(&mut observer as _);
         model.forward_backward(&cx, input, &weights, replay, &mut ws, &mut stats, &mut grads, observer);
-        problem.shares = shares;
+        problem.shares = found;
 
         let slots: Vec<(usize, String)> = model
             .params()
@@ -131,7 +153,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
                 let error = (measured - wanted).abs() / slope;
                 assert!(
                     error <= BOUND,
-                    "{name} {param}, direction {direction}: {measured} instead of {wanted}, {error:.1e} of |g|"
+                    "{name} {groups:?} {param}, direction {direction}: {measured} instead of {wanted}, {error:.1e} of |g|"
                 );
             }
             with_param(&mut model, slot, &cx, |w| w.copy_from_slice(&start));

@@ -1,9 +1,9 @@
 //! Tiny checkpoints with the results of an independent implementation (see oracle/README.md).
 
-use hadal_model::Model;
 use hadal_model::dump::{Array, Dump};
 use hadal_model::hf::Checkpoint;
 use hadal_model::precision::Precision;
+use hadal_model::{Model, ModelConfig};
 use hadal_ops::{Cx, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
@@ -66,6 +66,14 @@ impl Fixture {
         let own = self.info["f32_err"].get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
         (4.0 * own).max(1e-5)
     }
+}
+
+/// A model with fresh weights whose every contraction is longer than a tile of 128: a dense block, one of experts, MTP.
+pub(crate) fn wide(cx: &Cx, precision: Precision) -> Model {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/wide.json");
+    let mut model = Model::with_precision(cx, &ModelConfig::from_file(path).unwrap(), precision);
+    model.init(cx, 3, 0.05);
+    model
 }
 
 /// The expert choices in a dump or in the oracle's results, one tensor for each MoE layer.

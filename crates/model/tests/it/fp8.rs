@@ -1,101 +1,16 @@
 //! Checkpoints with block-quantised weights: conversions, audits, and files that lie.
 
+use crate::checkpoints::{FP8, Folder, Raw, UE8M0, UE8M0_BYTE, changed, config, options, serialize, values};
+use hadal_model::Model;
 use hadal_model::hf::{
-    Checkpoint, Dtype, Error, Quantization, ScaleFormat, WeightFormat, convert_into, expected, is_fp8, is_router_bias,
+    Checkpoint, Conversion, Dtype, Error, Quantization, WeightFormat, convert_into, expected, is_fp8, is_router_bias,
     scale_name, scale_shape,
 };
-use hadal_model::{Model, ModelConfig};
 use hadal_ops::{Cx, DType};
 use proptest::prelude::*;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype as Stored, TensorView};
+use safetensors::tensor::Dtype as Stored;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use tempfile::TempDir;
-
-const FP8: WeightFormat = WeightFormat::Fp8(ScaleFormat::F32);
-const UE8M0: WeightFormat = WeightFormat::Fp8(ScaleFormat::Ue8m0);
-const UE8M0_BYTE: WeightFormat = WeightFormat::Fp8(ScaleFormat::Ue8m0Byte);
-/// Small enough for several shards.
-const SHARD: usize = 300_000;
-
-/// A model with an MTP module, router biases, and matrices of several ragged blocks.
-fn config() -> ModelConfig {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/yarn/config.json");
-    let small = ModelConfig::from_file(fixture).unwrap();
-    let (hidden_size, intermediate_size, moe_intermediate_size) = (136, 260, 40);
-    ModelConfig { hidden_size, intermediate_size, moe_intermediate_size, q_lora_rank: Some(130), ..small }
-}
-
-/// A folder for checkpoints, with one of random f32 weights in `f32`.
-struct Folder(TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
-        let cx = Cx::cpu(1, DType::F32);
-        let mut model = Model::new(&cx, &config());
-        model.init(&cx, 5, 0.3);
-        model.visit_mut(&mut |p| {
-            if !p.trainable() {
-                p.value.f32_mut().iter_mut().enumerate().for_each(|(i, v)| *v = 0.001 * i as f32 - 0.0031);
-            }
-        });
-        model.save_into(&folder.make("f32"), WeightFormat::F32, SHARD, |_| None).unwrap();
-        folder
-    }
-
-    fn make(&self, name: &str) -> PathBuf {
-        let path = self.0.path().join(name);
-        fs::create_dir(&path).unwrap();
-        path
-    }
-
-    fn open(&self, name: &str) -> Checkpoint {
-        let checkpoint = Checkpoint::open(self.0.path().join(name)).unwrap();
-        checkpoint.audit().unwrap().into_result().unwrap();
-        checkpoint
-    }
-
-    fn convert(&self, from: &str, to: &str, format: WeightFormat) -> Checkpoint {
-        convert_into(&self.open(from), &self.make(to), format, SHARD).unwrap();
-        self.open(to)
-    }
-
-    /// All files, by name.
-    fn files(&self, name: &str) -> BTreeMap<String, Vec<u8>> {
-        let read = |e: fs::DirEntry| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap());
-        fs::read_dir(self.0.path().join(name)).unwrap().map(|e| read(e.unwrap())).collect()
-    }
-
-    /// Name, type, shape and bytes of every tensor.
-    fn tensors(&self, name: &str) -> BTreeMap<String, Raw> {
-        let mut all = BTreeMap::new();
-        for (_, file) in self.files(name).into_iter().filter(|(file, _)| file.ends_with(".safetensors")) {
-            all.extend(raw(&file));
-        }
-        all
-    }
-}
-
-type Raw = (Stored, Vec<usize>, Vec<u8>);
-
-fn raw(file: &[u8]) -> BTreeMap<String, Raw> {
-    let copy = |t: TensorView<'_>| (t.dtype(), t.shape().to_vec(), t.data().to_vec());
-    SafeTensors::deserialize(file).unwrap().tensors().into_iter().map(|(n, t)| (n, copy(t))).collect()
-}
-
-fn serialize(tensors: &BTreeMap<String, Raw>) -> Vec<u8> {
-    let views = tensors.iter().map(|(n, (d, s, b))| (n.clone(), TensorView::new(*d, s.clone(), b).unwrap()));
-    safetensors::serialize(views, None).unwrap()
-}
-
-fn values(checkpoint: &Checkpoint, name: &str) -> Vec<u32> {
-    let mut out = vec![0f32; checkpoint.info(name).unwrap().elements()];
-    checkpoint.read_f32(name, &mut out).unwrap();
-    out.into_iter().map(f32::to_bits).collect()
-}
 
 #[test]
 fn fp8_holds_what_the_released_weights_hold_in_fp8() {
@@ -141,7 +56,7 @@ fn round_trips_are_exact() {
     // The model writes what the conversion writes.
     let cx = Cx::cpu(1, DType::F32);
     let model = Model::load(&cx, &folder.open("f32")).unwrap();
-    model.save_into(&folder.make("saved"), FP8, SHARD, |_| None).unwrap();
+    model.save_into(&folder.make("saved"), FP8, &options(), |_| None).unwrap();
     assert!(folder.files("saved") == folder.files("fp8"));
     // Codes and scales are copied.
     folder.convert("fp8", "copy", FP8);
@@ -176,9 +91,9 @@ fn conversions_write_what_models_write() {
         let folder = Folder(tempfile::tempdir().unwrap());
         for (i, format) in [WeightFormat::F32, WeightFormat::Bf16, FP8, UE8M0_BYTE].into_iter().enumerate() {
             let (converted, saved) = (format!("converted {i}"), format!("saved {i}"));
-            convert_into(&checkpoint, &folder.make(&converted), format, SHARD).unwrap();
+            convert_into(&checkpoint, &folder.make(&converted), format.into(), &options()).unwrap();
             let model = Model::load(&cx, &checkpoint).unwrap();
-            model.save_into(&folder.make(&saved), format, SHARD, |_| None).unwrap();
+            model.save_into(&folder.make(&saved), format, &options(), |_| None).unwrap();
             assert!(folder.files(&converted) == folder.files(&saved), "{} {format:?}", source.display());
             assert_eq!(folder.open(&converted).format(), format);
         }
@@ -216,18 +131,6 @@ fn powers_of_two_are_kept_widened_and_made() {
     }
     let again = folder.convert("to f32", "values", UE8M0);
     assert!(again.names().filter(|n| is_fp8(n)).all(|n| values(&again, n) == values(&made, n)));
-}
-
-type Change<'a> = &'a dyn Fn(&mut BTreeMap<String, Raw>, &mut serde_json::Value);
-
-/// A copy of the checkpoint `from` in one file, changed.
-fn changed(folder: &Folder, from: &str, name: &str, change: Change<'_>) {
-    let path = folder.make(name);
-    let mut tensors = folder.tensors(from);
-    let mut config = serde_json::from_slice(&folder.files(from)["config.json"]).unwrap();
-    change(&mut tensors, &mut config);
-    fs::write(path.join("model.safetensors"), serialize(&tensors)).unwrap();
-    fs::write(path.join("config.json"), config.to_string()).unwrap();
 }
 
 const PROJ: &str = "model.layers.1.mlp.experts.3.down_proj.weight";
@@ -296,50 +199,72 @@ fn scales_and_codes_that_are_no_numbers_are_named() {
     let cx = Cx::cpu(1, DType::F32);
     let scale = scale_name(DENSE);
     let mut case = 0;
-    folder.convert("f32", "ue8m0", UE8M0);
-    let mut check = |from: &str, name: &str, parts: &[&str], change: &dyn Fn(&mut Raw)| {
+    let mut check = |name: &str, parts: &[&str], change: &dyn Fn(&mut Raw)| {
         case += 1;
         let (bad, out) = (format!("bad {case}"), format!("out {case}"));
-        changed(&folder, from, &bad, &|tensors, _| change(tensors.get_mut(name).unwrap()));
-        let checkpoint = folder.open(&bad);
+        changed(&folder, "fp8", &bad, &|tensors, _| change(tensors.get_mut(name).unwrap()));
+        let checkpoint = Checkpoint::open(folder.0.path().join(&bad)).unwrap();
+        let mut audit = checkpoint.audit().unwrap();
+        // Scales are looked at in every audit, codes in a deep one.
+        assert_eq!(audit.is_clean(), !name.ends_with("_scale_inv"), "{audit}");
+        if audit.is_clean() {
+            let mut bytes = 0;
+            checkpoint.audit_values(&mut audit, |n| bytes += n).unwrap();
+            assert!(bytes > 300_000);
+        }
+        let audited = audit.into_result().unwrap_err().to_string();
+        assert!(audited.contains("1 with unusable values") && audited.contains(name), "{audited}");
         let loaded = Model::load(&cx, &checkpoint).err().expect("loaded").to_string();
-        let copied = convert_into(&checkpoint, &folder.make(&out), FP8, SHARD).unwrap_err().to_string();
-        for error in [loaded, copied] {
-            assert!(error.contains(&format!("tensor `{name}`")), "{error}");
+        let copied = convert_into(&checkpoint, &folder.make(&out), FP8.into(), &options()).unwrap_err().to_string();
+        assert!(copied.contains(&format!("tensor `{name}`")), "{copied}");
+        for error in [audited, loaded, copied] {
             assert!(parts.iter().all(|p| error.contains(p)), "{error}");
         }
     };
-    for (value, text) in [(f32::NAN, "is NaN"), (f32::INFINITY, "is inf"), (0.0, "is 0"), (-0.5, "is -0.5")] {
+    for (value, text) in
+        [(f32::NAN, "is NaN"), (f32::INFINITY, "is inf"), (0.0, "is 0"), (-0.5, "is -0.5"), (3e38, "is 3e38")]
+    {
         // Row 1, column 1 of 3 x 2 blocks.
-        check("fp8", &scale, &[text, "row 1, column 1", "positive finite"], &|t| {
+        let reason = if value == 3e38 { "would be infinite" } else { "positive finite" };
+        check(&scale, &[text, "row 1, column 1", reason, "anew"], &|t| {
             t.2[12..16].copy_from_slice(&value.to_le_bytes());
         });
     }
-    check("ue8m0", &scale, &["is 3 at row 0, column 0", "powers of two"], &|t| {
-        t.2[..4].copy_from_slice(&3f32.to_le_bytes());
-    });
-    check("fp8", &scale, &["is NaN", "row 2, column 0"], &|t| {
-        *t = (Stored::F8_E8M0, vec![3, 2], vec![120, 121, 122, 123, 255, 124]);
-    });
+    for (byte, text) in [(255, "is NaN"), (254, "is 1.7014118e38")] {
+        check(&scale, &[text, "row 2, column 0"], &|t| {
+            *t = (Stored::F8_E8M0, vec![3, 2], vec![120, 121, 122, 123, byte, 124]);
+        });
+    }
     for code in [0x7f, 0xff] {
-        check("fp8", DENSE, &["is NaN at row 130, column 5"], &|t| t.2[130 * 136 + 5] = code);
+        check(DENSE, &["is NaN at row 130, column 5"], &|t| t.2[130 * 136 + 5] = code);
     }
 }
 
 #[test]
-fn weights_that_fp8_cannot_hold_are_named() {
+fn weights_that_are_no_numbers_are_named() {
     let folder = Folder::new();
-    folder.convert("f32", "fp8", FP8);
-    for (i, value) in [f32::NAN, f32::NEG_INFINITY].into_iter().enumerate() {
-        let (bad, out) = (format!("bad {i}"), format!("out {i}"));
-        changed(&folder, "fp8", &bad, &|tensors, config| {
-            *tensors = folder.tensors("f32");
-            tensors.get_mut(DENSE).unwrap().2[4 * (200 * 136 + 135)..][..4].copy_from_slice(&value.to_le_bytes());
-            config["quantization_config"] = serde_json::Value::Null;
+    folder.convert("f32", "bf16", WeightFormat::Bf16);
+    let mut case = 0;
+    let mut check = |from: &str, size: usize, value: f32, to: Conversion| {
+        case += 1;
+        let (bad, out) = (format!("bad {case}"), format!("out {case}"));
+        changed(&folder, from, &bad, &|tensors, _| {
+            let at = size * (200 * 136 + 135);
+            let bytes = value.to_le_bytes();
+            tensors.get_mut(DENSE).unwrap().2[at..][..size].copy_from_slice(&bytes[4 - size..]);
         });
-        let error = convert_into(&folder.open(&bad), &folder.make(&out), FP8, SHARD).unwrap_err().to_string();
+        let error = convert_into(&folder.open(&bad), &folder.make(&out), to, &options()).unwrap_err().to_string();
         assert!(error.contains(DENSE) && error.contains(&format!("is {value} at row 200, column 135")), "{error}");
+    };
+    for value in [f32::NAN, f32::NEG_INFINITY] {
+        for to in [Conversion::default(), FP8.into(), WeightFormat::F32.into(), WeightFormat::Bf16.into()] {
+            check("f32", 4, value, to);
+            check("bf16", 2, value, to);
+        }
     }
+    // Numbers that become infinite on the way.
+    check("f32", 4, f32::MAX, WeightFormat::Bf16.into());
+    check("f32", 4, f32::MAX, UE8M0.into());
 }
 
 #[test]
@@ -441,7 +366,7 @@ proptest! {
             let info = checkpoint.info(name).unwrap();
             let mut out = vec![0f32; info.elements()];
             match checkpoint.read_f32(name, &mut out) {
-                Ok(()) if *info.dtype == Dtype::F8E4M3 => prop_assert!(out.iter().all(|v| !v.is_nan())),
+                Ok(()) if *info.dtype == Dtype::F8E4M3 => prop_assert!(out.iter().all(|v| v.is_finite())),
                 Ok(()) | Err(Error::Unsupported { .. }) => {}
                 Err(error) => prop_assert!(error.to_string().contains(name), "{name}: {error}"),
             }
@@ -450,7 +375,7 @@ proptest! {
             for (name, _) in &needed {
                 let mut out = vec![0f32; checkpoint.info(name).unwrap().elements()];
                 if let Err(error) = checkpoint.read_f32(name, &mut out) {
-                    prop_assert!(matches!(error, Error::Fp8 { .. }), "{error}");
+                    prop_assert!(matches!(error, Error::Unusable { .. }), "{error}");
                 }
             }
         }

@@ -7,8 +7,13 @@ use hadal_ops::{Cx, DType};
 
 const NAMES: [&str; 3] = ["yarn", "moonlight", "mtp2"];
 
-/// Loss sums, loads, and all gradients of one pass over `ids`.
-fn gradients(cx: &Cx, model: &Model, ids: &[Vec<i32>], groups: usize) -> (f64, Vec<Vec<i32>>, Vec<Vec<f32>>) {
+/// Loss sums, loads, and all gradients of one step over `ids`, `groups` sequences at a time.
+pub(crate) fn gradients(
+    cx: &Cx,
+    model: &Model,
+    ids: &[Vec<i32>],
+    groups: usize,
+) -> (f64, Vec<Vec<i32>>, Vec<Vec<f32>>) {
     let mut grads = Grads::new(cx, model.params().into_iter());
     let (mut ws, mut stats) = (Workspace::default(), model.stats(cx));
     let targets: usize = ids.iter().map(|s| s.len() - 1).sum();
@@ -52,6 +57,7 @@ fn threads_do_not_change_a_bit() {
 
 #[test]
 fn what_is_computed_again_has_the_bits_of_what_was_kept() {
+    // MTP modules among them.
     for name in NAMES {
         let f = Fixture::named(name);
         for (kept, dtype) in
@@ -63,6 +69,15 @@ fn what_is_computed_again_has_the_bits_of_what_was_kept() {
                 gradients(&cx, &model, &batch(&f), 2)
             };
             assert!(run(false) == run(true), "{name} {dtype:?} {kept:?}");
+            // And what a cache is given of it.
+            let logits = |recompute| {
+                let model = f.model_in(&cx, Precision { recompute, ..kept });
+                let (decoder, ids) = (Decoder::new(&cx, &model), f.ids());
+                let mut cache = decoder.cache(&cx, 32);
+                decoder.prefill(&cx, &ids[0][..5], &mut cache);
+                model.project(&cx, &decoder.step(&cx, &[ids[0][5]], &mut [&mut cache])).to_vec_f32()
+            };
+            assert!(logits(false) == logits(true), "{name} {dtype:?} {kept:?}: latents");
         }
     }
 }

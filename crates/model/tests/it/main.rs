@@ -2,11 +2,16 @@
 
 mod balance;
 mod bf16;
+mod checkpoints;
 mod finite;
 mod fixtures;
 mod fp8;
+mod fp8_invariants;
 mod halves;
 mod invariants;
+mod memory;
+mod official;
 mod operations;
 mod parity;
 mod precision;
+mod verbatim;

@@ -1,7 +1,7 @@
 //! FP8 operations against PyTorch's float8 types and the conventions of DeepSeek's inference code (`oracle/make_fp8.py`).
 
 use hadal_ops::fp8::{E4M3, E5M2, MiniFloat, Quantized, Shape, Style, TILE};
-use hadal_ops::linear::{self, PackedWeight};
+use hadal_ops::linear::{self, Operand, PackedWeight};
 use hadal_ops::{Acc, Cx, DType, Isa, Tensor};
 use safetensors::SafeTensors;
 
@@ -102,20 +102,26 @@ fn tiles_of_special_values_are_pytorchs() {
     }
 }
 
-/// Tiles of 128x1, seen through a weight gradient with 448 times the unit matrix, whose scales are one.
+/// Tiles of 128x1, seen through a weight gradient with 448 times the unit matrix, whose scales are one: of floats, and of
+/// tiles of 1x128 with powers of two, which stay such.
 #[test]
 fn columns_are_pytorchs() {
     let (oracle, rows, cols) = (Oracle::read(), 300, 20);
-    let (codes, scales) = (oracle.codes("columns.codes"), oracle.floats("columns.scales"));
     for cx in contexts() {
         let mut unit = cx.zeros(&[rows, rows], DType::F32);
         unit.f32_mut().iter_mut().step_by(rows + 1).for_each(|v| *v = 448.0);
-        let mut dw = cx.zeros(&[rows, cols], DType::F32);
-        linear::backward_weight(&cx, &unit, &grid(&cx, 1, rows, cols), DType::U8, &mut dw, Acc::Write);
-        for (i, got) in dw.f32().iter().enumerate() {
-            // The first factor is exact.
-            let want = 448.0 * E4M3.decode(u16::from(codes[i])) * scales[i / cols / TILE * cols + i % cols];
-            assert_eq!(*got, want, "{i} on {}", cx.isa().name());
+        let x = grid(&cx, 1, rows, cols);
+        let tiles = Quantized::new(&cx, &x, Style { power_of_two: true, ..Style::TILES });
+        for (fmt, x) in [("", Operand::from(&x)), ("ue8m0.", Operand::from(&tiles))] {
+            let (codes, scales) =
+                (oracle.codes(&format!("columns.{fmt}codes")), oracle.floats(&format!("columns.{fmt}scales")));
+            let mut dw = cx.zeros(&[rows, cols], DType::F32);
+            linear::backward_weight(&cx, &unit, x, DType::U8, &mut dw, Acc::Write);
+            for (i, got) in dw.f32().iter().enumerate() {
+                // The first factor is exact.
+                let want = 448.0 * E4M3.decode(u16::from(codes[i])) * scales[i / cols / TILE * cols + i % cols];
+                assert_eq!(*got, want, "{fmt}{i} on {}", cx.isa().name());
+            }
         }
     }
 }

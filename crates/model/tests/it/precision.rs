@@ -116,3 +116,10 @@ fn operations_are_pytorchs() {
         }
     }
 }
+
+#[test]
+#[should_panic(expected = "not in e5m6")]
+fn rows_are_not_sent_in_e5m6() {
+    let cx = Cx::cpu(1, DType::Bf16);
+    Fixture::named("yarn").model_in(&cx, Precision { dispatch: Keep::E5m6, ..Precision::FP8 });
+}

@@ -99,14 +99,17 @@ pub(crate) fn to_grid(v: f32) -> f32 {
 }
 
 /// The scale of values whose largest magnitude has the bits `amax`: that over the format's largest value, or the next
-/// power of two; 1 for zeros.
+/// power of two; 1 for zeros. It is a normal number, so that its inverse is finite and a quotient keeps its bits: values
+/// all below `max * 2^-126` share the scale 2^-126. Infinity among them gives an infinite scale (every value of the tile is
+/// NaN then), NaN gives 1 (the codes carry it).
 #[inline(always)]
 pub(crate) fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
+    let least = f32::MIN_POSITIVE;
     let scale = f32::from_bits(amax) / max;
+    let scale = if scale < least { least } else { scale };
     let up = f32::from_bits(scale.to_bits().wrapping_add(0x7f_ffff) & 0xff80_0000);
     let scale = if power_of_two { up } else { scale };
-    // Also for NaN, which the codes carry.
-    if scale > 0.0 { scale } else { 1.0 }
+    if amax == 0 || amax > 0x7f80_0000 { 1.0 } else { scale }
 }
 
 /// Codes of a row with a scale for every [`TILE`] values, in a format of a byte, on a path that the processor has.

@@ -1,4 +1,9 @@
 //! Operands of weight gradients: the contraction runs over tokens, so 128 rows of a column share a scale (report 3.3.3).
+//!
+//! Floats get the scale `amax / 448`; so do tiles of 1x128 with such scales, whose numbers are rounded a second time. Tiles
+//! with powers of two as scales are turned into such again: a number of E4M3 then keeps all its bits, unless it is less
+//! than 2^-6 of the column's scale, where it is cut to multiples of 2^-9 of that. Of E5M6, seven significant bits become
+//! four.
 
 use super::codec::{Codec, scale_of, to_grid, with_codec};
 use super::{E4M3, Quantized, Reader, TILE};
@@ -27,14 +32,15 @@ impl Columns {
     /// From floats.
     pub(crate) fn of_floats(cx: &Cx, x: &MatRef<'_>, groups: usize, range: &RangeOf<'_>) -> Self {
         let mut to = Self::empty(cx, x.rows(), x.cols(), groups, range);
-        with_elem!(x.dtype(), X => to.fill(cx, groups, range, Rows::<X>::new(x)));
+        with_elem!(x.dtype(), X => to.fill(cx, groups, range, Rows::<X>::new(x), false));
         to
     }
 
-    /// From tiles of 1x128, by way of f32.
+    /// From tiles of 1x128, by way of f32. Scales are powers of two where those of `x` are.
     pub(crate) fn of_tiles(cx: &Cx, x: &Quantized, groups: usize, range: &RangeOf<'_>) -> Self {
         let mut to = Self::empty(cx, x.rows(), x.cols(), groups, range);
-        with_codec!(x.format(), F => to.fill(cx, groups, range, Tiles { reader: x.reader(), _format: F::default() }));
+        let (reader, power_of_two) = (x.reader(), x.style().power_of_two);
+        with_codec!(x.format(), F => to.fill(cx, groups, range, Tiles { reader, _format: F::default() }, power_of_two));
         to
     }
 
@@ -50,7 +56,7 @@ impl Columns {
         Self { grid: cx.empty(&[rows, cols], DType::Bf16), scales: cx.empty(&[most * cols + 16], DType::F32), first }
     }
 
-    fn fill<S: Source>(&mut self, cx: &Cx, groups: usize, range: &RangeOf<'_>, source: S) {
+    fn fill<S: Source>(&mut self, cx: &Cx, groups: usize, range: &RangeOf<'_>, source: S, power_of_two: bool) {
         let cols = self.grid.cols();
         let _scope = cx.scope("quantize", 0, 4 * self.grid.len() as u64);
         let (tiles, across) = (self.first.i32()[groups] as usize, cols.div_ceil(WIDE));
@@ -65,7 +71,7 @@ impl Columns {
             let n = WIDE.min(cols - col);
             // SAFETY: tasks have tiles of their own.
             let scales = unsafe { scales.slice(tile * cols + col, n) };
-            dispatch(cx.isa(), Fill { source, rows, col, cols, grid: &grid, scales });
+            dispatch(cx.isa(), Fill { source, rows, col, cols, grid: &grid, scales, power_of_two });
         });
     }
 
@@ -112,13 +118,14 @@ struct Fill<'a, S> {
     cols: usize,
     grid: &'a DisjointMut<'a, half::bf16>,
     scales: &'a mut [f32],
+    power_of_two: bool,
 }
 
 impl<S: Source> Kernel for Fill<'_, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Self { source, rows, col, cols, grid, scales } = self;
+        let Self { source, rows, col, cols, grid, scales, power_of_two } = self;
         let n = scales.len();
         let mut most = [0u32; WIDE];
         let most = &mut most[..n];
@@ -130,7 +137,7 @@ impl<S: Source> Kernel for Fill<'_, S> {
             });
         }
         for (most, scale) in most.iter_mut().zip(scales) {
-            *scale = scale_of(*most, E4M3.max(), false);
+            *scale = scale_of(*most, E4M3.max(), power_of_two);
             *most = (1.0 / *scale).to_bits();
         }
         for r in rows {

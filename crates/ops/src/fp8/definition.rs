@@ -26,15 +26,18 @@ impl Grid {
     }
 
     /// What `Columns` documents, for an operand that came in this style, or as floats.
-    pub(crate) fn columns(_style: Option<Style>) -> Self {
-        Self { format: E4M3, power_of_two: false, size: (TILE, 1), by_inverse: true }
+    pub(crate) fn columns(style: Option<Style>) -> Self {
+        let power_of_two = style.is_some_and(|s| s.power_of_two);
+        Self { format: E4M3, power_of_two, size: (TILE, 1), by_inverse: true }
     }
 
     /// The scale of a tile whose largest magnitude is `amax`, which is NaN where a value is.
     fn scale(self, amax: f32) -> f32 {
-        let scale = amax / self.format.max();
-        let scale = if self.power_of_two { f64::from(scale).log2().ceil().exp2() as f32 } else { scale };
-        if scale > 0.0 { scale } else { 1.0 }
+        if amax == 0.0 || amax.is_nan() {
+            return 1.0;
+        }
+        let scale = (amax / self.format.max()).max(f32::MIN_POSITIVE);
+        if self.power_of_two { f64::from(scale).log2().ceil().exp2() as f32 } else { scale }
     }
 
     /// Every value's code and scale; tiles begin anew with every group's first row.

@@ -2,7 +2,10 @@
 //!
 //! A value is `code * scale`. Scales are f32, one a tile of 1x128 (a token's activations, gradients), 128x1 (the same for
 //! weight gradients) or 128x128 (weights): `amax` over the format's largest value (448 for E4M3), or that rounded up to a power
-//! of two.
+//! of two; never less than 2^-126, the smallest normal number. (The 1e-4 that inference code puts under amax would erase
+//! gradients.) A tile of zeros has scale 1. A tile with an infinity has an infinite scale and only NaN as values; NaN stays NaN
+//! and leaves its tile at scale 1. With powers of two a number may round up to 2^128, which is infinity in f32, as it may in
+//! bf16.
 
 pub(crate) mod codec;
 pub(crate) mod columns;
@@ -23,7 +26,11 @@ pub(crate) use tiles::{Reader, amax};
 pub const TILE: usize = 128;
 
 #[cfg(test)]
+mod columns_tests;
+#[cfg(test)]
 mod dense_tests;
+#[cfg(test)]
+mod ends_tests;
 #[cfg(test)]
 mod special_tests;
 #[cfg(test)]

@@ -128,7 +128,7 @@ fn all_codes_become_bf16_on_every_path() {
 }
 
 /// Codes and scales by the definition, value by value.
-fn reference(x: &Tensor, style: Style) -> (Vec<u16>, Vec<f32>) {
+pub(super) fn reference(x: &Tensor, style: Style) -> (Vec<u16>, Vec<f32>) {
     let (rows, cols, values) = (x.rows(), x.cols(), x.to_vec_f32());
     let tiles = cols.div_ceil(TILE);
     let (mut codes, mut scales) = (vec![0; rows * cols], vec![0.0; rows * tiles]);
@@ -140,11 +140,9 @@ fn reference(x: &Tensor, style: Style) -> (Vec<u16>, Vec<f32>) {
             let all = group.flat_map(|r| columns.clone().map(move |c| (r, c)));
             let amax = all.fold(0f32, |m, (r, c)| m.max(values[r * cols + c].abs()));
             let mut scale = amax / style.format.max();
-            if style.power_of_two && scale > 0.0 {
+            scale = if amax == 0.0 { 1.0 } else { scale.max(f32::MIN_POSITIVE) };
+            if style.power_of_two {
                 scale = f64::from(scale).log2().ceil().exp2() as f32;
-            }
-            if scale == 0.0 {
-                scale = 1.0;
             }
             scales[r * tiles + t] = scale;
             for c in columns {

@@ -47,32 +47,53 @@ pub struct Quantized {
     codes: Tensor,
     scales: Tensor,
     cols: usize,
-    format: MiniFloat,
+    style: Style,
 }
 
 impl Quantized {
-    fn empty(cx: &Cx, rows: usize, cols: usize, format: MiniFloat) -> Self {
+    fn empty(cx: &Cx, rows: usize, cols: usize, style: Style) -> Self {
         let tiles = cols.div_ceil(TILE);
-        let bytes = cols + if format.bits() > 8 { tiles * LOW_BYTES } else { 0 };
+        let bytes = cols + if style.format.bits() > 8 { tiles * LOW_BYTES } else { 0 };
         let (codes, scales) = (cx.empty(&[rows, bytes], DType::U8), cx.empty(&[rows, tiles], DType::F32));
-        Self { codes, scales, cols, format }
+        Self { codes, scales, cols, style }
     }
 
-    /// Quantises a matrix. The definition of a code is `format.encode(x / scale)`.
+    /// Quantises a matrix. The definition of a code is `format.encode(x / scale)`. Blocks begin at row 0.
     pub fn new<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, style: Style) -> Self {
         let x = x.into();
-        let (rows, cols) = (x.rows(), x.cols());
-        let _scope = cx.scope("quantize", 0, (rows * cols * (x.dtype().size() + 1)) as u64);
-        let mut q = Self::empty(cx, rows, cols, style.format);
-        let (bytes, tiles) = (q.codes.cols(), q.scales.cols());
+        let mut q = Self::empty(cx, x.rows(), x.cols(), style);
+        q.fill(cx, &x, 0..x.rows());
+        q
+    }
+
+    /// Quantises groups of rows; blocks begin anew with each. Rows outside of all groups are left undefined.
+    pub(crate) fn in_groups(
+        cx: &Cx,
+        x: &MatRef<'_>,
+        style: Style,
+        groups: impl Iterator<Item = (usize, usize)>,
+    ) -> Self {
+        if style.shape == Shape::Tile {
+            return Self::new(cx, *x, style);
+        }
+        let mut q = Self::empty(cx, x.rows(), x.cols(), style);
+        groups.for_each(|(first, rows)| q.fill(cx, x, first..first + rows));
+        q
+    }
+
+    /// Quantises rows `filled` of `x` into those of the same numbers.
+    fn fill(&mut self, cx: &Cx, x: &MatRef<'_>, filled: Range<usize>) {
+        let (style, cols) = (self.style, self.cols);
+        let _scope = cx.scope("quantize", 0, (filled.len() * cols * (x.dtype().size() + 1)) as u64);
+        let (bytes, tiles) = (self.codes.cols(), self.scales.cols());
         let high = if style.shape == Shape::Block { TILE } else { 1 };
-        let blocks = Blocks::rows(rows.div_ceil(high), cols * high);
-        let (codes, scales) = (DisjointMut::new(q.codes.u8_mut()), DisjointMut::new(q.scales.f32_mut()));
+        let blocks = Blocks::rows(filled.len().div_ceil(high), cols * high);
+        let (codes, scales) = (DisjointMut::new(self.codes.u8_mut()), DisjointMut::new(self.scales.f32_mut()));
         with_elem!(x.dtype(), X => with_codec!(style.format, F => {
-            let x = Rows::<X>::new(&x);
+            let x = Rows::<X>::new(x);
             cx.threads().each(blocks.count(), |task| {
                 let range = blocks.range(task);
-                let rows = range.start * high..(range.end * high).min(rows);
+                let rows = filled.start + range.start * high..(filled.start + range.end * high).min(filled.end);
                 // SAFETY: rows belong to one task.
                 let (codes, scales) = unsafe {
                     (codes.slice(rows.start * bytes, rows.len() * bytes), scales.slice(rows.start * tiles, rows.len() * tiles))
@@ -81,7 +102,6 @@ impl Quantized {
                 dispatch(isa, Encode { isa, x, rows, cols, high, codes, scales, power_of_two, _format: F::default() });
             });
         }));
-        q
     }
 
     /// Rows.
@@ -94,7 +114,11 @@ impl Quantized {
     }
     /// Format of the codes.
     pub fn format(&self) -> MiniFloat {
-        self.format
+        self.style.format
+    }
+    /// How it was quantised. Rows of a permutation keep the scales of the tiles or blocks they came from.
+    pub fn style(&self) -> Style {
+        self.style
     }
     /// Codes, laid out as described above.
     pub fn codes(&self) -> &Tensor {
@@ -116,7 +140,7 @@ impl Quantized {
         let blocks = Blocks::rows(self.rows(), self.cols);
         let reader = self.reader();
         let mut view = out.mat_mut();
-        with_elem!(dtype, Y => with_codec!(self.format, F => {
+        with_elem!(dtype, Y => with_codec!(self.style.format, F => {
             let out = RowsMut::<Y>::new(&mut view);
             cx.threads().each(blocks.count(), |task| {
                 dispatch(cx.isa(), Decode { from: reader, rows: blocks.range(task), out: &out, _format: F::default() });
@@ -129,7 +153,7 @@ impl Quantized {
     pub fn permute(&self, cx: &Cx, plan: &Plan) -> Self {
         let _scope = cx.scope("moe permute", 0, 2 * self.bytes() as u64);
         assert!(plan.tokens() == self.rows(), "permute: {} rows for {} tokens", self.rows(), plan.tokens());
-        let mut to = Self::empty(cx, plan.rows(), self.cols, self.format);
+        let mut to = Self::empty(cx, plan.rows(), self.cols, self.style);
         let token_of = plan.token_of.i32();
         copy_rows(cx, self.codes.u8(), self.codes.cols(), token_of, to.codes.u8_mut());
         copy_rows(cx, self.scales.f32(), self.scales.cols(), token_of, to.scales.f32_mut());

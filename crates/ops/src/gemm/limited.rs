@@ -70,7 +70,8 @@ impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
                 }
             }
             if block == 0 {
-                unit = scale;
+                // Of tiny scales the product may be zero.
+                unit = scale.map(|s| s.max(f32::MIN_POSITIVE));
             }
             let factor: [f32; LANES] = std::array::from_fn(|j| if PROMOTE { 1.0 } else { scale[j] / unit[j] });
             let end = t.steps.min((block + 1) * SCALED);

@@ -7,7 +7,6 @@ use crate::testing::{contexts, random};
 use crate::{Accumulator, Isa, Threads};
 
 mod products;
-mod reference;
 mod special;
 
 #[test]

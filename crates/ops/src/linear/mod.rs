@@ -11,16 +11,24 @@
 //! Products are in the weight's format: bf16, f32, or E4M3 (`DType::U8`) after report 3.3. An operand in another format is
 //! rounded, widened or quantised first ([`Operand`]). Sums are f32, in an order that depends on the length of the
 //! contraction only (see `gemm`), and rounded once on output. In E4M3, weights have a scale for 128x128, operands one for
-//! 1x128 along the contraction, and sums over 128 are promoted to f32.
+//! 1x128 along the contraction, and sums over 128 are promoted to f32. (`PackedWeight::with_gradients` can give blocks of
+//! 128 rows one scale in `backward_input`; made from floats they begin anew with each group. A row's bits depend on the
+//! others of its block then.)
 //!
 //! Panics when shapes disagree, an operand is i32, or a gradient needs a form that the weight was not made with.
 
 pub mod accumulator;
+#[cfg(test)]
+mod blocks_tests;
 pub(crate) mod codes;
 #[cfg(test)]
 mod codes_tests;
 mod grad;
 mod operand;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod split_tests;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -132,7 +140,7 @@ fn by_weight(
     };
     if dtype == DType::U8 {
         let mut kept = None;
-        let x = x.tiles(cx, w.style(backward), &mut kept);
+        let x = x.tiles(cx, w.style(backward), (w.groups(), &groups), &mut kept);
         let (codes, scales) = (x.codes(), x.scales());
         let (a_row, a_scales_row) = (codes.cols(), scales.cols());
         // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.

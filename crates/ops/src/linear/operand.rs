@@ -1,5 +1,6 @@
 //! What a product reads beside weights.
 
+use super::Groups;
 use crate::fp8::{Quantized, Style};
 use crate::{Cx, DType, MatRef, Tensor};
 
@@ -50,15 +51,28 @@ impl<'a> Operand<'a> {
         }
     }
 
-    /// As codes of `style`'s format: made in `kept` where they are not there.
-    pub(super) fn tiles<'b>(self, cx: &Cx, style: Style, kept: &'b mut Option<Quantized>) -> &'b Quantized
+    /// As codes of `style`, made in `kept` where they are not there. Codes are taken as they are if format and shape are
+    /// `style`'s, whether or not their scales are powers of two, and whatever rows of a matrix they were before a
+    /// permutation; any others go by way of floats. Blocks made here do not reach over the end of a group.
+    pub(super) fn tiles<'b>(
+        self,
+        cx: &Cx,
+        style: Style,
+        groups: (usize, &Groups<'_>),
+        kept: &'b mut Option<Quantized>,
+    ) -> &'b Quantized
     where
         'a: 'b,
     {
+        let (count, groups) = groups;
+        let ranges = (0..count).map(|g| groups.range(g));
         match self {
-            Self::Tiles(q) if q.format() == style.format => q,
-            Self::Tiles(q) => kept.insert(Quantized::new(cx, &q.dequantize(cx, DType::F32), style)),
-            Self::Plain(m) => kept.insert(Quantized::new(cx, m, style)),
+            Self::Tiles(q) if q.style() == (Style { power_of_two: q.style().power_of_two, ..style }) => q,
+            Self::Tiles(q) => {
+                let floats = q.dequantize(cx, DType::F32);
+                kept.insert(Quantized::in_groups(cx, &floats.mat(), style, ranges))
+            }
+            Self::Plain(m) => kept.insert(Quantized::in_groups(cx, &m, style, ranges)),
         }
     }
 }

@@ -40,6 +40,10 @@ impl PackedWeight {
         self.gradients = style;
         self
     }
+    /// How `backward_input` quantises gradients: how codes must be made that it is to take as they are.
+    pub fn gradients(&self) -> Style {
+        self.style(true)
+    }
     /// How an operand of floats is quantised.
     pub(crate) fn style(&self, backward: bool) -> Style {
         if backward { self.gradients } else { Style::TILES }

@@ -7,7 +7,8 @@
 //!
 //! Backward, with `s = sigmoid(gate)` recomputed:
 //! `d_gate = dh scale up s (1 + gate (1 - s))`, `d_up = dh scale silu(gate)`, `d_scale = dh . (silu(gate) up)`.
-//! It also writes `h` again, so that forward need not keep it for the down projection's weight gradient.
+//! It also writes `h` again, so that forward need not keep it for the down projection's weight gradient. These are forward's
+//! bits if `gu` has those that forward read; from `gu` kept in E4M3 it is the `h` of the rounded numbers.
 
 mod cpu;
 #[cfg(test)]
@@ -35,7 +36,7 @@ pub fn forward(cx: &Cx, gu: &Tensor, row_scale: Option<&Tensor>, h: &mut Tensor)
     }
 }
 
-/// Overwrites `dgu` [R, 2I], `h_out` [R, I] (the scaled h, forward's bits) and, if given, `d_scale` f32 `[R]`
+/// Overwrites `dgu` [R, 2I], `h_out` [R, I] (the scaled h of this `gu`) and, if given, `d_scale` f32 `[R]`
 /// (the gradient with respect to `row_scale`). `dh` [R, I] is the gradient with respect to the scaled h.
 pub fn backward(
     cx: &Cx,

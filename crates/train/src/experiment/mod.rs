@@ -4,15 +4,19 @@
 //! that are worked out from the metrics, and from what the models make of their context where that is asked for.
 //! Smoothing and bounds stand in the description, fixed before any run.
 
+pub mod budget;
+mod curve;
 mod verdict;
 
-pub(crate) use verdict::relative;
-pub use verdict::{Verdict, VerdictKind, end, smoothed};
+pub use curve::{Spread, end, smoothed};
+pub(crate) use curve::{over_seeds, relative};
+pub use verdict::{Judgement, Outcome, Verdict, VerdictKind};
 
+use crate::fidelity::Fidelity;
 use crate::metrics::StepMetrics;
 use crate::plot::NeedleCell;
-use serde::Deserialize;
-use std::path::Path;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
 
 /// Name and text of every experiment that comes with the program.
 pub const EXPERIMENTS: [(&str, &str); 7] = [
@@ -42,16 +46,25 @@ pub struct Experiment {
     pub smooth: usize,
     /// Minutes for all runs together, unless the user gives others; with a [`Context`], those that the recipe's parts take.
     pub minutes: f64,
-    /// The runs; the first one is the base of the difference plot.
+    /// How often each run is made, with another seed each time: what chance does.
+    #[serde(default = "one")]
+    pub seeds: u64,
+    /// The runs; the first one is the base of the difference plot, unless a `loss-within` verdict has another.
     pub run: Vec<Member>,
     /// What is to be found out.
     pub verdict: Vec<Verdict>,
+    /// The run whose finished weights are put under the precision of every run, for their losses and gradients.
+    pub fidelity: Option<String>,
     /// Asks every model, before and after the recipe's stages, what it finds in a long text.
     pub context: Option<Context>,
 }
 
+fn one() -> u64 {
+    1
+}
+
 /// Questions about long texts.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
     /// Tokens of the texts.
@@ -67,7 +80,7 @@ pub struct Context {
 }
 
 /// What a model makes of its context.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InContext {
     /// By what it was trained on last: `512 tokens`, `4096 tokens`.
     pub model: String,
@@ -77,19 +90,59 @@ pub struct InContext {
     pub perplexity: f64,
 }
 
+/// A run's metrics, seed by seed.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// The run's name.
+    pub name: String,
+    /// All runs list their seeds in one order.
+    pub seeds: Vec<Vec<StepMetrics>>,
+}
+
 /// What verdicts are worked out from.
 pub struct Findings<'a> {
-    /// Names and metrics of the runs.
-    pub runs: &'a [(String, Vec<StepMetrics>)],
-    /// How differently the kinds of text are routed, by run, where kinds of text were given.
-    pub specialisation: &'a [(String, f64)],
+    /// The runs.
+    pub runs: &'a [Series],
+    /// How differently the kinds of text are routed, by run and seed, where kinds of text were given.
+    pub specialisation: &'a [(String, Vec<f64>)],
     /// Models before and after the stages.
     pub context: &'a [InContext],
+    /// One run's weights under the precision of runs, by run and seed.
+    pub fidelity: &'a [(String, Vec<Fidelity>)],
 }
 
 impl Findings<'_> {
-    fn steps(&self, name: &str) -> &[StepMetrics] {
-        self.runs.iter().find(|r| r.0 == name).map_or(&[], |r| &r.1)
+    fn seeds(&self, name: &str) -> impl Iterator<Item = &[StepMetrics]> {
+        self.runs.iter().filter(move |r| r.name == name).flat_map(|r| &r.seeds).map(Vec::as_slice)
+    }
+
+    fn fidelity(&self, name: &str) -> Option<&Vec<Fidelity>> {
+        self.fidelity.iter().find(|f| f.0 == name).map(|f| &f.1)
+    }
+
+    fn model(&self, name: &str) -> Option<&InContext> {
+        self.context.iter().find(|m| m.model == name)
+    }
+
+    /// Why the runs called `names` cannot be judged, if they cannot: a step is missing, or a loss is not a number.
+    fn problem(&self, names: &[&str]) -> Option<String> {
+        let all = || names.iter().flat_map(|n| self.seeds(n).enumerate().map(move |(i, steps)| (*n, i + 1, steps)));
+        let last = |steps: &[StepMetrics]| steps.last().map_or(0, |m| m.tokens);
+        let longest = all().map(|a| last(a.2)).max().unwrap_or(0);
+        // Runs of other batches may end within a step of each other.
+        let step = |steps: &[StepMetrics]| last(steps) - last(&steps[..steps.len().saturating_sub(1)]);
+        let largest = all().map(|a| step(a.2)).max().unwrap_or(0).max(1);
+        all().find_map(|(name, seed, steps)| {
+            let who = if self.seeds(name).count() > 1 { format!("{name}, seed {seed}") } else { name.to_owned() };
+            if let Some((i, _)) = steps.iter().enumerate().find(|(i, m)| m.step != *i as u64 + 1) {
+                return Some(format!("the metrics of {who} lack step {}", i + 1));
+            }
+            if let Some(m) = steps.iter().find(|m| !m.loss.is_finite()) {
+                return Some(format!("the loss of {who} is not a number at step {}", m.step));
+            }
+            let short = longest - last(steps) >= largest;
+            short.then(|| format!("the metrics of {who} end at {} of {longest} tokens", last(steps)))
+        })
     }
 }
 
@@ -105,7 +158,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Folder of the run inside the experiment's.
+    /// Folder of the run inside the experiment's; of several seeds each has its own below it ([`Experiment::folder`]).
     pub fn folder(&self) -> String {
         let letters = self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
         let name: String = letters.collect();
@@ -114,6 +167,22 @@ impl Member {
 }
 
 impl Experiment {
+    /// Folder of a run with a seed inside the experiment's.
+    pub fn folder(&self, member: &Member, seed: u64) -> PathBuf {
+        let run = PathBuf::from(member.folder());
+        if self.seeds > 1 { run.join(format!("seed-{seed}")) } else { run }
+    }
+
+    /// The run that losses are drawn relative to, and the bound on the difference: those of the first `loss-within`
+    /// verdict, otherwise the first run.
+    pub fn base(&self) -> (&str, Option<f64>) {
+        let of_verdict = self.verdict.iter().find_map(|v| match &v.kind {
+            VerdictKind::LossWithin { base, below, .. } => Some((base.as_str(), Some(*below))),
+            _ => None,
+        });
+        of_verdict.unwrap_or((&self.run[0].name, None))
+    }
+
     /// A built-in experiment, or one described in a file.
     pub fn load(name: &str) -> Result<Self, String> {
         let text = match EXPERIMENTS.iter().find(|e| e.0 == name) {
@@ -133,6 +202,9 @@ impl Experiment {
 
     fn check(&self) -> Result<(), String> {
         let least = if self.context.is_some() { 1 } else { 2 };
+        if self.seeds == 0 {
+            return Err("`seeds` is at least 1".into());
+        }
         if self.run.len() < least || self.smooth == 0 || !(self.minutes > 0.0 && self.minutes.is_finite()) {
             return Err(
                 "an experiment has two runs or more (one with a `context`), `smooth` steps and `minutes` above 0"
@@ -149,6 +221,9 @@ impl Experiment {
         let folders: Vec<String> = self.run.iter().map(Member::folder).collect();
         if let Some(i) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i]) || folders[*i].is_empty()) {
             return Err(format!("run `{}` needs a name of its own", self.run[i].name));
+        }
+        if let Some(name) = self.fidelity.as_ref().filter(|name| self.run.iter().all(|r| r.name != **name)) {
+            return Err(format!("`fidelity` names a run `{name}` that is not there"));
         }
         for verdict in &self.verdict {
             if let Some(name) = verdict.kind.runs().into_iter().find(|n| self.run.iter().all(|r| r.name != *n)) {

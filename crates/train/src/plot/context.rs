@@ -8,10 +8,10 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::panel::{self, Curve, Panel, Scale};
 use super::{BLACK, COLOURS, PlotError, label, write};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Needles at one length and depth.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeedleCell {
     /// Tokens of the text with question and answer.
     pub length: usize,
@@ -33,6 +33,16 @@ impl NeedleCell {
     pub fn share_of<'a>(cells: impl IntoIterator<Item = &'a Self>) -> f64 {
         let (found, asked) = cells.into_iter().fold((0, 0), |(f, a), c| (f + c.found, a + c.asked));
         found as f64 / f64::max(1.0, asked as f64)
+    }
+
+    /// Wilson's 95% interval of the share.
+    pub fn interval(&self) -> (f64, f64) {
+        const Z: f64 = 1.96;
+        let (n, p) = (f64::max(1.0, self.asked as f64), self.share());
+        let middle = p + Z * Z / (2.0 * n);
+        let half = Z * (p * (1.0 - p) / n + (Z / (2.0 * n)).powi(2)).sqrt();
+        let scale = 1.0 + Z * Z / n;
+        (((middle - half) / scale).max(0.0), ((middle + half) / scale).min(1.0))
     }
 }
 

@@ -14,7 +14,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::experiment::{relative, smoothed};
+use crate::experiment::{over_seeds, relative, smoothed};
 use crate::metrics::StepMetrics;
 use panel::{Curve, Panel, Scale, axis_unit};
 
@@ -50,7 +50,14 @@ impl PlotError {
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
     pub name: &'a str,
-    pub steps: &'a [StepMetrics],
+    /// Its metrics, one entry a seed.
+    pub seeds: &'a [Vec<StepMetrics>],
+}
+
+impl<'a> Run<'a> {
+    fn steps(&self) -> impl Iterator<Item = &'a StepMetrics> {
+        self.seeds.iter().flatten()
+    }
 }
 
 /// Loss (each step, smoothed, MTP, validation), learning rate and gradient norm over a run.
@@ -103,8 +110,8 @@ pub fn compare_loss(path: &Path, title: &str, runs: &[Run<'_>]) -> Result<(), Pl
     )
 }
 
-/// Relative difference of the losses of `runs` to that of `base`, both after a mean over `smooth` steps, with a bound in
-/// percent as dotted lines.
+/// Relative difference of the losses of `runs` to that of `base`, both after a mean over `smooth` steps and seed by seed, with
+/// a bound (relative) as dashed lines. Of several seeds each is a faint line, their mean a strong one.
 pub fn relative_loss(
     path: &Path,
     title: &str,
@@ -113,18 +120,25 @@ pub fn relative_loss(
     smooth: usize,
     bound: Option<f64>,
 ) -> Result<(), PlotError> {
-    let unit = axis_unit(base.steps.last().map_or(0, |m| m.tokens));
-    let reference = smoothed(base.steps, smooth);
+    let unit = axis_unit(base.steps().map(|m| m.tokens).max().unwrap_or(0));
+    let references: Vec<_> = base.seeds.iter().map(|s| smoothed(s, smooth)).collect();
     let mut curves = Vec::new();
     for (i, run) in runs.iter().enumerate() {
-        let points = relative(&smoothed(run.steps, smooth), &reference);
-        let points = points.into_iter().map(|(t, d)| (t as f64 / unit.size, d * 100.0)).collect();
-        curves.push(Curve::line(run.name, points, COLOURS[(i + 1) % COLOURS.len()]));
+        let colour = COLOURS[(i + 1) % COLOURS.len()];
+        let seeds = run.seeds.iter().zip(&references).map(|(s, reference)| relative(&smoothed(s, smooth), reference));
+        let seeds: Vec<_> = seeds.collect();
+        let points = |t: u64, d: f64| (t as f64 / unit.size, d * 100.0);
+        if seeds.len() > 1 {
+            let faint = |s: &Vec<(u64, f64)>| Curve::faint(s.iter().map(|p| points(p.0, p.1)).collect(), colour);
+            curves.splice(0..0, seeds.iter().map(faint));
+        }
+        let mean = over_seeds(&seeds).iter().map(|(t, spread)| points(*t, spread.mean)).collect();
+        curves.push(Curve::line(run.name, mean, colour));
     }
-    if let (Some(bound), Some((first, _)), Some((last, _))) = (bound, reference.first(), reference.last()) {
-        for b in [bound, -bound] {
-            let ends = [*first, *last].map(|t| (t as f64 / unit.size, b * 100.0));
-            curves.push(Curve::line(if b > 0.0 { "bound" } else { "" }, ends.to_vec(), BLACK));
+    let ends = references.first().and_then(|r| Some([r.first()?.0, r.last()?.0]));
+    if let (Some(bound), Some(ends)) = (bound, ends) {
+        for (name, b) in [("bound", bound), ("", -bound)] {
+            curves.push(Curve::dashed(name, ends.map(|t| (t as f64 / unit.size, b * 100.0)).to_vec(), BLACK));
         }
     }
     let y = "difference of the loss (%)";
@@ -148,17 +162,25 @@ fn compare(
     line: impl Fn(&StepMetrics) -> Option<f64>,
     dots: impl Fn(&StepMetrics) -> Option<f64>,
 ) -> Result<(), PlotError> {
-    let unit = axis_unit(runs.iter().flat_map(|r| r.steps).map(|m| m.tokens).max().unwrap_or(0));
+    let unit = axis_unit(runs.iter().flat_map(Run::steps).map(|m| m.tokens).max().unwrap_or(0));
     let mut curves = Vec::new();
     for (i, run) in runs.iter().enumerate() {
-        let points = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<(f64, f64)> {
-            run.steps.iter().filter_map(|m| Some((m.tokens as f64 / unit.size, f(m)?))).collect()
+        // One seed is shown step by step behind its smoothed line, several smoothed behind their mean.
+        let seeds = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<Vec<(u64, f64)>> {
+            run.seeds.iter().map(|s| s.iter().filter_map(|m| Some((m.tokens, f(m)?))).collect()).collect()
+        };
+        let scaled = |p: &[(u64, f64)]| -> Vec<_> { p.iter().map(|(t, v)| (*t as f64 / unit.size, *v)).collect() };
+        let mean = |seeds: &[Vec<(u64, f64)>]| -> Vec<_> {
+            over_seeds(seeds).iter().map(|(t, spread)| (*t as f64 / unit.size, spread.mean)).collect()
         };
         let colour = COLOURS[i % COLOURS.len()];
-        let raw = points(&line);
-        curves.push(Curve::line(run.name, smooth(&raw), colour));
-        curves.insert(0, Curve::faint(raw, colour));
-        curves.push(Curve::dots("", points(&dots), colour));
+        let lines = seeds(&line);
+        curves.push(Curve::line(run.name, smooth(&mean(&lines)), colour));
+        for seed in &lines {
+            let raw = scaled(seed);
+            curves.insert(0, Curve::faint(if lines.len() > 1 { smooth(&raw) } else { raw }, colour));
+        }
+        curves.push(Curve::dots("", mean(&seeds(&dots)), colour));
     }
     write(path, (960, 540), PlotError::draw(y), |root| {
         panel::stack(root, title, &unit.label, &[Panel { y, scale, curves }], &[1])

@@ -24,6 +24,7 @@ pub(super) enum Scale {
 enum Style {
     Line,
     Faint,
+    Dashed,
     Dots,
 }
 
@@ -48,6 +49,10 @@ impl Curve {
     /// Behind the lines, without a name.
     pub(super) fn faint(points: Vec<(f64, f64)>, colour: RGBColor) -> Self {
         Self::new("", points, colour, Style::Faint)
+    }
+
+    pub(super) fn dashed(name: &str, points: Vec<(f64, f64)>, colour: RGBColor) -> Self {
+        Self::new(name, points, colour, Style::Dashed)
     }
 
     pub(super) fn dots(name: &str, points: Vec<(f64, f64)>, colour: RGBColor) -> Self {
@@ -196,6 +201,7 @@ where
         let drawn = match curve.style {
             Style::Line => chart.draw_series(LineSeries::new(points, colour.stroke_width(2))),
             Style::Faint => chart.draw_series(LineSeries::new(points, colour.mix(0.3).stroke_width(1))),
+            Style::Dashed => chart.draw_series(DashedLineSeries::new(points, 8, 5, colour.stroke_width(1))),
             Style::Dots => chart.draw_series(points.into_iter().map(|p| Circle::new(p, 4, colour.filled()))),
         }
         .map_err(|e| text(&e))?;

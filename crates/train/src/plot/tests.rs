@@ -98,11 +98,28 @@ fn expert_loads() {
 
 #[test]
 fn comparisons() {
-    let (a, b) = (run(600, true), run(600, false));
-    let runs = [Run { name: "bias update", steps: &a }, Run { name: "none", steps: &b }];
+    let (a, b) = ([run(600, true)], [run(600, false)]);
+    let runs = [Run { name: "bias update", seeds: &a }, Run { name: "none", seeds: &b }];
     let svg = drawn("max_vio.svg", |p| max_vio(p, "Balance with and without the bias update", &runs));
     assert!(svg.contains("MaxVio") && svg.contains("bias update"));
     drawn("compare.svg", |p| compare_loss(p, "Two runs", &runs));
+}
+
+#[test]
+fn seeds_are_faint_behind_their_mean_and_the_bound_is_dashed() {
+    let seeds = |shift: f64| -> Vec<Vec<StepMetrics>> {
+        let moved = |by: f64| run(600, true).into_iter().map(move |m| StepMetrics { loss: m.loss + by, ..m }).collect();
+        [0.0, 0.02, -0.02].map(|by| moved(by + shift)).into()
+    };
+    let (a, b) = (seeds(0.0), seeds(0.1));
+    let runs = [Run { name: "base", seeds: &a }, Run { name: "other", seeds: &b }];
+    let svg = drawn("seeds.svg", |p| compare_loss(p, "Two runs of three seeds", &runs));
+    assert_eq!(svg.matches(r#"stroke-width="2""#).count(), 2 + 2, "two means and their keys");
+    assert_eq!(svg.matches(r#"opacity="0.3""#).count(), 6, "a faint line a seed");
+    let svg = drawn("difference.svg", |p| relative_loss(p, "against base", runs[0], &runs[1..], 50, Some(0.01)));
+    assert_eq!(svg.matches(r#"opacity="0.3""#).count(), 3);
+    // Two dashed lines are many short ones.
+    assert!(svg.contains("bound") && svg.matches("<polyline").count() > 50);
 }
 
 #[test]
@@ -110,7 +127,7 @@ fn very_short_runs_can_be_drawn() {
     for n in [0, 1, 2] {
         let steps = run(n, true);
         drawn("short.svg", |p| training(p, "short", &steps));
-        drawn("short_vio.svg", |p| max_vio(p, "short", &[Run { name: "a", steps: &steps }]));
+        drawn("short_vio.svg", |p| max_vio(p, "short", &[Run { name: "a", seeds: std::slice::from_ref(&steps) }]));
         if n > 0 {
             drawn("short_load.svg", |p| expert_load(p, "short", &steps));
         }

@@ -214,10 +214,10 @@ pub enum RunPrecision {
     Fp8,
 }
 
-/// A storage format.
+/// How moments are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum Storage {
     Bf16,
     F32,
 }
@@ -234,12 +234,12 @@ pub struct Optimizer {
     /// Largest global gradient norm; 0 never clips.
     pub clip: f32,
     /// Storage of the moments.
-    pub moments: Precision,
+    pub moments: Storage,
 }
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, moments: Precision::Bf16 }
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, moments: Storage::Bf16 }
     }
 }
 
@@ -253,8 +253,19 @@ pub enum BalanceMethod {
     None,
     /// Sequence-wise auxiliary loss only.
     SequenceAux,
-    /// Auxiliary loss over the whole batch only.
+    /// Auxiliary loss over the whole batch only, which is one micro-batch then.
     BatchAux,
+}
+
+impl BalanceMethod {
+    /// Why the method cannot be used with batches cut like this, if it cannot.
+    pub(crate) fn cut(self, sequences: u64, micro_batch: u64) -> Option<String> {
+        (self == Self::BatchAux && micro_batch != sequences).then(|| {
+            format!(
+                "batch-aux balances all {sequences} sequences of a batch together and wants them in one micro-batch"
+            )
+        })
+    }
 }
 
 /// Expert load balancing (report section 2.1.2).

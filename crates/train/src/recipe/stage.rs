@@ -18,9 +18,12 @@ pub struct Stage {
     pub original_len: Option<usize>,
     /// Length of the stage: tokens or steps.
     pub total_tokens: Amount,
-    /// Its learning rate, constant: a number or a share of `schedule.peak_lr` [default: where the main run ends].
+    /// Its learning rate: a number or a share of `schedule.peak_lr` [default: where the main run ends].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<Lr>,
+    /// The learning rate at its end, reached along a cosine [default: the same throughout].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_end: Option<Lr>,
     /// Sequences of one step [default: as many as hold the tokens of the main run's steps].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequences: Option<u64>,

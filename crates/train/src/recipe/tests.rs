@@ -116,6 +116,7 @@ fn what_does_not_fit_together_is_refused() {
         ("schedule.total_tokens=measured", "schedule.total_tokens"),
         ("schedule.total_tokens=0", "schedule.total_tokens"),
         ("ema.decay=1", "ema.decay"),
+        ("balance.method=batch-aux", "balance.method"),
     ] {
         let e = error(MINIMAL, &[set]);
         assert!(e.starts_with("--set") && e.contains(&format!("`{key}`")), "{set}: {e}");
@@ -141,6 +142,29 @@ fn comparison_methods_switch_off_what_they_lack() {
     assert_eq!((p.schedule.gamma.early, p.balance.gamma, p.balance.alpha), (0.0, 0.0, 0.0001));
     let p = plan(MINIMAL, &["balance.method=none"]);
     assert_eq!((p.schedule.gamma.early, p.balance.alpha), (0.0, 0.0));
+}
+
+/// The loss over a batch is one of all its tokens: a batch that is cut would have another one.
+#[test]
+fn a_batch_wise_loss_wants_whole_batches() {
+    let set = ["balance.method=batch-aux", "batch.sequences=8", "batch.micro_batch=4"];
+    let e = error(MINIMAL, &set);
+    assert!(
+        e.starts_with("--set balance.method=batch-aux: `balance.method`") && e.contains("batch.micro_batch = 8"),
+        "{e}"
+    );
+    let whole = [set[0], set[1], "batch.micro_batch=8"];
+    assert_eq!(plan(MINIMAL, &whole).balance.method, BalanceMethod::BatchAux);
+    // A smaller batch at the start would be no whole micro-batch.
+    let e = error(MINIMAL, &[set[0], set[1], whole[2], "batch.ramp={from=4, over=\"5%\"}"]);
+    assert!(e.contains("`batch.ramp.from`") && e.contains("micro-batches of 8"), "{e}");
+    let stage = format!("{MINIMAL}\n[[stage]]\nseq_len = 1024\ntotal_tokens = \"1M\"\nsequences = 4\n");
+    let e = error(&stage, &whole);
+    assert!(
+        e.starts_with("r.toml, line 1") && e.contains("`stage.0.micro_batch`") && e.contains("micro_batch = 4"),
+        "{e}"
+    );
+    assert_eq!(plan(&(stage + "micro_batch = 4\n"), &whole).stages.len(), 1);
 }
 
 #[test]
@@ -232,10 +256,46 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         (&["precision.dispatch=e5m6"], "precision.dispatch"),
         (&["precision.recompute=3"], "precision.recompute"),
         (&["precision.accumulator=22-bit"], "precision.accumulator"),
-        (&["run.precision=f32", "precision.kv_up=fp8"], "run.precision"),
+        (&["run.precision=f32", "precision.kv_up=fp8"], "precision.kv_up"),
         (&["run.precision=fp4"], "run.precision"),
     ] {
         let error = plan(sets).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
+    }
+}
+
+/// A row that is unknown, has no such value, or could not act is refused where it stands.
+#[test]
+fn rows_of_the_precision_table_are_checked_where_they_stand() {
+    let recipe = |run: &str, rows: &str| format!("{MINIMAL}\n[run]\nprecision = \"{run}\"\n\n[precision]\n{rows}\n");
+    let none = "acts on products in fp8, and this run has none";
+    let f32 = "an f32 run is f32 throughout: the table varies bf16 and fp8 runs";
+    for (run, rows, says) in [
+        (
+            "fp8",
+            "kv_upp = \"fp8\"",
+            "15: `precision.kv_upp`: the precision table has no such row (did you mean `kv_up`?)",
+        ),
+        (
+            "fp8",
+            "kv_up = \"fp4\"",
+            "15: `precision.kv_up`: unknown variant `fp4`, expected one of `compute`, `fp8`, `f32` (for example \"fp8\")",
+        ),
+        ("fp8", "recompute = true\nkv_up = 8", "16: `precision.kv_up`: is 8, not a string (for example \"fp8\")"),
+        ("bf16", "dispatch = \"e5m6\"", "15: `precision.dispatch`: is \"compute\" or \"fp8\""),
+        ("bf16", "recompute = true\ngradients = \"block\"", &format!("16: `precision.gradients`: {none}")),
+        ("bf16", "dispatch = \"fp8\"\naccumulator = \"14-bit\"", &format!("16: `precision.accumulator`: {none}")),
+        ("f32", "gradients = \"block\"", &format!("15: `precision.gradients`: {none}")),
+        ("f32", "recompute = true\nkv_up = \"fp8\"", &format!("16: `precision.kv_up`: {f32}")),
+        ("f32", "swiglu_input = \"fp8\"", &format!("15: `precision.swiglu_input`: {f32}")),
+    ] {
+        assert_eq!(error(&recipe(run, rows), &[]), format!("r.toml, line {says}"));
+    }
+    for (run, rows) in [
+        ("f32", "recompute = true\nkv_up = \"compute\"\ngate_up = \"f32\"\ngradients = \"tile\""),
+        ("bf16", "kv_up = \"fp8\"\ngradients = \"block\"\naccumulator = \"14-bit\""),
+        ("fp8", "accumulator = \"14-bit-promoted\""),
+    ] {
+        plan(&recipe(run, rows), &[]);
     }
 }

@@ -1,8 +1,9 @@
 //! Auxiliary-loss-free balancing: from a skewed start the bias update evens the load out; without it the skew stays.
 
 use crate::{OPTIM, SETTINGS, fixture, tokens, train};
-use hadal_model::{Model, ModelConfig, max_vio};
+use hadal_model::{Model, ModelConfig};
 use hadal_ops::{Cx, DType};
+use hadal_train::metrics::max_vio;
 use hadal_train::step::{StepSettings, Trainer};
 
 const STEPS: u64 = 200;
@@ -41,7 +42,7 @@ fn run(gamma: f64) -> (f64, f64) {
         let batch = tokens(&t.model.config, step, SEQUENCES * (SEQ_LEN + 1));
         train(&mut t, &batch, SEQ_LEN, &settings);
         for (layer, loads) in t.stats.loads.iter().enumerate() {
-            let vio = max_vio(&loads.i32().iter().map(|l| i64::from(*l)).collect::<Vec<_>>());
+            let vio = max_vio(loads.i32().iter().map(|l| f64::from(*l)));
             if step == 0 {
                 first = f64::max(first, vio);
             } else if step >= STEPS - 20 {

@@ -1,11 +1,13 @@
 //! How a step is split and on how many threads it runs: the same loads, and the same or nearly the same numbers.
 
-use crate::{SETTINGS, state, tokens, train, trainer};
+use crate::{SETTINGS, state, tokens, train, trainer_in};
+use hadal_model::precision::Precision;
 use hadal_ops::{Cx, DType};
 use hadal_train::step::{StepSettings, Trainer};
 
 const SEQ_LEN: usize = 19;
-const FORMATS: [DType; 2] = [DType::F32, DType::Bf16];
+const FORMATS: [(DType, Precision); 3] =
+    [(DType::F32, Precision::COMPUTE), (DType::Bf16, Precision::COMPUTE), (DType::Bf16, Precision::FP8)];
 
 fn batch(t: &Trainer, step: u64, sequences: usize) -> Vec<i32> {
     tokens(&t.model.config, step, sequences * (SEQ_LEN + 1))
@@ -13,9 +15,9 @@ fn batch(t: &Trainer, step: u64, sequences: usize) -> Vec<i32> {
 
 #[test]
 fn threads_do_not_change_a_bit_of_three_steps() {
-    for compute in FORMATS {
+    for (compute, precision) in FORMATS {
         let run = |threads| {
-            let mut t = trainer(Cx::cpu(threads, compute), DType::Bf16, 0.9);
+            let mut t = trainer_in(Cx::cpu(threads, compute), precision, DType::Bf16, 0.9);
             let start = state(&t);
             // Five sequences in micro-batches of two: the last one is smaller.
             let records: Vec<_> = (0..3)
@@ -33,8 +35,8 @@ fn threads_do_not_change_a_bit_of_three_steps() {
             (records, state(&t))
         };
         let one = run(1);
-        assert!(one == run(2), "{compute:?}: two threads");
-        assert!(one == run(3), "{compute:?}: three threads");
+        assert!(one == run(2), "{compute:?} {precision:?}: two threads");
+        assert!(one == run(3), "{compute:?} {precision:?}: three threads");
     }
 }
 
@@ -48,15 +50,20 @@ fn gradients(t: &mut Trainer, micro_batch: usize) -> (Vec<Vec<i32>>, Vec<Vec<f32
 /// The size of micro-batches changes no token's activations and no token's gradients, only the order in which a weight's
 /// gradient `g = sum_t d_t x_t` over T tokens is summed in f32. Each order is off by at most `T u sum_t |d_t x_t|` with
 /// `u = 2^-24`, so two differ by at most `2 T u c |g|`, where c says how much of the sum cancels; c = 8 covers the
-/// gradients here. That holds for BF16 operands too, since products are summed in f32.
+/// gradients here. That holds for BF16 operands too, since products are summed in f32. In FP8 the operands of a weight's
+/// gradient share scales with their mates in the micro-batch and are rounded to four bits with another one each time:
+/// `2 (2^-4 + 2^-4 + 2^-8)` of every term, whose sign varies as that of the terms does.
 #[test]
 fn the_size_of_micro_batches_changes_no_load_and_gradients_only_within_rounding() {
-    for compute in FORMATS {
-        let mut t = trainer(Cx::cpu(2, compute), DType::F32, 0.0);
+    for (compute, precision) in FORMATS {
+        let mut t = trainer_in(Cx::cpu(2, compute), precision, DType::F32, 0.0);
+        let trained = t.model.params().into_iter().filter(|p| p.trainable());
+        let in_codes: Vec<bool> = trained.map(|p| p.packed.as_ref().is_some_and(|w| w.dtype() == DType::U8)).collect();
         let whole = gradients(&mut t, 4);
         let total: i32 = whole.0[0].iter().sum();
         assert_eq!(total as usize, 4 * SEQ_LEN * t.model.config.num_experts_per_tok, "every token was counted");
-        let bound = 2.0 * 8.0 * (4 * SEQ_LEN) as f64 * f64::powi(2.0, -24);
+        let order = 2.0 * 8.0 * (4 * SEQ_LEN) as f64 * f64::powi(2.0, -24);
+        let requantised = 2.0 * (0.125 + 1.0 / 256.0);
         for micro_batch in [1, 2, 3] {
             let parts = gradients(&mut t, micro_batch);
             assert_eq!(whole.0, parts.0, "{compute:?}, {micro_batch}: loads");
@@ -64,6 +71,7 @@ fn the_size_of_micro_batches_changes_no_load_and_gradients_only_within_rounding(
                 let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
                 let off = norm(&mut a.iter().zip(b).map(|(x, y)| f64::from(*x) - f64::from(*y)));
                 let size = norm(&mut a.iter().map(|x| f64::from(*x)));
+                let bound = if in_codes[i] { requantised } else { order };
                 assert!(
                     off <= bound * size,
                     "{compute:?}, micro-batches of {micro_batch}: gradient {i} off by {:.1e}, bound {bound:.1e}",
@@ -71,7 +79,7 @@ fn the_size_of_micro_batches_changes_no_load_and_gradients_only_within_rounding(
                 );
             }
             // The same grouping gives the same bits, whatever the trainer did before.
-            let mut fresh = trainer(Cx::cpu(3, compute), DType::F32, 0.0);
+            let mut fresh = trainer_in(Cx::cpu(3, compute), precision, DType::F32, 0.0);
             assert!(parts == gradients(&mut fresh, micro_batch), "{compute:?}, {micro_batch}: equal grouping");
         }
     }

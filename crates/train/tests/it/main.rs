@@ -3,9 +3,12 @@
 mod balancing;
 mod checkpoints;
 mod invariants;
+mod nudge;
+mod precision;
 mod ten_steps;
 
 use hadal_model::hf::Checkpoint;
+use hadal_model::precision::Precision;
 use hadal_model::{BalanceGroups, Model, ModelConfig};
 use hadal_ops::{Cx, DType, Purpose, Rng};
 use hadal_train::optim::OptimConfig;
@@ -30,7 +33,12 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The tiny model with everything on: query latent, YaRN, groups, selection biases, MTP.
 fn trainer(cx: Cx, moments: DType, ema: f32) -> Trainer {
-    let model = Model::load(&cx, &Checkpoint::open(fixture("yarn")).unwrap()).unwrap();
+    trainer_in(cx, Precision::COMPUTE, moments, ema)
+}
+
+/// The same with a precision table.
+fn trainer_in(cx: Cx, precision: Precision, moments: DType, ema: f32) -> Trainer {
+    let model = Model::load_with(&cx, &Checkpoint::open(fixture("yarn")).unwrap(), precision).unwrap();
     Trainer::new(cx, model, OptimConfig { moments, ..OPTIM }, ema)
 }
 

@@ -1,112 +1,223 @@
-//! What an experiment asks of its finished models: routing, accepted drafts, needles and loss by place.
+//! What an experiment asks of its finished models: routing, accepted drafts, needles and loss by place. What was found is
+//! kept beside the run, so that a repeated command asks nothing twice.
 
+use super::Work;
 use crate::commands::common::{Loaded, load_folder};
-use crate::commands::eval::by_place;
+use crate::commands::eval::{Stretch, by_place};
 use crate::commands::niah::{Questions, documents_of};
+use crate::commands::stages::stage_folder;
 use anyhow::Result;
+use hadal_data::hash::{hash_bytes, mix};
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
-use hadal_infer::{Acceptance, generate_with_drafts};
+use hadal_infer::{Acceptance, acceptance_along, generate_with_drafts};
 use hadal_model::Decoder;
+use hadal_model::hf::atomic;
 use hadal_ops::{Cx, DType};
 use hadal_train::corpus::Corpus;
 use hadal_train::evaluate::{evaluate, evaluate_by_position};
 use hadal_train::experiment::{Context, InContext};
 use hadal_train::plan::Plan;
 use hadal_train::routing::{LayerRouting, routing};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// Held-out tokens that the gates are watched on, of each kind of text.
-const ROUTED: u64 = 32_768;
+pub(super) const ROUTED: u64 = 32_768;
 /// Tokens of a prompt, and of its greedy continuation, whose drafts are counted.
 const PROMPT: usize = 96;
 const NEW: usize = 64;
 /// Prompts.
 const PROMPTS: usize = 16;
+/// Raised when something else is measured, or otherwise.
+pub(super) const VERSION: u64 = 2;
 
 /// What a finished run's model does on held-out text.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Measured {
     /// Width of the model.
     pub(super) width: usize,
     /// Routing on the held-out text.
     pub(super) routing: Vec<LayerRouting>,
-    /// Routing by kind of text.
+    /// Routing by kind of text, of each the same number of tokens.
     pub(super) domains: Vec<(String, Vec<LayerRouting>)>,
-    /// Drafts of the first MTP module, where there is one.
-    pub(super) drafts: Acceptance,
+    /// Drafts of the first MTP module, where there is one, for the model's own greedy text ...
+    pub(super) own: Acceptance,
+    /// ... and along held-out text.
+    pub(super) along: Acceptance,
 }
 
-/// Measures the finished run in `folder`; `domains` are kinds of text by name, with a path each.
-pub(super) fn measure(folder: &Path, domains: &[(String, PathBuf)]) -> Result<Measured> {
+/// What is kept in `path` if it was found `of` the same things, otherwise what `find` finds, which is kept.
+pub(super) fn kept<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    of: &Value,
+    find: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let read = || {
+        let mut kept: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        (kept["of"] == *of).then(|| serde_json::from_value(kept["found"].take()).ok())?
+    };
+    if let Some(found) = read() {
+        return Ok(found);
+    }
+    let found = find()?;
+    let text = serde_json::to_string(&json!({"of": of, "found": found}))? + "\n";
+    atomic::write_file(path, text.as_bytes())?;
+    Ok(found)
+}
+
+/// Measures the finished run in `folder`.
+pub(super) fn measure(work: &Work<'_>, folder: &Path) -> Result<Measured> {
     let plan = Plan::load(folder)?;
     let corpus = Corpus::of_run(folder, plan.text.as_deref())?;
-    let loaded = load_folder(&folder.join("model"), None, Cx::cpu(0, DType::Bf16))?;
-    let (cx, model) = (&loaded.cx, &loaded.model);
-    let seq_len = plan.data.seq_len;
-    let route = |set: &EvalSet| cx.threads().run(|| routing(cx, model, set));
-    let routing = route(&corpus.validation(seq_len, Some(ROUTED))?);
-    let mut by_domain = Vec::new();
-    for (name, path) in domains {
-        let texts = read_paths(std::slice::from_ref(path), &SourceOptions::default())?;
-        let texts: Vec<&str> = texts.documents.iter().map(|d| d.text.as_str()).collect();
-        let mut set = EvalSet::of_texts(&texts, &loaded.tokenizer, EvalOptions { seq_len, overlap: 0, bos: true })?;
-        set.windows.truncate((ROUTED as usize).div_ceil(seq_len));
-        by_domain.push((name.clone(), route(&set)));
-    }
-    Ok(Measured { width: model.config.hidden_size, routing, domains: by_domain, drafts: drafts(&loaded, &corpus)? })
+    let kinds = kinds(work, &corpus)?;
+    let texts: Vec<(&str, u64)> = kinds.iter().map(|(name, texts)| (name.as_str(), hash_of(texts))).collect();
+    let of = json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "kinds": texts});
+    kept(&folder.join("measured.json"), &of, || {
+        let loaded = load_folder(&folder.join("model"), None, Cx::cpu(0, DType::Bf16))?;
+        let (cx, model) = (&loaded.cx, &loaded.model);
+        let options = EvalOptions { seq_len: plan.data.seq_len, overlap: 0, bos: true };
+        let sets = kinds.iter().map(|(_, texts)| Ok(spread(EvalSet::of_texts(texts, &loaded.tokenizer, options)?)));
+        let sets: Vec<EvalSet> = sets.collect::<Result<_>>()?;
+        let most = sets.iter().map(|s| s.scored).min().unwrap_or(0).min(ROUTED);
+        let route = |set: &EvalSet, most| cx.threads().run(|| routing(cx, model, set, most));
+        let (own, along) = drafts(&loaded, &corpus, plan.data.seq_len)?;
+        Ok(Measured {
+            width: model.config.hidden_size,
+            routing: route(&corpus.validation(plan.data.seq_len, Some(ROUTED))?, u64::MAX),
+            domains: kinds.iter().zip(&sets).map(|(kind, set)| (kind.0.clone(), route(set, most))).collect(),
+            own,
+            along,
+        })
+    })
 }
 
-/// Greedy continuations of held-out text, and how many of their tokens the first MTP module drafts right.
-fn drafts(loaded: &Loaded, corpus: &Corpus) -> Result<Acceptance> {
+/// The kinds of text by name: what the runs have held out of each, or the files given.
+fn kinds(work: &Work<'_>, corpus: &Corpus) -> Result<Vec<(String, Vec<String>)>> {
+    let held_out = if work.trains_on_kinds() { corpus.validation_texts()? } else { Vec::new() };
+    let of_kind = |(name, path): &(String, PathBuf)| {
+        let texts = if work.trains_on_kinds() {
+            held_out.iter().filter(|d| d.0 == *name).map(|d| d.2.clone()).collect()
+        } else {
+            let texts = read_paths(std::slice::from_ref(path), &SourceOptions::default())?;
+            texts.documents.into_iter().map(|d| d.text).collect()
+        };
+        Ok((name.clone(), texts))
+    };
+    work.args.domains.iter().map(of_kind).collect()
+}
+
+fn hash_of(texts: &[String]) -> u64 {
+    texts.iter().fold(0, |hash, text| mix(hash ^ hash_bytes(text.as_bytes())))
+}
+
+/// The windows in an order that mixes the documents, so that the first ones are of all of them.
+fn spread(mut set: EvalSet) -> EvalSet {
+    let mut windows: Vec<_> = set.windows.drain(..).enumerate().collect();
+    windows.sort_by_key(|(i, _)| mix(*i as u64));
+    set.windows = windows.into_iter().map(|(_, window)| window).collect();
+    set
+}
+
+/// How many tokens the first MTP module drafts right: of greedy continuations of held-out text, and along that text.
+fn drafts(loaded: &Loaded, corpus: &Corpus, most: usize) -> Result<(Acceptance, Acceptance)> {
     let (cx, model) = (&loaded.cx, &loaded.model);
-    let mut all = Acceptance::default();
+    let (mut own, mut along) = (Acceptance::default(), Acceptance::default());
     if model.mtp.is_empty() {
-        return Ok(all);
+        return Ok((own, along));
     }
     let decoder = Decoder::new(cx, model);
     let documents = corpus.validation.documents();
     let mut ids = Vec::new();
     for document in (0..documents).step_by(documents.div_ceil(PROMPTS).max(1)) {
         corpus.validation.read(document, &mut ids)?;
-        let prompt: Vec<u32> =
-            loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(PROMPT).collect();
-        all += cx.threads().run(|| generate_with_drafts(cx, &decoder, &prompt, &[], NEW).1);
+        let text: Vec<u32> = loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(most).collect();
+        let prompt = &text[..PROMPT.min(text.len())];
+        own += cx.threads().run(|| generate_with_drafts(cx, &decoder, prompt, &[], NEW).1);
+        along += cx.threads().run(|| acceptance_along(cx, model, &text));
     }
-    Ok(all)
+    Ok((own, along))
 }
 
 /// A model before or after a stage.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Stage {
     pub(super) found: InContext,
-    /// Loss by place in windows of the longest text: (place, nats a token).
-    pub(super) by_place: Vec<(f64, f64)>,
+    /// Loss by place in windows of the longest text.
+    pub(super) by_place: Vec<Place>,
 }
 
-/// Asks the models in `folders` (name, folder of a run or stage) what they make of long texts.
-pub(super) fn in_context(run: &Path, folders: &[(String, PathBuf)], context: &Context) -> Result<Vec<Stage>> {
-    let plan = Plan::load(run)?;
-    let corpus = Corpus::of_run(run, plan.text.as_deref())?;
-    let longest = context.lengths.iter().copied().max().unwrap_or(0).max(context.window);
-    let short = corpus.validation(context.window, Some(context.tokens))?;
-    let long = EvalSet::of_packed(
-        &corpus.validation,
-        &corpus.tokenizer,
-        EvalOptions { seq_len: longest, overlap: 0, bos: true },
-    )?;
-    let long = long.longest((context.tokens as usize).div_ceil(longest));
-    let documents = documents_of(&corpus.validation)?;
-    let mut all = Vec::new();
-    for (name, folder) in folders {
-        let loaded = load_folder(&folder.join("model"), Some(longest), Cx::cpu(0, DType::Bf16))?;
-        let (cx, model) = (&loaded.cx, &loaded.model);
-        let (perplexity, places) = cx.threads().run(|| {
-            let loss = evaluate(cx, model, &short, &mut |_, _| true).loss;
-            (loss.exp(), evaluate_by_position(cx, model, &long, &mut |_, _| true).1)
-        });
-        let Context { lengths, depths, samples, .. } = context;
-        let questions = Questions { lengths, depths: *depths, samples: *samples, distractors: 0, seed: 1 };
-        let needles = questions.ask(&loaded, &documents, name, &mut |_| Ok(()))?;
-        let places = by_place(&places).iter().map(|p| (p.middle(), p.loss)).collect();
-        all.push(Stage { found: InContext { model: name.clone(), needles, perplexity }, by_place: places });
+/// A stretch of the window.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Place {
+    /// Its middle.
+    pub(super) at: f64,
+    /// Mean, in nats a token.
+    pub(super) loss: f64,
+    pub(super) tokens: u64,
+}
+
+/// Asks the model of the finished run in `run`, and those after its stages, what they make of long texts.
+pub(super) fn in_context(run: &Path, context: &Context) -> Result<Vec<Stage>> {
+    let main = Plan::load(run)?;
+    let corpus = Corpus::of_run(run, main.text.as_deref())?;
+    let stages = (1..=main.stages.len()).map(|number| stage_folder(run, number));
+    let one = |folder: PathBuf| {
+        let plan = Plan::load(&folder)?;
+        let of =
+            json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "questions": context});
+        let model = format!("{} tokens", plan.data.seq_len);
+        kept(&folder.join("in_context.json"), &of, || ask(model, &folder, &corpus, context))
+    };
+    [run.to_owned()].into_iter().chain(stages).map(one).collect()
+}
+
+/// Asks the model in `folder`.
+fn ask(model: String, folder: &Path, corpus: &Corpus, context: &Context) -> Result<Stage> {
+    let Context { lengths, depths, samples, tokens, window } = context;
+    let longest = lengths.iter().copied().max().unwrap_or(0).max(*window);
+    let short = corpus.validation(*window, Some(*tokens))?;
+    let options = EvalOptions { seq_len: longest, overlap: 0, bos: true };
+    let long = EvalSet::of_packed(&corpus.validation, &corpus.tokenizer, options)?;
+    let long = long.longest((*tokens as usize).div_ceil(longest));
+    let loaded = load_folder(&folder.join("model"), Some(longest), Cx::cpu(0, DType::Bf16))?;
+    let cx = &loaded.cx;
+    let (perplexity, places) = cx.threads().run(|| {
+        let loss = evaluate(cx, &loaded.model, &short, &mut |_, _| true).loss;
+        (loss.exp(), evaluate_by_position(cx, &loaded.model, &long, &mut |_, _| true).1)
+    });
+    let questions = Questions { lengths, depths: *depths, samples: *samples, distractors: 0, seed: 1 };
+    let needles = questions.ask(&loaded, &documents_of(&corpus.validation)?, &model, &mut |_| Ok(()))?;
+    let place = |p: &Stretch| Place { at: p.middle(), loss: p.loss, tokens: p.targets };
+    let by_place = by_place(&places).iter().map(place).collect();
+    Ok(Stage { found: InContext { model, needles, perplexity }, by_place })
+}
+
+/// The same models of several seeds as one: questions counted together, losses as means.
+pub(super) fn pooled(seeds: Vec<Vec<Stage>>) -> Vec<Stage> {
+    let n = seeds.len() as f64;
+    let both = |mut all: Vec<Stage>, one: Vec<Stage>| {
+        all.iter_mut().zip(&one).for_each(|(sum, one)| sum.add(one));
+        all
+    };
+    let mut all = seeds.into_iter().reduce(both).unwrap_or_default();
+    // Perplexities were multiplied.
+    all.iter_mut().for_each(|s| s.found.perplexity = s.found.perplexity.powf(1.0 / n));
+    all
+}
+
+impl Stage {
+    fn add(&mut self, one: &Self) {
+        for (cell, more) in self.found.needles.iter_mut().zip(&one.found.needles) {
+            cell.found += more.found;
+            cell.asked += more.asked;
+        }
+        self.found.perplexity *= one.found.perplexity;
+        for (place, more) in self.by_place.iter_mut().zip(&one.by_place) {
+            let tokens = place.tokens + more.tokens;
+            place.loss = (place.loss * place.tokens as f64 + more.loss * more.tokens as f64) / tokens as f64;
+            place.tokens = tokens;
+        }
     }
-    Ok(all)
 }

@@ -1,125 +1,185 @@
 //! `hadal experiment`: the runs of a comparison, its plots, and what became of the report's claim.
 
+mod checks;
+mod fidelity;
+mod figures;
+mod kinds;
+mod length;
 mod measure;
 mod report;
 
-use super::session::{Session, use_text};
-use super::stages::{is_finished, run_stages, stage_folder};
+use super::session::{Prepared, Session, use_text};
+use super::stages::{is_finished, run_stages};
 use crate::cli::ExperimentArgs;
-use anyhow::{Context, Result, anyhow, bail};
-use hadal_train::experiment::{EXPERIMENTS, Experiment};
-use hadal_train::metrics::{self, StepMetrics};
+use anyhow::{Result, anyhow, bail};
+use hadal_train::experiment::{EXPERIMENTS, Experiment, Member, Series};
+use hadal_train::fidelity::Fidelity;
+use hadal_train::metrics;
 use hadal_train::plan::{PLAN_FILE, Plan};
 use hadal_train::recipe::Recipe;
 use hadal_train::run;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     if args.name == "list" {
         for (name, _) in EXPERIMENTS {
             let e = Experiment::load(name).map_err(|e| anyhow!(e))?;
-            say!("{name:<14} {} (report {}; {:.0} minutes)", e.title, e.section, e.minutes);
+            let seeds = if e.seeds > 1 { format!(", {} seeds", e.seeds) } else { String::new() };
+            say!("{name:<14} {} (report {}; {:.0} minutes{seeds})", e.title, e.section, e.minutes);
         }
         return Ok(());
     }
-    let experiment = Experiment::load(&args.name).map_err(|e| anyhow!(e))?;
+    let mut experiment = Experiment::load(&args.name).map_err(|e| anyhow!(e))?;
+    experiment.seeds = args.seeds.unwrap_or(experiment.seeds);
     let stem = Path::new(&args.name).file_stem().unwrap_or_default().to_string_lossy();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/experiment-{stem}")));
     // Before hours of training rather than after.
     if let Some((name, path)) = args.domains.iter().find(|(_, path)| !path.exists()) {
         bail!("--domain {name}={}: there is no such file or folder", path.display());
     }
-    say!("{} (report {})", experiment.title, experiment.section);
-    let mut length = args.tokens.clone().map(|t| format!("schedule.total_tokens={t}"));
-    for member in &experiment.run {
-        let folder = out.join(member.folder());
-        if !is_finished(&folder) {
-            say!("\n== {}", member.name);
-            let sets: Vec<String> = experiment.set.iter().chain(&member.set).chain(&args.set).cloned().collect();
-            if !train(&experiment, args, &sets, length.as_deref(), &folder)? {
-                say!("stopped; the same command goes on");
-                return Ok(());
-            }
-        }
-        // Whatever the first run was given, the others get.
-        let plan = Plan::load(&folder)?;
-        length = Some(format!("schedule.total_tokens={}", plan.schedule.total_tokens));
-        if experiment.context.is_some() && !run_stages(&Session::resume(&folder)?, args.plain)? {
-            say!("stopped; the same command goes on");
-            return Ok(());
-        }
+    let name_of = |i: usize| &args.domains[i].0;
+    if let Some(i) = (1..args.domains.len()).find(|i| (0..*i).any(|k| name_of(k) == name_of(*i))) {
+        bail!("--domain {}: two kinds of text have this name", name_of(i));
     }
-    let runs = read(&experiment, &out)?;
-    let found = found(&experiment, args, &out)?;
-    report::draw(&experiment, &runs, &found, &out)?;
-    let report = report::text(&experiment, &runs, &found, &args.name)?;
-    let path = out.join("report.md");
-    std::fs::write(&path, &report).with_context(|| format!("cannot write {}", path.display()))?;
-    say!("\n{report}\nplots and raw numbers: {}", out.display());
+    checks::overrides(&experiment, &args.set)?;
+    say!("{} (report {})", experiment.title, experiment.section);
+    let mut work = Work { experiment, args, text: args.text.clone(), out, started: Instant::now() };
+    work.check_layout()?;
+    if work.trains_on_kinds() {
+        let draft = Plan::new(&work.recipe(&work.experiment.run[0], 0)?, Some(1000.0))?;
+        work.text = vec![kinds::prepare(&args.domains, &draft, &work.out)?];
+    } else if !args.domains.is_empty() {
+        say!("note: {GIVEN}");
+    }
+    if !work.train()? {
+        say!("stopped; the same command goes on");
+        return Ok(());
+    }
+    let found = work.measure()?;
+    let report = report::write(&work, &found)?;
+    say!("\n{report}\nplots and raw numbers: {}", work.out.display());
     Ok(())
 }
 
-/// What the finished models do beside their losses.
+/// What is not known about kinds of text that are given beside the text to train on.
+const GIVEN: &str = "nothing checks that the kinds of text (--domain) are not part of what was trained on (--text)";
+
+/// An experiment and the folder it is made in.
+struct Work<'a> {
+    experiment: Experiment,
+    args: &'a ExperimentArgs,
+    /// Text to train on; none: the recipe's.
+    text: Vec<PathBuf>,
+    out: PathBuf,
+    /// A budget counts from here.
+    started: Instant,
+}
+
+/// What the finished runs have shown.
 struct Found {
-    /// One entry a run.
-    measured: Vec<measure::Measured>,
+    /// The runs' metrics.
+    runs: Vec<Series>,
+    /// What their models do beside their losses, by run and seed.
+    measured: Vec<Vec<measure::Measured>>,
     /// The first run's model and those after its stages.
     context: Vec<measure::Stage>,
+    /// One run's weights under every precision, by run and seed.
+    fidelity: Vec<(String, Vec<Fidelity>)>,
 }
 
-fn found(experiment: &Experiment, args: &ExperimentArgs, out: &Path) -> Result<Found> {
-    say!("\n== measuring the models on held-out text");
-    let measured = experiment.run.iter().map(|r| measure::measure(&out.join(r.folder()), &args.domains));
-    let measured = measured.collect::<Result<_>>()?;
-    let Some(context) = &experiment.context else { return Ok(Found { measured, context: Vec::new() }) };
-    let run = out.join(experiment.run[0].folder());
-    let plan = Plan::load(&run)?;
-    let name = |plan: &Plan| format!("{} tokens", plan.data.seq_len);
-    let mut folders = vec![(name(&plan), run.clone())];
-    folders.extend(plan.stages.iter().enumerate().map(|(i, s)| (name(s), stage_folder(&run, i + 1))));
-    Ok(Found { measured, context: measure::in_context(&run, &folders, context)? })
-}
-
-/// Trains one run to its end, or goes on with it. False when the user stopped it.
-fn train(
-    experiment: &Experiment,
-    args: &ExperimentArgs,
-    sets: &[String],
-    length: Option<&str>,
-    folder: &Path,
-) -> Result<bool> {
-    let session = if folder.join(PLAN_FILE).exists() {
-        Session::resume(folder)?
-    } else {
-        // A recipe with stages has a length that they follow from.
-        let measured =
-            (experiment.context.is_none() || args.budget.is_some()).then_some("schedule.total_tokens=measured");
-        let sets: Vec<String> = sets.iter().cloned().chain(length.or(measured).map(str::to_owned)).collect();
-        let mut recipe = Recipe::load(&experiment.recipe, &sets)?;
-        recipe.run.out = folder.display().to_string();
-        use_text(&mut recipe, &args.text);
-        let minutes = args.budget.unwrap_or(experiment.minutes);
-        if !(minutes > 0.0 && minutes.is_finite()) {
-            bail!("--budget {minutes}: give minutes above 0");
-        }
-        // A tenth for validation, checkpoints and reading.
-        let each = 0.9 * minutes / experiment.run.len() as f64;
-        Session::begin(recipe, || Some(each))?
-    };
-    let steps = session.plan.schedule.total_steps();
-    if steps < 2 * experiment.smooth as u64 {
-        let folder = folder.display();
-        bail!("{steps} steps are too few for a mean over {}: remove {folder}, give more minutes", experiment.smooth);
+impl Work<'_> {
+    /// Whether the kinds of text are what is trained on, with a part of each held out.
+    fn trains_on_kinds(&self) -> bool {
+        self.args.text.is_empty() && !self.args.domains.is_empty()
     }
-    let trainer = run::trainer(&session.plan, None)?;
-    Ok(session.train(trainer, args.plain)?.1.finished)
-}
 
-/// Names and metrics of all runs.
-fn read(experiment: &Experiment, out: &Path) -> Result<Vec<(String, Vec<StepMetrics>)>> {
-    let one = |name: &String, folder: &str| -> Result<_> {
-        let steps = metrics::read(&out.join(folder).join(metrics::METRICS_FILE))?;
-        Ok((name.clone(), steps))
-    };
-    experiment.run.iter().map(|r| one(&r.name, &r.folder())).collect()
+    /// Seeds of every run, from the recipe's on.
+    fn seeds(&self) -> Result<Vec<u64>> {
+        let first = self.recipe(&self.experiment.run[0], 0)?.run.seed;
+        Ok((first..first + self.experiment.seeds).collect())
+    }
+
+    fn folder(&self, member: &Member, seed: u64) -> PathBuf {
+        self.out.join(self.experiment.folder(member, seed))
+    }
+
+    /// The recipe of a run; `nth` counts the seeds from the recipe's on.
+    fn recipe(&self, member: &Member, nth: u64) -> Result<Recipe> {
+        let sets = self.experiment.set.iter().chain(&member.set).chain(&self.args.set);
+        let sets: Vec<String> = sets.cloned().collect();
+        let mut recipe = Recipe::load(&self.experiment.recipe, &sets)?;
+        recipe.run.seed += nth;
+        recipe.run.out = self.folder(member, recipe.run.seed).display().to_string();
+        use_text(&mut recipe, &self.text);
+        Ok(recipe)
+    }
+
+    /// Trains all runs, seed by seed, so that a stop leaves whole comparisons. False when the user stopped it.
+    fn train(&self) -> Result<bool> {
+        let (lengths, mut prepared) = self.lengths()?;
+        let mut all = Vec::new();
+        for nth in 0..self.experiment.seeds {
+            for member in &self.experiment.run {
+                let mut recipe = self.recipe(member, nth)?;
+                lengths.apply(&mut recipe);
+                let plan = Plan::new(&recipe, None)?;
+                let folder = PathBuf::from(&recipe.run.out);
+                if folder.join(PLAN_FILE).exists() {
+                    checks::same_plan(&folder, &plan)?;
+                }
+                let (steps, smooth) = (plan.schedule.total_steps(), self.experiment.smooth);
+                if steps < 2 * smooth as u64 {
+                    bail!("{steps} steps are too few for a mean over {smooth}: give more tokens or minutes");
+                }
+                all.push((member, recipe, folder));
+            }
+        }
+        for (member, recipe, folder) in all {
+            let prepared = prepared.take();
+            if !is_finished(&folder) {
+                let seed = recipe.run.seed;
+                let of = if self.experiment.seeds > 1 { format!(", seed {seed}") } else { String::new() };
+                say!("\n== {}{of}", member.name);
+                let session = if folder.join(PLAN_FILE).exists() {
+                    Session::resume(&folder)?
+                } else {
+                    let mut prepared = prepared.map_or_else(|| Prepared::new(recipe.clone()), Ok)?;
+                    prepared.recipe = recipe;
+                    prepared.begin(None)?
+                };
+                let trainer = run::trainer(&session.plan, None)?;
+                if !session.train(trainer, self.args.plain)?.1.finished {
+                    return Ok(false);
+                }
+            }
+            if self.experiment.context.is_some() && !run_stages(&Session::resume(&folder)?, self.args.plain)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what the finished runs have left and asks their models.
+    fn measure(&self) -> Result<Found> {
+        say!("\n== measuring the models on held-out text");
+        let (mut runs, mut measured) = (Vec::new(), Vec::new());
+        let seeds = self.seeds()?;
+        for member in &self.experiment.run {
+            let folders: Vec<PathBuf> = seeds.iter().map(|s| self.folder(member, *s)).collect();
+            let steps = folders.iter().map(|f| Ok(metrics::read(&f.join(metrics::METRICS_FILE))?));
+            runs.push(Series { name: member.name.clone(), seeds: steps.collect::<Result<_>>()? });
+            let one = folders.iter().map(|f| measure::measure(self, f));
+            measured.push(one.collect::<Result<_>>()?);
+        }
+        let mut context = Vec::new();
+        if let Some(questions) = &self.experiment.context {
+            let of_seed =
+                seeds.iter().map(|s| measure::in_context(&self.folder(&self.experiment.run[0], *s), questions));
+            context = measure::pooled(of_seed.collect::<Result<_>>()?);
+        }
+        let weights = self.experiment.fidelity.as_ref();
+        let fidelity = weights.map_or_else(|| Ok(Vec::new()), |weights| fidelity::measure(self, weights))?;
+        Ok(Found { runs, measured, context, fidelity })
+    }
 }

@@ -1,39 +1,51 @@
 //! The report of an experiment: table, verdicts, plots, raw numbers.
 
-use super::Found;
-use super::measure::{Measured, Stage};
+use super::figures::{COLUMNS, specialised};
+use super::measure::Measured;
+use super::{Found, GIVEN, Work, fidelity};
 use anyhow::{Context as _, Result};
-use hadal_model::precision::Keep;
-use hadal_train::experiment::{Experiment, Findings, InContext, Member, VerdictKind, end, smoothed};
+use hadal_train::experiment::{Experiment, Findings, InContext, Judgement, Series};
 use hadal_train::metrics::StepMetrics;
 use hadal_train::plot::{self, NeedleCell};
-use hadal_train::routing::{LayerRouting, specialisation};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
 
-pub(super) fn draw(
-    experiment: &Experiment,
-    runs: &[(String, Vec<StepMetrics>)],
-    found: &Found,
-    out: &Path,
-) -> Result<()> {
-    let all: Vec<plot::Run<'_>> = runs.iter().map(|(name, steps)| plot::Run { name, steps }).collect();
+/// Draws the plots, writes `report.md` and `measured.json`, and returns the report.
+pub(super) fn write(work: &Work<'_>, found: &Found) -> Result<String> {
+    let (experiment, out) = (&work.experiment, &work.out);
+    draw(experiment, found, out)?;
+    let judged = judge(experiment, found);
+    let numbers = raw_numbers(work, found, &judged)?;
+    save(&out.join("measured.json"), &(serde_json::to_string_pretty(&numbers)? + "\n"))?;
+    let report = text(work, found, &judged)?;
+    save(&out.join("report.md"), &report)?;
+    Ok(report)
+}
+
+fn save(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
+    let all: Vec<plot::Run<'_>> = found.runs.iter().map(|Series { name, seeds }| plot::Run { name, seeds }).collect();
     let title = &experiment.title;
     plot::compare_loss(&out.join("loss.svg"), title, &all)?;
-    let bound = experiment.verdict.iter().find_map(|v| match v.kind {
-        VerdictKind::LossWithin { below, .. } => Some(below),
-        _ => None,
-    });
-    if all.len() > 1 {
-        let title = format!("{title}: loss relative to {}", all[0].name);
-        plot::relative_loss(&out.join("difference.svg"), &title, all[0], &all[1..], experiment.smooth, bound)?;
+    let (base, bound) = experiment.base();
+    let (base, others): (Vec<plot::Run<'_>>, Vec<plot::Run<'_>>) = all.iter().partition(|r| r.name == base);
+    if let (Some(base), false) = (base.first(), others.is_empty()) {
+        let title = format!("{title}: loss relative to {}", base.name);
+        plot::relative_loss(&out.join("difference.svg"), &title, *base, &others, experiment.smooth, bound)?;
     }
-    if found.measured.iter().any(|m| !m.routing.is_empty()) {
+    if found.measured.iter().flatten().any(|m| !m.routing.is_empty()) {
         plot::max_vio(&out.join("max_vio.svg"), title, &all)?;
     }
-    let domains = found.measured.iter().zip(&experiment.run).filter(|m| m.0.domains.iter().any(|d| !d.1.is_empty()));
-    let domains: Vec<_> = domains.map(|(m, run)| plot::Domains { name: &run.name, texts: &m.domains }).collect();
+    // Experts have no names: what they do is shown of the first seed.
+    let first = found.measured.iter().map(|seeds| &seeds[0]).zip(&experiment.run);
+    let domains = first.filter(|m| m.0.domains.iter().any(|d| !d.1.is_empty()));
+    let of_seed = if experiment.seeds > 1 { ", first seed" } else { "" };
+    let domains: Vec<_> = domains.map(|(m, run)| (format!("{}{of_seed}", run.name), m)).collect();
+    let domains: Vec<_> = domains.iter().map(|(name, m)| plot::Domains { name, texts: &m.domains }).collect();
     if !domains.is_empty() {
         plot::expert_load_by_domain(&out.join("domains.svg"), title, &domains)?;
     }
@@ -43,72 +55,86 @@ pub(super) fn draw(
         plot::needles(&out.join(file), &format!("{title}: {name}"), &stage.found.needles)?;
     }
     if !found.context.is_empty() {
-        let models: Vec<_> = found.context.iter().map(|s| (s.found.model.as_str(), s.by_place.clone())).collect();
-        plot::by_position(&out.join("by_position.svg"), title, &models)?;
+        let points = found.context.iter().map(|s| {
+            let places = s.by_place.iter().map(|p| (p.at, p.loss)).collect();
+            (s.found.model.as_str(), places)
+        });
+        plot::by_position(&out.join("by_position.svg"), title, &points.collect::<Vec<_>>())?;
     }
-    raw_numbers(experiment, found, out)
+    Ok(())
 }
 
-/// Everything that was measured on the finished models, as JSON.
-fn raw_numbers(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
-    let run = |(m, run): (&Measured, &Member)| {
+/// What became of each claim.
+fn judge(experiment: &Experiment, found: &Found) -> Vec<Judgement> {
+    let context: Vec<InContext> = found.context.iter().map(|s| s.found.clone()).collect();
+    let of_run = |(run, seeds): (&Series, &Vec<Measured>)| {
+        Some((run.name.clone(), seeds.iter().map(specialised).collect::<Option<_>>()?))
+    };
+    let specialisation: Vec<(String, Vec<f64>)> = found.runs.iter().zip(&found.measured).filter_map(of_run).collect();
+    let findings =
+        Findings { runs: &found.runs, specialisation: &specialisation, context: &context, fidelity: &found.fidelity };
+    experiment.verdict.iter().map(|v| v.kind.judge(experiment.smooth, &findings)).collect()
+}
+
+/// Everything the tables and pictures show beside the metrics, as JSON.
+fn raw_numbers(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<Value> {
+    let experiment = &work.experiment;
+    let numbers = work.seeds()?;
+    let seed = |(number, (steps, m)): (&u64, (&Vec<StepMetrics>, &Measured))| {
+        let figures = COLUMNS.iter().map(|c| (c.key.to_owned(), json!(c.of(steps, m)))).collect();
         let domains: Vec<_> = m.domains.iter().map(|(name, r)| json!({"domain": name, "routing": r})).collect();
         json!({
-            "run": run.name, "routing": m.routing, "domains": domains, "specialisation": specialised(m),
-            "nodes_a_token": nodes(m),
-            "mtp_drafts": m.drafts.drafts, "mtp_accepted": m.drafts.accepted,
+            "seed": number, "steps": steps.len(), "tokens": steps.last().map_or(0, |m| m.tokens),
+            "figures": Value::Object(figures), "routing": m.routing, "domains": domains,
+            "mtp_own": m.own, "mtp_along": m.along,
         })
     };
-    let runs: Vec<_> = found.measured.iter().zip(&experiment.run).map(run).collect();
-    let model = |s: &Stage| {
+    let runs = found.runs.iter().zip(&found.measured).map(|(run, measured)| {
+        let seeds: Vec<_> = numbers.iter().zip(run.seeds.iter().zip(measured)).map(seed).collect();
+        json!({"run": run.name, "seeds": seeds})
+    });
+    let context = found.context.iter().map(|s| {
         let InContext { model, needles, perplexity } = &s.found;
         json!({"model": model, "needles": needles, "perplexity": perplexity, "loss_by_place": s.by_place})
-    };
-    let context: Vec<_> = found.context.iter().map(model).collect();
-    let path = out.join("measured.json");
-    let text = serde_json::to_string_pretty(&json!({"runs": runs, "context": context}))?;
-    std::fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    });
+    let verdicts = experiment.verdict.iter().zip(judged);
+    let verdicts = verdicts.map(|(v, j)| json!({"claim": v.claim, "outcome": j.word(), "figures": j.figures}));
+    Ok(json!({
+        "runs": runs.collect::<Vec<_>>(), "context": context.collect::<Vec<_>>(),
+        "fidelity": found.fidelity, "verdicts": verdicts.collect::<Vec<_>>(),
+    }))
 }
 
-/// How differently the kinds of text are routed, where there are two or more.
-fn specialised(m: &Measured) -> Option<f64> {
-    let texts: Vec<&[LayerRouting]> = m.domains.iter().map(|d| &d.1[..]).collect();
-    (texts.len() > 1 && !m.routing.is_empty()).then(|| specialisation(&texts))
-}
-
-/// Nodes a token's experts lie in, mean over the layers.
-fn nodes(m: &Measured) -> Option<f64> {
-    let layers = m.routing.len();
-    (layers > 0).then(|| m.routing.iter().map(LayerRouting::nodes_a_token).sum::<f64>() / layers as f64)
-}
-
-/// Bytes that a token sends to a node and gets back: dispatch in FP8, combine in BF16 (report 3.2.2, 3.3.3).
-fn node_bytes(width: usize) -> f64 {
-    (Keep::Fp8.bytes(width as u64) + Keep::Compute.bytes(width as u64)) as f64
-}
-
-pub(super) fn text(
-    experiment: &Experiment,
-    runs: &[(String, Vec<StepMetrics>)],
-    found: &Found,
-    name: &str,
-) -> Result<String> {
+fn text(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<String> {
+    let experiment = &work.experiment;
     let mut text = String::new();
-    let tokens = runs[0].1.last().map_or(0, |m| m.tokens);
+    let tokens = found.runs.iter().flat_map(|r| &r.seeds).filter_map(|s| Some(s.last()?.tokens)).max().unwrap_or(0);
     writeln!(text, "# {}\n", experiment.title)?;
-    writeln!(text, "Report: {}. `hadal experiment {name}`; recipe `{}`", experiment.section, experiment.recipe)?;
+    writeln!(text, "Report: {}. `{}`; recipe `{}`", experiment.section, command(work), experiment.recipe)?;
     let changed = if experiment.set.is_empty() { "unchanged".into() } else { experiment.set.join(", ") };
-    writeln!(text, "({changed}), {:.2} M tokens a run, losses after", tokens as f64 / 1e6)?;
-    writeln!(text, "a mean over {} steps.\n", experiment.smooth)?;
-    // Columns that some run has something for.
-    let rows: Vec<_> = runs.iter().zip(&found.measured).map(|(run, measured)| row(experiment, run, measured)).collect();
-    let kept: Vec<usize> = (0..rows[0].len()).filter(|c| rows.iter().any(|r| r[*c].1.is_some())).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| format!("| {} |", cells.collect::<Vec<_>>().join(" | "));
-    writeln!(text, "{}", line(&mut kept.iter().map(|c| rows[0][*c].0)))?;
-    writeln!(text, "{}", line(&mut kept.iter().map(|_| "---")))?;
-    for row in &rows {
-        writeln!(text, "{}", line(&mut kept.iter().map(|c| row[*c].1.as_deref().unwrap_or("-"))))?;
+    writeln!(
+        text,
+        "({changed}), {:.2} M tokens a run. At the end: the mean over the last tenth of the",
+        tokens as f64 / 1e6
+    )?;
+    writeln!(text, "steps; smoothed: a mean over {} steps.", experiment.smooth)?;
+    if work.trains_on_kinds() {
+        writeln!(
+            text,
+            "Trained on the kinds of text in equal parts; the experts are watched on what was held out of each."
+        )?;
+    } else if !work.args.domains.is_empty() {
+        writeln!(text, "Note: {GIVEN}.")?;
     }
+    match experiment.seeds {
+        1 => writeln!(text, "One seed: what chance does was not measured.\n")?,
+        n => writeln!(
+            text,
+            "Means over {n} seeds, ± their standard deviation. Runs are compared seed by seed; a mean difference of less\n\
+             than two standard errors is undecided.\n"
+        )?,
+    }
+    table(&mut text, found)?;
     if !found.context.is_empty() {
         writeln!(text, "\n## Needles found, all depths, and perplexity at the old length\n")?;
         let mut lengths: Vec<usize> = found.context[0].found.needles.iter().map(|c| c.length).collect();
@@ -124,15 +150,12 @@ pub(super) fn text(
             writeln!(text, "| {model} | {} | {perplexity:.3} |", cells.join(" | "))?;
         }
     }
+    if let Some(weights) = &experiment.fidelity {
+        fidelity::table(&mut text, found, weights)?;
+    }
     writeln!(text, "\n## Verdicts\n")?;
-    let context: Vec<InContext> = found.context.iter().map(|s| s.found.clone()).collect();
-    let specialisation: Vec<(String, f64)> =
-        runs.iter().zip(&found.measured).filter_map(|(run, m)| Some((run.0.clone(), specialised(m)?))).collect();
-    let findings = Findings { runs, specialisation: &specialisation, context: &context };
-    for verdict in &experiment.verdict {
-        let (holds, figures) = verdict.kind.judge(experiment.smooth, &findings);
-        let word = if holds { "holds here" } else { "does not hold here" };
-        writeln!(text, "- {} **{word}**: {figures}.", verdict.claim)?;
+    for (verdict, judged) in experiment.verdict.iter().zip(judged) {
+        writeln!(text, "- {} **{}**: {}.", verdict.claim, judged.word(), judged.figures)?;
     }
     writeln!(
         text,
@@ -141,30 +164,45 @@ pub(super) fn text(
     Ok(text)
 }
 
-/// A run's cells, each under its column's name.
-fn row(
-    experiment: &Experiment,
-    run: &(String, Vec<StepMetrics>),
-    measured: &Measured,
-) -> [(&'static str, Option<String>); 10] {
-    let (name, steps) = run;
-    let loss = end(smoothed(steps, experiment.smooth).iter().map(|p| p.1));
-    let validation = steps.iter().rev().find_map(|m| m.validation.as_ref()).map(|v| v.bits_per_byte);
-    let mtp: Vec<f64> = steps.iter().filter_map(|m| m.mtp_loss.first().copied()).collect();
-    let vio: Vec<f64> = steps.iter().filter_map(StepMetrics::mean_max_vio).collect();
-    let mean = |v: &[f64]| (!v.is_empty()).then(|| end(v.iter().copied()));
-    let digits = |v: Option<f64>, digits: usize| v.map(|v| format!("{v:.digits$}"));
-    let last = &steps[steps.len() - 1];
-    [
-        ("run", Some(name.clone())),
-        ("loss at the end", digits(Some(loss), 4)),
-        ("validation, bits/byte", digits(validation, 4)),
-        ("MTP loss", digits(mean(&mtp), 4)),
-        ("MTP drafts accepted", measured.drafts.rate().map(|r| format!("{:.1}%", 100.0 * r))),
-        ("MaxVio at the end", digits(mean(&vio), 2)),
-        ("nodes a token", digits(nodes(measured), 2)),
-        ("bytes between nodes, a token and layer", digits(nodes(measured).map(|n| n * node_bytes(measured.width)), 0)),
-        ("specialisation", digits(specialised(measured), 3)),
-        ("tokens/s", digits(Some(last.tokens as f64 / last.elapsed.max(1e-9)), 0)),
-    ]
+/// A row a run, a column a figure that some run has.
+fn table(text: &mut String, found: &Found) -> Result<()> {
+    let cells: Vec<Vec<Option<String>>> = found
+        .runs
+        .iter()
+        .zip(&found.measured)
+        .map(|(run, measured)| {
+            let figures = |c: &super::figures::Column| -> Vec<Option<f64>> {
+                run.seeds.iter().zip(measured).map(|(steps, m)| c.of(steps, m)).collect()
+            };
+            COLUMNS.iter().map(|c| c.cell(&figures(c))).collect()
+        })
+        .collect();
+    let kept: Vec<usize> = (0..COLUMNS.len()).filter(|c| cells.iter().any(|row| row[*c].is_some())).collect();
+    let titles: Vec<&str> = kept.iter().map(|c| COLUMNS[*c].title).collect();
+    writeln!(text, "| run | {} |", titles.join(" | "))?;
+    writeln!(text, "|{}", " --- |".repeat(kept.len() + 1))?;
+    for (run, row) in found.runs.iter().zip(&cells) {
+        let row: Vec<&str> = kept.iter().map(|c| row[*c].as_deref().unwrap_or("-")).collect();
+        writeln!(text, "| {} | {} |", run.name, row.join(" | "))?;
+    }
+    Ok(())
+}
+
+/// The command that makes this report, without its folder.
+fn command(work: &Work<'_>) -> String {
+    let args = work.args;
+    let mut command = format!("hadal experiment {}", args.name);
+    let mut add = |option: &str, values: &[String]| {
+        if !values.is_empty() {
+            let quoted = values.iter().map(|v| if v.contains(' ') { format!("'{v}'") } else { v.clone() });
+            write!(command, " {option} {}", quoted.collect::<Vec<_>>().join(" ")).expect("a string grows");
+        }
+    };
+    add("--tokens", &Vec::from_iter(args.tokens.clone()));
+    add("--budget", &Vec::from_iter(args.budget.map(|b| b.to_string())));
+    add("--seeds", &Vec::from_iter(args.seeds.map(|n| n.to_string())));
+    add("--text", &args.text.iter().map(|p| p.display().to_string()).collect::<Vec<_>>());
+    args.domains.iter().for_each(|(name, path)| add("--domain", &[format!("{name}={}", path.display())]));
+    args.set.iter().for_each(|set| add("--set", std::slice::from_ref(set)));
+    command
 }

@@ -78,7 +78,7 @@ fn scales_of_extreme_blocks() {
         (448f32.next_up(), 1f32.next_up(), 2.0),
         (447.0, 447.0 / 448.0, 1.0),
         (224.0, 0.5, 0.5),
-        (f32::MAX, f32::MAX / 448.0, 2f32.powi(120)),
+        (f32::MAX, MAX_SCALE, 2f32.powi(120)),
         (1e-45, f32::MIN_POSITIVE, f32::MIN_POSITIVE),
     ] {
         assert_eq!(
@@ -87,16 +87,34 @@ fn scales_of_extreme_blocks() {
             "{amax:e}"
         );
     }
-    for (scale, powers, part) in [
-        (f32::NAN, false, "positive finite"),
-        (f32::INFINITY, false, "positive finite"),
-        (0.0, false, "positive finite"),
-        (-1.0, true, "positive finite"),
-        (3.0, true, "powers of two"),
+    for (scale, part) in [
+        (f32::NAN, "positive finite"),
+        (f32::INFINITY, "positive finite"),
+        (0.0, "positive finite"),
+        (-1.0, "positive finite"),
+        (3e38, "infinite"),
+        (MAX_SCALE.next_up(), "infinite"),
     ] {
-        assert!(wrong_scale(scale, powers).unwrap().contains(part), "{scale}");
+        assert!(wrong_scale(scale).unwrap().contains(part), "{scale}");
     }
-    assert!(wrong_scale(3.0, false).is_none() && wrong_scale(0.25, true).is_none());
+    assert!([3.0, 0.25, 1e-45, MAX_SCALE].iter().all(|s| wrong_scale(*s).is_none()));
+    assert!((MAX_SCALE * 448.0).is_finite() && powers_of_two(&[0.25, 2.0]) && !powers_of_two(&[0.25, 3.0]));
+}
+
+/// Values whose scale would make an infinity of a code are refused, not written.
+#[test]
+fn values_too_large_for_a_scale_are_found() {
+    for (value, format, fits) in [
+        (f32::MAX, ScaleFormat::F32, true),
+        (f32::MAX, ScaleFormat::Ue8m0, false),
+        (2.9e38, ScaleFormat::Ue8m0, true),
+        (f32::INFINITY, ScaleFormat::F32, false),
+    ] {
+        let (mut codes, mut scales) = ([0; 4], [0.0]);
+        let done = quantise(&[0.0, 1.0, -value, 2.0], 2, format, &mut codes, &mut scales);
+        assert_eq!(done, if fits { Ok(()) } else { Err(2) }, "{value:e}");
+        assert!(!fits || dequantised(&codes, 2, &scales).iter().all(|v| v.is_finite()), "{value:e}");
+    }
 }
 
 /// A matrix whose rows and columns are of very different sizes, some of them zero.

@@ -1,8 +1,8 @@
 //! The three products, grouped, on every path: any operands, outputs and sizes against f64.
 
-use super::reference::{Sum, close, products, transposed};
 use crate::fp8::definition::Grid;
-use crate::fp8::{E4M3, E5M2, E5M6, Quantized, Style, TILE};
+use crate::fp8::{E5M2, E5M6, Quantized, Shape, Style, TILE};
+use crate::linear::reference::{Sum, close, products, transposed};
 use crate::linear::{Operand, PackedWeight, grouped_backward_input, grouped_backward_weight, grouped_forward};
 use crate::testing::{contexts, random};
 use crate::{Acc, Cx, DType, Tensor};
@@ -20,6 +20,8 @@ pub(super) struct Case {
     pub(super) k: usize,
     pub(super) x: Form,
     pub(super) dy: Form,
+    /// How `backward_input` quantises gradients.
+    pub(super) gradients: Style,
     /// Of y and dx.
     pub(super) out: DType,
     pub(super) acc: Acc,
@@ -40,13 +42,15 @@ pub(super) enum Which {
 
 pub(super) const POWERS: Style = Style { power_of_two: true, ..Style::TILES };
 pub(super) const E5M6_POWERS: Style = Style { format: E5M6, ..POWERS };
-const FORMS: [Form; 6] = [
+const BLOCKS: Style = Style { shape: Shape::Block, ..Style::TILES };
+const FORMS: [Form; 7] = [
     Ok(DType::F32),
     Ok(DType::Bf16),
     Err(Style::TILES),
     Err(POWERS),
     Err(E5M6_POWERS),
     Err(Style { format: E5M2, ..Style::TILES }),
+    Err(Style { power_of_two: true, ..BLOCKS }),
 ];
 /// Multiplications of a case, so that portable code in f64 takes less than a second for the three.
 const WORK: usize = 40_000_000;
@@ -57,11 +61,12 @@ fn cases() -> impl Strategy<Value = Case> {
     let form = || prop::sample::select(&FORMS[..]);
     let out = prop::sample::select(&[DType::F32, DType::Bf16][..]);
     let acc = prop::sample::select(&[Acc::Write, Acc::Add][..]);
-    (counts, (size(), size()), (form(), form()), (out, acc), any::<bool>(), 0..u64::MAX / 2).prop_map(
-        |(counts, (n, k), (x, dy), (out, acc), uneven, seed)| {
+    let gradients = prop::sample::select(&[Style::TILES, BLOCKS][..]);
+    (counts, (size(), size()), (form(), form(), gradients), (out, acc), any::<bool>(), 0..u64::MAX / 2).prop_map(
+        |(counts, (n, k), (x, dy, gradients), (out, acc), uneven, seed)| {
             let rows = counts.iter().sum::<usize>().max(1);
             let n = n.min(WORK / (rows * k)).max(1);
-            Case { counts, n, k, x, dy, out, acc, uneven, seed, ..PLAIN }
+            Case { counts, n, k, x, dy, gradients, out, acc, uneven, seed, ..PLAIN }
         },
     )
 }
@@ -85,13 +90,16 @@ fn matrix(cx: &Cx, c: &Case, which: Which, rows: usize) -> Tensor {
     cx.tensor(&[rows, cols], &values, form.unwrap_or(DType::F32))
 }
 
-/// An operand's values as `forward` and `backward_input` multiply them, and as `backward_weight` does.
-fn seen(x: &Tensor, form: Form, first: &[usize]) -> [Vec<f64>; 2] {
+/// An operand's values as `forward` or `backward_input` multiplies them, which quantises in `style`, and as `backward_weight`
+/// does.
+fn seen(x: &Tensor, form: Form, style: Style, first: &[usize]) -> [Vec<f64>; 2] {
     let (values, cols, all) = (x.to_vec_f32(), x.cols(), [0, x.rows()]);
-    let back = form.map_or_else(|style| Grid::of(style).rounded(&values, cols, &all), |_| values.clone());
+    let back = form.map_or_else(|given| Grid::of(given).rounded(&values, cols, &all), |_| values.clone());
     let along = match form {
-        Err(style) if style.format == E4M3 => Grid::of(style).exact(&values, cols, &all),
-        _ => Grid::of(Style::TILES).exact(&back, cols, &all),
+        Err(given) if given.format == style.format && given.shape == style.shape => {
+            Grid::of(given).exact(&values, cols, &all)
+        }
+        _ => Grid::of(style).exact(&back, cols, first),
     };
     [along, Grid::columns(form.err()).exact(&back, cols, first)]
 }
@@ -116,7 +124,7 @@ impl Task {
         let (x, dy) = (matrix(cx, c, Which::X, first[groups] + 2), matrix(cx, c, Which::Dy, first[groups] + 2));
         let starts: Vec<usize> = (0..=groups).map(|g| g * n).collect();
         let wq = Grid::WEIGHT.exact(&w.to_vec_f32(), k, &starts);
-        let ([xq, xt], [dq, dt]) = (seen(&x, c.x, &first), seen(&dy, c.dy, &first));
+        let ([xq, xt], [dq, dt]) = (seen(&x, c.x, Style::TILES, &first), seen(&dy, c.dy, c.gradients, &first));
         let mut want = [vec![], vec![], vec![]];
         for g in 0..groups {
             let rows = first[g]..first[g + 1];
@@ -136,7 +144,7 @@ impl Task {
     /// What y, dx and dw become, and what they were.
     pub(super) fn run(&self, cx: &Cx, c: &Case) -> [[Vec<f32>; 2]; 3] {
         let (groups, rows) = (c.counts.len(), self.x.rows());
-        let mut packed = PackedWeight::new(cx, groups, c.n, c.k, DType::U8, true);
+        let mut packed = PackedWeight::new(cx, groups, c.n, c.k, DType::U8, true).with_gradients(c.gradients);
         packed.pack(cx, &self.w);
         let offsets = cx.indices(&[groups + 1], &self.first.iter().map(|v| *v as i32).collect::<Vec<_>>());
         let tiles = |x: &Tensor, form: Form| form.err().map(|style| Quantized::new(cx, x, style));
@@ -190,6 +198,7 @@ pub(super) const PLAIN: Case = Case {
     k: 1,
     x: Ok(DType::Bf16),
     dy: Ok(DType::F32),
+    gradients: Style::TILES,
     out: DType::F32,
     acc: Acc::Write,
     uneven: true,

@@ -1,0 +1,194 @@
+//! Bytes that a training step holds: its state, and what it keeps of each token from forward to backward.
+
+use super::count;
+use crate::config::{ModelConfig, TopkMethod};
+use crate::precision::{Keep, Precision, Product};
+use hadal_ops::{DType, fp8::TILE};
+use serde::Serialize;
+
+/// Lanes of a packed panel.
+const LANES: usize = 16;
+
+/// What a run computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// What the table calls the compute format: bf16, or f32.
+    pub compute: DType,
+    /// Formats of products and of kept activations.
+    pub table: Precision,
+}
+
+impl Formats {
+    /// Everything in bf16.
+    pub const BF16: Self = Self { compute: DType::Bf16, table: Precision::COMPUTE };
+    /// The report's FP8 training.
+    pub const FP8: Self = Self { compute: DType::Bf16, table: Precision::FP8 };
+
+    /// Bytes of `n` numbers in the compute format.
+    fn plain(&self, n: u64) -> u64 {
+        self.compute.size() as u64 * n
+    }
+    /// Bytes of `n` numbers of a token kept in a row of the table.
+    fn kept(&self, keep: Keep, n: u64) -> u64 {
+        if keep == Keep::Compute { self.plain(n) } else { keep.bytes(n) }
+    }
+    /// Bytes of a weight's two packed forms, padding and scales included.
+    fn packed(&self, w: &Weight) -> u64 {
+        let form = |lanes: usize, k: usize| {
+            let (even, lanes) = (k.next_multiple_of(2), lanes.next_multiple_of(LANES));
+            lanes
+                * match (w.product, self.compute) {
+                    (Product::Fp8, _) => even + 4 * k.div_ceil(TILE),
+                    (Product::Compute, DType::Bf16) => 2 * even,
+                    (Product::Compute | Product::F32, _) => 4 * k,
+                }
+        };
+        (w.groups * (form(w.n, w.k) + form(w.k, w.n))) as u64
+    }
+}
+
+/// Bytes a training step holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TrainingMemory {
+    /// f32 master weights: 4 a parameter.
+    pub master: u64,
+    /// f32 gradients: 4 a parameter.
+    pub gradients: u64,
+    /// Two AdamW moments in bf16: 2 + 2 a parameter.
+    pub moments: u64,
+    /// Two packed forms of every matrix that is multiplied with, forward and backward: 2 + 2 a parameter in bf16, 1 + 1 and
+    /// scales in E4M3, 4 + 4 in f32 (the router always).
+    pub packed: u64,
+    /// Everything above.
+    pub state: u64,
+    /// f32 moving average of the weights, if kept: 4 a parameter.
+    pub ema: u64,
+    /// Kept from forward to backward for each token of a micro-batch. (The last tokens of a sequence have no rows in MTP
+    /// modules: one in the first, two in the second.)
+    pub activations_per_token: u64,
+}
+
+/// What one layer keeps of a token until its backward: (name, bytes). The names are those of the saved structs' fields.
+pub fn saved_by_layer(c: &ModelConfig, layer: usize, f: &Formats) -> Vec<(&'static str, u64)> {
+    let n = |x: usize| x as u64;
+    let (d, heads, dc, dr) = (n(c.hidden_size), n(c.num_attention_heads), n(c.kv_lora_rank), n(c.qk_rope_head_dim));
+    let (qr, table) = (n(c.q_lora_rank.unwrap_or(0)), &f.table);
+    let mut saved = vec![
+        ("attn.x f32", 4 * d),
+        ("attn.a", f.plain(qr + dc + dr)),
+        ("attn.k_rope", f.plain(dr)),
+        ("attn.o", f.kept(table.attn_out_input, heads * n(c.v_head_dim))),
+        ("attn.lse f32", 4 * heads),
+        ("x f32", 4 * d),
+    ];
+    if !table.recompute {
+        saved.extend([
+            ("attn.n, rstd", f.plain(d) + 4),
+            ("attn.c_kv, rstd", f.plain(dc) + 4),
+            ("attn.c_q, rstd", if qr > 0 { f.plain(qr) + 4 } else { 0 }),
+            ("attn.q", f.plain(heads * n(c.qk_head_dim()))),
+            ("attn.kv", f.plain(heads * n(c.qk_nope_head_dim + c.v_head_dim))),
+            ("u, rstd", f.plain(d) + 4),
+        ]);
+    }
+    if c.is_moe_layer(layer) {
+        let (k, inner) = (n(c.num_experts_per_tok), n(c.moe_intermediate_size));
+        let shared = f.kept(table.swiglu_input, 2 * n(c.n_shared_experts) * inner);
+        saved.extend([
+            ("router.scores f32", 4 * n(c.n_routed_experts)),
+            ("router.idx, weight", 8 * k),
+            ("moe.plan", 12 * k),
+            ("moe.x, g", (f.kept(table.dispatch, d) + 4) * k),
+            ("moe.gu", f.kept(table.swiglu_input, 2 * inner) * k),
+            ("moe.shared.gu", shared),
+        ]);
+    } else {
+        saved.push(("ffn.gu", f.kept(table.swiglu_input, 2 * n(c.intermediate_size))));
+    }
+    saved
+}
+
+/// What is kept of a token outside of blocks: by the final norm, and by MTP modules around theirs.
+pub fn saved_at_the_ends(c: &ModelConfig, f: &Formats) -> Vec<(&'static str, u64)> {
+    let d = c.hidden_size as u64;
+    let mut saved = vec![("x f32, rstd", 4 * d + 4), ("d_h f32", 4 * d)];
+    for module in 0..c.num_nextn_predict_layers {
+        // The first reads the final norm's output, the others the residual stream of the one before.
+        let h = if module == 0 { f.plain(d) } else { 4 * d };
+        let normed = if f.table.recompute { 0 } else { f.plain(2 * d) + 8 };
+        saved.extend([
+            ("mtp.e f32", 4 * d),
+            ("mtp.h", h),
+            ("mtp.cat, two rstd", normed),
+            ("mtp.y f32, rstd", 4 * d + 4),
+            ("mtp.d_z f32", 4 * d),
+        ]);
+    }
+    saved
+}
+
+/// `groups` matrices of `n` outputs and `k` inputs that are multiplied with in one format.
+struct Weight {
+    product: Product,
+    groups: usize,
+    n: usize,
+    k: usize,
+}
+
+/// Every weight that is multiplied with; matrices with the same input are one.
+fn weights(c: &ModelConfig, p: &Precision) -> Vec<Weight> {
+    let (d, heads, rank) = (c.hidden_size, c.num_attention_heads, c.kv_lora_rank);
+    let grouped = |product, groups, n, k| Weight { product, groups, n, k };
+    let weight = |product, n, k| grouped(product, 1, n, k);
+    let (query, key) = (heads * c.qk_head_dim(), rank + c.qk_rope_head_dim);
+    let mut all = vec![weight(Product::Compute, c.vocab_size, d)];
+    for layer in 0..c.num_hidden_layers + c.num_nextn_predict_layers {
+        match c.q_lora_rank {
+            Some(r) => all.extend([weight(p.attn_down, r + key, d), weight(p.query_up, query, r)]),
+            None => all.extend([weight(p.attn_down, key, d), weight(p.attn_down, query, d)]),
+        }
+        all.push(weight(p.kv_up, heads * (c.qk_nope_head_dim + c.v_head_dim), rank));
+        all.push(weight(p.attn_out, d, heads * c.v_head_dim));
+        let mut ffn = |inner: usize| all.extend([weight(p.gate_up, 2 * inner, d), weight(p.down, d, inner)]);
+        if c.is_moe_layer(layer) {
+            let (experts, inner) = (c.n_routed_experts, c.moe_intermediate_size);
+            if c.n_shared_experts > 0 {
+                ffn(inner * c.n_shared_experts);
+            }
+            all.extend([
+                weight(Product::F32, experts, d),
+                grouped(p.expert_gate_up, experts, 2 * inner, d),
+                grouped(p.expert_down, experts, d, inner),
+            ]);
+        } else {
+            ffn(c.intermediate_size);
+        }
+        if layer >= c.num_hidden_layers {
+            all.push(weight(p.mtp_proj, d, 2 * d));
+        }
+    }
+    all
+}
+
+/// See [`TrainingMemory`].
+pub fn training_memory(c: &ModelConfig, f: &Formats) -> TrainingMemory {
+    let counts = count(c);
+    let all = counts.main + counts.mtp;
+    let layers = 0..c.num_hidden_layers + c.num_nextn_predict_layers;
+    let moe_layers = layers.clone().filter(|l| c.is_moe_layer(*l)).count() as u64;
+    let bias = if c.topk_method == TopkMethod::NoauxTc { moe_layers * c.n_routed_experts as u64 } else { 0 };
+    // Router biases are moved by the balance rule: neither gradient nor moments.
+    let trained = all - bias;
+    let (master, gradients, moments) = (4 * all, 4 * trained, 4 * trained);
+    let packed = weights(c, &f.table).iter().map(|w| f.packed(w)).sum();
+    let saved = layers.flat_map(|l| saved_by_layer(c, l, f)).chain(saved_at_the_ends(c, f));
+    TrainingMemory {
+        master,
+        gradients,
+        moments,
+        packed,
+        state: master + gradients + moments + packed,
+        ema: 4 * all,
+        activations_per_token: saved.map(|(_, bytes)| bytes).sum(),
+    }
+}

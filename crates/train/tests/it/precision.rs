@@ -1,0 +1,27 @@
+//! A recipe's precision table reaches the products.
+
+use crate::{SETTINGS, fixture, tokens};
+use hadal_model::ModelConfig;
+use hadal_ops::{Accumulator, DType};
+use hadal_train::plan::Plan;
+use hadal_train::recipe::Recipe;
+use hadal_train::run;
+
+#[test]
+fn a_run_multiplies_as_its_recipe_says() {
+    let accumulators =
+        [("f32", Accumulator::F32), ("14-bit-promoted", Accumulator::Promoted14), ("14-bit", Accumulator::Only14)];
+    let losses = accumulators.map(|(name, accumulator)| {
+        let sets = ["run.precision=fp8".to_owned(), format!("precision.accumulator={name}")];
+        let mut plan = Plan::new(&Recipe::load("quickstart", &sets).unwrap(), Some(1e4)).unwrap();
+        // Contractions longer than 128: there is something to promote.
+        plan.model = ModelConfig::from_file(fixture("wide.json")).unwrap();
+        let mut t = run::trainer(&plan, None).unwrap();
+        assert_eq!(t.cx.accumulator(), accumulator);
+        assert_eq!(t.model.blocks[0].attn.out.weight().dtype(), DType::U8);
+        let tokens = tokens(&t.model.config, 0, 2 * 33);
+        t.gradients(&tokens, 32, &SETTINGS);
+        t.losses(2, 32).main
+    });
+    assert!(losses[0] != losses[1] && losses[1] != losses[2] && losses[0] != losses[2], "{losses:?}");
+}
