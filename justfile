@@ -33,9 +33,9 @@ deny:
 pretrain *ARGS:
     cargo run --release -- pretrain {{ARGS}}
 
-# Matrix products of the `small` recipe's step, as a share of the instruction peak.
-bench-gemm THREADS="0":
-    cargo run --release -- bench gemm small --threads {{THREADS}}
+# Matrix products of the `small` recipe's step, as a share of the instruction peak: just bench-gemm 2 --precision fp8
+bench-gemm THREADS="0" *ARGS:
+    cargo run --release -- bench gemm small --threads {{THREADS}} {{ARGS}}
 
 # Whole training steps: just bench-train small --profile
 bench-train *ARGS:

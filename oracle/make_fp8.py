@@ -9,12 +9,17 @@ crates/model/tests/fixtures/fp8.safetensors. Two ragged matrices, each with f32 
   all.values                   f32, the value of every code
   act.x                        f32 activations; act.FMT.codes, act.FMT.scales: in tiles of 1x128, as for weights
   product.codes, .scales       a weight in blocks; product.out: act.f32 times it, sums over 128 scaled, in f64, rounded once
+  e5m2., special., columns., dgrad., wgrad.   operations of training: fp8_operations.py
+  official.                    a part of FILE, which holds results by the conventions of DeepSeek's inference code; without FILE
+                               what OUT has of it is kept
 
-usage: make_fp8.py OUT.safetensors"""
+usage: make_fp8.py OUT.safetensors [FILE.safetensors]"""
+import os
 import sys
 
 import torch
-from safetensors.torch import save_file
+from fp8_operations import official, operations
+from safetensors.torch import load_file, save_file
 
 BLOCK = 128
 
@@ -40,7 +45,14 @@ def tiles_of(w):
     return torch.nn.functional.pad(w, (0, -w.shape[1] % BLOCK)).view(w.shape[0], -1, BLOCK)
 
 
-def main(out):
+def kept(out, source):
+    if source:
+        return official(load_file(source))
+    there = load_file(out) if os.path.exists(out) else {}
+    return {k: v for k, v in there.items() if k.startswith("official.")}
+
+
+def main(out, source=None):
     torch.manual_seed(11)
     # Wide ranges, so that subnormal codes and zeros of either sign occur.
     tall = torch.randn(130, 11) * torch.logspace(-5, 1, 130)[:, None]
@@ -75,7 +87,8 @@ def main(out):
             tensors["product.codes"] = w.contiguous().view(torch.uint8)
             tensors["product.scales"] = w_scales.contiguous()
             tensors["product.out"] = product.sum(1).float()
-    save_file(tensors, out)
+    tensors |= operations()
+    save_file(tensors | kept(out, source), out)
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

@@ -4,7 +4,7 @@ mod measure;
 
 pub(crate) use measure::{
     BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchTrainArgs, DumpArgs, EvalArgs, ExperimentArgs,
-    InspectArgs, NiahArgs,
+    InspectArgs, NiahArgs, ProductFormat,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

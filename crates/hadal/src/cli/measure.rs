@@ -1,7 +1,7 @@
 //! Options of the commands that measure: models, machines, the report's claims.
 
 use super::{Format, ModelArgs, at_least_one};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -149,6 +149,9 @@ pub(crate) struct BenchGemmArgs {
     /// Recipe whose products are measured
     #[arg(default_value = "small")]
     pub(crate) recipe: String,
+    /// Format of the products; fp8 measures both in turn and gives their ratio
+    #[arg(long, value_enum, default_value_t = ProductFormat::Bf16)]
+    pub(crate) precision: ProductFormat,
     /// Tokens of the step
     #[arg(long, default_value_t = 2048, value_parser = at_least_one)]
     pub(crate) tokens: usize,
@@ -161,6 +164,15 @@ pub(crate) struct BenchGemmArgs {
     /// Last line is JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Format of a step's products.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProductFormat {
+    /// BF16
+    Bf16,
+    /// E4M3 with scales, as FP8 training makes them (the head in BF16)
+    Fp8,
 }
 
 #[derive(Args)]

@@ -1,10 +1,10 @@
 //! `hadal bench`: how fast this machine does the work.
 
 use super::inspect::plan_of;
-use crate::cli::{BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs};
+use crate::cli::{BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, ProductFormat};
 use anyhow::{Result, ensure};
 use hadal_model::ModelConfig;
-use hadal_ops::gemm::bench::{self, Layer, Orientation, Row, Spec};
+use hadal_ops::gemm::bench::{self, Layer, Orientation, Pair, Row, Spec};
 use hadal_ops::linear::accumulator;
 use hadal_ops::{Acc, Accumulator, Cx, DType};
 use hadal_train::bench::peak_rss_bytes;
@@ -73,16 +73,21 @@ fn gemm(args: &BenchGemmArgs) -> Result<()> {
         orientation: Orientation::Forward,
         acc: Acc::Write,
         count: 1,
+        fp8: true,
+        sent: [false; 2],
     };
     let products = bench::step_products(&layers, args.tokens, config.num_experts_per_tok, HEAD_CHUNK);
-    let cube = median(&cx, &[cube], args.steps);
-    let rows = median(&cx, &products, args.steps);
+    if args.precision == ProductFormat::Fp8 {
+        pairs(args, &cx, &cube, &products);
+        return Ok(());
+    }
+    let one = |specs: &[Spec]| middle(args.steps, || cx.threads().run(|| bench::run(&cx, specs, SECONDS)), |r| r.share);
+    let (cube, rows) = (one(&[cube]), one(&products));
     if !args.json {
         say!("{}\n{}", bench::table(&cube), bench::table(&rows).trim_end());
     }
     let peak = rows.iter().chain(&cube).map(|r| r.peak).fold(0.0, f64::max);
-    let work: f64 = rows.iter().map(|r| r.gflops * r.seconds * r.spec.count as f64).sum();
-    let seconds: f64 = rows.iter().map(|r| r.seconds * r.spec.count as f64).sum();
+    let (work, seconds) = work_and_seconds(&rows);
     if args.json {
         let line = json!({
             "recipe": args.recipe, "tokens": args.tokens, "threads": cx.threads().count(), "isa": cx.isa().name(),
@@ -100,15 +105,47 @@ fn gemm(args: &BenchGemmArgs) -> Result<()> {
     Ok(())
 }
 
-/// Each product's pass in the middle by its share of the peak.
-fn median(cx: &Cx, specs: &[Spec], passes: usize) -> Vec<Row> {
-    let mut all: Vec<Vec<Row>> = specs.iter().map(|_| Vec::new()).collect();
-    for _ in 0..passes {
-        let rows = cx.threads().run(|| bench::run(cx, specs, SECONDS));
-        all.iter_mut().zip(rows).for_each(|(passes, row)| passes.push(row));
+/// GFLOP of all rows' products in a step, and the time they take.
+fn work_and_seconds(rows: &[Row]) -> (f64, f64) {
+    let seconds = |r: &Row| r.seconds * r.spec.count as f64;
+    (rows.iter().map(|r| r.gflops * seconds(r)).sum(), rows.iter().map(seconds).sum())
+}
+
+/// The same in BF16 and FP8, in turn.
+fn pairs(args: &BenchGemmArgs, cx: &Cx, cube: &Spec, products: &[Spec]) {
+    let both =
+        |specs: &[Spec]| middle(args.steps, || cx.threads().run(|| bench::compare(cx, specs, SECONDS)), |p| p.ratio);
+    let (cube, pairs) = (both(std::slice::from_ref(cube)), both(products));
+    if !args.json {
+        say!("{}\n{}", bench::table_of_pairs(&cube), bench::table_of_pairs(&pairs).trim_end());
+        say!("{} threads, {}; packing makes the weights of both forms", cx.threads().count(), cx.isa().name());
+        return;
     }
-    let middle = |mut passes: Vec<Row>| {
-        passes.sort_by(|a, b| a.share.total_cmp(&b.share));
+    let rows = |i: usize| pairs.iter().map(|p: &Pair| p.rows[i].clone()).collect::<Vec<_>>();
+    let line = |rows: Vec<Row>, cube: &Row| {
+        let (work, seconds) = work_and_seconds(&rows);
+        json!({
+            "gflops": work / seconds, "share_of_peak": bench::weighted_share(&rows), "step_gemm_seconds": seconds,
+            "cube_512_gflops": cube.gflops, "cube_512_share_of_peak": cube.share,
+        })
+    };
+    let peak = pairs.iter().flat_map(|p| &p.rows).map(|r| r.peak).fold(0.0, f64::max);
+    let line = json!({
+        "recipe": args.recipe, "tokens": args.tokens, "threads": cx.threads().count(), "isa": cx.isa().name(),
+        "peak_gflops": peak, "bf16": line(rows(0), &cube[0].rows[0]), "fp8": line(rows(1), &cube[0].rows[1]),
+        "bf16_time_over_fp8": bench::weighted_ratio(&pairs), "peak_rss_bytes": peak_rss_bytes(),
+    });
+    say!("{line}");
+}
+
+/// Several passes over a list; of each of its items the pass in the middle.
+fn middle<T>(passes: usize, pass: impl Fn() -> Vec<T>, by: impl Fn(&T) -> f64) -> Vec<T> {
+    let mut all: Vec<Vec<T>> = pass().into_iter().map(|item| vec![item]).collect();
+    for _ in 1..passes {
+        all.iter_mut().zip(pass()).for_each(|(passes, item)| passes.push(item));
+    }
+    let middle = |mut passes: Vec<T>| {
+        passes.sort_by(|a, b| by(a).total_cmp(&by(b)));
         let at = passes.len() / 2;
         passes.swap_remove(at)
     };

@@ -11,6 +11,7 @@ mod halves;
 mod invariants;
 mod memory;
 mod official;
+mod operations;
 mod parity;
 mod precision;
 mod verbatim;

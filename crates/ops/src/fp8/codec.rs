@@ -63,22 +63,23 @@ impl Codec for FiveSix {
     const FORMAT: MiniFloat = E5M6;
 }
 
-/// Evaluates an expression with the type alias `$t` standing for a format.
+/// Evaluates an expression with the type alias `$t` standing for a format: one of the three, or it panics.
 macro_rules! with_codec {
     ($format:expr, $t:ident => $body:expr) => {
-        match $format.bits() {
-            12 => {
-                type $t = $crate::fp8::codec::FiveSix;
-                $body
-            }
-            _ if $format.mantissa_bits == 2 => {
-                type $t = $crate::fp8::codec::FiveTwo;
-                $body
-            }
-            _ => {
+        match $format {
+            $crate::fp8::E4M3 => {
                 type $t = $crate::fp8::codec::FourThree;
                 $body
             }
+            $crate::fp8::E5M2 => {
+                type $t = $crate::fp8::codec::FiveTwo;
+                $body
+            }
+            $crate::fp8::E5M6 => {
+                type $t = $crate::fp8::codec::FiveSix;
+                $body
+            }
+            other => panic!("fp8: no codes of {other:?}"),
         }
     };
 }

@@ -20,9 +20,10 @@ pub(crate) unsafe fn to_bf16(isa: Isa, from: *const u8, n: usize, to: *mut u16) 
     dispatch(isa, Plain { from, to });
 }
 
-struct Plain<'a> {
-    from: &'a [u8],
-    to: &'a mut [u16],
+/// The same as a plain loop.
+pub(super) struct Plain<'a> {
+    pub(super) from: &'a [u8],
+    pub(super) to: &'a mut [u16],
 }
 
 impl Kernel for Plain<'_> {

@@ -1,13 +1,16 @@
 //! FP8 and its neighbours (report 3.3): formats, scales, quantisation by tiles and blocks.
 //!
 //! A value is `code * scale`. Scales are f32, one a tile of 1x128 (a token's activations, gradients), 128x1 (the same for
-//! weight gradients) or 128x128 (weights): `amax / 448`, or that rounded up to a power of two; never less than 2^-126, the
-//! smallest normal number. (The 1e-4 that inference code puts under amax would erase gradients.) A tile of zeros has
-//! scale 1. A tile with an infinity has an infinite scale and only NaN as values; NaN stays NaN and leaves its tile at
-//! scale 1. With powers of two a number may round up to 2^128, which is infinity in f32, as it may in bf16.
+//! weight gradients) or 128x128 (weights): `amax` over the format's largest value (448 for E4M3), or that rounded up to a power
+//! of two; never less than 2^-126, the smallest normal number. (The 1e-4 that inference code puts under amax would erase
+//! gradients.) A tile of zeros has scale 1. A tile with an infinity has an infinite scale and only NaN as values; NaN stays NaN
+//! and leaves its tile at scale 1. With powers of two a number may round up to 2^128, which is infinity in f32, as it may in
+//! bf16.
 
 pub(crate) mod codec;
 pub(crate) mod columns;
+#[cfg(test)]
+pub(crate) mod definition;
 mod format;
 pub(crate) mod grid;
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +28,10 @@ pub const TILE: usize = 128;
 #[cfg(test)]
 mod columns_tests;
 #[cfg(test)]
+mod dense_tests;
+#[cfg(test)]
 mod ends_tests;
+#[cfg(test)]
+mod special_tests;
 #[cfg(test)]
 mod tests;

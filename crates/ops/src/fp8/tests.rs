@@ -1,6 +1,6 @@
 use super::*;
 
-const ALL: [MiniFloat; 3] = [E4M3, E5M2, E5M6];
+pub(super) const ALL: [MiniFloat; 3] = [E4M3, E5M2, E5M6];
 
 /// The definition of a float, written without the code under test: (positive finite values in order).
 fn values(f: MiniFloat) -> Vec<f64> {

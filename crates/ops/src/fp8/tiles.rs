@@ -22,7 +22,7 @@ pub enum Shape {
 /// How a matrix is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// Format of the codes.
+    /// Format of the codes: E4M3, E5M2 or E5M6.
     pub format: MiniFloat,
     /// Whether scales are rounded up to powers of two.
     pub power_of_two: bool,
@@ -39,6 +39,10 @@ impl Style {
 ///
 /// A row of codes has a byte an element (the high eight bits), then for formats with more the low four bits: 64 bytes a
 /// tile, element j's in the low half of byte j, element j + 64's in the high half.
+///
+/// An infinity makes its tile's scale infinite: finite numbers there become zeros, infinities NaN, and every value of the tile
+/// is NaN. A NaN leaves the scale at one; its own code is NaN, the others are what they are at that scale. In products, a
+/// row of an operand with NaN gives NaN in its row or column of the result, and nowhere else.
 pub struct Quantized {
     codes: Tensor,
     scales: Tensor,

@@ -1,7 +1,8 @@
 //! Speed of products, as a share of the multiply instruction's own rate measured in the same seconds.
 
 use super::peak_gflops;
-use crate::linear::{self, PackedWeight};
+use crate::fp8::{Quantized, Style};
+use crate::linear::{self, Operand, PackedWeight};
 use crate::{Acc, Cx, DType, Purpose, Rng, Tensor};
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -50,6 +51,11 @@ pub struct Spec {
     pub acc: Acc,
     /// How often it occurs in a step.
     pub count: usize,
+    /// Whether FP8 training makes it in E4M3.
+    pub fp8: bool,
+    /// Whether x and dy are quantised before they get here in FP8 training, with powers of two: what goes to the experts
+    /// and what comes back. Other operands are quantised by the product.
+    pub sent: [bool; 2],
 }
 
 /// What was measured.
@@ -76,7 +82,27 @@ pub fn weighted_share(rows: &[Row]) -> f64 {
 
 /// Measures every product for about `seconds`, in rounds that alternate with the peak.
 pub fn run(cx: &Cx, specs: &[Spec], seconds: f64) -> Vec<Row> {
-    specs.iter().map(|spec| measure(cx, spec, seconds)).collect()
+    specs.iter().map(|spec| measure(cx, spec, [false], seconds).0[0].clone()).collect()
+}
+
+/// A product in the compute format and as FP8 training makes it.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// In the compute format, and in FP8.
+    pub rows: [Row; 2],
+    /// Time in the compute format over that in FP8, in the median of rounds that have both.
+    pub ratio: f64,
+}
+
+/// The same for both formats in turn, in the same rounds.
+pub fn compare(cx: &Cx, specs: &[Spec], seconds: f64) -> Vec<Pair> {
+    let one = |spec| {
+        let (rows, rounds) = measure(cx, spec, [false, true], seconds);
+        let mut ratios: Vec<f64> = rounds.iter().map(|[(plain, _), (fp8, _)]| plain / fp8).collect();
+        ratios.sort_by(f64::total_cmp);
+        Pair { rows, ratio: ratios[ratios.len() / 2] }
+    };
+    specs.iter().map(one).collect()
 }
 
 /// Fewest rounds of a measurement.
@@ -92,56 +118,104 @@ fn random(cx: &Cx, shape: &[usize], dtype: DType, seed: u64) -> Tensor {
     cx.tensor(shape, &values, dtype)
 }
 
-fn measure(cx: &Cx, spec: &Spec, seconds: f64) -> Row {
-    let (dtype, s) = (cx.compute(), spec);
-    // Every fourth group gets a few tokens more, taken from its neighbour.
-    let mean = s.m / s.groups;
-    let offsets: Vec<i32> = (0..=s.groups)
-        .map(|g| if g == s.groups { s.m } else { g * mean + if g % 4 == 1 { mean / 7 } else { 0 } } as i32)
-        .collect();
-    let offsets = cx.indices(&[s.groups + 1], &offsets);
-    let master = random(cx, &[s.groups * s.n, s.k], DType::F32, 1);
-    let mut weight = PackedWeight::new(cx, s.groups, s.n, s.k, dtype, true);
-    weight.pack(cx, &master);
-    let x = random(cx, &[s.m, s.k], dtype, 2);
-    let dy = random(cx, &[s.m, s.n], dtype, 3);
-    let mut y = cx.zeros(&[s.m, s.n], dtype);
-    let mut dx = cx.zeros(&[s.m, s.k], dtype);
-    let mut dw = cx.zeros(&[s.groups * s.n, s.k], DType::F32);
-    let mut once = || match (s.orientation, s.groups) {
-        (Orientation::Forward, 1) => linear::forward(cx, &x, &weight, &mut y, Acc::Write),
-        (Orientation::Forward, _) => linear::grouped_forward(cx, &x, &weight, &offsets, &mut y, Acc::Write),
-        (Orientation::BackwardInput, 1) => linear::backward_input(cx, &dy, &weight, &mut dx, Acc::Write),
-        (Orientation::BackwardInput, _) => {
-            linear::grouped_backward_input(cx, &dy, &weight, &offsets, &mut dx, Acc::Write);
+/// A product with its operands and results.
+struct Job {
+    spec: Spec,
+    format: DType,
+    offsets: Tensor,
+    master: Tensor,
+    weight: PackedWeight,
+    x: Tensor,
+    dy: Tensor,
+    sent: [Option<Quantized>; 2],
+    y: Tensor,
+    dx: Tensor,
+    dw: Tensor,
+}
+
+impl Job {
+    fn new(cx: &Cx, s: &Spec, fp8: bool) -> Self {
+        let (compute, fp8) = (cx.compute(), fp8 && s.fp8);
+        let format = if fp8 { DType::U8 } else { compute };
+        // Every fourth group gets a few tokens more, taken from its neighbour.
+        let mean = s.m / s.groups;
+        let offsets: Vec<i32> = (0..=s.groups)
+            .map(|g| if g == s.groups { s.m } else { g * mean + if g % 4 == 1 { mean / 7 } else { 0 } } as i32)
+            .collect();
+        let master = random(cx, &[s.groups * s.n, s.k], DType::F32, 1);
+        let mut weight = PackedWeight::new(cx, s.groups, s.n, s.k, format, true);
+        weight.pack(cx, &master);
+        let (x, dy) = (random(cx, &[s.m, s.k], compute, 2), random(cx, &[s.m, s.n], compute, 3));
+        let style = Style { power_of_two: true, ..Style::TILES };
+        let tiles = |t: &Tensor, sent: bool| (fp8 && sent).then(|| Quantized::new(cx, t, style));
+        Self {
+            spec: s.clone(),
+            format,
+            offsets: cx.indices(&[s.groups + 1], &offsets),
+            sent: [tiles(&x, s.sent[0]), tiles(&dy, s.sent[1])],
+            master,
+            weight,
+            x,
+            dy,
+            y: cx.zeros(&[s.m, s.n], compute),
+            dx: cx.zeros(&[s.m, s.k], compute),
+            dw: cx.zeros(&[s.groups * s.n, s.k], DType::F32),
         }
-        (Orientation::BackwardWeight, 1) => linear::backward_weight(cx, &dy, &x, dtype, &mut dw, s.acc),
-        (Orientation::BackwardWeight, _) => {
-            linear::grouped_backward_weight(cx, &dy, &x, &offsets, dtype, &mut dw, s.acc);
+    }
+
+    fn once(&mut self, cx: &Cx) {
+        let Self { spec: s, format, offsets, master, weight, x, dy, sent, y, dx, dw } = self;
+        let x = sent[0].as_ref().map_or(Operand::Plain(x.mat()), Operand::Tiles);
+        let dy = sent[1].as_ref().map_or(Operand::Plain(dy.mat()), Operand::Tiles);
+        match (s.orientation, s.groups) {
+            (Orientation::Forward, 1) => linear::forward(cx, x, weight, y, Acc::Write),
+            (Orientation::Forward, _) => linear::grouped_forward(cx, x, weight, offsets, y, Acc::Write),
+            (Orientation::BackwardInput, 1) => linear::backward_input(cx, dy, weight, dx, Acc::Write),
+            (Orientation::BackwardInput, _) => linear::grouped_backward_input(cx, dy, weight, offsets, dx, Acc::Write),
+            (Orientation::BackwardWeight, 1) => linear::backward_weight(cx, dy, x, *format, dw, s.acc),
+            (Orientation::BackwardWeight, _) => {
+                linear::grouped_backward_weight(cx, dy, x, offsets, *format, dw, s.acc);
+            }
+            (Orientation::Pack, _) => weight.pack(cx, master),
         }
-        (Orientation::Pack, _) => weight.pack(cx, &master),
-    };
-    once();
+    }
+}
+
+/// A round of one format: its best time, and the peak around it.
+type Round = (f64, f64);
+
+/// A row and all rounds of each format, which take turns.
+fn measure<const N: usize>(cx: &Cx, spec: &Spec, fp8: [bool; N], seconds: f64) -> ([Row; N], Vec<[Round; N]>) {
+    let mut jobs = fp8.map(|fp8| Job::new(cx, spec, fp8));
+    jobs.iter_mut().for_each(|job| job.once(cx));
     // Rounds of some runs between two looks at the peak, which may move by a factor of two when the processor is shared.
     let look = || (0..3).map(|_| peak_gflops(cx, 0.0005)).fold(0.0, f64::max);
     let (mut rounds, mut before) = (Vec::new(), look());
     let start = Instant::now();
-    while rounds.len() < ROUNDS || start.elapsed().as_secs_f64() < seconds {
-        let (mut best, round) = (f64::INFINITY, Instant::now());
-        while round.elapsed().as_secs_f64() < 0.004 {
-            let t = Instant::now();
-            once();
-            best = best.min(t.elapsed().as_secs_f64());
+    while rounds.len() < ROUNDS || start.elapsed().as_secs_f64() < seconds * N as f64 {
+        let mut found = [(0.0, 0.0); N];
+        for (found, job) in found.iter_mut().zip(&mut jobs) {
+            let (mut best, round) = (f64::INFINITY, Instant::now());
+            while round.elapsed().as_secs_f64() < 0.004 {
+                let t = Instant::now();
+                job.once(cx);
+                best = best.min(t.elapsed().as_secs_f64());
+            }
+            let after = look();
+            *found = (best, before.max(after));
+            before = after;
         }
-        let after = look();
-        rounds.push((best, before.max(after)));
-        before = after;
+        rounds.push(found);
     }
-    // The round in the middle by its share of its own peak.
-    rounds.sort_by(|x, y| (x.0 * x.1).total_cmp(&(y.0 * y.1)));
-    let (seconds, peak) = rounds[rounds.len() / 2];
-    let gflops = flops(s) / seconds / 1e9;
-    Row { spec: spec.clone(), seconds, gflops, share: gflops / peak, peak }
+    let row = |i: usize| {
+        // The round in the middle by its share of its own peak.
+        let mut rounds: Vec<Round> = rounds.iter().map(|r| r[i]).collect();
+        rounds.sort_by(|x, y| (x.0 * x.1).total_cmp(&(y.0 * y.1)));
+        let (seconds, peak) = rounds[rounds.len() / 2];
+        let gflops = flops(spec) / seconds / 1e9;
+        Row { spec: spec.clone(), seconds, gflops, share: gflops / peak, peak }
+    };
+    (std::array::from_fn(row), rounds)
 }
 
 /// The rows as a table.
@@ -169,11 +243,54 @@ pub fn table(rows: &[Row]) -> String {
     out + &format!("weighted share of the instruction peak: {:.1}%\n", weighted_share(rows) * 100.0)
 }
 
+/// Products in both formats as a table: shares are of the compute format's peak. E4M3 is multiplied by its instructions.
+pub fn table_of_pairs(pairs: &[Pair]) -> String {
+    let mut out = format!(
+        "{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4} {:>9} {:>6} {:>9} {:>6} {:>7}\n",
+        "product", "", "m", "n", "k", "grp", "x", "bf16 ms", "share", "fp8 ms", "share", "ratio"
+    );
+    for Pair { rows: [plain, fp8], ratio } in pairs {
+        let s = &plain.spec;
+        let _ = writeln!(
+            out,
+            "{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4} {:>9.3} {:>5.1}% {:>9.3} {:>5.1}% {:>7.3}",
+            s.name,
+            s.orientation.name(),
+            s.m,
+            s.n,
+            s.k,
+            s.groups,
+            s.count,
+            plain.seconds * 1e3,
+            plain.share * 100.0,
+            fp8.seconds * 1e3,
+            fp8.share * 100.0,
+            ratio
+        );
+    }
+    let [plain, fp8] = [0, 1].map(|i| pairs.iter().map(|p| p.rows[i].clone()).collect::<Vec<_>>());
+    let shares = [&plain, &fp8].map(|rows| 100.0 * weighted_share(rows));
+    out + &format!(
+        "weighted share of the instruction peak: bf16 {:.1}%, fp8 {:.1}%; bf16's time over fp8's {:.3}\n",
+        shares[0],
+        shares[1],
+        weighted_ratio(pairs)
+    )
+}
+
+/// The time of the whole list in the compute format over that in FP8, from the ratio of each product.
+pub fn weighted_ratio(pairs: &[Pair]) -> f64 {
+    let times = pairs.iter().map(|p| (p.rows[0].seconds * p.rows[0].spec.count as f64, p.ratio));
+    let (plain, fp8) = times.fold((0.0, 0.0), |(plain, fp8), (time, ratio)| (plain + time, fp8 + time / ratio));
+    plain / fp8
+}
+
 /// The linear layers of a model, as `(name, outputs, inputs, occurrences, experts)`.
 pub type Layer<'a> = (&'a str, usize, usize, usize, usize);
 
 /// All products of a training step over `tokens` tokens: three for each layer and its packing. A layer with experts sees
-/// every token `top_k` times; a layer called `head` is cut into chunks of `chunk` tokens.
+/// every token `top_k` times; a layer called `head` is cut into chunks of `chunk` tokens, and stays as it is in FP8. Tokens
+/// are sent to the experts' `gate+up`, and their gradients to `down`.
 pub fn step_products(layers: &[Layer<'_>], tokens: usize, top_k: usize, chunk: usize) -> Vec<Spec> {
     let mut out = Vec::new();
     for &(name, n, k, count, groups) in layers {
@@ -186,10 +303,23 @@ pub fn step_products(layers: &[Layer<'_>], tokens: usize, top_k: usize, chunk: u
         };
         // The first part writes; of many, most add.
         let acc = if repeats > 1 { Acc::Add } else { Acc::Write };
+        let sent = ["gate+up", "down"].map(|end| groups > 1 && name.ends_with(end));
+        let spec = |orientation, count| Spec {
+            name: name.to_owned(),
+            m,
+            n,
+            k,
+            groups,
+            orientation,
+            acc,
+            count,
+            fp8: name != "head",
+            sent,
+        };
         for orientation in [Orientation::Forward, Orientation::BackwardInput, Orientation::BackwardWeight] {
-            out.push(Spec { name: name.to_owned(), m, n, k, groups, orientation, acc, count: count * repeats });
+            out.push(spec(orientation, count * repeats));
         }
-        out.push(Spec { name: name.to_owned(), m, n, k, groups, orientation: Orientation::Pack, acc, count });
+        out.push(spec(Orientation::Pack, count));
     }
     out
 }

@@ -1,6 +1,6 @@
 //! Products of codes as a tensor core with a short accumulator makes them (report 3.3.2 and 3.5.2), simulated: Hopper's
 //! takes 32 of k at a time, aligns their products and the sum so far to the largest exponent among them and cuts off what
-//! lies below its some 14 bits.
+//! lies below its some 14 bits: toward zero, of a sum in sign and magnitude.
 //!
 //! With promotion the sum of 128 of k goes to f32, is scaled there, and the accumulator starts from zero. Without, one
 //! accumulator holds the sum of all of k in units of the first scale: where all scales are one, as with one for a tensor,

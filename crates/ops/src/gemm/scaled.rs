@@ -31,7 +31,7 @@ struct Scratch {
 
 impl Scratch {
     fn new(cx: &Cx, k: usize) -> Self {
-        let chunk = if cx.accumulator() == Accumulator::Only14 { k.next_multiple_of(CHUNK) } else { CHUNK };
+        let chunk = if cx.accumulator() == Accumulator::Only14 { k.max(1).next_multiple_of(CHUNK) } else { CHUNK };
         Self { chunk, row: chunk * 2 + 64, panel: chunk / 2 * STEP_BYTES + 64 }
     }
 }

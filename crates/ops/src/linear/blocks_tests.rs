@@ -1,8 +1,9 @@
 //! Gradients with a scale for 128x128 (the report's appendix B.2), and which codes a product takes as they are.
 
-use super::codes_tests::{close, dot, quantised};
+use super::reference::{Sum, products, transposed};
 use super::*;
-use crate::fp8::{E5M2, Quantized, Shape, Style, TILE};
+use crate::fp8::definition::Grid;
+use crate::fp8::{E5M2, Quantized, Shape, Style};
 use crate::moe;
 use crate::testing::{bits, contexts, random};
 
@@ -35,16 +36,18 @@ fn product<'a>(cx: &Cx, dy: impl Into<Operand<'a>>, w: &PackedWeight, offsets: &
     dx
 }
 
-/// What f64 gives for rows that are `dq` already: (value, sum of magnitudes).
-fn sums(dq: &[f64], wq: &[f64], first: &[usize]) -> Vec<(f64, f64)> {
-    let group = |r: usize| (0..3).find(|g| (first[*g]..first[g + 1]).contains(&r)).unwrap();
-    let rows = first[3];
-    (0..rows * K)
-        .map(|i| {
-            let (r, c) = (i / K, i % K);
-            dot(N, |j| dq[r * N + j] * wq[(group(r) * N + j) * K + c])
-        })
-        .collect()
+/// What f64 gives for rows that are `dq` already.
+fn sums(dq: &[f64], w: &Tensor, first: &[usize]) -> Vec<Sum> {
+    let wq = Grid::WEIGHT.exact(w.f32(), K, &[0, N, 2 * N, 3 * N]);
+    let group = |g: usize| {
+        let (rows, w) = (first[g] * N..first[g + 1] * N, &wq[g * N * K..][..N * K]);
+        products(&dq[rows], &transposed(w, K), N)
+    };
+    (0..3).flat_map(group).collect()
+}
+
+fn close(what: &str, got: &Tensor, want: &[Sum]) {
+    super::reference::close(what, (got.f32(), DType::F32), got.f32(), Acc::Write, want, N);
 }
 
 #[test]
@@ -54,11 +57,10 @@ fn blocks_are_of_the_rows_of_a_group() {
     for cx in contexts() {
         let offsets = cx.indices(&[4], &first.map(|v| v as i32));
         let ((blocks, w), (tiles, _)) = (weight(&cx, BLOCKS), weight(&cx, Style::TILES));
-        let wq = quantised(&w, TILE, TILE, &[0, N, 2 * N, 3 * N], false);
         let dy = gradients(&cx, 300);
         let (by_block, by_tile) = (product(&cx, &dy, &blocks, &offsets), product(&cx, &dy, &tiles, &offsets));
-        close("blocks", &by_block, &sums(&quantised(&dy, TILE, TILE, &first, false), &wq, &first), N);
-        close("tiles", &by_tile, &sums(&quantised(&dy, 1, TILE, &[0, 300], false), &wq, &first), N);
+        close("blocks", &by_block, &sums(&Grid::of(BLOCKS).exact(dy.f32(), N, &first), &w, &first));
+        close("tiles", &by_tile, &sums(&Grid::of(Style::TILES).exact(dy.f32(), N, &first), &w, &first));
         assert!(bits(&by_block) != bits(&by_tile));
     }
 }
@@ -72,13 +74,13 @@ fn rows_keep_the_scales_of_the_blocks_that_they_come_from() {
         let plan = moe::plan(&cx, &cx.indices(&[tokens, 2], &chosen), 3);
         let first: Vec<usize> = plan.offsets.i32().iter().map(|v| *v as usize).collect();
         let (blocks, w) = weight(&cx, BLOCKS);
-        let wq = quantised(&w, TILE, TILE, &[0, N, 2 * N, 3 * N], false);
         let dy = gradients(&cx, tokens);
-        let sent = Quantized::new(&cx, &dy, Style { power_of_two: true, ..BLOCKS }).permute(&cx, &plan);
-        let by_token = quantised(&dy, TILE, TILE, &[0, tokens], true);
+        let style = Style { power_of_two: true, ..BLOCKS };
+        let sent = Quantized::new(&cx, &dy, style).permute(&cx, &plan);
+        let by_token = Grid::of(style).exact(dy.f32(), N, &[0, tokens]);
         let from = plan.token_of.i32().iter().map(|t| *t as usize);
         let dq: Vec<f64> = from.flat_map(|t| by_token[t * N..(t + 1) * N].to_vec()).collect();
-        close("sent in blocks", &product(&cx, &sent, &blocks, &plan.offsets), &sums(&dq, &wq, &first), N);
+        close("sent in blocks", &product(&cx, &sent, &blocks, &plan.offsets), &sums(&dq, &w, &first));
     }
 }
 
@@ -102,9 +104,9 @@ fn only_codes_of_the_product_s_own_style_are_taken_as_they_are() {
             let floats = q.dequantize(&cx, DType::F32);
             if own {
                 // Their values, with nothing lost: blocks, too, which lie across groups here.
-                let wq = quantised(&weight(&cx, style).1, TILE, TILE, &[0, N, 2 * N, 3 * N], false);
+                let w = weight(&cx, style).1;
                 let dq: Vec<f64> = floats.f32().iter().map(|v| f64::from(*v)).collect();
-                close("codes", &got, &sums(&dq, &wq, &[0, 77, 77, 300]), N);
+                close("codes", &got, &sums(&dq, &w, &[0, 77, 77, 300]));
             } else {
                 assert_eq!(bits(&got), bits(&product(&cx, &floats, &packed, &offsets)), "{style:?} {given:?}");
             }

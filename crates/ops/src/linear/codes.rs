@@ -94,7 +94,9 @@ impl<X: Elem> Kernel for Block<'_, X> {
         let (n_lanes, k_lanes) = (to.n.next_multiple_of(LANES), to.k.next_multiple_of(LANES));
         let (n_steps, k_steps) = (to.n.div_ceil(2), to.k.div_ceil(2));
         let (padded_rows, padded_cols) = (rows.next_multiple_of(LANES), cols.next_multiple_of(LANES));
-        // SAFETY: the block's panels, steps and scales are this task's alone.
+        // SAFETY: the block's panels, steps and scales are this task's alone. A panel is made from sixteen rows of the whole
+        // of `codes`, which has 128 of them, 128 bytes each, with zeros where the block has no element: as many as are read,
+        // in 64s.
         unsafe {
             let tiles = to.k.div_ceil(TILE);
             to.forward_scales.slice((group * tiles + col / TILE) * n_lanes + row, padded_rows).fill(scale);
@@ -104,7 +106,8 @@ impl<X: Elem> Kernel for Block<'_, X> {
             for panel in 0..padded_rows / LANES {
                 let at = start + ((row / LANES + panel) * k_steps + col / 2) * STEP;
                 let out = to.forward.slice(at, cols.div_ceil(2) * STEP);
-                codes_from_rows(isa, codes[panel * LANES].as_ptr(), TILE, out.len() / STEP, out.as_mut_ptr());
+                let from = codes.as_flattened()[panel * LANES * TILE..].as_ptr();
+                codes_from_rows(isa, from, TILE, out.len() / STEP, out.as_mut_ptr());
             }
             let Some(backward) = &to.backward else { return };
             let start = group * k_lanes * n_steps * 2;

@@ -26,6 +26,8 @@ mod codes_tests;
 mod grad;
 mod operand;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod split_tests;
 #[cfg(test)]
 mod tests;

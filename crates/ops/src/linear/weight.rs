@@ -94,10 +94,11 @@ impl PackedWeight {
         });
     }
 
-    /// Packs one group from `n * k` row-major elements.
+    /// Packs one group from `n * k` row-major elements. Not for codes, which [`PackedWeight::pack`] makes of all groups.
     pub fn pack_group(&mut self, cx: &Cx, group: usize, w: &[f32]) {
         assert_eq!(w.len(), self.n * self.k, "pack_group: {} elements into {} x {}", w.len(), self.n, self.k);
         assert!(group < self.groups, "pack_group: group {group} of {}", self.groups);
+        assert!(self.dtype != DType::U8, "pack_group: a weight of codes is packed as a whole");
         let src = Rows { ptr: w.as_ptr().cast(), stride: self.k * 4, dtype: DType::F32 };
         let n = self.n;
         let to = self.writer();
