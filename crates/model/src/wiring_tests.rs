@@ -170,6 +170,35 @@ fn gradients(config: &ModelConfig, precision: Precision) -> Vec<(String, Vec<f32
     params.map(|p| (p.parts[0].name.clone(), grads.get(p.slot).unwrap().to_vec_f32())).collect()
 }
 
+/// Sent blocks are of tokens: beside one large row all others of the batch are zeros, at experts that the large one does not
+/// go to as well.
+#[test]
+fn blocks_of_sent_rows_are_of_neighbours_in_the_batch() {
+    let config = ModelConfig { num_hidden_layers: 1, first_k_dense_replace: 0, ..config() };
+    let sent = Precision { expert_down: Product::Fp8, dispatch: Keep::Fp8, ..Precision::COMPUTE };
+    for (by, zeros) in [(Gradients::Tile, false), (Gradients::Block, true)] {
+        let cx = Cx::cpu(1, DType::Bf16);
+        let model = model(&cx, &config, Precision { gradients: by, ..sent });
+        let (ids, block) = (ids(), &model.blocks[0]);
+        let input = Input::of(&cx, &[&ids[..100]], 0);
+        let pass = model.pass(&input, None, None);
+        let mut grads = Grads::new(&cx, model.params().into_iter());
+        let mut d = stream(&cx, 100, config.hidden_size);
+        d.f32_mut()[config.hidden_size..].iter_mut().for_each(|v| *v *= 2f32.powi(-24));
+        let saved = block.forward(&cx, stream(&cx, 100, config.hidden_size), &pass, false).1;
+        let first = saved.moe().unwrap().routing.idx.i32()[..config.num_experts_per_tok].to_vec();
+        let deferred = block.backward_input(&cx, &mut d, saved, &pass, &mut grads);
+        block.backward_weight(&cx, deferred, &mut grads);
+        let gate_up = &block.moe().unwrap().gate_up;
+        let gradient = grads.get(gate_up.slot).unwrap().f32();
+        let size = gradient.len() / config.n_routed_experts;
+        for (e, gradient) in gradient.chunks_exact(size).enumerate() {
+            let none = gradient.iter().all(|v| *v == 0.0);
+            assert_eq!(none, zeros && !first.contains(&(e as i32)), "{by:?}, expert {e}");
+        }
+    }
+}
+
 /// `gradients = "block"` in a dense block and in one of experts: gradients that passed an input gradient on their way are
 /// others, the rest have their bits.
 #[test]
