@@ -5,7 +5,7 @@
 //! ties to even. A block of zeros has scale 1, and no scale is smaller than the smallest normal number, below which a
 //! quotient would lose its bits. Both directions compute in f32, as the released weights' own scripts do.
 
-use hadal_ops::fp8::{E4M3, TILE, encode, scale_from_ue8m0, ue8m0_from_scale};
+use hadal_ops::fp8::{self, E4M3, TILE, encode, scale_from_ue8m0, ue8m0_from_scale};
 use std::sync::LazyLock;
 
 /// How the scales of FP8 weights are chosen and stored.
@@ -48,18 +48,9 @@ static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code
 /// Codes of NaN are these, with either sign; everything else is finite.
 const NAN: u8 = 0x7f;
 
-/// The scale of a block whose largest magnitude is `amax`.
+/// The scale of a block whose largest magnitude is `amax`: training's rule.
 fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
-    if amax == 0.0 {
-        return 1.0;
-    }
-    let scale = (amax / E4M3.max()).max(f32::MIN_POSITIVE);
-    if !format.powers_of_two() {
-        return scale;
-    }
-    let mantissa = scale.to_bits() & 0x7f_ffff;
-    let below = f32::from_bits(scale.to_bits() - mantissa);
-    if mantissa == 0 { below } else { below * 2.0 }
+    fp8::scale_of(amax.to_bits(), E4M3.max(), format.powers_of_two())
 }
 
 /// Quantises whole rows of a matrix, from a multiple of 128 on: `codes` like `values`, `scales` one a block, in rows of

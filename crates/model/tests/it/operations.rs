@@ -48,6 +48,36 @@ fn close(what: &str, got: f32, want: f32, k: usize, magnitude: f32) {
     assert!((got - want).abs() <= bound, "{what}: {got:e} {want:e} {bound:e}");
 }
 
+/// Quantising activations, and the product with a weight of one row of blocks.
+#[test]
+fn operations_are_pytorchs() {
+    let oracle = Oracle::read();
+    let (rows, k, n) = (6, 300, 70);
+    for cx in contexts() {
+        let isa = cx.isa().name();
+        let x = cx.tensor(&[rows, k], &oracle.floats("act.x"), DType::F32);
+        for (fmt, power_of_two) in [("f32", false), ("ue8m0", true)] {
+            let q = Quantized::new(&cx, &x, Style { power_of_two, ..Style::TILES });
+            assert_eq!(q.codes().u8(), oracle.codes(&format!("act.{fmt}.codes")), "{fmt} {isa}");
+            assert_eq!(q.scales().f32(), oracle.floats(&format!("act.{fmt}.scales")), "{fmt} {isa}");
+        }
+        // The weight, taken back to f32, is quantised to the same codes again: each block has a code of 448.
+        let (codes, scales) = (oracle.codes("product.codes"), oracle.floats("product.scales"));
+        let value = |i: usize| E4M3.decode(u16::from(codes[i])) * scales[i % k / TILE];
+        let values: Vec<f32> = (0..n * k).map(value).collect();
+        let mut weight = PackedWeight::new(&cx, 1, n, k, DType::U8, true);
+        weight.pack(&cx, &cx.tensor(&[n, k], &values, DType::F32));
+        let mut y = cx.zeros(&[rows, n], DType::F32);
+        linear::forward(&cx, &x, &weight, &mut y, Acc::Write);
+        let q = Quantized::new(&cx, &x, Style::TILES).dequantize(&cx, DType::F32);
+        for (i, (got, want)) in y.f32().iter().zip(oracle.floats("product.out")).enumerate() {
+            let (r, j) = (i / n, i % n);
+            let magnitude: f32 = (0..k).map(|c| (q.f32()[r * k + c] * values[j * k + c]).abs()).sum();
+            close(&format!("{isa} {i}"), *got, want, k, magnitude);
+        }
+    }
+}
+
 /// Of E4M3 and E5M2: the value of every code, the code of every value. Too large a number, or infinity, becomes the largest
 /// of E4M3 in PyTorch, too, and infinity in its E5M2, while ours saturates there as GPUs can.
 #[test]

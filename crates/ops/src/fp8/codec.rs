@@ -103,7 +103,7 @@ pub(crate) fn to_grid(v: f32) -> f32 {
 /// all below `max * 2^-126` share the scale 2^-126. Infinity among them gives an infinite scale (every value of the tile is
 /// NaN then), NaN gives 1 (the codes carry it).
 #[inline(always)]
-pub(crate) fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
+pub fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
     let least = f32::MIN_POSITIVE;
     let scale = f32::from_bits(amax) / max;
     let scale = if scale < least { least } else { scale };

@@ -17,7 +17,7 @@ pub(crate) mod grid;
 mod rows512;
 mod tiles;
 
-pub use codec::encode;
+pub use codec::{encode, scale_of};
 pub use format::{E4M3, E5M2, E5M6, MiniFloat, scale_from_ue8m0, ue8m0_from_scale};
 pub use tiles::{Quantized, Shape, Style};
 pub(crate) use tiles::{Reader, amax};

@@ -218,55 +218,33 @@ fn measure<const N: usize>(cx: &Cx, spec: &Spec, fp8: [bool; N], seconds: f64) -
     (std::array::from_fn(row), rounds)
 }
 
+/// What a table says of a product before its figures, and the head of that.
+fn described(spec: Option<&Spec>) -> String {
+    let Some(s) = spec else {
+        return format!("{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4}", "product", "", "m", "n", "k", "grp", "x");
+    };
+    let Spec { name, m, n, k, groups, count, .. } = s;
+    format!("{name:<18} {:<8} {m:>6} {n:>6} {k:>6} {groups:>4} {count:>4}", s.orientation.name())
+}
+
 /// The rows as a table.
 pub fn table(rows: &[Row]) -> String {
-    let mut out = format!(
-        "{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4} {:>9} {:>8} {:>6}\n",
-        "product", "", "m", "n", "k", "grp", "x", "ms", "GFLOP/s", "share"
-    );
-    for Row { spec: s, seconds, gflops, share, .. } in rows {
-        let _ = writeln!(
-            out,
-            "{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4} {:>9.3} {:>8.1} {:>5.1}%",
-            s.name,
-            s.orientation.name(),
-            s.m,
-            s.n,
-            s.k,
-            s.groups,
-            s.count,
-            seconds * 1e3,
-            gflops,
-            share * 100.0
-        );
+    let mut out = format!("{} {:>9} {:>8} {:>6}\n", described(None), "ms", "GFLOP/s", "share");
+    for Row { spec, seconds, gflops, share, .. } in rows {
+        let figures = format!("{:>9.3} {gflops:>8.1} {:>5.1}%", seconds * 1e3, share * 100.0);
+        let _ = writeln!(out, "{} {figures}", described(Some(spec)));
     }
     out + &format!("weighted share of the instruction peak: {:.1}%\n", weighted_share(rows) * 100.0)
 }
 
 /// Products in both formats as a table: shares are of the compute format's peak. E4M3 is multiplied by its instructions.
 pub fn table_of_pairs(pairs: &[Pair]) -> String {
-    let mut out = format!(
-        "{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4} {:>9} {:>6} {:>9} {:>6} {:>7}\n",
-        "product", "", "m", "n", "k", "grp", "x", "bf16 ms", "share", "fp8 ms", "share", "ratio"
-    );
+    let head = format!("{:>9} {:>6} {:>9} {:>6} {:>7}", "bf16 ms", "share", "fp8 ms", "share", "ratio");
+    let mut out = format!("{} {head}\n", described(None));
     for Pair { rows: [plain, fp8], ratio } in pairs {
-        let s = &plain.spec;
-        let _ = writeln!(
-            out,
-            "{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4} {:>9.3} {:>5.1}% {:>9.3} {:>5.1}% {:>7.3}",
-            s.name,
-            s.orientation.name(),
-            s.m,
-            s.n,
-            s.k,
-            s.groups,
-            s.count,
-            plain.seconds * 1e3,
-            plain.share * 100.0,
-            fp8.seconds * 1e3,
-            fp8.share * 100.0,
-            ratio
-        );
+        let [plain_figures, fp8] =
+            [plain, fp8].map(|row| format!("{:>9.3} {:>5.1}%", row.seconds * 1e3, row.share * 100.0));
+        let _ = writeln!(out, "{} {plain_figures} {fp8} {ratio:>7.3}", described(Some(&plain.spec)));
     }
     let [plain, fp8] = [0, 1].map(|i| pairs.iter().map(|p| p.rows[i].clone()).collect::<Vec<_>>());
     let shares = [&plain, &fp8].map(|rows| 100.0 * weighted_share(rows));

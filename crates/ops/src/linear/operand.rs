@@ -67,7 +67,7 @@ impl<'a> Operand<'a> {
         let (count, groups) = groups;
         let ranges = (0..count).map(|g| groups.range(g));
         match self {
-            Self::Tiles(q) if q.style() == (Style { power_of_two: q.style().power_of_two, ..style }) => q,
+            Self::Tiles(q) if (q.style().format, q.style().shape) == (style.format, style.shape) => q,
             Self::Tiles(q) => {
                 let floats = q.dequantize(cx, DType::F32);
                 kept.insert(Quantized::in_groups(cx, &floats.mat(), style, ranges))

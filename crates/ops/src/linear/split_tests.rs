@@ -68,33 +68,41 @@ fn sizes(dy: &Tensor, x: &Tensor) -> Sizes {
 
 const KEPT: [Option<Style>; 3] = [None, Some(Style::TILES), Some(Style { power_of_two: true, ..Style::TILES })];
 
+/// Hands `check` each way to keep x on every path: a name for messages, what sizes its operands have, and the gradient by
+/// the step's cuts.
+fn each(check: impl Fn(&str, &Sizes, &dyn Fn(&[usize]) -> Vec<f32>)) {
+    for cx in contexts() {
+        let (dy, x) = (operand(&cx, N, 1e-3, 1), operand(&cx, K, 1.0, 2));
+        for kept in KEPT {
+            let x_tiles = kept.map_or_else(|| cx.copy(&x), |s| Quantized::new(&cx, &x, s).dequantize(&cx, DType::F32));
+            let name = format!("{} {kept:?}", cx.isa().name());
+            check(&name, &sizes(&dy, &x_tiles), &|cuts| gradient(&cx, &dy, &x, kept, cuts));
+        }
+    }
+}
+
 /// Cuts at whole tiles leave every tile as it is: the same codes and scales, whose products are added in another order. A
 /// sum of n terms is off by at most `n u sum |terms|` with `u = 2^-24`, in either order; the terms are those of the rounded
 /// operands, at most `(1 + 2^-4)^2` times as large as before, and there are three roundings more a term for scales and
 /// promotion: `2 (n + 3) u (1 + 2^-4)^2 sum |dy x|`.
 #[test]
 fn cuts_at_whole_tiles_change_the_order_of_sums_only() {
-    for cx in contexts() {
-        let (dy, x) = (operand(&cx, N, 1e-3, 1), operand(&cx, K, 1.0, 2));
-        for kept in KEPT {
-            let x_tiles = kept.map_or_else(|| cx.copy(&x), |s| Quantized::new(&cx, &x, s).dequantize(&cx, DType::F32));
-            let sizes = sizes(&dy, &x_tiles);
-            let whole = gradient(&cx, &dy, &x, kept, &[0]);
-            // The kernel itself adds 512 rows at a time: the same order, so that equal bits say that codes are equal.
-            assert!(gradient(&cx, &dy, &x, kept, &[0, 512]) == whole, "{kept:?}");
-            for cuts in [vec![0, 128], vec![0, 256, 640], vec![0, 128, 256, 384, 512, 640]] {
-                for (i, (a, b)) in gradient(&cx, &dy, &x, kept, &cuts).iter().zip(&whole).enumerate() {
-                    let bound = 2.0
-                        * (ROWS + 3) as f64
-                        * F32_EPS
-                        * (1.0 + 1.0 / 16.0f64).powi(2)
-                        * (sizes.product[i] + sizes.subnormal[i]);
-                    let far = (f64::from(*a) - f64::from(*b)).abs();
-                    assert!(far <= bound, "{kept:?} {cuts:?} [{i}]: {far:e} over {bound:e}");
-                }
+    each(|kept, sizes, gradient| {
+        let whole = gradient(&[0]);
+        // The kernel itself adds 512 rows at a time: the same order, so that equal bits say that codes are equal.
+        assert!(gradient(&[0, 512]) == whole, "{kept}");
+        for cuts in [vec![0, 128], vec![0, 256, 640], vec![0, 128, 256, 384, 512, 640]] {
+            for (i, (a, b)) in gradient(&cuts).iter().zip(&whole).enumerate() {
+                let bound = 2.0
+                    * (ROWS + 3) as f64
+                    * F32_EPS
+                    * (1.0 + 1.0 / 16.0f64).powi(2)
+                    * (sizes.product[i] + sizes.subnormal[i]);
+                let far = (f64::from(*a) - f64::from(*b)).abs();
+                assert!(far <= bound, "{kept} {cuts:?} [{i}]: {far:e} over {bound:e}");
             }
         }
-    }
+    });
 }
 
 /// Cuts elsewhere put a row into a tile with other mates, which has another scale, so that its code is rounded from another
@@ -108,26 +116,21 @@ fn cuts_at_whole_tiles_change_the_order_of_sums_only() {
 /// over the rows, and by the f32 rounding of both sums as above.
 #[test]
 fn cuts_elsewhere_stay_within_two_roundings_of_either_operand() {
-    for cx in contexts() {
-        let (dy, x) = (operand(&cx, N, 1e-3, 1), operand(&cx, K, 1.0, 2));
-        for kept in KEPT {
-            let x_tiles = kept.map_or_else(|| cx.copy(&x), |s| Quantized::new(&cx, &x, s).dequantize(&cx, DType::F32));
-            let sizes = sizes(&dy, &x_tiles);
-            let whole = gradient(&cx, &dy, &x, kept, &[0]);
-            for cuts in [vec![0, 1], vec![0, 100, 333], (0..ROWS).step_by(50).collect()] {
-                let (mut differ, mut most) = (0, 0f64);
-                for (i, (a, b)) in gradient(&cx, &dy, &x, kept, &cuts).iter().zip(&whole).enumerate() {
-                    let (product, subnormal) = (sizes.product[i], (1.0 + 1.0 / 16.0) * sizes.subnormal[i]);
-                    let rounding = 2.0 * (ROWS + 3) as f64 * F32_EPS * 1.13 * (product + subnormal);
-                    let bound = 2.0 * ((0.125 + 1.0 / 256.0) * product + subnormal) + rounding;
-                    let far = (f64::from(*a) - f64::from(*b)).abs();
-                    assert!(far <= bound, "{kept:?} {cuts:?} [{i}]: {far:e} over {bound:e}");
-                    differ += usize::from(far > rounding);
-                    most = most.max(far / product);
-                }
-                // Tiles are others indeed, and errors have either sign: the sum of 700 is far inside of the bound.
-                assert!(differ > N * K / 20 && most < 0.1, "{kept:?} {cuts:?}: {differ}, {most:e}");
+    each(|kept, sizes, gradient| {
+        let whole = gradient(&[0]);
+        for cuts in [vec![0, 1], vec![0, 100, 333], (0..ROWS).step_by(50).collect()] {
+            let (mut differ, mut most) = (0, 0f64);
+            for (i, (a, b)) in gradient(&cuts).iter().zip(&whole).enumerate() {
+                let (product, subnormal) = (sizes.product[i], (1.0 + 1.0 / 16.0) * sizes.subnormal[i]);
+                let rounding = 2.0 * (ROWS + 3) as f64 * F32_EPS * 1.13 * (product + subnormal);
+                let bound = 2.0 * ((0.125 + 1.0 / 256.0) * product + subnormal) + rounding;
+                let far = (f64::from(*a) - f64::from(*b)).abs();
+                assert!(far <= bound, "{kept} {cuts:?} [{i}]: {far:e} over {bound:e}");
+                differ += usize::from(far > rounding);
+                most = most.max(far / product);
             }
+            // Tiles are others indeed, and errors have either sign: the sum of 700 is far inside of the bound.
+            assert!(differ > N * K / 20 && most < 0.1, "{kept} {cuts:?}: {differ}, {most:e}");
         }
-    }
+    });
 }
