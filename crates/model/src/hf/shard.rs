@@ -1,9 +1,10 @@
 //! Files of tensors that are read in pieces at given places. Nothing is mapped: memory does not grow with the files, and a
 //! file that someone changes meanwhile is an error, not a signal. However many there are, few are open at a time.
 
-use super::atomic::{Context, IoError};
+use super::atomic::Context;
 use super::error::Error;
 use super::header::{self, Slot};
+use super::small::open_regular;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -25,7 +26,7 @@ pub(super) struct Shards {
 impl Shards {
     /// Adds a file and reads its header.
     pub(super) fn add(&mut self, path: &Path) -> Result<Vec<(String, Slot)>, Error> {
-        let file = open(path)?;
+        let file = open_regular(path).at("read", path)?;
         let total = file.metadata().at("read", path)?.len();
         let malformed = |reason| Error::Malformed { path: path.into(), reason };
         let read = |at: usize, out: &mut [u8]| read_exact_at(&file, out, at as u64).at("read", path);
@@ -48,7 +49,7 @@ impl Shards {
             file
         } else {
             let (path, total) = &self.all[shard];
-            let file = open(path)?;
+            let file = open_regular(path).at("read", path)?;
             if file.metadata().at("read", path)?.len() != *total {
                 let reason = "changed while it was being read: try again when nothing writes it".into();
                 return Err(Error::Malformed { path: path.clone(), reason });
@@ -61,14 +62,6 @@ impl Shards {
         files.push_back((shard, file.clone()));
         Ok(file)
     }
-}
-
-/// Opens a regular file; others might never end, or never begin.
-fn open(path: &Path) -> Result<File, IoError> {
-    if !std::fs::metadata(path).at("read", path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file")).at("read", path);
-    }
-    File::open(path).at("read", path)
 }
 
 #[cfg(unix)]

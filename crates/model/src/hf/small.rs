@@ -1,17 +1,22 @@
-//! Small files, and words from files: neither is trusted to be as small as it should be.
+//! Files and words from files, neither of which is trusted to be what it should be, or as small.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// Reads a regular file of at most `most` bytes.
-pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// Opens a regular file; others might never end, or never begin.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
     // Looked at before it is opened: opening a pipe waits for someone to write.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
     }
+    File::open(path)
+}
+
+/// Reads a regular file of at most `most` bytes.
+pub(crate) fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    open_regular(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         let reason = format!("is larger than {} MB, which no such file is", most / 1_000_000);
         return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
