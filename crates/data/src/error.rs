@@ -9,15 +9,14 @@ pub type Result<T, E = DataError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// Reading or writing failed.
-    #[error("cannot {action} {}: {source}{}", path.display(), advice_on(source))]
+    #[error("cannot {action} {}: {error}{}", path.display(), advice_on(error))]
     Io {
         /// What was attempted: "read", "write", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The system's own error.
-        #[source]
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A line of a `.jsonl` file is not what it should be.
     #[error("{}:{line}: {problem}; correct or remove that line, or name the right field", path.display())]
@@ -89,7 +88,7 @@ impl DataError {
     /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { action, path, source }
+        move |error| Self::Io { action, path, error }
     }
 
     pub(crate) fn shard(path: &Path, problem: impl Into<String>) -> Self {

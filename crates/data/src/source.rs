@@ -2,8 +2,8 @@
 //!
 //! A folder is walked recursively in the order of its names; hidden entries and build outputs are passed over and
 //! symbolic links are not followed. What counts as text is decided by the ending; a file named directly is read as
-//! text whatever its ending. `.jsonl` (also `.jsonl.zst`) holds one document a line, as text or as question and answer. Text that is not UTF-8 is left
-//! out and counted, never repaired: a replacement character would be learnt.
+//! text whatever its ending. `.jsonl` (also `.jsonl.zst`) holds one document a line, as text or as question and answer.
+//! Text that is not UTF-8 is left out and counted, never repaired: a replacement character would be learnt.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -144,7 +144,7 @@ pub(crate) fn read_folder(
     for entry in walk {
         let entry = entry.map_err(|e| {
             let path = e.path().unwrap_or(folder).to_path_buf();
-            DataError::Io { action: "read", path, source: e.into() }
+            DataError::Io { action: "read", path, error: e.into() }
         })?;
         if !entry.file_type().is_file() || !wanted(entry.path()) {
             continue;

@@ -36,19 +36,10 @@ fn main() -> ExitCode {
         // Whoever read our output had enough of it.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", told(&error));
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error and its causes in a line. Where a message ends with its cause already, that is not said twice.
-fn told(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match () {
-        () if told.is_empty() => cause,
-        () if told.ends_with(&cause) => told,
-        () => format!("{told}: {cause}"),
-    })
 }
 
 fn say(line: std::fmt::Arguments<'_>) {

@@ -139,31 +139,31 @@ pub struct Problem {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {error}", path = path.display())]
     Io {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// The file is no JSON.
-    #[error("{path} is not valid JSON: {source}", path = path.display())]
+    #[error("{path} is not valid JSON: {error}", path = path.display())]
     Json {
         /// Which file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        error: serde_json::Error,
     },
     /// Keys of the wrong type, or values that do not make a model.
     #[error("{}", Problems(.0))]
     Invalid(Vec<Problem>),
     /// As `Invalid`, from a file.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {error}", path = path.display())]
     InFile {
         /// Which file.
         path: PathBuf,
         /// What is wrong in it.
-        source: Box<ConfigError>,
+        error: Box<ConfigError>,
     },
 }
 
@@ -199,15 +199,15 @@ impl ModelConfig {
     /// Reads a `config.json` and checks it.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let text = read_small(path, MAX_CONFIG).map_err(|source| ConfigError::Io { path: path.into(), source })?;
-        let value = serde_json::from_slice(&text).map_err(|source| ConfigError::Json { path: path.into(), source })?;
-        Self::from_value(value).map_err(|e| ConfigError::InFile { path: path.into(), source: Box::new(e) })
+        let text = read_small(path, MAX_CONFIG).map_err(|error| ConfigError::Io { path: path.into(), error })?;
+        let value = serde_json::from_slice(&text).map_err(|error| ConfigError::Json { path: path.into(), error })?;
+        Self::from_value(value).map_err(|e| ConfigError::InFile { path: path.into(), error: Box::new(e) })
     }
 
     /// Reads the text of a `config.json` and checks it.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let path = PathBuf::from("configuration");
-        Self::from_value(serde_json::from_str(text).map_err(|source| ConfigError::Json { path, source })?)
+        Self::from_value(serde_json::from_str(text).map_err(|error| ConfigError::Json { path, error })?)
     }
 
     /// Width of a query or key: the part without position, then the rotary part.

@@ -24,14 +24,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The operating system refused.
-    #[error("cannot {what} {path}: {source}", path = path.display())]
+    #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {
         /// What was tried.
         what: &'static str,
         /// On what.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file is not what it should be.
     #[error("{path}: {what}", path = path.display())]
@@ -50,7 +50,7 @@ pub enum CheckpointError {
 }
 
 fn io<T>(what: &'static str, path: &Path, r: std::io::Result<T>) -> Result<T, CheckpointError> {
-    r.map_err(|source| CheckpointError::Io { what, path: path.to_owned(), source })
+    r.map_err(|error| CheckpointError::Io { what, path: path.to_owned(), error })
 }
 
 fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
@@ -149,8 +149,8 @@ fn write(trainer: &Trainer, progress: &impl Serialize, extra: &[PathBuf], into: 
     let path = into.join(TENSORS);
     let tensors = state(trainer).into_iter().map(|(n, t)| (n, Stored(t)));
     safetensors::serialize_to_file(tensors, None, &path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(source) => {
-            CheckpointError::Io { what: "write", path: path.clone(), source }
+        safetensors::SafeTensorError::IoError(error) => {
+            CheckpointError::Io { what: "write", path: path.clone(), error }
         }
         other => bad(&path, other.to_string()),
     })?;

@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// An error of the system, with what was being done to which path.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {path}: {source}", path = path.display())]
+#[error("cannot {action} {path}: {error}", path = path.display())]
 pub struct IoError {
     /// A verb: create, write, sync, ...
     pub action: &'static str,
     /// To what.
     pub path: PathBuf,
     /// What the system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// Puts action and path beside an error of the system.
@@ -30,7 +30,7 @@ pub trait Context<T> {
 
 impl<T> Context<T> for io::Result<T> {
     fn at(self, action: &'static str, path: &Path) -> Result<T, IoError> {
-        self.map_err(|source| IoError { action, path: path.into(), source })
+        self.map_err(|error| IoError { action, path: path.into(), error })
     }
 }
 

@@ -335,7 +335,7 @@ fn quantization_of(dir: &Path) -> Result<Option<Quantization>, Error> {
     let Ok(text) = read_small(&path, MAX_CONFIG) else { return Ok(None) };
     let Ok(config) = serde_json::from_slice::<Value>(&text) else { return Ok(None) };
     let Some(quantization) = config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(None) };
-    Ok(Some(Quantization::parse(quantization).map_err(|e| ConfigError::InFile { path, source: Box::new(e) })?))
+    Ok(Some(Quantization::parse(quantization).map_err(|e| ConfigError::InFile { path, error: Box::new(e) })?))
 }
 
 fn size_error(name: &str, slot: &Slot, expected: String) -> Error {

@@ -135,7 +135,7 @@ fn a_failed_save_leaves_nothing() {
         if t.name != "lm_head.weight" {
             return Ok(());
         }
-        Err(atomic::IoError { action: "write", path: "x".into(), source: full() }.into())
+        Err(atomic::IoError { action: "write", path: "x".into(), error: full() }.into())
     };
     for shard_bytes in [90, 1 << 20] {
         let options = SaveOptions { shard_bytes, ..SaveOptions::default() };
