@@ -168,6 +168,13 @@ impl Precision {
         accumulator: Accumulator::F32,
     };
 
+    /// The formats of all products.
+    pub fn products(&self) -> [Product; 9] {
+        let Self { attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj, .. } =
+            *self;
+        [attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj]
+    }
+
     /// Room for a weight whose products are in `product`'s format.
     pub(crate) fn weight(&self, cx: &Cx, product: Product, groups: usize, n: usize, k: usize) -> PackedWeight {
         let dtype = match product {
@@ -191,9 +198,7 @@ impl Keep {
             Self::E5m6 => Some(Style { format: E5M6, power_of_two: true, shape: Shape::Tile }),
         }
     }
-}
 
-impl Keep {
     /// Bytes of `n` numbers of a token, in bf16 where they stay in the compute format.
     pub fn bytes(self, n: u64) -> u64 {
         let tiles = n.div_ceil(TILE as u64);
@@ -202,15 +207,6 @@ impl Keep {
             Self::Fp8 => n + 4 * tiles,
             Self::E5m6 => n + (TILE as u64 / 2 + 4) * tiles,
         }
-    }
-}
-
-impl Precision {
-    /// The formats of all products.
-    pub fn products(&self) -> [Product; 9] {
-        let Self { attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj, .. } =
-            *self;
-        [attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj]
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::recipe::{
-    Amount, Balance, BalanceMethod, Data, Lr, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text, Total,
+    Amount, Balance, BalanceMethod, Data, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text, Total,
     nearest,
 };
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
@@ -131,6 +131,11 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The plan of a recipe whose length plays no part: one that is measured when a run begins changes nothing else.
+    pub fn draft(recipe: &Recipe) -> Result<Self, RecipeError> {
+        Self::new(recipe, Some(1000.0))
+    }
+
     /// True when the recipe's length is the machine's to decide.
     pub fn needs_measurement(recipe: &Recipe) -> bool {
         recipe.schedule.total_tokens == Total::Measured
@@ -149,7 +154,7 @@ impl Plan {
         atomic::write_file(&path, text.as_bytes()).map_err(|e| PlanError::File {
             what: "write",
             path: path.display().to_string(),
-            error: e.source.to_string(),
+            error: e.error.to_string(),
         })
     }
 
@@ -394,13 +399,7 @@ fn resolve_schedule(r: &Recipe, tokens_per_second: Option<f64>) -> Result<Schedu
         if end < begin {
             return Err(r.source.at_key(&format!("{key}.until"), "lies before the end of the phase before it"));
         }
-        let lr = match p.lr {
-            Lr::Absolute(lr) => lr,
-            Lr::OfPeak(Amount::Share { part, whole }) => s.peak_lr * part / whole,
-            Lr::OfPeak(_) => {
-                return Err(r.source.at_key(&format!("{key}.lr"), "is neither a learning rate nor a share of peak_lr"));
-            }
-        };
+        let lr = p.lr.of(s.peak_lr).map_err(|why| r.source.at_key(&format!("{key}.lr"), why))?;
         if !(lr >= 0.0 && lr.is_finite()) {
             return Err(r.source.at_key(&format!("{key}.lr"), "must not be negative"));
         }

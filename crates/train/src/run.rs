@@ -16,7 +16,7 @@ use crate::step::{StepSettings, Trainer};
 use crate::tensorboard::EventFile;
 use hadal_data::{Batch, Cursor, DataError, EvalSet, Loader, Share, StreamOptions};
 use hadal_model::{BalanceGroups, Model, count, hf};
-use hadal_ops::{Cx, DType, gemm};
+use hadal_ops::{DType, gemm};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -83,8 +83,7 @@ pub struct Outcome {
 
 /// A fresh trainer for a plan: initial weights from the seed, or those of a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
-    let cx =
-        Cx::cpu(plan.run.threads, plan.formats().compute).with_accumulator(plan.precision.accumulator.of_products());
+    let cx = plan.formats().cx(plan.run.threads);
     let model = cx.threads().run(|| {
         if let Some(path) = init {
             return Model::load_with(&cx, &hf::Checkpoint::open_with(path, plan.model.clone())?, plan.precision);

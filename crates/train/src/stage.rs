@@ -6,9 +6,9 @@
 //! stage begins at the small learning rate at which the run before it ended: with fresh moments AdamW's first steps would
 //! have the size of the learning rate in every weight, whatever the gradient.
 //!
-//! What changes: sequences are longer, positions are YaRN's, the learning rate is constant or falls once, balance and MTP weight stay
-//! as they are at the main run's end. Checkpoints and validations that the main run counts in tokens come as often in
-//! proportion to the stage's length.
+//! What changes: sequences are longer, positions are YaRN's, the learning rate is constant or falls once, balance and MTP
+//! weight stay as they are at the main run's end. Checkpoints and validations that the main run counts in tokens come as
+//! often in proportion to the stage's length.
 
 use hadal_model::yarn::Yarn;
 
@@ -86,12 +86,7 @@ impl Plan {
         };
         let end = main.phases.last().map_or(main.peak_lr, |p| p.lr);
         let rate = |key, written: Option<Lr>, default| {
-            let lr = match written {
-                None => default,
-                Some(Lr::Absolute(lr)) => lr,
-                Some(Lr::OfPeak(Amount::Share { part, whole })) => main.peak_lr * part / whole,
-                Some(Lr::OfPeak(_)) => return bad(key, "is neither a learning rate nor a share of peak_lr"),
-            };
+            let lr = written.map_or(Ok(default), |lr| lr.of(main.peak_lr)).or_else(|why| bad(key, why))?;
             if lr > 0.0 && lr.is_finite() { Ok(lr) } else { bad(key, "must be above 0") }
         };
         let lr = rate("lr", stage.lr, end)?;

@@ -3,7 +3,7 @@
 use super::count;
 use crate::config::{ModelConfig, TopkMethod};
 use crate::precision::{Keep, Precision, Product};
-use hadal_ops::{DType, fp8::TILE};
+use hadal_ops::{Cx, DType, fp8::TILE};
 use serde::Serialize;
 
 /// Lanes of a packed panel.
@@ -23,6 +23,11 @@ impl Formats {
     pub const BF16: Self = Self { compute: DType::Bf16, table: Precision::COMPUTE };
     /// The report's FP8 training.
     pub const FP8: Self = Self { compute: DType::Bf16, table: Precision::FP8 };
+
+    /// A context that computes so, with so many threads (0: one for each core).
+    pub fn cx(&self, threads: usize) -> Cx {
+        Cx::cpu(threads, self.compute).with_accumulator(self.table.accumulator.of_products())
+    }
 
     /// Bytes of `n` numbers in the compute format.
     fn plain(&self, n: u64) -> u64 {

@@ -96,6 +96,17 @@ pub enum Lr {
     OfPeak(Amount),
 }
 
+impl Lr {
+    /// The learning rate, given `schedule.peak_lr`; the error says what is wrong.
+    pub(crate) fn of(self, peak: f64) -> Result<f64, &'static str> {
+        match self {
+            Self::Absolute(lr) => Ok(lr),
+            Self::OfPeak(Amount::Share { part, whole }) => Ok(peak * part / whole),
+            Self::OfPeak(_) => Err("is neither a learning rate nor a share of peak_lr"),
+        }
+    }
+}
+
 mod defaults {
     use super::{Amount, Lr, Phase, Shape};
 
