@@ -2,12 +2,11 @@
 //! only a run's exact weights pass through a model.
 
 use super::common::model_folder;
-use super::folder::write;
-use super::import::{conversion, done};
+use super::folder::{conversion, done, name, write};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Context, Result, bail};
 use hadal_model::Model;
-use hadal_model::hf::{self, Checkpoint, ScaleFormat, WeightFormat, convert_into};
+use hadal_model::hf::{self, Checkpoint, WeightFormat, convert_into};
 use hadal_ops::{Cx, DType, mmap};
 use hadal_train::checkpoint;
 use safetensors::SafeTensors;
@@ -50,17 +49,6 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     };
     say!("{what} of {} written to {} {said}", folder.display(), args.out.display());
     Ok(())
-}
-
-/// A format for people.
-pub(crate) fn name(format: WeightFormat) -> &'static str {
-    match format {
-        WeightFormat::F32 => "f32",
-        WeightFormat::Bf16 => "bf16",
-        WeightFormat::Fp8(ScaleFormat::F32) => "fp8 with f32 scales",
-        WeightFormat::Fp8(ScaleFormat::Ue8m0) => "fp8 with ue8m0 scales",
-        WeightFormat::Fp8(ScaleFormat::Ue8m0Byte) => "fp8 with ue8m0 scales in bytes",
-    }
 }
 
 /// The checkpoint with a training state that `path` means, if there is one: itself, or a run's newest.

@@ -1,8 +1,10 @@
-//! Folders of weights that `export` and `import` write: found to be possible before the work, whole or not at all after it.
+//! Folders of weights that `export` and `import` write: what is asked for, whether it is possible before the work, whole or
+//! not at all after it.
 
-use anyhow::{Context, Result};
+use crate::cli::{FilesArgs, ScaleFmt, Weights};
+use anyhow::{Context, Result, ensure};
 use hadal_model::hf::atomic::{StagedDir, remove_leftovers_of};
-use hadal_model::hf::{Error, SaveOptions, place};
+use hadal_model::hf::{Conversion, Converted, Error, SaveOptions, ScaleFormat, WeightFormat, place};
 use hadal_train::signals::Watch;
 use std::fs;
 use std::path::Path;
@@ -57,4 +59,51 @@ fn copy_beside(from: &Path, to: &Path) -> Result<Vec<String>> {
     }
     left_out.sort();
     Ok(left_out)
+}
+
+/// A format for people.
+pub(crate) fn name(format: WeightFormat) -> &'static str {
+    match format {
+        WeightFormat::F32 => "f32",
+        WeightFormat::Bf16 => "bf16",
+        WeightFormat::Fp8(ScaleFormat::F32) => "fp8 with f32 scales",
+        WeightFormat::Fp8(ScaleFormat::Ue8m0) => "fp8 with ue8m0 scales",
+        WeightFormat::Fp8(ScaleFormat::Ue8m0Byte) => "fp8 with ue8m0 scales in bytes",
+    }
+}
+
+/// What the options ask for, of a checkpoint that is `stored` so.
+pub(crate) fn conversion(dtype: Option<Weights>, files: FilesArgs, stored: WeightFormat) -> Result<Conversion> {
+    let scales = files.scale_fmt.map(|scales| match scales {
+        ScaleFmt::F32 => ScaleFormat::F32,
+        ScaleFmt::Ue8m0 => ScaleFormat::Ue8m0,
+        ScaleFmt::Ue8m0Byte => ScaleFormat::Ue8m0Byte,
+    });
+    let fp8 = dtype.map_or(matches!(stored, WeightFormat::Fp8(_)), |d| d == Weights::Fp8);
+    ensure!(scales.is_none() || fp8, "--scale-fmt is about FP8 weights: add --dtype fp8 or leave it out");
+    let format = dtype.map(|dtype| match dtype {
+        Weights::F32 => WeightFormat::F32,
+        Weights::Bf16 => WeightFormat::Bf16,
+        Weights::Fp8 => WeightFormat::Fp8(scales.unwrap_or(ScaleFormat::F32)),
+    });
+    Ok(Conversion { format, scales })
+}
+
+/// What was written, for people.
+pub(crate) fn done(conversion: Conversion, converted: Converted) -> String {
+    let Converted { tensors, copied, narrowed, requantised } = converted;
+    let what = match (conversion.format, conversion.scales) {
+        (Some(WeightFormat::Fp8(_)), None) => "fp8",
+        (Some(format), _) => name(format),
+        (None, Some(scales)) => name(WeightFormat::Fp8(scales)),
+        (None, None) => "it is stored",
+    };
+    let mut parts = vec![format!("as {what}: {copied} of {tensors} tensors copied bit for bit")];
+    if narrowed > 0 {
+        parts.push(format!("{narrowed} narrowed"));
+    }
+    if requantised > 0 {
+        parts.push(format!("{requantised} quantised again because their scales were no powers of two"));
+    }
+    parts.join(", ")
 }

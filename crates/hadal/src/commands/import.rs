@@ -1,12 +1,11 @@
 //! `hadal import`: Hugging Face checkpoints checked and converted, tensor by tensor and in little memory.
 
 use super::common::grouped;
-use super::export::name;
-use super::folder::write;
-use crate::cli::{FilesArgs, ImportArgs, ScaleFmt, Weights};
+use super::folder::{conversion, done, name, write};
+use crate::cli::ImportArgs;
 use anyhow::{Result, ensure};
 use hadal_model::count;
-use hadal_model::hf::{self, Audit, Checkpoint, Conversion, Converted, ScaleFormat, WeightFormat, convert_into};
+use hadal_model::hf::{self, Audit, Checkpoint, convert_into};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) fn run(args: &ImportArgs) -> Result<()> {
@@ -64,40 +63,4 @@ fn deepen(checkpoint: &Checkpoint, audit: &mut Audit) -> Result<()> {
     checkpoint.audit_values(audit, |bytes| bar.inc(bytes as u64))?;
     bar.finish_and_clear();
     Ok(())
-}
-
-/// What the options ask for, of a checkpoint that is `stored` so.
-pub(crate) fn conversion(dtype: Option<Weights>, files: FilesArgs, stored: WeightFormat) -> Result<Conversion> {
-    let scales = files.scale_fmt.map(|scales| match scales {
-        ScaleFmt::F32 => ScaleFormat::F32,
-        ScaleFmt::Ue8m0 => ScaleFormat::Ue8m0,
-        ScaleFmt::Ue8m0Byte => ScaleFormat::Ue8m0Byte,
-    });
-    let fp8 = dtype.map_or(matches!(stored, WeightFormat::Fp8(_)), |d| d == Weights::Fp8);
-    ensure!(scales.is_none() || fp8, "--scale-fmt is about FP8 weights: add --dtype fp8 or leave it out");
-    let format = dtype.map(|dtype| match dtype {
-        Weights::F32 => WeightFormat::F32,
-        Weights::Bf16 => WeightFormat::Bf16,
-        Weights::Fp8 => WeightFormat::Fp8(scales.unwrap_or(ScaleFormat::F32)),
-    });
-    Ok(Conversion { format, scales })
-}
-
-/// What was written, for people.
-pub(crate) fn done(conversion: Conversion, converted: Converted) -> String {
-    let Converted { tensors, copied, narrowed, requantised } = converted;
-    let what = match (conversion.format, conversion.scales) {
-        (Some(WeightFormat::Fp8(_)), None) => "fp8",
-        (Some(format), _) => name(format),
-        (None, Some(scales)) => name(WeightFormat::Fp8(scales)),
-        (None, None) => "it is stored",
-    };
-    let mut parts = vec![format!("as {what}: {copied} of {tensors} tensors copied bit for bit")];
-    if narrowed > 0 {
-        parts.push(format!("{narrowed} narrowed"));
-    }
-    if requantised > 0 {
-        parts.push(format!("{requantised} quantised again because their scales were no powers of two"));
-    }
-    parts.join(", ")
 }
