@@ -259,12 +259,15 @@ fn a_context_is_asked_about_before_and_after_its_stages() {
     let folder = tempfile::tempdir().unwrap();
     let (file, out) = (folder.path().join("long.toml"), folder.path().join("out"));
     let stage = "\"stage=[{seq_len=512, factor=2.0, total_tokens=\\\"2 steps\\\", lr=\\\"50%\\\", sequences=1}]\"";
+    let no_stage = "\"stage=[{seq_len=256, factor=1.0, total_tokens=\\\"2 steps\\\", lr=\\\"50%\\\", sequences=2}]\"";
     let describe = |within: f64| {
         let text = format!(
             "title = \"Longer\"\nsection = \"4.3\"\nrecipe = \"quickstart\"\nset = {TINY} {stage}]\nsmooth = 2\nminutes = 1.0\n\
-             [[run]]\nname = \"short\"\n[context]\nlengths = [200, 400]\ndepths = 2\nsamples = 1\ntokens = 600\nwindow = 256\n\
+             [[run]]\nname = \"short\"\n[[run]]\nname = \"as long\"\nset = [{no_stage}]\n[context]\nlengths = [200, 400]\ndepths = 2\nsamples = 1\ntokens = 600\nwindow = 256\n\
              [[verdict]]\nclaim = \"Kept.\"\nkind = \"perplexity-kept\"\nmodel = \"512 tokens\"\nbase = \"256 tokens\"\n\
-             within = {within}\n[[verdict]]\nclaim = \"Found.\"\nkind = \"needles-found\"\nmodel = \"512 tokens\"\nshare = 0.0\n"
+             within = {within}\n[[verdict]]\nclaim = \"Found.\"\nkind = \"needles-found\"\nmodel = \"512 tokens\"\nshare = 0.0\n\
+             [[verdict]]\nclaim = \"As the control.\"\nkind = \"perplexity-kept\"\nmodel = \"512 tokens\"\n\
+             base = \"as long\"\nwithin = 100.0\n"
         );
         std::fs::write(&file, text).unwrap();
         let fixed = ["experiment", file.to_str().unwrap(), "--tokens", "1536", "--plain", "--text", SOURCES, "--out"];
@@ -277,14 +280,19 @@ fn a_context_is_asked_about_before_and_after_its_stages() {
         assert!(out.join(format!("{plot}.svg")).is_file(), "{plot}");
     }
     let found = json(&out.join("measured.json"));
-    assert_eq!(found["context"].as_array().unwrap().len(), 2);
+    // The run's two models, and what its control ended with.
+    let models: Vec<_> = found["context"].as_array().unwrap().iter().map(|c| c["model"].as_str().unwrap()).collect();
+    assert_eq!(models, ["256 tokens", "512 tokens", "as long"]);
+    assert!(said.contains("As the control. **holds here**") && !out.join("difference.svg").exists(), "{said}");
     let cells = found["context"][1]["needles"].as_array().unwrap();
     assert!(cells.len() == 4 && cells.iter().all(|c| c["asked"].as_u64() == Some(1)));
     assert!(found["context"][1]["loss_by_place"][0]["tokens"].as_u64().unwrap() > 0);
     // The bound is exact: a little more is kept, a little less is not. Nothing is measured again for that.
     let perplexity = |i: usize| found["context"][i]["perplexity"].as_f64().unwrap();
     let above = perplexity(1) / perplexity(0) - 1.0;
-    std::fs::remove_file(out.join("short/stage-1/model/model.safetensors")).unwrap();
+    for run in ["short", "as-long"] {
+        std::fs::remove_file(out.join(format!("{run}/stage-1/model/model.safetensors"))).unwrap();
+    }
     assert!(describe(above + 1e-6).contains("Kept. **holds here**"));
     let said = describe(above - 1e-6);
     assert!(

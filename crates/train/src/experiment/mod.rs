@@ -55,7 +55,8 @@ pub struct Experiment {
     pub verdict: Vec<Verdict>,
     /// The run whose finished weights are put under the precision of every run, for their losses and gradients.
     pub fidelity: Option<String>,
-    /// Asks every model, before and after the recipe's stages, what it finds in a long text.
+    /// Asks the first run's models, before and after the recipe's stages, what they find in a long text, and those that the
+    /// other runs, its controls, end with.
     pub context: Option<Context>,
 }
 
@@ -82,7 +83,7 @@ pub struct Context {
 /// What a model makes of its context.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InContext {
-    /// By what it was trained on last: `512 tokens`, `4096 tokens`.
+    /// By what it was trained on last, `512 tokens`, `4096 tokens`, or a control's name.
     pub model: String,
     /// Needles found.
     pub needles: Vec<NeedleCell>,

@@ -53,7 +53,7 @@ fn of_seed(folder: &Path, plans: &[(String, Plan)]) -> Result<Vec<(String, Fidel
         let exact = cx.threads().run(|| sample(&cx, &model, &set, None));
         let one = |(name, plan): &(String, Plan)| {
             let formats = plan.formats();
-            let cx = Cx::cpu(0, formats.compute).with_accumulator(formats.table.accumulator.of_products());
+            let cx = formats.cx(0);
             let under = cx.threads().run(|| Model::load_with(&cx, &checkpoint, formats.table))?;
             let found = cx.threads().run(|| sample(&cx, &under, &set, Some(&exact)));
             Ok((name.clone(), Fidelity::new(&model, &found, &exact)))

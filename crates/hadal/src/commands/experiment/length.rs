@@ -100,7 +100,7 @@ impl Work<'_> {
         let runs = &self.experiment.run;
         let first = Prepared::new(self.recipe(&runs[0], 0)?)?;
         let reading = before.elapsed().as_secs_f64();
-        let plans = runs.iter().map(|run| Ok(Plan::new(&self.recipe(run, 0)?, Some(1000.0))?));
+        let plans = runs.iter().map(|run| Ok(Plan::draft(&self.recipe(run, 0)?)?));
         let plans: Vec<Plan> = plans.collect::<Result<_>>()?;
         let parts: usize = plans.iter().map(|p| 1 + p.stages.len()).sum();
         let seconds = (MEASURING * 60.0 * minutes / parts as f64).min(SECONDS);

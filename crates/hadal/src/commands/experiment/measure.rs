@@ -67,18 +67,24 @@ pub(super) fn kept<T: Serialize + DeserializeOwned>(
     Ok(found)
 }
 
+/// A kind of text: its name, its texts, and their hash.
+pub(super) struct Kind {
+    name: String,
+    texts: Vec<String>,
+    hash: u64,
+}
+
 /// Measures the finished run in `folder`.
-pub(super) fn measure(work: &Work<'_>, folder: &Path) -> Result<Measured> {
+pub(super) fn measure(folder: &Path, kinds: &[Kind]) -> Result<Measured> {
     let plan = Plan::load(folder)?;
     let corpus = Corpus::of_run(folder, plan.text.as_deref())?;
-    let kinds = kinds(work, &corpus)?;
-    let texts: Vec<(&str, u64)> = kinds.iter().map(|(name, texts)| (name.as_str(), hash_of(texts))).collect();
+    let texts: Vec<(&str, u64)> = kinds.iter().map(|kind| (kind.name.as_str(), kind.hash)).collect();
     let of = json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "kinds": texts});
     kept(&folder.join("measured.json"), &of, || {
         let loaded = load_folder(&folder.join("model"), None, Cx::cpu(0, DType::Bf16))?;
         let (cx, model) = (&loaded.cx, &loaded.model);
         let options = EvalOptions { seq_len: plan.data.seq_len, overlap: 0, bos: true };
-        let sets = kinds.iter().map(|(_, texts)| Ok(spread(EvalSet::of_texts(texts, &loaded.tokenizer, options)?)));
+        let sets = kinds.iter().map(|k| Ok(spread(EvalSet::of_texts(&k.texts, &loaded.tokenizer, options)?)));
         let sets: Vec<EvalSet> = sets.collect::<Result<_>>()?;
         let most = sets.iter().map(|s| s.scored).min().unwrap_or(0).min(ROUTED);
         let route = |set: &EvalSet, most| cx.threads().run(|| routing(cx, model, set, most));
@@ -86,30 +92,31 @@ pub(super) fn measure(work: &Work<'_>, folder: &Path) -> Result<Measured> {
         Ok(Measured {
             width: model.config.hidden_size,
             routing: route(&corpus.validation(plan.data.seq_len, Some(ROUTED))?, u64::MAX),
-            domains: kinds.iter().zip(&sets).map(|(kind, set)| (kind.0.clone(), route(set, most))).collect(),
+            domains: kinds.iter().zip(&sets).map(|(kind, set)| (kind.name.clone(), route(set, most))).collect(),
             own,
             along,
         })
     })
 }
 
-/// The kinds of text by name: what the runs have held out of each, or the files given.
-fn kinds(work: &Work<'_>, corpus: &Corpus) -> Result<Vec<(String, Vec<String>)>> {
-    let held_out = if work.trains_on_kinds() { corpus.validation_texts()? } else { Vec::new() };
+/// The kinds of text: what the runs, of which `folder` has one, have held out of each, or the files given.
+pub(super) fn kinds(work: &Work<'_>, folder: &Path) -> Result<Vec<Kind>> {
+    let held_out = if work.trains_on_kinds() {
+        Corpus::of_run(folder, Plan::load(folder)?.text.as_deref())?.validation_texts()?
+    } else {
+        Vec::new()
+    };
     let of_kind = |(name, path): &(String, PathBuf)| {
-        let texts = if work.trains_on_kinds() {
+        let texts: Vec<String> = if work.trains_on_kinds() {
             held_out.iter().filter(|d| d.0 == *name).map(|d| d.2.clone()).collect()
         } else {
             let texts = read_paths(std::slice::from_ref(path), &SourceOptions::default())?;
             texts.documents.into_iter().map(|d| d.text).collect()
         };
-        Ok((name.clone(), texts))
+        let hash = texts.iter().fold(0, |hash, text| mix(hash ^ hash_bytes(text.as_bytes())));
+        Ok(Kind { name: name.clone(), texts, hash })
     };
     work.args.domains.iter().map(of_kind).collect()
-}
-
-fn hash_of(texts: &[String]) -> u64 {
-    texts.iter().fold(0, |hash, text| mix(hash ^ hash_bytes(text.as_bytes())))
 }
 
 /// The windows in an order that mixes the documents, so that the first ones are of all of them.
@@ -158,19 +165,24 @@ pub(super) struct Place {
     pub(super) tokens: u64,
 }
 
-/// Asks the model of the finished run in `run`, and those after its stages, what they make of long texts.
-pub(super) fn in_context(run: &Path, context: &Context) -> Result<Vec<Stage>> {
+/// Asks the model of the finished run in `run`, and those after its stages, what they make of long texts: all of them, or of
+/// a control, which has a name, the last one.
+pub(super) fn in_context(run: &Path, context: &Context, control: Option<&str>) -> Result<Vec<Stage>> {
     let main = Plan::load(run)?;
     let corpus = Corpus::of_run(run, main.text.as_deref())?;
     let stages = (1..=main.stages.len()).map(|number| stage_folder(run, number));
+    let mut folders: Vec<PathBuf> = [run.to_owned()].into_iter().chain(stages).collect();
+    if control.is_some() {
+        folders.drain(..folders.len() - 1);
+    }
     let one = |folder: PathBuf| {
         let plan = Plan::load(&folder)?;
         let of =
             json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "questions": context});
-        let model = format!("{} tokens", plan.data.seq_len);
+        let model = control.map_or_else(|| format!("{} tokens", plan.data.seq_len), str::to_owned);
         kept(&folder.join("in_context.json"), &of, || ask(model, &folder, &corpus, context))
     };
-    [run.to_owned()].into_iter().chain(stages).map(one).collect()
+    folders.into_iter().map(one).collect()
 }
 
 /// Asks the model in `folder`.

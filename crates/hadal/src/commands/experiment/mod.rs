@@ -47,7 +47,7 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     let mut work = Work { experiment, args, text: args.text.clone(), out, started: Instant::now() };
     work.check_layout()?;
     if work.trains_on_kinds() {
-        let draft = Plan::new(&work.recipe(&work.experiment.run[0], 0)?, Some(1000.0))?;
+        let draft = Plan::draft(&work.recipe(&work.experiment.run[0], 0)?)?;
         work.text = vec![kinds::prepare(&args.domains, &draft, &work.out)?];
     } else if !args.domains.is_empty() {
         say!("note: {GIVEN}");
@@ -82,7 +82,7 @@ struct Found {
     runs: Vec<Series>,
     /// What their models do beside their losses, by run and seed.
     measured: Vec<Vec<measure::Measured>>,
-    /// The first run's model and those after its stages.
+    /// The first run's model and those after its stages, then what the other runs ended with.
     context: Vec<measure::Stage>,
     /// One run's weights under every precision, by run and seed.
     fidelity: Vec<(String, Vec<Fidelity>)>,
@@ -165,18 +165,21 @@ impl Work<'_> {
         say!("\n== measuring the models on held-out text");
         let (mut runs, mut measured) = (Vec::new(), Vec::new());
         let seeds = self.seeds()?;
+        let kinds = measure::kinds(self, &self.folder(&self.experiment.run[0], seeds[0]))?;
         for member in &self.experiment.run {
             let folders: Vec<PathBuf> = seeds.iter().map(|s| self.folder(member, *s)).collect();
             let steps = folders.iter().map(|f| Ok(metrics::read(&f.join(metrics::METRICS_FILE))?));
             runs.push(Series { name: member.name.clone(), seeds: steps.collect::<Result<_>>()? });
-            let one = folders.iter().map(|f| measure::measure(self, f));
+            let one = folders.iter().map(|f| measure::measure(f, &kinds));
             measured.push(one.collect::<Result<_>>()?);
         }
         let mut context = Vec::new();
         if let Some(questions) = &self.experiment.context {
-            let of_seed =
-                seeds.iter().map(|s| measure::in_context(&self.folder(&self.experiment.run[0], *s), questions));
-            context = measure::pooled(of_seed.collect::<Result<_>>()?);
+            for (i, member) in self.experiment.run.iter().enumerate() {
+                let control = (i > 0).then_some(member.name.as_str());
+                let of_seed = seeds.iter().map(|s| measure::in_context(&self.folder(member, *s), questions, control));
+                context.extend(measure::pooled(of_seed.collect::<Result<_>>()?));
+            }
         }
         let weights = self.experiment.fidelity.as_ref();
         let fidelity = weights.map_or_else(|| Ok(Vec::new()), |weights| fidelity::measure(self, weights))?;

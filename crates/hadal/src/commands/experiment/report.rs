@@ -33,7 +33,8 @@ fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
     plot::compare_loss(&out.join("loss.svg"), title, &all)?;
     let (base, bound) = experiment.base();
     let (base, others): (Vec<plot::Run<'_>>, Vec<plot::Run<'_>>) = all.iter().partition(|r| r.name == base);
-    if let (Some(base), false) = (base.first(), others.is_empty()) {
+    // Runs that differ in their stages alone have one loss before them.
+    if let (Some(base), false) = (base.first(), others.is_empty() || experiment.context.is_some()) {
         let title = format!("{title}: loss relative to {}", base.name);
         plot::relative_loss(&out.join("difference.svg"), &title, *base, &others, experiment.smooth, bound)?;
     }
