@@ -1,6 +1,5 @@
 //! `hadal bench`: how fast this machine does the work.
 
-use super::inspect::plan_of;
 use crate::cli::{BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, ProductFormat};
 use anyhow::{Result, ensure};
 use hadal_model::ModelConfig;
@@ -8,6 +7,7 @@ use hadal_ops::gemm::bench::{self, Layer, Orientation, Pair, Row, Spec};
 use hadal_ops::linear::accumulator;
 use hadal_ops::{Acc, Accumulator, Cx, DType};
 use hadal_train::bench::peak_rss_bytes;
+use hadal_train::plan::Plan;
 use hadal_train::recipe::Recipe;
 use serde_json::json;
 
@@ -56,7 +56,7 @@ fn accumulator(args: &BenchAccumulatorArgs) {
 
 /// The products of a step, and one cube of 512, against the multiply instruction's own rate.
 fn gemm(args: &BenchGemmArgs) -> Result<()> {
-    let config = plan_of(&Recipe::load(&args.recipe, &[])?)?.model;
+    let config = Plan::draft(&Recipe::load(&args.recipe, &[])?)?.model;
     let layers = layers(&config);
     ensure!(
         config.vocab_size.max(config.hidden_size) < 1 << 17 && config.n_routed_experts <= 64,

@@ -10,8 +10,7 @@ use hadal_train::step::StepSettings;
 
 pub(crate) fn run(args: &BenchTrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.set)?;
-    // The length of the run plays no part.
-    let mut plan = Plan::new(&recipe, Some(1000.0))?;
+    let mut plan = Plan::draft(&recipe)?;
     let longest = plan.model.max_position_embeddings;
     ensure!(args.seq_len <= longest, "--seq-len {}: the model's context is {longest}", args.seq_len);
     if args.threads > 0 {

@@ -35,7 +35,7 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     }
     let path = Path::new(name);
     if RECIPES.iter().any(|r| r.0 == name) || path.extension().is_some_and(|e| e == "toml") {
-        let plan = plan_of(&Recipe::load(name, set)?)?;
+        let plan = Plan::draft(&Recipe::load(name, set)?)?;
         return Ok(Found { formats: Some(plan.formats()), seq_len: Some(plan.data.seq_len), config: plan.model });
     }
     ensure!(set.is_empty(), "--set changes a recipe, and `{name}` is none");
@@ -49,10 +49,4 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     known.sort_unstable();
     known.dedup();
     bail!("`{name}` is neither a file or folder nor a built-in name ({})", known.join(", "))
-}
-
-/// The plan of a recipe whose length plays no part.
-pub(crate) fn plan_of(recipe: &Recipe) -> Result<Plan> {
-    // One that is measured when a run begins changes nothing about the model; any rate serves here.
-    Ok(Plan::new(recipe, Some(1e4))?)
 }

@@ -33,6 +33,8 @@ pub(crate) struct Session {
 pub(crate) struct Prepared {
     pub(crate) recipe: Recipe,
     pub(crate) corpus: Corpus,
+    /// Its plan but for the length.
+    draft: Plan,
     folder: PathBuf,
 }
 
@@ -47,13 +49,13 @@ impl Prepared {
             );
         }
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let draft = Plan::new(&recipe, Some(1000.0))?;
+        let draft = Plan::draft(&recipe)?;
         let paths = draft.text.clone();
         let source = paths.as_deref().map_or(Source::CargoLock(LOCK), Source::Paths);
         let vocab = if draft.data.vocab_size > 0 { draft.data.vocab_size } else { draft.model.vocab_size };
         let seed = draft.run.seed;
         let corpus = Corpus::prepare(&source, &draft.data, vocab, seed, &folder, &mut |line| say!("{line}"))?;
-        Ok(Self { recipe, corpus, folder })
+        Ok(Self { recipe, corpus, draft, folder })
     }
 
     /// Fixes the run's plan; `rate` is this machine's, for a recipe that leaves its length to it.
@@ -71,8 +73,7 @@ impl Session {
         let mut prepared = Prepared::new(recipe)?;
         let mut rate = None;
         if Plan::needs_measurement(&prepared.recipe) {
-            let draft = Plan::new(&prepared.recipe, Some(1000.0))?;
-            let found = run::measure(&draft, &prepared.corpus, MEASURE_SECONDS)?;
+            let found = run::measure(&prepared.draft, &prepared.corpus, MEASURE_SECONDS)?;
             say!("this machine trains {found:.0} tokens a second");
             if let Some(minutes) = minutes_left() {
                 prepared.recipe.schedule.minutes = minutes;
