@@ -35,6 +35,14 @@ pub struct EvalWindow {
     first_scored: usize,
 }
 
+impl EvalWindow {
+    /// Inputs, at least one.
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
 /// All windows of a set of documents.
 #[derive(Clone, Debug)]
 pub struct EvalSet {
@@ -46,7 +54,6 @@ pub struct EvalSet {
     pub scored: u64,
     documents: Vec<Vec<i32>>,
     seq_len: usize,
-    pad: i32,
 }
 
 impl EvalSet {
@@ -83,8 +90,7 @@ impl EvalSet {
         let eos = tokenizer.eos()?;
         let special = tokenizer.special();
         let first = special.bos.filter(|_| bos).unwrap_or(eos) as i32;
-        let pad = special.pad.unwrap_or(eos) as i32;
-        let mut set = Self { windows: Vec::new(), text_bytes: 0, scored: 0, documents: Vec::new(), seq_len, pad };
+        let mut set = Self { windows: Vec::new(), text_bytes: 0, scored: 0, documents: Vec::new(), seq_len };
         for (document, (ids, bytes)) in ids.into_iter().enumerate() {
             let mut tokens = Vec::with_capacity(ids.len() + 2);
             tokens.push(first);
@@ -113,25 +119,16 @@ impl EvalSet {
         self
     }
 
-    /// Writes windows `from..` as rows of `seq_len`: inputs padded at the end, targets -1 where nothing is scored.
-    /// Both slices hold the same number of whole rows; rows past the last window are all padding. Returns the windows
-    /// written.
-    pub fn fill(&self, from: usize, inputs: &mut [i32], targets: &mut [i32]) -> usize {
-        assert_eq!(inputs.len(), targets.len(), "inputs and targets are of one shape");
-        inputs.fill(self.pad);
-        targets.fill(-1);
-        let rows = inputs.chunks_exact_mut(self.seq_len).zip(targets.chunks_exact_mut(self.seq_len));
-        let mut written = 0;
-        for (window, (inputs, targets)) in self.windows.iter().skip(from).zip(rows) {
-            let tokens = &self.documents[window.document][window.start..=window.start + window.len];
-            inputs[..window.len].copy_from_slice(&tokens[..window.len]);
-            targets[window.first_scored..window.len].copy_from_slice(&tokens[window.first_scored + 1..]);
-            written += 1;
-        }
-        written
+    /// Writes a window's inputs and targets, -1 where nothing is scored; both slices have its length.
+    pub fn fill(&self, window: &EvalWindow, inputs: &mut [i32], targets: &mut [i32]) {
+        let &EvalWindow { document, start, len, first_scored } = window;
+        let tokens = &self.documents[document][start..=start + len];
+        inputs.copy_from_slice(&tokens[..len]);
+        targets[..first_scored].fill(-1);
+        targets[first_scored..].copy_from_slice(&tokens[first_scored + 1..]);
     }
 
-    /// Inputs of a window.
+    /// Most inputs of a window.
     pub fn seq_len(&self) -> usize {
         self.seq_len
     }
@@ -161,13 +158,12 @@ mod tests {
             let t = tokenizer();
             let options = EvalOptions { seq_len, overlap: overlap.min(seq_len - 1), bos };
             let set = EvalSet::of_texts(&texts, &t, options).unwrap();
-            let n = set.windows.len() + 2;
-            let (mut inputs, mut targets) = (vec![9; n * seq_len], vec![9; n * seq_len]);
-            prop_assert_eq!(set.fill(0, &mut inputs, &mut targets), set.windows.len());
             let mut got: Vec<Vec<u32>> = vec![Vec::new(); texts.len()];
-            for (w, window) in set.windows.iter().enumerate() {
-                for i in 0..seq_len {
-                    let (input, target) = (inputs[w * seq_len + i], targets[w * seq_len + i]);
+            for window in &set.windows {
+                prop_assert!((1..=seq_len).contains(&window.len()));
+                let (mut inputs, mut targets) = (vec![9; window.len()], vec![9; window.len()]);
+                set.fill(window, &mut inputs, &mut targets);
+                for (i, (input, target)) in inputs.into_iter().zip(targets).enumerate() {
                     if target >= 0 {
                         // What precedes it is the document's previous token.
                         let place = got[window.document].len();
@@ -177,7 +173,6 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(targets[set.windows.len() * seq_len..].iter().all(|t| *t == -1));
             for (ids, text) in got.iter().zip(&texts) {
                 let mut expect = t.encode(text);
                 expect.push(t.eos().unwrap());

@@ -30,7 +30,7 @@ pub mod split;
 pub mod tokenizer;
 
 pub use error::{DataError, Result};
-pub use eval::{EvalOptions, EvalSet};
+pub use eval::{EvalOptions, EvalSet, EvalWindow};
 pub use loader::{Batch, Cursor, Loader, Share, StreamOptions};
 pub use pack::Packed;
 pub use source::{Document, SourceOptions, Texts, read_paths};

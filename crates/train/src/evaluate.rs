@@ -1,13 +1,13 @@
 //! Loss and bits per byte on windows of held-out text.
 
 use crate::metrics::Validation;
-use hadal_data::EvalSet;
+use hadal_data::{EvalSet, EvalWindow};
 use hadal_model::{Input, Model};
 use hadal_ops::Cx;
 
-/// Most windows run together ...
+/// Most full windows' tokens run together ...
 const WINDOWS: usize = 8;
-/// ... and most tokens, so that memory does not grow with the window.
+/// ... and most tokens, unless one window has more, so that memory does not grow with the window.
 const TOKENS: usize = 16_384;
 
 /// Summed loss and number of the targets at one place of the window.
@@ -32,14 +32,14 @@ pub fn evaluate_by_position(
     set: &EvalSet,
     each: &mut dyn FnMut(usize, usize) -> bool,
 ) -> (Validation, Vec<AtPosition>) {
-    let seq = set.seq_len();
-    let mut places = vec![AtPosition::default(); seq];
+    let mut places = vec![AtPosition::default(); set.seq_len()];
     let mut total = 0.0;
     let whole = each_input(cx, set, &mut |input, done| {
         let (losses, _) = model.losses(cx, input, None, false, None);
-        for (i, (loss, target)) in losses.f32().iter().zip(input.targets.i32()).enumerate() {
+        let targets = input.targets.i32().iter().zip(input.positions.i32());
+        for (loss, (target, at)) in losses.f32().iter().zip(targets) {
             total += f64::from(*loss);
-            let place = &mut places[i % seq];
+            let place = &mut places[*at as usize];
             place.loss += f64::from(*loss);
             place.targets += u64::from(*target >= 0);
         }
@@ -56,17 +56,87 @@ pub fn evaluate_by_position(
     (mean, places)
 }
 
-/// Hands the windows of `set` to `run`, some at a time, with the number of windows done after them, until it returns false;
-/// says whether it never did. Rows without a target (-1) are padding.
+/// Hands the windows of `set` to `run`, as many at a time as there is room for, each a segment of its own length, with the
+/// number of windows done after them, until it returns false; says whether it never did. Targets that are not scored are -1.
 pub(crate) fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> bool) -> bool {
-    let seq = set.seq_len();
-    let mut input = Input::new(cx, &vec![seq; (TOKENS / seq).clamp(1, WINDOWS)], 0);
+    let room = (WINDOWS * set.seq_len()).min(TOKENS);
     let mut done = 0;
-    while done < set.windows.len() {
-        done += set.fill(done, input.ids.i32_mut(), input.targets.i32_mut());
+    while let Some(first) = set.windows.get(done) {
+        let mut lens = vec![first.len()];
+        let more = set.windows[done + 1..].iter().map(EvalWindow::len);
+        let mut tokens = first.len();
+        lens.extend(more.take_while(|len| {
+            tokens += len;
+            tokens <= room
+        }));
+        let mut input = Input::new(cx, &lens, 0);
+        let (mut ids, mut targets) = (input.ids.i32_mut(), input.targets.i32_mut());
+        for (window, len) in set.windows[done..].iter().zip(&lens) {
+            let (these, of_these);
+            (these, ids) = ids.split_at_mut(*len);
+            (of_these, targets) = targets.split_at_mut(*len);
+            set.fill(window, these, of_these);
+        }
+        done += lens.len();
         if !run(&input, done) {
             return false;
         }
     }
     true
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use hadal_data::tokenizer::TrainOptions;
+    use hadal_data::{Document, EvalOptions, Tokenizer};
+    use hadal_model::ModelConfig;
+    use hadal_ops::DType;
+
+    /// A small configuration, and windows of at most `seq_len` tokens over texts that a tokenizer of its size has learned.
+    pub(crate) fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
+        let mut config = ModelConfig::from_file(fixture).unwrap();
+        let document = Document { id: "a".into(), group: "a".into(), text: texts.join("\n") };
+        let options = TrainOptions { vocab_size: 300, ..TrainOptions::default() };
+        let (tokenizer, _) = Tokenizer::train(&[document], &options).unwrap();
+        config.vocab_size = config.vocab_size.max(tokenizer.vocab_size());
+        (config, EvalSet::of_texts(texts, &tokenizer, EvalOptions { seq_len, overlap, bos: true }).unwrap())
+    }
+
+    /// Windows of many lengths run together have the losses, to the bit, and the places that each has alone.
+    #[test]
+    fn windows_together_are_as_windows_alone() {
+        let texts =
+            ["a text of some forty bytes, more or less, and then some more of it", "short", "", "and a third one", "x"];
+        let (config, set) = windows(&texts.repeat(9), 24, 5);
+        let cx = Cx::cpu(2, DType::Bf16);
+        let mut model = Model::new(&cx, &config);
+        model.init(&cx, 1, 0.1);
+        let mut done = Vec::new();
+        let (found, places) = cx.threads().run(|| {
+            evaluate_by_position(&cx, &model, &set, &mut |n, all| {
+                assert_eq!(all, set.windows.len());
+                done.push(n);
+                true
+            })
+        });
+        assert!(done.len() > 1 && done.is_sorted() && done.last() == Some(&set.windows.len()), "{done:?}");
+        let (mut total, mut alone) = (0.0, vec![AtPosition::default(); 24]);
+        for window in &set.windows {
+            let mut input = Input::new(&cx, &[window.len()], 0);
+            set.fill(window, input.ids.i32_mut(), input.targets.i32_mut());
+            let (losses, _) = cx.threads().run(|| model.losses(&cx, &input, None, false, None));
+            for ((loss, target), place) in losses.f32().iter().zip(input.targets.i32()).zip(&mut alone) {
+                total += f64::from(*loss);
+                place.loss += f64::from(*loss);
+                place.targets += u64::from(*target >= 0);
+            }
+        }
+        assert_eq!(found.loss, total / set.scored as f64);
+        assert_eq!(places, alone);
+        assert_eq!(places.iter().map(|p| p.targets).sum::<u64>(), set.scored);
+        let stopped = cx.threads().run(|| evaluate(&cx, &model, &set, &mut |_, _| false));
+        assert!(stopped.loss.is_nan());
+    }
 }

@@ -68,9 +68,7 @@ impl Fidelity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hadal_data::tokenizer::TrainOptions;
-    use hadal_data::{Document, EvalOptions, Tokenizer};
-    use hadal_model::ModelConfig;
+    use crate::evaluate::tests::windows;
     use hadal_model::precision::{Gradients, Precision};
     use hadal_ops::DType;
 
@@ -78,14 +76,8 @@ mod tests {
     /// scale among unlike tokens and lose more.
     #[test]
     fn precisions_are_ordered_by_their_bits() {
-        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
-        let mut config = ModelConfig::from_file(fixture).unwrap();
         let text = "some text, again some text, and then at last some other text: one, two, three, four, five. ";
-        let document = Document { id: "a".into(), group: "a".into(), text: text.into() };
-        let options = TrainOptions { vocab_size: 300, ..TrainOptions::default() };
-        let (tokenizer, _) = Tokenizer::train(&[document], &options).unwrap();
-        config.vocab_size = config.vocab_size.max(tokenizer.vocab_size());
-        let set = EvalSet::of_texts(&[text], &tokenizer, EvalOptions { seq_len: 16, overlap: 0, bos: true }).unwrap();
+        let (config, set) = windows(&[text], 16, 0);
         let take = |dtype, precision, exact: Option<&Sample>| {
             let cx = Cx::cpu(1, dtype);
             let mut model = Model::with_precision(&cx, &config, precision);

@@ -92,9 +92,7 @@ pub fn specialisation(texts: &[&[LayerRouting]]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hadal_data::tokenizer::TrainOptions;
-    use hadal_data::{Document, EvalOptions, Tokenizer};
-    use hadal_model::ModelConfig;
+    use crate::evaluate::tests::windows;
     use hadal_ops::DType;
 
     fn layer(load: &[u64]) -> LayerRouting {
@@ -114,16 +112,9 @@ mod tests {
 
     #[test]
     fn every_scored_token_is_counted_once_in_each_layer() {
-        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
-        let mut config = ModelConfig::from_file(fixture).unwrap();
-        let (experts, chosen) = (config.n_routed_experts, config.num_experts_per_tok);
-        let document = Document { id: "a".into(), group: "a".into(), text: "some text, again some text".into() };
-        let options = TrainOptions { vocab_size: 300, ..TrainOptions::default() };
-        let (tokenizer, _) = Tokenizer::train(&[document], &options).unwrap();
-        config.vocab_size = config.vocab_size.max(tokenizer.vocab_size());
-        // Windows of 24 tokens, the last ones padded.
         let texts = ["a text of some forty bytes, more or less", "short", "and a third one"];
-        let set = EvalSet::of_texts(&texts, &tokenizer, EvalOptions { seq_len: 24, overlap: 0, bos: true }).unwrap();
+        let (mut config, set) = windows(&texts, 24, 0);
+        let (experts, chosen) = (config.n_routed_experts, config.num_experts_per_tok);
         for limit in [2, config.n_group] {
             config.topk_group = limit;
             let cx = Cx::cpu(2, DType::F32);
