@@ -176,8 +176,7 @@ impl Needles {
 
     /// A training text of exactly `len` tokens, appended to `out`: `take` gives as many tokens of real text as it is asked
     /// for. Facts and questions stand at lines' boundaries and take up to three quarters of the row: every question after its
-    /// fact. A question at any later place is mostly a near one, so that a fact is first asked for at the end every second
-    /// time, and one of them always: such questions are as far from their facts as the row is long.
+    /// fact, one of them at the end.
     pub fn row(
         &self,
         len: usize,
@@ -216,14 +215,13 @@ impl Needles {
         }
         let text = take(rest)?;
         let lines = self.boundaries(&text);
-        let (places, asked, at_end) = (rng.substream(3), rng.substream(4), rng.substream(6));
+        let (places, asked) = (rng.substream(3), rng.substream(4));
         let at = |fact: usize| places.below(fact as u64, lines.len() as u64) as usize;
         let mut parts: Vec<_> = facts.iter().enumerate().map(|(i, f)| (lines[at(i)], i, f.needle.as_slice())).collect();
         for (i, fact) in questions.into_iter().enumerate() {
             let later = at(fact) + asked.below(i as u64, (lines.len() - at(fact)) as u64) as usize;
-            // At one place, questions come after all facts.
-            let far = i == 0 || (i < facts.len() && at_end.below(i as u64, 2) == 0);
-            let place = if far { text.len() } else { lines[later] };
+            // One question stands at the end. At one place, questions come after all facts.
+            let place = if i == 0 { text.len() } else { lines[later] };
             parts.push((place, FACTS + i, &facts[fact].needle));
         }
         out.extend(self.bos);
@@ -352,32 +350,6 @@ mod tests {
                 prop_assert!(of_word.len() > 1 && of_word.iter().all(|f| *f == of_word[0]));
             }
         }
-    }
-
-    /// What is asked for at the end is as far away as a row allows: about half of the facts, and the first one.
-    #[test]
-    fn half_of_the_facts_are_asked_for_at_the_end() {
-        let t = tokenizer();
-        let maker = Needles::new(&t, true).unwrap();
-        let hay = text();
-        let (mut at_end, mut all) = (0, 0);
-        for seed in 0..40 {
-            let mut ids = Vec::new();
-            maker.row(1500, rng(seed), &mut ids, |n| Ok(hay.iter().copied().cycle().take(n).collect())).unwrap();
-            let shown = t.decode(&ids[1..ids.len() - 1]);
-            let words = |text: &str| {
-                needles(text).into_iter().map(|found| found.0).collect::<std::collections::BTreeSet<_>>().len()
-            };
-            // Text before them may end amid a line.
-            let mut rest = shown.as_str();
-            while let Some(at) = rest.rfind("The magic number of ").filter(|at| rest[*at..].lines().count() == 1) {
-                rest = &rest[..at];
-            }
-            let found = words(&shown[rest.len()..]);
-            assert!(found > 0, "{shown}");
-            (at_end, all) = (at_end + found, all + words(&shown));
-        }
-        assert!((0.45..0.75).contains(&(at_end as f64 / all as f64)), "{at_end} of {all}");
     }
 
     #[test]
