@@ -83,7 +83,8 @@ pub struct Context {
 /// What a model makes of its context.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InContext {
-    /// By what it was trained on last, `512 tokens`, `4096 tokens`, or a control's name.
+    /// By what it was trained on last, `512 tokens`, `4096 tokens` (the second of one length with its stage's number), or a
+    /// control's name.
     pub model: String,
     /// Needles found.
     pub needles: Vec<NeedleCell>,
@@ -161,10 +162,15 @@ pub struct Member {
 impl Member {
     /// Folder of the run inside the experiment's; of several seeds each has its own below it ([`Experiment::folder`]).
     pub fn folder(&self) -> String {
-        let letters = self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
-        let name: String = letters.collect();
-        name.split('-').filter(|p| !p.is_empty()).collect::<Vec<_>>().join("-")
+        file_name(&self.name)
     }
+}
+
+/// A name of a run or a model as part of a file's name: letters and digits in small, joined by `-`.
+pub fn file_name(name: &str) -> String {
+    let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
+    let name: String = letters.collect();
+    name.split('-').filter(|p| !p.is_empty()).collect::<Vec<_>>().join("-")
 }
 
 impl Experiment {

@@ -175,11 +175,16 @@ pub(super) fn in_context(run: &Path, context: &Context, control: Option<&str>) -
     if control.is_some() {
         folders.drain(..folders.len() - 1);
     }
+    let mut names: Vec<String> = Vec::new();
     let one = |folder: PathBuf| {
         let plan = Plan::load(&folder)?;
         let of =
             json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "questions": context});
-        let model = control.map_or_else(|| format!("{} tokens", plan.data.seq_len), str::to_owned);
+        let mut model = control.map_or_else(|| format!("{} tokens", plan.data.seq_len), str::to_owned);
+        if names.contains(&model) {
+            model = format!("{model}, stage {}", names.len());
+        }
+        names.push(model.clone());
         kept(&folder.join("in_context.json"), &of, || ask(model, &folder, &corpus, context))
     };
     folders.into_iter().map(one).collect()

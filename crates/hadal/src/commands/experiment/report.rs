@@ -4,7 +4,7 @@ use super::figures::{COLUMNS, specialised};
 use super::measure::Measured;
 use super::{Found, GIVEN, Work, fidelity};
 use anyhow::{Context as _, Result};
-use hadal_train::experiment::{Experiment, Findings, InContext, Judgement, Series};
+use hadal_train::experiment::{Experiment, Findings, InContext, Judgement, Series, file_name};
 use hadal_train::metrics::StepMetrics;
 use hadal_train::plot::{self, NeedleCell};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
     }
     for stage in &found.context {
         let name = &stage.found.model;
-        let file = format!("needles-{}.svg", name.replace(' ', "-"));
+        let file = format!("needles-{}.svg", file_name(name));
         plot::needles(&out.join(file), &format!("{title}: {name}"), &stage.found.needles)?;
     }
     if !found.context.is_empty() {
