@@ -65,6 +65,8 @@ struct Shared {
     /// Jobs shown, so that idle workers watch one line of cache.
     open: AtomicUsize,
     sleepers: AtomicUsize,
+    /// Workers that have begun.
+    begun: AtomicUsize,
     stop: AtomicBool,
     bed: Mutex<()>,
     bell: Condvar,
@@ -92,6 +94,7 @@ impl Team {
             slots: std::array::from_fn(slot),
             open: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             bed: Mutex::new(()),
             bell: Condvar::new(),
@@ -101,7 +104,11 @@ impl Team {
             let worker = std::thread::Builder::new().name(format!("hadal-{i}"));
             worker.spawn(move || shared.serve()).expect("cannot start a thread")
         };
-        let workers = (1..n).map(start).collect();
+        let workers: Vec<_> = (1..n).map(start).collect();
+        // A thread allocates when it begins: now, and not in the middle of a step on a busy machine.
+        while shared.begun.load(Ordering::Relaxed) < workers.len() {
+            std::thread::yield_now();
+        }
         Self { shared, workers }
     }
 
@@ -168,6 +175,7 @@ impl Shared {
 
     /// A worker's life.
     fn serve(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
         while !self.stop.load(Ordering::Relaxed) {
             let since = Instant::now();
             loop {
