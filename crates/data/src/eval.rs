@@ -36,9 +36,8 @@ pub struct EvalWindow {
 }
 
 impl EvalWindow {
-    /// Inputs, at least one.
-    #[expect(clippy::len_without_is_empty, reason = "it never is")]
-    pub fn len(&self) -> usize {
+    /// Number of inputs, at least one.
+    pub fn inputs(&self) -> usize {
         self.len
     }
 }
@@ -160,8 +159,8 @@ mod tests {
             let set = EvalSet::of_texts(&texts, &t, options).unwrap();
             let mut got: Vec<Vec<u32>> = vec![Vec::new(); texts.len()];
             for window in &set.windows {
-                prop_assert!((1..=seq_len).contains(&window.len()));
-                let (mut inputs, mut targets) = (vec![9; window.len()], vec![9; window.len()]);
+                prop_assert!((1..=seq_len).contains(&window.inputs()));
+                let (mut inputs, mut targets) = (vec![9; window.inputs()], vec![9; window.inputs()]);
                 set.fill(window, &mut inputs, &mut targets);
                 for (i, (input, target)) in inputs.into_iter().zip(targets).enumerate() {
                     if target >= 0 {

@@ -5,9 +5,9 @@ use hadal_data::{EvalSet, EvalWindow};
 use hadal_model::{Input, Model};
 use hadal_ops::Cx;
 
-/// Most full windows' tokens run together ...
+/// As many tokens are run together as so many full windows have ...
 const WINDOWS: usize = 8;
-/// ... and most tokens, unless one window has more, so that memory does not grow with the window.
+/// ... and no more than these, unless one window has more, so that memory does not grow with the window.
 const TOKENS: usize = 16_384;
 
 /// Summed loss and number of the targets at one place of the window.
@@ -62,20 +62,19 @@ pub(crate) fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usi
     let room = (WINDOWS * set.seq_len()).min(TOKENS);
     let mut done = 0;
     while let Some(first) = set.windows.get(done) {
-        let mut lens = vec![first.len()];
-        let more = set.windows[done + 1..].iter().map(EvalWindow::len);
-        let mut tokens = first.len();
+        let mut lens = vec![first.inputs()];
+        let more = set.windows[done + 1..].iter().map(EvalWindow::inputs);
+        let mut tokens = first.inputs();
         lens.extend(more.take_while(|len| {
             tokens += len;
             tokens <= room
         }));
         let mut input = Input::new(cx, &lens, 0);
-        let (mut ids, mut targets) = (input.ids.i32_mut(), input.targets.i32_mut());
+        let mut at = 0;
         for (window, len) in set.windows[done..].iter().zip(&lens) {
-            let (these, of_these);
-            (these, ids) = ids.split_at_mut(*len);
-            (of_these, targets) = targets.split_at_mut(*len);
-            set.fill(window, these, of_these);
+            let place = at..at + len;
+            set.fill(window, &mut input.ids.i32_mut()[place.clone()], &mut input.targets.i32_mut()[place]);
+            at += len;
         }
         done += lens.len();
         if !run(&input, done) {
@@ -124,7 +123,7 @@ pub(crate) mod tests {
         assert!(done.len() > 1 && done.is_sorted() && done.last() == Some(&set.windows.len()), "{done:?}");
         let (mut total, mut alone) = (0.0, vec![AtPosition::default(); 24]);
         for window in &set.windows {
-            let mut input = Input::new(&cx, &[window.len()], 0);
+            let mut input = Input::new(&cx, &[window.inputs()], 0);
             set.fill(window, input.ids.i32_mut(), input.targets.i32_mut());
             let (losses, _) = cx.threads().run(|| model.losses(&cx, &input, None, false, None));
             for ((loss, target), place) in losses.f32().iter().zip(input.targets.i32()).zip(&mut alone) {
