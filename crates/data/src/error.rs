@@ -1,5 +1,6 @@
 //! Everything that can go wrong with text, tokenizers and packed files, each with the place and what to do about it.
 
+use hadal_base::IoError;
 use std::path::{Path, PathBuf};
 
 /// The crate's result.
@@ -9,15 +10,8 @@ pub type Result<T, E = DataError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// Reading or writing failed.
-    #[error("cannot {action} {}: {error}{}", path.display(), advice_on(error))]
-    Io {
-        /// What was attempted: "read", "write", ...
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's own error.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A line of a `.jsonl` file is not what it should be.
     #[error("{}:{line}: {problem}; correct or remove that line, or name the right field", path.display())]
     JsonLine {
@@ -88,7 +82,7 @@ impl DataError {
     /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |error| Self::Io { action, path, error }
+        move |error| Self::Io(IoError { action, path, error })
     }
 
     pub(crate) fn shard(path: &Path, problem: impl Into<String>) -> Self {
@@ -102,15 +96,4 @@ impl DataError {
 
 fn at(path: Option<&Path>) -> String {
     path.map(|p| format!(" {}", p.display())).unwrap_or_default()
-}
-
-fn advice_on(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "; check the path",
-        std::io::ErrorKind::PermissionDenied => "; check who may read and write there",
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            "; free some disk space and run it again"
-        }
-        _ => "",
-    }
 }

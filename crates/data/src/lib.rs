@@ -9,7 +9,6 @@
 //! Everything is a function of its inputs and a seed: no order of threads or of files on disk changes a token. Random
 //! numbers are counter-based ([`hash`]). Nothing panics on bad input: errors name file, line or key ([`DataError`]).
 
-mod atomic;
 pub mod baseline;
 pub mod boundary;
 pub mod cargo_sources;

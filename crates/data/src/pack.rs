@@ -9,12 +9,12 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic::write_atomically;
 use crate::error::{DataError, Result};
 use crate::hash::{hash_bytes, mix};
 use crate::shard::{Shard, ShardHeader, ShardWriter};
 use crate::source::Document;
 use crate::tokenizer::{Throughput, Tokenizer};
+use hadal_base::atomic::write_file;
 
 /// Documents that are encoded at once.
 const AT_ONCE: usize = 512;
@@ -67,7 +67,7 @@ pub fn pack(
         manifest.shards.push(Entry { file, header: writer.finish()? });
     }
     let json = serde_json::to_string_pretty(&manifest).expect("numbers and strings");
-    write_atomically(&folder.join(format!("{name}.json")), json.as_bytes())?;
+    write_file(&folder.join(format!("{name}.json")), json.as_bytes())?;
     Ok(Throughput {
         bytes: manifest.shards.iter().map(|s| s.header.text_bytes).sum(),
         tokens: manifest.shards.iter().map(|s| s.header.tokens).sum(),

@@ -10,15 +10,15 @@
 //! cut while in use is an error instead of a signal.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::atomic;
 use crate::error::{DataError, Result};
 use crate::hash::hash_bytes;
+use hadal_base::atomic::StagedFile;
 
 const MAGIC: &[u8; 8] = b"hadaltok";
 const VERSION: u32 = 1;
@@ -62,7 +62,7 @@ impl ShardHeader {
 /// Writes one file. Dropped before [`Self::finish`], it leaves nothing behind.
 pub struct ShardWriter {
     path: PathBuf,
-    out: Option<BufWriter<File>>,
+    staged: StagedFile,
     header: ShardHeader,
     index: Vec<u8>,
     names: Vec<(String, String)>,
@@ -73,9 +73,8 @@ pub struct ShardWriter {
 impl ShardWriter {
     /// Begins a file for tokens of the given vocabulary.
     pub fn create(path: &Path, vocab_size: usize, tokenizer: u64) -> Result<Self> {
-        let write = || DataError::io("write", path);
-        let mut file = File::create(atomic::aside(path)).map_err(write())?;
-        file.seek(SeekFrom::Start(PAGE)).map_err(write())?;
+        let mut staged = StagedFile::new(path)?;
+        staged.out().seek(SeekFrom::Start(PAGE)).map_err(DataError::io("write", path))?;
         let token_width = if vocab_size <= 1 << 16 { 2 } else { 4 };
         let header = ShardHeader {
             documents: 0,
@@ -89,7 +88,7 @@ impl ShardWriter {
         };
         Ok(Self {
             path: path.to_path_buf(),
-            out: Some(BufWriter::with_capacity(1 << 20, file)),
+            staged,
             header,
             index: Vec::new(),
             names: Vec::new(),
@@ -112,8 +111,7 @@ impl ShardWriter {
         self.header.tokens += ids.len() as u64;
         self.header.text_bytes += text_bytes as u64;
         self.names.push((group.to_owned(), id.to_owned()));
-        let out = self.out.as_mut().expect("open until finished");
-        out.write_all(&self.bytes).map_err(DataError::io("write", &self.path))
+        self.staged.out().write_all(&self.bytes).map_err(DataError::io("write", &self.path))
     }
 
     fn mark(&mut self) {
@@ -140,32 +138,16 @@ impl ShardWriter {
         page.extend(hash_bytes(&json).to_le_bytes());
         page.extend(&json);
         page.resize(PAGE as usize, 0);
-        let write = || DataError::io("write", &self.path);
-        let mut out = self.out.take().expect("open until finished");
+        let out = self.staged.out();
         let written = (|| {
             out.write_all(&self.index)?;
             out.write_all(&names)?;
             out.seek(SeekFrom::Start(0))?;
-            out.write_all(&page)?;
-            out.flush()
+            out.write_all(&page)
         })();
-        let finished = written.map_err(write()).and_then(|()| {
-            let file = out.into_inner().map_err(|e| write()(e.into_error()))?;
-            atomic::finish(file, &self.path)
-        });
-        if let Err(error) = finished {
-            let _ = std::fs::remove_file(atomic::aside(&self.path));
-            return Err(error);
-        }
-        Ok(self.header.clone())
-    }
-}
-
-impl Drop for ShardWriter {
-    fn drop(&mut self) {
-        if self.out.take().is_some() {
-            let _ = std::fs::remove_file(atomic::aside(&self.path));
-        }
+        written.map_err(DataError::io("write", &self.path))?;
+        self.staged.commit()?;
+        Ok(self.header)
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{DataError, Result};
+use hadal_base::IoError;
 
 /// One text, and the group it may be held out with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +145,7 @@ pub(crate) fn read_folder(
     for entry in walk {
         let entry = entry.map_err(|e| {
             let path = e.path().unwrap_or(folder).to_path_buf();
-            DataError::Io { action: "read", path, error: e.into() }
+            DataError::Io(IoError { action: "read", path, error: e.into() })
         })?;
         if !entry.file_type().is_file() || !wanted(entry.path()) {
             continue;

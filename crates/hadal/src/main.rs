@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Command::Tokenizer(args) => commands::tokenizer::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Pretrain(args) => commands::pretrain::run(&args),
-        Command::Extend(args) => commands::stages::extend(&args),
+        Command::Extend(args) => commands::extend::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Complete(args) => commands::complete::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
@@ -50,6 +50,11 @@ fn say(line: std::fmt::Arguments<'_>) {
         }
         std::process::exit(i32::from(error.kind() != std::io::ErrorKind::BrokenPipe));
     }
+}
+
+/// As [`say!`], for libraries that tell what they do.
+fn line(text: &str) {
+    say!("{text}");
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

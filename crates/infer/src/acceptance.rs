@@ -87,8 +87,8 @@ pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hadal_model::ModelConfig;
     use hadal_ops::DType;
+    use hadal_weights::ModelConfig;
 
     #[test]
     fn both_counts_agree_on_greedy_text() {

@@ -2,10 +2,12 @@
 
 mod acceptance;
 mod generate;
+mod loaded;
 mod needle;
 mod sample;
 
 pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acceptance};
 pub use generate::{Generation, Stop, generate};
+pub use loaded::{LoadError, Loaded};
 pub use needle::{Retrieval, retrieve};
 pub use sample::{SampleParams, Sampler, argmax};

@@ -50,8 +50,9 @@ pub fn retrieve(cx: &Cx, decoder: &Decoder<'_>, ids: &[u32], answer: Range<usize
 mod tests {
     use super::*;
     use crate::{SampleParams, generate};
-    use hadal_model::{Model, ModelConfig};
+    use hadal_model::Model;
     use hadal_ops::DType;
+    use hadal_weights::ModelConfig;
 
     #[test]
     fn says_what_generation_would() {

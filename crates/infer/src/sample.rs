@@ -1,6 +1,6 @@
 //! Choosing the next token from logits: temperature, top-k, top-p, min-p.
 
-use hadal_ops::{Purpose, Rng};
+use hadal_base::{Purpose, Rng};
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,8 +4,8 @@
 //! `cargo run --release -p hadal-model --example synthetic_checkpoint -- OUT [CONFIG [LAYERS [EXPERTS]]]`: CONFIG is a
 //! built-in name or a config.json, LAYERS and EXPERTS replace what it says.
 
-use hadal_model::ModelConfig;
-use hadal_model::hf::{Error, SHARD_BYTES, SaveOptions, SaveTensor, WeightFormat, expected, save};
+use hadal_weights::ModelConfig;
+use hadal_weights::{Error, SHARD_BYTES, SaveOptions, SaveTensor, WeightFormat, expected, save};
 use std::path::Path;
 
 /// A number in -0.05..0.05 from a tensor's length of name, and an element's place.

@@ -1,7 +1,6 @@
 //! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`, the FFN dense or DeepSeekMoE.
 
 use crate::build::Builder;
-use crate::config::ModelConfig;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
 use crate::mla::{Mla, MlaDeferred, MlaSaved};
 use crate::moe::{Moe, MoeDeferred, MoeSaved};
@@ -9,6 +8,7 @@ use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::Pass;
 use hadal_ops::{Acc, Cx, DType, Tensor, elementwise};
+use hadal_weights::ModelConfig;
 
 /// The second half of a block.
 pub enum Mlp {

@@ -1,8 +1,9 @@
 //! Makes parameters in the checkpoint's naming and numbers them.
 
 use crate::param::{Kind, Param, Part};
-use crate::precision::{Precision, Product};
+use hadal_ops::fp8::{Shape, Style};
 use hadal_ops::{Cx, DType, linear::PackedWeight};
+use hadal_weights::precision::{Gradients, Precision, Product};
 
 /// Hands out parameters with consecutive slots.
 pub(crate) struct Builder<'a> {
@@ -51,12 +52,23 @@ impl<'a> Builder<'a> {
             })
             .collect();
         let total = start / cols;
-        let packed = product.map(|p| self.precision.weight(self.cx, p, groups, total / groups, cols));
+        let packed = product.map(|p| self.weight(p, groups, total / groups, cols));
         self.param(&[total, cols], parts, Kind::Matrix, packed)
     }
 
     /// One linear layer `name.weight` of shape `[n, k]`.
     pub(crate) fn linear(&mut self, name: &str, n: usize, k: usize, product: Product) -> Param {
         self.matrix(vec![(format!("{name}.weight"), n)], k, 1, Some(product))
+    }
+
+    /// Room for a weight whose products are in `product`'s format.
+    fn weight(&self, product: Product, groups: usize, n: usize, k: usize) -> PackedWeight {
+        let dtype = match product {
+            Product::Compute => self.cx.compute(),
+            Product::Fp8 => DType::U8,
+            Product::F32 => DType::F32,
+        };
+        let shape = if self.precision.gradients == Gradients::Block { Shape::Block } else { Shape::Tile };
+        PackedWeight::new(self.cx, groups, n, k, dtype, true).with_gradients(Style { shape, ..Style::TILES })
     }
 }

@@ -12,7 +12,8 @@
 //! output head; not the embedding (a look-up), norms or biases. A causal token sees (T + 1) / 2 keys on average.
 //! Recomputation is not counted, as in the field's MFU.
 
-use crate::config::{ModelConfig, TopkMethod};
+use hadal_weights::precision::Formats;
+use hadal_weights::{ModelConfig, TopkMethod};
 use serde::Serialize;
 
 mod memory;
@@ -20,7 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use memory::{Formats, TrainingMemory, saved_at_the_ends, saved_by_layer, training_memory};
+pub use memory::{TrainingMemory, saved_at_the_ends, saved_by_layer, training_memory};
 
 /// Bytes of a number in a cache.
 const CACHED: u64 = 2;

@@ -2,10 +2,11 @@
 //! with `n_shared_experts` times the width, as the shared expert of DeepSeekMoE (report 2.1.2).
 
 use crate::build::Builder;
+use crate::kept::Kept;
 use crate::mla::weight_grad;
 use crate::param::{Grads, Param};
-use crate::precision::{Keep, Kept};
 use hadal_ops::{Acc, Cx, Tensor, linear, swiglu};
+use hadal_weights::precision::Keep;
 
 /// Parameters of one SwiGLU.
 pub struct Ffn {

@@ -1,15 +1,14 @@
-//! The DeepSeek-V3 model: configuration, layers with explicit forward and backward, and Hugging Face weights.
+//! The DeepSeek-V3 model: layers with explicit forward and backward, losses, caches, counting.
 
 mod balance;
 mod batch;
 mod block;
 mod build;
 mod cached;
-pub mod config;
 pub mod count;
 pub mod dump;
 mod ffn;
-pub mod hf;
+mod kept;
 mod load;
 mod mla;
 mod model;
@@ -18,17 +17,14 @@ mod mtp;
 mod norm;
 mod param;
 mod pass;
-pub mod precision;
 mod router;
 #[cfg(test)]
 mod wiring_tests;
-pub mod yarn;
 
 pub use balance::update_bias;
 pub use batch::{IGNORE, Input, MtpInput};
 pub use block::{Block, BlockDeferred, BlockSaved, Mlp};
 pub use cached::{Decoder, SequenceCache};
-pub use config::{ConfigError, ModelConfig, ModelType, ScoringFunc, TopkMethod};
 pub use ffn::Ffn;
 pub use mla::decode::{Absorbed, LatentCache};
 pub use mla::{Mla, MlaDeferred, MlaSaved, Query};
@@ -38,4 +34,3 @@ pub use mtp::{Mtp, MtpDeferred, MtpSaved};
 pub use param::{Grads, Kind, Param, Part};
 pub use pass::{BalancePass, Pass};
 pub use router::{Router, Routing};
-pub use yarn::Yarn;

@@ -1,10 +1,10 @@
 //! Weights from and to Hugging Face checkpoints.
 
-use crate::config::ModelConfig;
-use crate::hf::{self, Checkpoint, Error, Quantization, SaveOptions, SaveTensor, WeightFormat};
 use crate::model::Model;
-use crate::precision::Precision;
 use hadal_ops::{Cx, DType};
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
+use hadal_weights::{Checkpoint, Error, Quantization, SaveOptions, SaveTensor, WeightFormat};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
@@ -72,10 +72,16 @@ impl Model {
             WeightFormat::F32 | WeightFormat::Bf16 => None,
         };
         let config = ModelConfig { quantization_config, ..self.config.clone() };
-        hf::write_into(dir, &config, &tensors, options, |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
-            let (data, range) = &sources[&tensor.name];
-            out.copy_from_slice(&data[range.start + start..][..out.len()]);
-            Ok(())
-        })
+        hadal_weights::write_into(
+            dir,
+            &config,
+            &tensors,
+            options,
+            |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
+                let (data, range) = &sources[&tensor.name];
+                out.copy_from_slice(&data[range.start + start..][..out.len()]);
+                Ok(())
+            },
+        )
     }
 }

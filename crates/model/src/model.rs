@@ -6,15 +6,15 @@
 use crate::batch::Input;
 use crate::block::{Block, BlockSaved};
 use crate::build::Builder;
-use crate::config::ModelConfig;
 use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::{BalancePass, Pass};
-use crate::precision::{Keep, Precision, Product};
 use crate::router::Routing;
 use hadal_ops::head::{self, HeadGrad};
 use hadal_ops::{Acc, Cx, DType, Tensor, embedding, moe, reduce, rope::RopeTable};
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::{Keep, Precision, Product};
 
 /// A DeepSeek-V3 (or V2) family model.
 pub struct Model {

@@ -6,16 +6,17 @@
 //! by expert.
 
 use crate::build::Builder;
-use crate::config::ModelConfig;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
+use crate::kept::Kept;
 use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
-use crate::precision::{Keep, Kept};
 use crate::router::{Router, Routing};
 use hadal_ops::fp8::{Quantized, Shape, Style};
 use hadal_ops::linear::Operand;
 use hadal_ops::moe::{self, Plan};
 use hadal_ops::{Acc, Cx, DType, Tensor, linear, swiglu};
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Keep;
 
 /// Parameters of one MoE layer.
 pub struct Moe {

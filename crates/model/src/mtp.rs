@@ -8,12 +8,12 @@
 use crate::batch::MtpInput;
 use crate::block::{Block, BlockDeferred, BlockSaved};
 use crate::build::Builder;
-use crate::config::ModelConfig;
 use crate::mla::weight_grad;
 use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::Pass;
 use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, embedding, linear, rmsnorm};
+use hadal_weights::ModelConfig;
 
 /// One module's own parameters; embedding and head are the main model's.
 pub struct Mtp {

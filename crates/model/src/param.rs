@@ -3,7 +3,10 @@
 //! A [`Param`] is one f32 master tensor made of named parts (the checkpoint's names): matrices that are multiplied
 //! with the same input live side by side in one tensor, so that one product computes them all.
 
-use hadal_ops::{Acc, Cx, DType, Purpose, Rng, Tensor, linear::PackedWeight};
+use hadal_base::name_key;
+use hadal_base::{Purpose, Rng};
+use hadal_ops::linear::PackedWeight;
+use hadal_ops::{Acc, Cx, DType, Tensor};
 
 /// What a parameter is; decides initialisation and weight decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +106,6 @@ impl Param {
             }
         }
     }
-}
-
-/// A stable 64-bit key of a name (FNV-1a).
-fn name_key(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The gradients of one step, one f32 tensor for each trainable parameter.

@@ -2,37 +2,13 @@
 //! normalised weights. The selection itself is `hadal_ops::gate`.
 
 use crate::build::Builder;
-use crate::config::{ModelConfig, ScoringFunc, TopkMethod};
 use crate::mla::weight_grad;
 use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
-use crate::precision::Product;
 use hadal_ops::gate::{self, GateCfg};
 use hadal_ops::{Acc, Cx, DType, Tensor, linear};
-
-impl ModelConfig {
-    /// The selection rule in the kernels' terms.
-    pub fn gate(&self) -> GateCfg {
-        GateCfg {
-            experts: self.n_routed_experts,
-            top_k: self.num_experts_per_tok,
-            n_group: self.n_group,
-            topk_group: self.topk_group,
-            scoring: match self.scoring_func {
-                ScoringFunc::Sigmoid => gate::Scoring::Sigmoid,
-                ScoringFunc::Softmax => gate::Scoring::Softmax,
-            },
-            method: match self.topk_method {
-                TopkMethod::Greedy => gate::TopK::Greedy,
-                TopkMethod::GroupLimitedGreedy => gate::TopK::GroupLimitedGreedy,
-                TopkMethod::NoauxTc => gate::TopK::NoauxTc,
-            },
-            norm_topk_prob: self.norm_topk_prob,
-            scale: self.routed_scaling_factor as f32,
-            scale_after_norm: self.gate_scale_after_norm(),
-        }
-    }
-}
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Product;
 
 /// Expert centroids and selection bias.
 pub struct Router {

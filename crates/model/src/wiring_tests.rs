@@ -2,10 +2,13 @@
 //! is kept.
 
 use crate::block::{BlockSaved, MlpDeferred, MlpSaved};
-use crate::precision::{Gradients, Keep, Kept, Precision, Product};
-use crate::{Grads, Input, Model, ModelConfig};
+use crate::kept::Kept;
+use crate::{Grads, Input, Model};
+use hadal_base::{Purpose, Rng};
 use hadal_ops::fp8::{E5M6, Style, ue8m0_from_scale};
-use hadal_ops::{Cx, DType, Purpose, Rng, Tensor};
+use hadal_ops::{Cx, DType, Tensor};
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::{Gradients, Keep, Precision, Product};
 
 /// More than a tile of them.
 const TOKENS: usize = 150;

@@ -5,8 +5,8 @@
 #[path = "../../ops/tests/counting/peak.rs"]
 mod measuring;
 
-use hadal_model::hf::atomic::StagedDir;
-use hadal_model::hf::{Checkpoint, Conversion, Error, SaveOptions, ScaleFormat, WeightFormat, convert_into};
+use hadal_base::atomic::StagedDir;
+use hadal_weights::{Checkpoint, Conversion, Error, SaveOptions, ScaleFormat, WeightFormat, convert_into};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use safetensors::SafeTensors;

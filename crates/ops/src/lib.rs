@@ -28,7 +28,6 @@ mod pool;
 mod profile;
 pub mod reduce;
 pub mod rmsnorm;
-mod rng;
 pub mod rope;
 pub mod swiglu;
 mod team;
@@ -37,12 +36,12 @@ mod tensor;
 mod testing;
 
 pub use cx::{Accumulator, Cx};
+pub use hadal_base::{Purpose, Rng};
 pub use half::bf16;
 pub use isa::Isa;
 pub use par::{Chunks, DisjointMut, Threads};
 pub use pool::Pool;
 pub use profile::{ProfileRow, Scope};
-pub use rng::{Purpose, Rng};
 pub use tensor::{DType, Device, MatMut, MatRef, Tensor};
 
 /// Whether an operation overwrites its output or adds to it.

@@ -1,9 +1,10 @@
 //! Whole training steps on random tokens, timed, with the arithmetic rate beside the processor's own.
 
 use crate::step::{StepSettings, Trainer};
+use hadal_base::{Purpose, Rng};
 use hadal_model::count::flops;
+use hadal_ops::ProfileRow;
 use hadal_ops::gemm::peak_gflops;
-use hadal_ops::{ProfileRow, Purpose, Rng};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Instant;
@@ -68,7 +69,7 @@ fn run(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnMut(usi
     let flops_per_token = flops(&trainer.model.config, seq_len).training;
     let vocab = trainer.model.config.vocab_size;
     let rng = Rng::new(1, Purpose::Test, 0);
-    let tokens: Vec<i32> = (0..batch * (seq_len + 1)).map(|i| rng.below(i as u64, vocab) as i32).collect();
+    let tokens: Vec<i32> = (0..batch * (seq_len + 1)).map(|i| rng.below(i as u64, vocab as u64) as i32).collect();
     let before = peak_gflops(cx, PEAK_SECONDS);
     let mut seconds = Vec::with_capacity(steps);
     for i in 0..WARM_UP + steps.max(1) {

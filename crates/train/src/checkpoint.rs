@@ -10,9 +10,12 @@
 //! interrupted save left behind is removed by the next one.
 
 use crate::step::Trainer;
+use hadal_base::atomic;
+use hadal_base::atomic::StagedDir;
+use hadal_base::{IoContext, IoError};
 use hadal_model::Param;
-use hadal_model::hf::atomic::{self, IoError, StagedDir};
 use hadal_ops::{DType, Tensor};
+use hadal_weights::folder::{STEP, checkpoints};
 use safetensors::tensor::{Dtype, TensorView, View};
 use serde::{Serialize, de::DeserializeOwned};
 use std::borrow::Cow;
@@ -24,15 +27,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The operating system refused.
-    #[error("cannot {what} {path}: {error}", path = path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A file is not what it should be.
     #[error("{path}: {what}", path = path.display())]
     Format {
@@ -43,14 +39,7 @@ pub enum CheckpointError {
     },
     /// The weights part.
     #[error(transparent)]
-    Weights(#[from] hadal_model::hf::Error),
-    /// Making it appear whole.
-    #[error(transparent)]
-    Staging(#[from] IoError),
-}
-
-fn io<T>(what: &'static str, path: &Path, r: std::io::Result<T>) -> Result<T, CheckpointError> {
-    r.map_err(|error| CheckpointError::Io { what, path: path.to_owned(), error })
+    Weights(#[from] hadal_weights::Error),
 }
 
 fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
@@ -59,7 +48,6 @@ fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
 
 const TENSORS: &str = "state/tensors.safetensors";
 const PROGRESS: &str = "state/progress.json";
-const PREFIX: &str = "step-";
 
 /// A tensor as the safetensors writer wants it.
 struct Stored<'a>(&'a Tensor);
@@ -120,19 +108,19 @@ pub fn save(
     folder: &Path,
     keep_last: usize,
 ) -> Result<PathBuf, CheckpointError> {
-    io("create", folder, fs::create_dir_all(folder))?;
+    fs::create_dir_all(folder).at("create", folder)?;
     atomic::remove_leftovers(folder)?;
-    let path = folder.join(format!("{PREFIX}{step:08}"));
+    let path = folder.join(format!("{STEP}{step:08}"));
     let staged = StagedDir::new(&path)?;
     write(trainer, progress, extra, staged.path())?;
     staged.commit_replacing()?;
     if keep_last > 0 {
-        let all = list(folder)?;
+        let all = checkpoints(folder)?;
         for old in &all[..all.len().saturating_sub(keep_last)] {
             // Renamed first, so that no half of it is ever taken for a whole one.
             let aside = StagedDir::new(old)?;
             let gone = aside.path().join("removed");
-            io("move aside", old, fs::rename(old, &gone))?;
+            fs::rename(old, &gone).at("move aside", old)?;
         }
     }
     Ok(path)
@@ -142,47 +130,28 @@ fn write(trainer: &Trainer, progress: &impl Serialize, extra: &[PathBuf], into: 
     trainer.model.write_into(into, DType::Bf16, |_| None)?;
     for file in extra {
         let to = into.join(file.file_name().unwrap_or_default());
-        io("copy", &to, fs::copy(file, &to))?;
+        fs::copy(file, &to).at("write", &to)?;
     }
     let dir = into.join("state");
-    io("create", &dir, fs::create_dir_all(&dir))?;
+    fs::create_dir_all(&dir).at("create", &dir)?;
     let path = into.join(TENSORS);
     let tensors = state(trainer).into_iter().map(|(n, t)| (n, Stored(t)));
     safetensors::serialize_to_file(tensors, None, &path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(error) => {
-            CheckpointError::Io { what: "write", path: path.clone(), error }
-        }
+        safetensors::SafeTensorError::IoError(error) => IoError { action: "write", path: path.clone(), error }.into(),
         other => bad(&path, other.to_string()),
     })?;
     let path = into.join(PROGRESS);
     let text = serde_json::to_string_pretty(progress).map_err(|e| bad(&path, e.to_string()))?;
-    io("write", &path, fs::write(&path, text))
-}
-
-/// The checkpoints of a folder, oldest first. A folder that is not there has none.
-pub fn list(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let mut all = Vec::new();
-    for entry in io("read", folder, fs::read_dir(folder))? {
-        let path = io("read", folder, entry)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.strip_prefix(PREFIX).is_some_and(|n| n.parse::<u64>().is_ok()) {
-            all.push(path);
-        }
-    }
-    all.sort();
-    Ok(all)
+    Ok(fs::write(&path, text).at("write", &path)?)
 }
 
 /// Puts a checkpoint's state into `trainer` (of the same model and settings) and returns its progress record.
 pub fn load<P: DeserializeOwned>(trainer: &mut Trainer, path: &Path) -> Result<P, CheckpointError> {
     let file = path.join(PROGRESS);
-    let text = io("read", &file, fs::read_to_string(&file))?;
+    let text = fs::read_to_string(&file).at("read", &file)?;
     let progress = serde_json::from_str(&text).map_err(|e| bad(&file, format!("not a progress record: {e}")))?;
     let file = path.join(TENSORS);
-    let map = io("open", &file, hadal_ops::mmap::map_file(&file))?;
+    let map = hadal_ops::mmap::map_file(&file).at("open", &file)?;
     let stored = safetensors::SafeTensors::deserialize(&map).map_err(|e| bad(&file, e.to_string()))?;
     let mut left: HashMap<String, TensorView<'_>> = stored.tensors().into_iter().collect();
     let Trainer { model, optimizer, ema, cx, .. } = trainer;

@@ -3,12 +3,12 @@
 //! Everything is left in the run's folder (`tokenizer/`, `data/`), so that a resume reads the same tokens whatever has
 //! happened to the text.
 
-use crate::recipe::Data;
 use hadal_data::cargo_sources::{self, CargoSources};
 use hadal_data::filter::{FilterOptions, filter};
 use hadal_data::tokenizer::TrainOptions;
 use hadal_data::{DataError, Document, EvalOptions, EvalSet, Packed, SourceOptions, Texts, Tokenizer, pack};
 use hadal_data::{read_paths, split};
+use hadal_recipe::recipe::Data;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

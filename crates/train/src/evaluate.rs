@@ -1,9 +1,9 @@
 //! Loss and bits per byte on windows of held-out text.
 
-use crate::metrics::Validation;
 use hadal_data::{EvalSet, EvalWindow};
 use hadal_model::{Input, Model};
 use hadal_ops::Cx;
+use hadal_watch::metrics::Validation;
 
 /// As many tokens are run together as so many full windows have ...
 const WINDOWS: usize = 8;
@@ -56,9 +56,42 @@ pub fn evaluate_by_position(
     (mean, places)
 }
 
+/// Stretches of a window whose mean losses are told.
+const STRETCHES: usize = 32;
+
+/// Mean loss in a stretch of the window.
+pub struct Stretch {
+    /// First place.
+    pub from: usize,
+    /// The place after its last.
+    pub to: usize,
+    /// Mean, in nats a token.
+    pub loss: f64,
+    /// Targets in it.
+    pub targets: u64,
+}
+
+impl Stretch {
+    /// Its middle.
+    pub fn middle(&self) -> f64 {
+        (self.from + self.to) as f64 / 2.0
+    }
+}
+
+/// The window in [`STRETCHES`], without those that no document is long enough for.
+pub fn by_place(places: &[AtPosition]) -> Vec<Stretch> {
+    let size = places.len().div_ceil(STRETCHES);
+    let stretch = |(i, part): (usize, &[AtPosition])| {
+        let (loss, targets) = part.iter().fold((0.0, 0), |(l, t), p| (l + p.loss, t + p.targets));
+        let (from, loss) = (i * size, loss / targets as f64);
+        (targets > 0).then_some(Stretch { from, to: from + part.len(), loss, targets })
+    };
+    places.chunks(size).enumerate().filter_map(stretch).collect()
+}
+
 /// Hands the windows of `set` to `run`, as many at a time as there is room for, each a segment of its own length, with the
 /// number of windows done after them, until it returns false; says whether it never did. Targets that are not scored are -1.
-pub(crate) fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> bool) -> bool {
+pub fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> bool) -> bool {
     let room = (WINDOWS * set.seq_len()).min(TOKENS);
     let mut done = 0;
     while let Some(first) = set.windows.get(done) {
@@ -85,15 +118,15 @@ pub(crate) fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usi
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use hadal_data::tokenizer::TrainOptions;
     use hadal_data::{Document, EvalOptions, Tokenizer};
-    use hadal_model::ModelConfig;
     use hadal_ops::DType;
+    use hadal_weights::ModelConfig;
 
     /// A small configuration, and windows of at most `seq_len` tokens over texts that a tokenizer of its size has learned.
-    pub(crate) fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
+    fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
         let mut config = ModelConfig::from_file(fixture).unwrap();
         let document = Document { id: "a".into(), group: "a".into(), text: texts.join("\n") };

@@ -1,22 +1,12 @@
-//! Training: recipes and what follows from them, the schedule, and what a run writes down and shows.
+//! Training: the step, the optimiser, the run with its checkpoints, and what a run's folder holds.
 
 pub mod bench;
 pub mod checkpoint;
 pub mod corpus;
 pub mod evaluate;
-pub mod experiment;
-pub mod fidelity;
-pub mod live;
-pub mod metrics;
+pub mod extend;
 pub mod optim;
-pub mod plan;
-pub mod plot;
-pub mod recipe;
-pub mod routing;
 pub mod run;
-pub mod schedule;
-pub mod signals;
+pub mod session;
 pub mod spike;
-pub mod stage;
 pub mod step;
-pub mod tensorboard;

@@ -6,17 +6,19 @@
 use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::Corpus;
 use crate::evaluate::evaluate;
-use crate::live::{Live, Mode};
-use crate::metrics::{LayerLoad, MetricsError, MetricsLog, StepMetrics, Validation};
 use crate::optim::OptimConfig;
-use crate::plan::Plan;
-use crate::recipe::{BalanceMethod, SpikeAction, Storage};
 use crate::spike::{SpikeWatch, Verdict};
 use crate::step::{StepSettings, Trainer};
-use crate::tensorboard::EventFile;
+use hadal_base::IoError;
 use hadal_data::{Batch, Cursor, DataError, EvalSet, Loader, Share, StreamOptions};
-use hadal_model::{BalanceGroups, Model, count, hf};
+use hadal_model::{BalanceGroups, Model, count};
 use hadal_ops::{DType, gemm};
+use hadal_recipe::plan::Plan;
+use hadal_recipe::recipe::{BalanceMethod, SpikeAction, Storage};
+use hadal_watch::live::{Live, Mode};
+use hadal_watch::metrics::{LayerLoad, MetricsLog, StepMetrics, Validation};
+use hadal_watch::tensorboard::EventFile;
+use hadal_weights::folder;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -37,12 +39,12 @@ pub enum RunError {
     /// Saving or resuming.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Writing metrics.
+    /// Writing metrics, looking for checkpoints.
     #[error(transparent)]
-    Metrics(#[from] MetricsError),
+    Io(#[from] IoError),
     /// Reading weights to start from.
     #[error(transparent)]
-    Weights(#[from] hf::Error),
+    Weights(#[from] hadal_weights::Error),
     /// The loss went where the recipe does not follow.
     #[error("the run stopped: {0}")]
     Diverged(String),
@@ -86,7 +88,11 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
     let cx = plan.formats().cx(plan.run.threads);
     let model = cx.threads().run(|| {
         if let Some(path) = init {
-            return Model::load_with(&cx, &hf::Checkpoint::open_with(path, plan.model.clone())?, plan.precision);
+            return Model::load_with(
+                &cx,
+                &hadal_weights::Checkpoint::open_with(path, plan.model.clone())?,
+                plan.precision,
+            );
         }
         let mut model = Model::with_precision(&cx, &plan.model, plan.precision);
         model.init(&cx, plan.run.seed, plan.model.initializer_range);
@@ -202,7 +208,7 @@ impl<'a> Run<'a> {
         let loads = trainer.model.moe_blocks().map(|_| vec![0; experts]).collect();
         let mut progress = Progress { loads, ..Progress::default() };
         let checkpoints = folder.join("checkpoints");
-        let last_checkpoint = checkpoint::list(&checkpoints)?.pop().filter(|_| resume);
+        let last_checkpoint = folder::checkpoints(&checkpoints)?.pop().filter(|_| resume);
         if let Some(path) = &last_checkpoint {
             progress = restore(&mut trainer, path)?;
         }
@@ -291,7 +297,7 @@ impl<'a> Run<'a> {
             self.progress.cursor = batch.cursor;
             self.progress.elapsed += seconds;
             let layers = self.layers();
-            let due = |every: crate::schedule::Every| every.is_due(step, before, before + tokens);
+            let due = |every: hadal_recipe::schedule::Every| every.is_due(step, before, before + tokens);
             let last = before + tokens >= self.plan.schedule.total_tokens;
             let validation = (due(self.plan.eval_every) || last).then(|| self.validate(&live)).flatten();
             let rate = tokens as f64 / seconds;

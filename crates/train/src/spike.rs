@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{Spike, SpikeAction};
+use hadal_recipe::recipe::{Spike, SpikeAction};
 
 /// Least spread of the loss that counts, relative to it: a flat window must not turn noise into spikes.
 const LEAST_SPREAD: f64 = 0.002;

@@ -4,11 +4,13 @@
 #[path = "../../ops/tests/counting/mod.rs"]
 mod counting;
 
-use hadal_model::precision::Precision;
-use hadal_model::{BalanceGroups, Model, ModelConfig};
-use hadal_ops::{Cx, DType, Purpose, Rng};
+use hadal_base::{Purpose, Rng};
+use hadal_model::{BalanceGroups, Model};
+use hadal_ops::{Cx, DType};
 use hadal_train::optim::OptimConfig;
 use hadal_train::step::{StepSettings, Trainer};
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
 use std::path::Path;
 
 const SEQ_LEN: usize = 40;
@@ -51,7 +53,7 @@ fn a_step_allocates_nothing_after_three() {
             .map(|s| {
                 let rng = Rng::new(3, Purpose::Test, s);
                 let n = (SEQUENCES * (SEQ_LEN + 1)) as u64;
-                (0..n).map(|i| rng.below(i, config.vocab_size) as i32).collect()
+                (0..n).map(|i| rng.below(i, config.vocab_size as u64) as i32).collect()
             })
             .collect();
         let calls = cx.threads().run(|| {

@@ -18,11 +18,11 @@ use ahash::AHashMap;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::atomic::write_atomically;
 use crate::error::{DataError, Result};
 use crate::hash::hash_bytes;
 use bpe::{FastBpe, byte_chars};
 pub use decode::StreamDecoder;
+use hadal_base::atomic::write_file;
 pub use train::{TrainOptions, TrainReport};
 
 /// The special tokens of our own tokenizers; their ids are their places.
@@ -162,9 +162,9 @@ impl Tokenizer {
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder; `transformers` loads them.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
-        write_atomically(&folder.join("tokenizer.json"), self.json.as_bytes())?;
+        write_file(&folder.join("tokenizer.json"), self.json.as_bytes())?;
         if let Some(config) = &self.config {
-            write_atomically(&folder.join("tokenizer_config.json"), config.as_bytes())?;
+            write_file(&folder.join("tokenizer_config.json"), config.as_bytes())?;
         }
         Ok(())
     }

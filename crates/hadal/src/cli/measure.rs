@@ -97,7 +97,7 @@ pub(crate) struct DumpArgs {
     pub(crate) threads: usize,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct ExperimentArgs {
     /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, yarn, or a .toml file like those in experiments/; `list` shows them
     pub(crate) name: String,

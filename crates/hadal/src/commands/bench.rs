@@ -2,13 +2,13 @@
 
 use crate::cli::{BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, ProductFormat};
 use anyhow::{Result, ensure};
-use hadal_model::ModelConfig;
 use hadal_ops::gemm::bench::{self, Layer, Orientation, Pair, Row, Spec};
 use hadal_ops::linear::accumulator;
 use hadal_ops::{Acc, Accumulator, Cx, DType};
+use hadal_recipe::plan::Plan;
+use hadal_recipe::recipe::Recipe;
 use hadal_train::bench::peak_rss_bytes;
-use hadal_train::plan::Plan;
-use hadal_train::recipe::Recipe;
+use hadal_weights::ModelConfig;
 use serde_json::json;
 
 /// Seconds for each product in one pass over the list.

@@ -2,9 +2,9 @@
 
 use crate::cli::BenchTrainArgs;
 use anyhow::{Context, Result, ensure};
+use hadal_recipe::plan::Plan;
+use hadal_recipe::recipe::Recipe;
 use hadal_train::bench::{BenchSettings, bench, profile_table};
-use hadal_train::plan::Plan;
-use hadal_train::recipe::Recipe;
 use hadal_train::run;
 use hadal_train::step::StepSettings;
 

@@ -1,10 +1,11 @@
 //! `hadal complete`: fills the gap between a prefix and a suffix, in the order the model was trained on (report 4.1):
 //! `<|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|>`, after the token that begins every text.
 
-use super::common::{Loaded, load, show};
+use super::common::{continue_prompt, load, show};
 use crate::cli::CompleteArgs;
 use anyhow::{Context, Result, bail};
 use hadal_data::fim;
+use hadal_infer::Loaded;
 use hadal_model::Decoder;
 use std::io::{BufRead, stdin};
 use std::path::Path;
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         if args.whole {
             show(prefix)?;
         }
-        loaded.continue_prompt(&decoder, &ids, &args.sample, if args.whole { suffix } else { "" })
+        continue_prompt(&loaded, &decoder, &ids, &args.sample, if args.whole { suffix } else { "" })
     };
     if let Some((prefix, suffix)) = parts {
         return fill(&prefix, &suffix);

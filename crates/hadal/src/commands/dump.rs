@@ -1,11 +1,12 @@
 //! `hadal dump`: see `hadal_model::dump`.
 
-use super::common::model_folder;
 use crate::cli::DumpArgs;
 use anyhow::{Context, Result, bail, ensure};
+use hadal_model::Model;
 use hadal_model::dump::{Array, dump};
-use hadal_model::{Model, ModelConfig, hf::Checkpoint};
 use hadal_ops::{Cx, Tensor};
+use hadal_weights::folder::model_folder;
+use hadal_weights::{Checkpoint, ModelConfig};
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
 
@@ -32,7 +33,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     let bytes = safetensors::serialize(views, None).context("the dump cannot be written as safetensors")?;
-    hadal_model::hf::atomic::write_file(&args.out, &bytes)?;
+    hadal_base::atomic::write_file(&args.out, &bytes)?;
     say!("{} tensors in {}", arrays.len(), args.out.display());
     if let Some(Array::F32(_, loss)) = arrays.get("loss") {
         say!("loss {:.6}", loss[0]);

@@ -1,12 +1,13 @@
 //! `hadal eval`: bits per byte and perplexity of a model on text.
 
-use super::common::{Loaded, grouped, load};
+use super::common::{grouped, load};
 use crate::cli::EvalArgs;
 use anyhow::{Context, Result, ensure};
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
-use hadal_train::evaluate::{AtPosition, evaluate_by_position};
-use hadal_train::plan::{PLAN_FILE, Plan};
-use hadal_train::plot;
+use hadal_infer::Loaded;
+use hadal_recipe::plan::{PLAN_FILE, Plan};
+use hadal_train::evaluate::{AtPosition, Stretch, by_place, evaluate_by_position};
+use hadal_watch::plot;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::Path;
 use std::time::Instant;
@@ -60,34 +61,6 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// Stretches of a window whose mean losses are told.
-const STRETCHES: usize = 32;
-
-/// Mean loss in a stretch of the window.
-pub(crate) struct Stretch {
-    from: usize,
-    to: usize,
-    pub(crate) loss: f64,
-    pub(crate) targets: u64,
-}
-
-impl Stretch {
-    pub(crate) fn middle(&self) -> f64 {
-        (self.from + self.to) as f64 / 2.0
-    }
-}
-
-/// The window in [`STRETCHES`], without those that no document is long enough for.
-pub(crate) fn by_place(places: &[AtPosition]) -> Vec<Stretch> {
-    let size = places.len().div_ceil(STRETCHES);
-    let stretch = |(i, part): (usize, &[AtPosition])| {
-        let (loss, targets) = part.iter().fold((0.0, 0), |(l, t), p| (l + p.loss, t + p.targets));
-        let (from, loss) = (i * size, loss / targets as f64);
-        (targets > 0).then_some(Stretch { from, to: from + part.len(), loss, targets })
-    };
-    places.chunks(size).enumerate().filter_map(stretch).collect()
 }
 
 /// Writes the loss by place in the window.

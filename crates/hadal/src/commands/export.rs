@@ -1,14 +1,13 @@
 //! `hadal export`: Hugging Face checkpoints of runs. What a checkpoint stores goes tensor by tensor from format to format;
 //! only a run's exact weights pass through a model.
 
-use super::common::model_folder;
 use super::folder::{conversion, done, name, write};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Context, Result, bail};
 use hadal_model::Model;
-use hadal_model::hf::{self, Checkpoint, WeightFormat, convert_into};
 use hadal_ops::{Cx, DType, mmap};
-use hadal_train::checkpoint;
+use hadal_weights::folder::{checkpoints, model_folder};
+use hadal_weights::{Checkpoint, WeightFormat, convert_into};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +15,7 @@ use std::path::{Path, PathBuf};
 const STATE: &str = "state/tensors.safetensors";
 
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
-    hf::place(&args.out)?;
+    hadal_base::place(&args.out)?;
     let state = with_state(&args.model)?;
     if args.ema && state.is_none() {
         bail!("{}: averaged weights are in a run's checkpoints only, and here is none", args.model.display());
@@ -56,7 +55,7 @@ fn with_state(path: &Path) -> Result<Option<PathBuf>> {
     if path.join(STATE).is_file() {
         return Ok(Some(path.to_owned()));
     }
-    Ok(checkpoint::list(&path.join("checkpoints"))?.pop().filter(|p| p.join(STATE).is_file()))
+    Ok(checkpoints(&path.join("checkpoints"))?.pop().filter(|p| p.join(STATE).is_file()))
 }
 
 /// Takes the tensors `what/NAME` of a training state as the model's masters.

@@ -3,9 +3,10 @@
 
 use crate::cli::{FilesArgs, ScaleFmt, Weights};
 use anyhow::{Context, Result, ensure};
-use hadal_model::hf::atomic::{StagedDir, remove_leftovers_of};
-use hadal_model::hf::{Conversion, Converted, Error, SaveOptions, ScaleFormat, WeightFormat, place};
-use hadal_train::signals::Watch;
+use hadal_base::atomic::{StagedDir, remove_leftovers_of};
+use hadal_base::place;
+use hadal_watch::signals::Watch;
+use hadal_weights::{Conversion, Converted, Error, SaveOptions, ScaleFormat, WeightFormat};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

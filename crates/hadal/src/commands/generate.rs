@@ -1,6 +1,6 @@
 //! `hadal generate`: continues a prompt.
 
-use super::common::{load, show};
+use super::common::{continue_prompt, load, show};
 use crate::cli::GenerateArgs;
 use anyhow::{Context, Result};
 use hadal_model::Decoder;
@@ -20,5 +20,5 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     loaded.check_prompt(&ids)?;
     let decoder = Decoder::new(&loaded.cx, &loaded.model);
     show(&prompt).context("cannot write to standard output")?;
-    loaded.continue_prompt(&decoder, &ids, &args.sample, "")
+    continue_prompt(&loaded, &decoder, &ids, &args.sample, "")
 }

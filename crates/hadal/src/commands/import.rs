@@ -5,12 +5,12 @@ use super::folder::{conversion, done, name, write};
 use crate::cli::ImportArgs;
 use anyhow::{Result, ensure};
 use hadal_model::count;
-use hadal_model::hf::{self, Audit, Checkpoint, convert_into};
+use hadal_weights::{Audit, Checkpoint, convert_into};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     if let Some(out) = &args.out {
-        hf::place(out)?;
+        hadal_base::place(out)?;
     }
     let folder = &args.checkpoint;
     ensure!(folder.is_dir(), "{} is no folder: name the one that holds config.json and the weights", folder.display());

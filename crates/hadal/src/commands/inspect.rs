@@ -1,12 +1,14 @@
 //! `hadal inspect`: what a configuration means in numbers; see `hadal_model::count`.
 
-use super::common::{model_folder, show};
+use super::common::show;
 use crate::cli::InspectArgs;
 use anyhow::{Context, Result, bail, ensure};
-use hadal_model::ModelConfig;
-use hadal_model::count::{self, Formats};
-use hadal_train::plan::Plan;
-use hadal_train::recipe::{RECIPES, Recipe};
+use hadal_model::count;
+use hadal_recipe::plan::Plan;
+use hadal_recipe::recipe::{RECIPES, Recipe};
+use hadal_weights::ModelConfig;
+use hadal_weights::folder::model_folder;
+use hadal_weights::precision::Formats;
 use std::path::Path;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {

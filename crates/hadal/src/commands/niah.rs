@@ -1,17 +1,15 @@
 //! `hadal niah`: needle in a haystack, over lengths and depths, as a table and a picture.
 
-use super::common::{Loaded, load_folder, model_folder};
 use crate::cli::NiahArgs;
 use anyhow::{Context, Result, bail};
-use hadal_data::hash::{Purpose, Rng};
-use hadal_data::needle::{Needles, Place, haystack};
 use hadal_data::{Packed, SourceOptions, read_paths};
-use hadal_infer::retrieve;
-use hadal_model::Decoder;
+use hadal_infer::Loaded;
+use hadal_lab::niah::{Questions, documents_of};
 use hadal_ops::Cx;
-use hadal_train::plan::Plan;
-use hadal_train::plot::{self, NeedleCell};
-use indicatif::{ProgressBar, ProgressStyle};
+use hadal_recipe::plan::Plan;
+use hadal_watch::plot;
+use hadal_watch::plot::NeedleCell;
+use hadal_weights::folder::model_folder;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +19,7 @@ const ABOVE: usize = 4;
 pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     let wanted = args.lengths.iter().copied().max();
     let cx = Cx::cpu(args.model.threads, args.model.dtype.dtype());
-    let loaded = load_folder(&model_folder(&args.model.model)?, wanted.filter(|_| args.beyond), cx)?;
+    let loaded = Loaded::open(&model_folder(&args.model.model)?, wanted.filter(|_| args.beyond), cx)?;
     let longest = loaded.model.config.max_position_embeddings;
     if let Some(length) = wanted.filter(|l| *l > longest) {
         bail!(
@@ -54,62 +52,6 @@ pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     Ok(())
 }
 
-/// Questions over lengths and depths.
-pub(crate) struct Questions<'a> {
-    pub(crate) lengths: &'a [usize],
-    pub(crate) depths: usize,
-    /// Questions for each length and depth.
-    pub(crate) samples: usize,
-    /// Other facts in the same text.
-    pub(crate) distractors: usize,
-    pub(crate) seed: u64,
-}
-
-impl Questions<'_> {
-    /// Asks `loaded` about needles in `documents`; `answer` hears of each. `who` stands before the bar.
-    pub(crate) fn ask(
-        &self,
-        loaded: &Loaded,
-        documents: &[Vec<u32>],
-        who: &str,
-        answer: &mut dyn FnMut(serde_json::Value) -> Result<()>,
-    ) -> Result<Vec<NeedleCell>> {
-        let bar = ProgressBar::new((self.lengths.iter().sum::<usize>() * self.depths * self.samples) as u64);
-        if let Ok(style) = ProgressStyle::with_template("{msg}{bar:40} {percent}% of the tokens, {eta} left") {
-            bar.set_style(style);
-        }
-        bar.set_message(if who.is_empty() { String::new() } else { format!("{who}: ") });
-        let needles = Needles::new(&loaded.tokenizer, loaded.tokenizer.special().bos.is_some())?;
-        let (cx, decoder) = (&loaded.cx, Decoder::new(&loaded.cx, &loaded.model));
-        let mut all = Vec::with_capacity(self.lengths.len() * self.depths);
-        for &length in self.lengths {
-            for d in 0..self.depths {
-                // A single depth is the middle.
-                let depth = if self.depths == 1 { 0.5 } else { d as f64 / (self.depths - 1) as f64 };
-                let mut cell = NeedleCell { length, depth, found: 0, asked: 0 };
-                for n in 0..self.samples {
-                    let rng = Rng::new(self.seed, Purpose::NeedleTest, n as u64).substream((length * 1000 + d) as u64);
-                    let text = haystack(documents, length, rng.substream(0));
-                    let place = Place { length, depth, distractors: self.distractors };
-                    let sample = needles.sample(&text, place, rng.substream(1))?;
-                    let got = cx.threads().run(|| retrieve(cx, &decoder, &sample.ids, sample.answer.clone()));
-                    cell.asked += 1;
-                    cell.found += usize::from(got.found());
-                    answer(serde_json::json!({
-                        "length": length, "depth": depth, "sample": n, "needle_at": sample.needle,
-                        "answer": loaded.tokenizer.decode(&sample.ids[sample.answer]),
-                        "tokens_right": got.right, "tokens": got.tokens, "found": got.found(),
-                    }))?;
-                    bar.inc(length as u64);
-                }
-                all.push(cell);
-            }
-        }
-        bar.finish_and_clear();
-        Ok(all)
-    }
-}
-
 /// A table with a row a depth and a column a length.
 fn show(args: &NiahArgs, all: &[NeedleCell]) {
     let line = |columns: Vec<String>| columns.concat();
@@ -136,16 +78,6 @@ fn documents(args: &NiahArgs, loaded: &Loaded) -> Result<Vec<Vec<u32>>> {
         format!("{shown} lies in no run's folder with held-out text: give text to hide needles in with --text PATH...")
     })?;
     documents_of(&Packed::open(&folder, "validation", &loaded.tokenizer)?)
-}
-
-/// All packed documents.
-pub(crate) fn documents_of(packed: &Packed) -> Result<Vec<Vec<u32>>> {
-    let read = |document| {
-        let mut ids = Vec::new();
-        packed.read(document, &mut ids)?;
-        Ok(ids)
-    };
-    (0..packed.documents()).map(read).collect()
 }
 
 /// Where the run in `folder`, if there is one, has its packed text: with it, or where its plan says.

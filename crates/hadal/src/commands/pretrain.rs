@@ -1,22 +1,25 @@
 //! `hadal pretrain`: a recipe from its text to a trained model, and on through its stages.
 
-use super::session::Session;
-use super::stages::{is_finished, run_stages};
 use crate::cli::PretrainArgs;
 use anyhow::Result;
-use hadal_train::recipe::Recipe;
+use hadal_recipe::recipe::Recipe;
+use hadal_train::extend::{is_finished, run_extensions};
 use hadal_train::run;
+use hadal_train::session::Session;
 use std::path::Path;
 
 pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.set)?;
-    let session =
-        if args.resume { Session::resume(Path::new(&recipe.run.out))? } else { Session::begin(recipe, || None)? };
-    if session.resumed && !session.plan.stages.is_empty() && is_finished(&session.folder) {
+    let session = if args.resume {
+        Session::resume(Path::new(&recipe.run.out))?
+    } else {
+        Session::begin(recipe, || None, &crate::line)?
+    };
+    if session.resumed && !session.plan.extensions.is_empty() && is_finished(&session.folder) {
         return stages(&session, args.plain);
     }
     let trainer = run::trainer(&session.plan, args.init.as_deref())?;
-    let (_, outcome) = session.train(trainer, args.plain)?;
+    let (_, outcome) = session.train(trainer, args.plain, &crate::line)?;
     let folder = session.folder.display();
     say!("step {}, {} tokens; last checkpoint {}", outcome.progress.step, outcome.progress.tokens, {
         outcome.checkpoint.display()
@@ -31,7 +34,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
 }
 
 fn stages(main: &Session, plain: bool) -> Result<()> {
-    if !run_stages(main, plain)? {
+    if !run_extensions(main, plain, &crate::line)? {
         say!("stopped; go on with the same command and --resume");
     }
     Ok(())

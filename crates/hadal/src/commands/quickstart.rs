@@ -1,7 +1,6 @@
 //! `hadal quickstart`: from the Rust sources on this machine to a trained model that completes code, with the evidence
 //! that it learned.
 
-use super::session::{Session, use_text};
 use crate::cli::QuickstartArgs;
 use anyhow::{Context, Result, ensure};
 use hadal_data::baseline::{Compressor, Unigram};
@@ -9,10 +8,11 @@ use hadal_data::{Tokenizer, fim};
 use hadal_infer::{Acceptance, generate_with_drafts};
 use hadal_model::{Decoder, Model, count};
 use hadal_ops::Cx;
+use hadal_recipe::recipe::Recipe;
 use hadal_train::evaluate::evaluate;
-use hadal_train::metrics;
-use hadal_train::recipe::Recipe;
 use hadal_train::run;
+use hadal_train::session::{Session, use_text};
+use hadal_watch::metrics;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Instant;
@@ -42,10 +42,10 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
             let seconds = args.minutes * 60.0 - start.elapsed().as_secs_f64() - AFTER_SECONDS;
             Some((seconds * (1.0 - OVERHEAD) / 60.0).max(0.2))
         };
-        Session::begin(recipe, left)?
+        Session::begin(recipe, left, &crate::line)?
     };
     let (plan, tokenizer) = (&session.plan, &session.corpus.tokenizer);
-    ensure!(plan.stages.is_empty(), "`stage`: quickstart has no time for stages; train the recipe with `pretrain`");
+    ensure!(plan.extensions.is_empty(), "`stage`: quickstart has no time for stages; train the recipe with `pretrain`");
     let counts = count::count(&plan.model);
     say!(
         "model: {:.1} M parameters, {:.1} M active a token; plan: {:.2} M tokens in {} steps, done in about {:.0} min",
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let prompts = Prompts::choose(&texts);
     let trainer = run::trainer(plan, None)?;
     let before = answer(&trainer.cx, &trainer.model, tokenizer, &prompts)?;
-    let (trainer, outcome) = session.train(trainer, args.plain)?;
+    let (trainer, outcome) = session.train(trainer, args.plain, &crate::line)?;
     if !outcome.finished {
         say!("stopped; go on with `hadal quickstart --resume`");
         return Ok(());
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
         writeln!(report, "MTP's draft of the second next token would be accepted {:.0}% of the time", rate * 100.0)?;
         writeln!(report, "({drafts} drafts in the completions above; the report's 671B model: 85-90%).\n")?;
     }
-    let last = metrics::read(&session.folder.join(metrics::METRICS_FILE))?.pop().context("the run has no steps")?;
+    let last = metrics::read(&session.folder)?.pop().context("the run has no steps")?;
     writeln!(
         report,
         "{} steps, {:.2} M tokens, {:.0} tokens/s, {:.0}% of the measured peak, {:.2} GB; whole quickstart {:.1} min.\n",

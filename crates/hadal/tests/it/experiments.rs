@@ -3,7 +3,7 @@
 
 use crate::setup::{fails, ok};
 use hadal_data::{Packed, Tokenizer};
-use hadal_train::metrics;
+use hadal_watch::metrics;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

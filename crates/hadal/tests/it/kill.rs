@@ -1,6 +1,7 @@
 //! A run that is killed (SIGKILL, at any moment, also while saving) resumes to the bits of an unbroken one.
 
-use hadal_train::metrics::{self, METRICS_FILE};
+use hadal_watch::metrics;
+use hadal_watch::metrics::METRICS_FILE;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -61,7 +62,7 @@ struct End {
 }
 
 fn end(out: &Path) -> End {
-    let last = hadal_train::checkpoint::list(&out.join("checkpoints")).unwrap().pop().unwrap();
+    let last = hadal_weights::folder::checkpoints(&out.join("checkpoints")).unwrap().pop().unwrap();
     let read = |name: &str| std::fs::read(last.join(name)).unwrap();
     let mut progress: serde_json::Value = serde_json::from_slice(&read("state/progress.json")).unwrap();
     progress["elapsed"] = 0.into();

@@ -1,8 +1,8 @@
 //! Conversions in less memory than the checkpoint takes.
 
 use crate::setup::{fixture, run_with};
-use hadal_model::ModelConfig;
-use hadal_model::hf::{
+use hadal_weights::ModelConfig;
+use hadal_weights::{
     Checkpoint, Error, Expected, SaveDtype, SaveOptions, SaveTensor, ScaleFormat, WeightFormat, expected, is_fp8, save,
     scale_name, scale_shape,
 };

@@ -2,11 +2,12 @@
 
 use crate::setup::{Tiny, fails, fixture, ok, ok_with};
 use hadal_data::{Packed, Tokenizer};
-use hadal_model::count::Formats;
 use hadal_model::dump::{Array, dump};
-use hadal_model::precision::{Keep, Precision, Product};
-use hadal_model::{Model, ModelConfig, count, hf::Checkpoint};
+use hadal_model::{Model, count};
 use hadal_ops::{Cx, DType};
+use hadal_weights::precision::Formats;
+use hadal_weights::precision::{Keep, Precision, Product};
+use hadal_weights::{Checkpoint, ModelConfig};
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
 

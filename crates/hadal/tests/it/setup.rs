@@ -1,7 +1,8 @@
 //! Running the program, and something for it to work on.
 
-use hadal_model::{Model, ModelConfig};
+use hadal_model::Model;
 use hadal_ops::{Cx, DType};
+use hadal_weights::ModelConfig;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! What a run does on a spike, with a watch so nervous that ordinary steps are spikes.
 
 use crate::kill::command;
-use hadal_train::metrics::{self, METRICS_FILE};
+use hadal_watch::metrics;
+use hadal_watch::metrics::METRICS_FILE;
 use std::path::Path;
 
 /// A run that takes a gradient norm above the median for a spike; whether it ended well, what it said, its steps.

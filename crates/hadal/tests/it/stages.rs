@@ -2,8 +2,9 @@
 //! measures them.
 
 use crate::setup::{fails, ok};
-use hadal_train::metrics::{self, METRICS_FILE};
-use hadal_train::plan::Plan;
+use hadal_recipe::plan::Plan;
+use hadal_watch::metrics;
+use hadal_watch::metrics::METRICS_FILE;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ fn command(out: &Path) -> Command {
 
 /// Steps and losses, and the state at the end.
 fn end(run: &Path) -> (Vec<(u64, f64)>, Vec<u8>) {
-    let last = hadal_train::checkpoint::list(&run.join("checkpoints")).unwrap().pop().unwrap();
+    let last = hadal_weights::folder::checkpoints(&run.join("checkpoints")).unwrap().pop().unwrap();
     let steps = metrics::read(&run.join(METRICS_FILE)).unwrap();
     (steps.iter().map(|m| (m.step, m.loss)).collect(), std::fs::read(last.join("state/tensors.safetensors")).unwrap())
 }

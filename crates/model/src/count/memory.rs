@@ -1,34 +1,22 @@
 //! Bytes that a training step holds: its state, and what it keeps of each token from forward to backward.
 
 use super::count;
-use crate::config::{ModelConfig, TopkMethod};
-use crate::precision::{Keep, Precision, Product};
-use hadal_ops::{Cx, DType, fp8::TILE};
+use hadal_ops::{DType, fp8::TILE};
+use hadal_weights::precision::{Formats, Keep, Precision, Product};
+use hadal_weights::{ModelConfig, TopkMethod};
 use serde::Serialize;
 
 /// Lanes of a packed panel.
 const LANES: usize = 16;
 
-/// What a run computes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Formats {
-    /// What the table calls the compute format: bf16, or f32.
-    pub compute: DType,
-    /// Formats of products and of kept activations.
-    pub table: Precision,
+/// What formats take.
+trait Sizes {
+    fn plain(&self, n: u64) -> u64;
+    fn kept(&self, keep: Keep, n: u64) -> u64;
+    fn packed(&self, w: &Weight) -> u64;
 }
 
-impl Formats {
-    /// Everything in bf16.
-    pub const BF16: Self = Self { compute: DType::Bf16, table: Precision::COMPUTE };
-    /// The report's FP8 training.
-    pub const FP8: Self = Self { compute: DType::Bf16, table: Precision::FP8 };
-
-    /// A context that computes so, with so many threads (0: one for each core).
-    pub fn cx(&self, threads: usize) -> Cx {
-        Cx::cpu(threads, self.compute).with_accumulator(self.table.accumulator.of_products())
-    }
-
+impl Sizes for Formats {
     /// Bytes of `n` numbers in the compute format.
     fn plain(&self, n: u64) -> u64 {
         self.compute.size() as u64 * n

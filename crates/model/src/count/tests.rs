@@ -1,9 +1,9 @@
 use super::*;
-use crate::hf::Checkpoint;
-use crate::precision::{Keep, Precision, Product};
 use crate::{BalanceGroups, Grads, Input, LossWeights, Model, Workspace};
 use hadal_ops::linear::PackedWeight;
 use hadal_ops::{Cx, DType};
+use hadal_weights::Checkpoint;
+use hadal_weights::precision::{Keep, Precision, Product};
 use std::path::Path;
 
 const BF16: Formats = Formats::BF16;

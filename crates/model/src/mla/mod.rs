@@ -15,14 +15,14 @@
 pub(crate) mod decode;
 
 use crate::build::Builder;
-use crate::config::MLA_NORM_EPS;
-use crate::config::ModelConfig;
+use crate::kept::Kept;
 use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::Pass;
-use crate::precision::{Keep, Kept};
 use hadal_ops::linear::Operand;
 use hadal_ops::{Acc, Cx, DType, Tensor, attention, attention::AttnShape, elementwise, linear, rope};
+use hadal_weights::config::{MLA_NORM_EPS, ModelConfig};
+use hadal_weights::precision::Keep;
 
 /// How the query is made.
 pub enum Query {

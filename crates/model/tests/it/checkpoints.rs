@@ -1,8 +1,9 @@
 //! Folders of checkpoints to convert, change and compare.
 
-use hadal_model::hf::{Checkpoint, Conversion, Converted, SaveOptions, ScaleFormat, WeightFormat, convert_into};
-use hadal_model::{Model, ModelConfig};
+use hadal_model::Model;
 use hadal_ops::{Cx, DType};
+use hadal_weights::ModelConfig;
+use hadal_weights::{Checkpoint, Conversion, Converted, SaveOptions, ScaleFormat, WeightFormat, convert_into};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as Stored, TensorView};
 use std::collections::BTreeMap;

@@ -6,9 +6,10 @@
 //! 1e-6, so what rounding leaves is near 1e-4 of the gradient's length. The bound is 1e-3 of it.
 
 use crate::fixtures::{Fixture, routing};
+use hadal_base::{Purpose, Rng};
 use hadal_model::dump::dump;
 use hadal_model::{BalanceGroups, Grads, Input, LossWeights, Model, Probe, Workspace};
-use hadal_ops::{Cx, DType, Purpose, Rng, Tensor};
+use hadal_ops::{Cx, DType, Tensor};
 
 const LAMBDA: f64 = 0.3;
 const ALPHA: f64 = 0.05;

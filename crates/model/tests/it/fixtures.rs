@@ -1,10 +1,11 @@
 //! Tiny checkpoints with the results of an independent implementation (see oracle/README.md).
 
+use hadal_model::Model;
 use hadal_model::dump::{Array, Dump};
-use hadal_model::hf::Checkpoint;
-use hadal_model::precision::Precision;
-use hadal_model::{Model, ModelConfig};
 use hadal_ops::{Cx, Tensor};
+use hadal_weights::Checkpoint;
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 

@@ -2,11 +2,11 @@
 
 use crate::checkpoints::{FP8, Folder, Raw, UE8M0, UE8M0_BYTE, changed, config, options, serialize, values};
 use hadal_model::Model;
-use hadal_model::hf::{
+use hadal_ops::{Cx, DType};
+use hadal_weights::{
     Checkpoint, Conversion, Dtype, Error, Quantization, WeightFormat, convert_into, expected, is_fp8, is_router_bias,
     scale_name, scale_shape,
 };
-use hadal_ops::{Cx, DType};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype as Stored;
 use std::collections::BTreeMap;

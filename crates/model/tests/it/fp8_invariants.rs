@@ -3,8 +3,8 @@
 use crate::fixtures::{distance, wide};
 use crate::invariants::gradients;
 use hadal_model::Input;
-use hadal_model::precision::{Gradients, Precision};
 use hadal_ops::{Cx, DType};
+use hadal_weights::precision::{Gradients, Precision};
 
 /// Sequences of the given lengths.
 fn sequences(lens: &[usize]) -> Vec<Vec<i32>> {

@@ -2,12 +2,12 @@
 //! the backward that does both at each layer. A pipeline schedule lives from it.
 
 use crate::fixtures::Fixture;
-use hadal_model::precision::Precision;
 use hadal_model::{
     BalanceGroups, BalancePass, BlockDeferred, Grads, Input, LossWeights, Model, MtpDeferred, MtpSaved, Pass, Workspace,
 };
 use hadal_ops::head::{self, HeadGrad};
 use hadal_ops::{Acc, Cx, DType, Tensor, embedding, rmsnorm};
+use hadal_weights::precision::Precision;
 
 const COEF: f32 = 0.125;
 

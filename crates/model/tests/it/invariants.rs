@@ -1,9 +1,9 @@
 //! The invariants that a model by itself must keep: halves of the backward, threads, micro-batches, cached decoding.
 
 use crate::fixtures::{Fixture, distance};
-use hadal_model::precision::{Gradients, Precision};
 use hadal_model::{Decoder, Grads, Input, LossWeights, Model, Workspace};
 use hadal_ops::{Cx, DType};
+use hadal_weights::precision::{Gradients, Precision};
 
 const NAMES: [&str; 3] = ["yarn", "moonlight", "mtp2"];
 

@@ -1,8 +1,9 @@
 //! Memory of a pass grows with its tokens, not with their square, and has no logits of all tokens in it.
 
-use hadal_model::precision::Precision;
-use hadal_model::{Grads, Input, LossWeights, Model, ModelConfig, Workspace};
+use hadal_model::{Grads, Input, LossWeights, Model, Workspace};
 use hadal_ops::{Cx, DType};
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
 
 /// Narrow, so that scores of all pairs, and logits of all tokens if there are many, would weigh more than everything kept.
 fn config(vocab_size: usize) -> ModelConfig {

@@ -4,11 +4,12 @@
 
 use crate::checkpoints::{FP8, Folder, Raw, UE8M0, changed, raw};
 use crate::fixtures::{distance, read};
+use hadal_model::Model;
 use hadal_model::dump::{Array, dump};
-use hadal_model::hf::{Checkpoint, Conversion, ScaleFormat, WeightFormat, expected, scale_name};
-use hadal_model::{Model, ModelConfig};
 use hadal_ops::fp8::E4M3;
 use hadal_ops::{Cx, DType};
+use hadal_weights::ModelConfig;
+use hadal_weights::{Checkpoint, Conversion, ScaleFormat, WeightFormat, expected, scale_name};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype as Stored;
 use std::collections::BTreeMap;

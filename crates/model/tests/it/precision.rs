@@ -2,8 +2,8 @@
 
 use crate::fixtures::{Fixture, distance, routing};
 use hadal_model::dump::{Array, Dump, dump};
-use hadal_model::precision::{Keep, Precision, Product};
 use hadal_ops::{Cx, DType, Tensor};
+use hadal_weights::precision::{Keep, Precision, Product};
 
 fn values<'a>(dump: &'a Dump, name: &str) -> &'a [f32] {
     let Array::F32(_, v) = &dump[name] else { panic!("{name} is no f32 array") };

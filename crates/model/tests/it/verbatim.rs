@@ -1,8 +1,8 @@
 //! What a conversion leaves as it is: everything, unless it is asked to change it.
 
 use crate::checkpoints::{FP8, Folder, UE8M0, UE8M0_BYTE, changed, values};
-use hadal_model::ModelConfig;
-use hadal_model::hf::{Conversion, Converted, Quantization, ScaleFormat, WeightFormat, is_fp8, scale_name};
+use hadal_weights::ModelConfig;
+use hadal_weights::{Conversion, Converted, Quantization, ScaleFormat, WeightFormat, is_fp8, scale_name};
 use safetensors::tensor::Dtype as Stored;
 
 const O_PROJ: &str = "model.layers.0.self_attn.o_proj.weight";

@@ -15,7 +15,7 @@ fn float() -> impl Strategy<Value = DType> {
 
 fn indices(cx: &Cx, n: usize, limit: usize, seed: u64) -> Tensor {
     let rng = Rng::new(seed, Purpose::Test, 1);
-    cx.indices(&[n], &(0..n).map(|i| rng.below(i as u64, limit) as i32).collect::<Vec<_>>())
+    cx.indices(&[n], &(0..n).map(|i| rng.below(i as u64, limit as u64) as i32).collect::<Vec<_>>())
 }
 
 proptest! {

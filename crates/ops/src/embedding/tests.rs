@@ -15,7 +15,7 @@ proptest! {
         for cx in contexts() {
             let table = random(&cx, &[v, d], DType::F32, 1.0, seed);
             let rng = Rng::new(seed, Purpose::Test, 1);
-            let ids: Vec<i32> = (0..t).map(|i| rng.below(i as u64, v) as i32).collect();
+            let ids: Vec<i32> = (0..t).map(|i| rng.below(i as u64, v as u64) as i32).collect();
             let ids_t = cx.indices(&[t], &ids);
             let mut x = cx.empty(&[t, d], dtype);
             forward(&cx, &table, &ids_t, &mut x);
@@ -46,7 +46,7 @@ fn bits_do_not_depend_on_threads() {
     same_bits_for_any_threads(|cx| {
         let (v, t, d) = (50, 300, 700);
         let rng = Rng::new(1, Purpose::Test, 1);
-        let ids = cx.indices(&[t], &(0..t).map(|i| rng.below(i as u64, v) as i32).collect::<Vec<_>>());
+        let ids = cx.indices(&[t], &(0..t).map(|i| rng.below(i as u64, v as u64) as i32).collect::<Vec<_>>());
         let mut dtable = cx.empty(&[v, d], DType::F32);
         backward(cx, &random(cx, &[t, d], DType::Bf16, 1.0, 1), &ids, &mut dtable, Acc::Write);
         vec![dtable]

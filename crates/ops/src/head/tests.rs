@@ -28,7 +28,8 @@ fn case(cx: &Cx, (t, d, v): (usize, usize, usize), dtype: DType, ignored: usize,
     let mut packed = PackedWeight::new(cx, 1, v, d, dtype, true);
     packed.pack(cx, &w);
     let rng = Rng::new(seed, Purpose::Test, 9);
-    let target = |i: u64| if rng.below(2 * i, 100) < ignored { -1 } else { rng.below(2 * i + 1, v) as i32 };
+    let target =
+        |i: u64| if rng.below(2 * i, 100) < ignored as u64 { -1 } else { rng.below(2 * i + 1, v as u64) as i32 };
     let targets = (0..t as u64).map(target).collect();
     Case { h: random(cx, &[t, d], dtype, 1.0, seed ^ 1), w, packed, targets, scale: 0.37 }
 }

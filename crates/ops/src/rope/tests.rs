@@ -14,7 +14,7 @@ fn freqs(pairs: usize) -> Vec<f64> {
 
 fn positions(cx: &Cx, t: usize, seed: u64) -> Tensor {
     let rng = crate::Rng::new(seed, crate::Purpose::Test, 1);
-    cx.indices(&[t], &(0..t).map(|i| rng.below(i as u64, MAX_POS) as i32).collect::<Vec<_>>())
+    cx.indices(&[t], &(0..t).map(|i| rng.below(i as u64, MAX_POS as u64) as i32).collect::<Vec<_>>())
 }
 
 fn check(t: usize, heads: usize, pairs: usize, off: usize, dtype: DType, inverse: bool, seed: u64) {

@@ -1,10 +1,11 @@
 //! Auxiliary-loss-free balancing: from a skewed start the bias update evens the load out; without it the skew stays.
 
 use crate::{OPTIM, SETTINGS, fixture, tokens, train};
-use hadal_model::{Model, ModelConfig};
+use hadal_model::Model;
 use hadal_ops::{Cx, DType};
-use hadal_train::metrics::max_vio;
 use hadal_train::step::{StepSettings, Trainer};
+use hadal_watch::metrics::max_vio;
+use hadal_weights::ModelConfig;
 
 const STEPS: u64 = 200;
 const SEQ_LEN: usize = 24;

@@ -2,8 +2,9 @@
 
 use crate::{SETTINGS, state, tokens, train, trainer};
 use hadal_ops::{Cx, DType};
-use hadal_train::checkpoint::{CheckpointError, list, load, save};
+use hadal_train::checkpoint::{CheckpointError, load, save};
 use hadal_train::step::Trainer;
+use hadal_weights::folder::checkpoints;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ fn a_loaded_trainer_goes_on_bit_for_bit() {
         assert!(state(&resumed) == state(&unbroken), "{compute:?}: three steps later");
 
         // The folder is also a checkpoint of the plain layout, and its extra files are where tokenizers are looked for.
-        hadal_model::hf::Checkpoint::open(&path).unwrap();
+        hadal_weights::Checkpoint::open(&path).unwrap();
     }
 }
 
@@ -61,7 +62,7 @@ fn saving_removes_leftovers_and_old_checkpoints_and_replaces_its_own() {
     let extra = dir.path().join("tokenizer.json");
     fs::write(&extra, "{}").unwrap();
     let mut t = small(DType::F32, DType::F32);
-    assert!(list(&folder).unwrap().is_empty(), "a folder that is not there has no checkpoint");
+    assert!(checkpoints(&folder).unwrap().is_empty(), "a folder that is not there has no checkpoint");
     save(&t, 1, &json!(1), &[], &folder, 2).unwrap();
     // What a killed process leaves, by the name of one that is surely gone.
     let mut child = std::process::Command::new("true").spawn().unwrap();
@@ -73,7 +74,7 @@ fn saving_removes_leftovers_and_old_checkpoints_and_replaces_its_own() {
         save(&t, step, &json!(step), std::slice::from_ref(&extra), &folder, 2).unwrap();
     }
     assert_eq!(names(&folder), ["step-00000003", "step-00000004"]);
-    let newest = list(&folder).unwrap().pop().unwrap();
+    let newest = checkpoints(&folder).unwrap().pop().unwrap();
     assert_eq!(fs::read_to_string(newest.join("tokenizer.json")).unwrap(), "{}");
     // The same step again takes the place of the first.
     steps(&mut t, 0..1);

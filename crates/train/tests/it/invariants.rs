@@ -1,9 +1,9 @@
 //! How a step is split and on how many threads it runs: the same loads, and the same or nearly the same numbers.
 
 use crate::{SETTINGS, state, tokens, train, trainer_in};
-use hadal_model::precision::Precision;
 use hadal_ops::{Cx, DType};
 use hadal_train::step::{StepSettings, Trainer};
+use hadal_weights::precision::Precision;
 
 const SEQ_LEN: usize = 19;
 const FORMATS: [(DType, Precision); 3] =

@@ -7,12 +7,14 @@ mod nudge;
 mod precision;
 mod ten_steps;
 
-use hadal_model::hf::Checkpoint;
-use hadal_model::precision::Precision;
-use hadal_model::{BalanceGroups, Model, ModelConfig};
-use hadal_ops::{Cx, DType, Purpose, Rng};
+use hadal_base::{Purpose, Rng};
+use hadal_model::{BalanceGroups, Model};
+use hadal_ops::{Cx, DType};
 use hadal_train::optim::OptimConfig;
 use hadal_train::step::{StepSettings, Trainer};
+use hadal_weights::Checkpoint;
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
 use std::path::{Path, PathBuf};
 
 const OPTIM: OptimConfig = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments: DType::F32 };
@@ -45,7 +47,7 @@ fn trainer_in(cx: Cx, precision: Precision, moments: DType, ema: f32) -> Trainer
 /// `n` random tokens of batch `step`.
 fn tokens(config: &ModelConfig, step: u64, n: usize) -> Vec<i32> {
     let rng = Rng::new(11, Purpose::Test, step);
-    (0..n as u64).map(|i| rng.below(i, config.vocab_size) as i32).collect()
+    (0..n as u64).map(|i| rng.below(i, config.vocab_size as u64) as i32).collect()
 }
 
 /// One step on `tokens`; returns its losses and gradient norm.

@@ -1,7 +1,7 @@
 //! The control of a comparison: a run that differs from another in one weight.
 
-use hadal_train::plan::Plan;
-use hadal_train::recipe::Recipe;
+use hadal_recipe::plan::Plan;
+use hadal_recipe::recipe::Recipe;
 use hadal_train::run::trainer;
 
 /// Initial weights of a small model, parameter by parameter.

@@ -1,11 +1,11 @@
 //! A recipe's precision table reaches the products.
 
 use crate::{SETTINGS, fixture, tokens};
-use hadal_model::ModelConfig;
 use hadal_ops::{Accumulator, DType};
-use hadal_train::plan::Plan;
-use hadal_train::recipe::Recipe;
+use hadal_recipe::plan::Plan;
+use hadal_recipe::recipe::Recipe;
 use hadal_train::run;
+use hadal_weights::ModelConfig;
 
 #[test]
 fn a_run_multiplies_as_its_recipe_says() {

@@ -5,9 +5,9 @@
 
 use crate::{OPTIM, fixture, train};
 use hadal_model::Model;
-use hadal_model::hf::Checkpoint;
 use hadal_ops::{Cx, DType};
 use hadal_train::step::{StepSettings, Trainer};
+use hadal_weights::Checkpoint;
 use serde_json::Value;
 
 /// Of losses and of the norms of gradients and weights.

@@ -1,0 +1,321 @@
+//! Files and folders that appear whole or not at all.
+//!
+//! Everything is written beside its final place under a name of its own, synced to the disk, and renamed; the rename is
+//! synced too. A process that dies at any moment leaves the old state or the new one, and at most a leftover that
+//! [`remove_leftovers`] knows by its name.
+
+use crate::{IoContext, IoError};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const PREFIX: &str = ".hadal-unfinished-";
+/// Bytes of the final name that a name aside repeats, so that it is not too long where the final name is not.
+const REPEATED: usize = 64;
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// The folder a path lies in, and a name beside it that no one else uses.
+fn beside(path: &Path) -> Result<(PathBuf, PathBuf), IoError> {
+    let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path has no last component");
+    let name = path.file_name().ok_or_else(no_name).at("write", path)?;
+    let parent = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let own = format!("{PREFIX}{}-{number}-{}", std::process::id(), repeated(name));
+    let aside = parent.join(own);
+    Ok((parent, aside))
+}
+
+/// What a name aside repeats of the final one.
+fn repeated(name: &OsStr) -> String {
+    let mut name = name.to_string_lossy().into_owned();
+    name.truncate((0..=REPEATED).rev().find(|n| name.is_char_boundary(*n)).unwrap_or(0));
+    name
+}
+
+/// Makes what was renamed or created in a folder survive a loss of power.
+pub fn sync_dir(path: &Path) -> Result<(), IoError> {
+    if cfg!(unix) { File::open(path).and_then(|d| d.sync_all()).at("sync", path) } else { Ok(()) }
+}
+
+/// Writes a file whole or not at all, replacing what was there.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), IoError> {
+    write_file_with(path, |out| out.write_all(bytes))
+}
+
+/// As [`write_file`], from a function that writes.
+pub fn write_file_with(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), IoError> {
+    let mut staged = StagedFile::new(path)?;
+    fill(staged.out()).at("write", path)?;
+    staged.commit()
+}
+
+/// A file under construction. Dropped before [`StagedFile::commit`], it goes away.
+#[derive(Debug)]
+pub struct StagedFile {
+    target: PathBuf,
+    parent: PathBuf,
+    aside: PathBuf,
+    out: BufWriter<File>,
+}
+
+impl StagedFile {
+    /// Starts a file that is to become `target`.
+    pub fn new(target: &Path) -> Result<Self, IoError> {
+        let (parent, aside) = beside(target)?;
+        let file = File::create_new(&aside).at("create", target)?;
+        Ok(Self { target: target.into(), parent, aside, out: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    /// Where to write.
+    pub fn out(&mut self) -> &mut BufWriter<File> {
+        &mut self.out
+    }
+
+    /// Syncs the file and gives it its name, replacing what was there.
+    pub fn commit(mut self) -> Result<(), IoError> {
+        self.out.flush().at("write", &self.target)?;
+        self.out.get_ref().sync_all().at("sync", &self.target)?;
+        fs::rename(&self.aside, &self.target).at("rename into place", &self.target)?;
+        sync_dir(&self.parent)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        // Nothing there after a commit; and where removal fails, `remove_leftovers` comes later.
+        drop(fs::remove_file(&self.aside));
+    }
+}
+
+/// A folder under construction. Dropped before [`StagedDir::commit`], it goes away with all that is in it.
+#[derive(Debug)]
+pub struct StagedDir {
+    target: PathBuf,
+    parent: PathBuf,
+    aside: PathBuf,
+}
+
+impl StagedDir {
+    /// Starts a folder that is to become `target`, creating the folders above it.
+    pub fn new(target: &Path) -> Result<Self, IoError> {
+        let (parent, aside) = beside(target)?;
+        fs::create_dir_all(&parent).at("create", &parent)?;
+        fs::create_dir(&aside).at("create a folder in", &parent)?;
+        Ok(Self { target: target.into(), parent, aside })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.aside
+    }
+
+    /// Syncs everything inside and gives the folder its name, which must be free or an empty folder.
+    pub fn commit(self) -> Result<(), IoError> {
+        sync_tree(&self.aside)?;
+        let renamed = fs::rename(&self.aside, &self.target);
+        let hint = "; the name must be free or that of an empty folder: move away what is there and try again";
+        renamed.map_err(|e| io::Error::new(e.kind(), format!("{e}{hint}"))).at("rename into place", &self.target)?;
+        sync_dir(&self.parent)
+    }
+
+    /// As [`StagedDir::commit`], taking the place of what has the name. On Linux the two are exchanged in one step;
+    /// elsewhere there is a moment between two renames in which the name is free.
+    pub fn commit_replacing(self) -> Result<(), IoError> {
+        sync_tree(&self.aside)?;
+        if fs::symlink_metadata(&self.target).is_err() {
+            fs::rename(&self.aside, &self.target).at("rename into place", &self.target)?;
+        } else if exchange(&self.aside, &self.target).is_err() {
+            let (_, old) = beside(&self.target)?;
+            fs::rename(&self.target, &old).at("move aside", &self.target)?;
+            if let Err(e) = fs::rename(&self.aside, &self.target) {
+                fs::rename(&old, &self.target).at("put back", &self.target)?;
+                return Err(e).at("rename into place", &self.target);
+            }
+            remove(&old).at("remove", &old)?;
+        }
+        sync_dir(&self.parent)
+        // After an exchange the old content lies under the name aside, and dropping removes it.
+    }
+}
+
+impl Drop for StagedDir {
+    fn drop(&mut self) {
+        // Nothing there after a commit; and where removal fails, `remove_leftovers` comes later.
+        drop(remove(&self.aside));
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// Syncs every file and folder below `path`, and itself.
+fn sync_tree(path: &Path) -> Result<(), IoError> {
+    for entry in fs::read_dir(path).at("list", path)? {
+        let entry = entry.at("list", path)?;
+        let kind = entry.file_type().at("look at", &entry.path())?;
+        if kind.is_dir() {
+            sync_tree(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path()).and_then(|f| f.sync_all()).at("sync", &entry.path())?;
+        }
+    }
+    sync_dir(path)
+}
+
+/// Removes from a folder what processes that died left unfinished there, and says how many. Those of processes still
+/// alive stay. To be called where only this machine writes: process numbers mean nothing elsewhere.
+pub fn remove_leftovers(folder: &Path) -> Result<usize, IoError> {
+    remove_dead(folder, |_| true)
+}
+
+/// The same for what was to become `target`, and nothing else in its folder, which need not be there.
+pub fn remove_leftovers_of(target: &Path) -> Result<usize, IoError> {
+    let (Some(name), Some(folder)) = (target.file_name(), target.parent()) else { return Ok(0) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let name = repeated(name);
+    if folder.is_dir() { remove_dead(folder, |of| of == name) } else { Ok(0) }
+}
+
+/// Removes from a folder what dead processes left of names that `wanted` accepts.
+fn remove_dead(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<usize, IoError> {
+    let mut removed = 0;
+    for entry in fs::read_dir(folder).at("list", folder)? {
+        let entry = entry.at("list", folder)?;
+        let name = entry.file_name();
+        let mut parts = name.to_str().and_then(|n| n.strip_prefix(PREFIX)).unwrap_or_default().splitn(3, '-');
+        let (owner, _, of) = (parts.next(), parts.next(), parts.next());
+        let Some(owner) = owner.and_then(|n| n.parse::<u32>().ok()) else { continue };
+        if !is_alive(owner) && wanted(of.unwrap_or_default()) {
+            remove(&entry.path()).at("remove", &entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(target_os = "linux")]
+fn is_alive(process: u32) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
+}
+
+/// Where there is no way to tell without unsafe code, what this process did not make counts as left over.
+#[cfg(not(target_os = "linux"))]
+fn is_alive(process: u32) -> bool {
+    process == std::process::id()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        write_file(&path, b"one").unwrap();
+        write_file(&path, b"two").unwrap();
+        let error = write_file_with(&path, |out| {
+            out.write_all(b"half")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("cannot write") && text.contains("state.json"), "{text}");
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(entries(dir.path()), ["state.json"]);
+    }
+
+    #[test]
+    fn a_folder_appears_on_commit_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("runs").join("step-1");
+        let staged = StagedDir::new(&target).unwrap();
+        fs::create_dir(staged.path().join("inner")).unwrap();
+        fs::write(staged.path().join("inner/a"), b"a").unwrap();
+        assert!(!target.exists());
+        staged.commit().unwrap();
+        assert_eq!(fs::read(target.join("inner/a")).unwrap(), b"a");
+        assert_eq!(entries(target.parent().unwrap()), ["step-1"]);
+
+        let dropped = StagedDir::new(&target).unwrap();
+        fs::write(dropped.path().join("b"), b"b").unwrap();
+        drop(dropped);
+        assert_eq!(entries(target.parent().unwrap()), ["step-1"]);
+
+        let refused = StagedDir::new(&target).unwrap();
+        assert!(refused.commit().unwrap_err().to_string().contains("step-1"));
+        assert_eq!(entries(&target), ["inner"]);
+
+        let replacing = StagedDir::new(&target).unwrap();
+        fs::write(replacing.path().join("c"), b"c").unwrap();
+        replacing.commit_replacing().unwrap();
+        assert_eq!(entries(&target), ["c"]);
+        assert_eq!(entries(target.parent().unwrap()), ["step-1"]);
+    }
+
+    #[test]
+    fn leftovers_of_the_dead_go_and_those_of_the_living_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("x");
+        let mine = StagedDir::new(&target).unwrap();
+        fs::create_dir(dir.path().join(format!("{PREFIX}4294967295-0-x"))).unwrap();
+        fs::write(dir.path().join(format!("{PREFIX}4294967295-1-y")), b"").unwrap();
+        fs::write(dir.path().join("z"), b"").unwrap();
+        // Of one name only those that were to have it.
+        for name in ["1-a-b", "2-a-b", "3-a"] {
+            fs::write(dir.path().join(format!("{PREFIX}4294967295-{name}")), b"").unwrap();
+        }
+        assert_eq!(remove_leftovers_of(&dir.path().join("a-b")).unwrap(), 2);
+        assert_eq!(remove_leftovers_of(&dir.path().join("x/y")).unwrap(), 0);
+        assert_eq!(remove_leftovers_of(&dir.path().join("a")).unwrap(), 1);
+        assert_eq!(remove_leftovers(dir.path()).unwrap(), 2);
+        assert_eq!(entries(dir.path()).len(), 2);
+        drop(mine);
+        assert_eq!(entries(dir.path()), ["z"]);
+    }
+
+    /// Names may have 255 bytes, and those aside are longer by a few.
+    #[test]
+    fn long_names_have_short_ones_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("\u{e9}".repeat(120) + "123456789012345");
+        let dead = format!("{PREFIX}4294967295-0-{}", repeated(target.file_name().unwrap()));
+        fs::create_dir(dir.path().join(dead)).unwrap();
+        assert_eq!(remove_leftovers_of(&target).unwrap(), 1);
+        StagedDir::new(&target).unwrap().commit().unwrap();
+        assert!(target.is_dir());
+    }
+
+    #[test]
+    fn impossible_places_are_errors_with_a_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, b"").unwrap();
+        assert!(StagedDir::new(&file.join("below")).unwrap_err().to_string().contains("file"));
+        assert!(write_file(&file.join("below"), b"").unwrap_err().to_string().contains("below"));
+        assert!(write_file(Path::new("/"), b"").is_err());
+    }
+}

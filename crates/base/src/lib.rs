@@ -1,0 +1,13 @@
+//! What every crate stands on: files that appear whole or not at all, one I/O error that names path and action, and one
+//! counter-based random generator.
+
+pub mod atomic;
+mod io;
+mod place;
+mod rng;
+mod small;
+
+pub use io::{IoContext, IoError};
+pub use place::place;
+pub use rng::{Permutation, Purpose, Rng, mix, name_key};
+pub use small::{open_regular, read_small, short};

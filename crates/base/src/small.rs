@@ -1,0 +1,53 @@
+//! Files and words from files, neither of which is trusted to be what it should be, or as small.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Opens a regular file; others might never end, or never begin.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    // Looked at before it is opened: opening a pipe waits for someone to write.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+    }
+    File::open(path)
+}
+
+/// Reads a regular file of at most `most` bytes.
+pub fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        let reason = format!("is larger than {} MB, which no such file is", most / 1_000_000);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+    }
+    Ok(bytes)
+}
+
+/// Text from a file as a message can show it: its beginning, without control characters.
+pub fn short(text: &str) -> String {
+    const MOST: usize = 300;
+    let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let end = if text.chars().nth(MOST).is_some() { " ..." } else { "" };
+    text.chars().take(MOST).map(plain).collect::<String>() + end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_large_or_no_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, [7; 9]).unwrap();
+        assert_eq!(read_small(&path, 9).unwrap(), [7; 9]);
+        assert!(read_small(&path, 8).unwrap_err().to_string().contains("larger"));
+        assert!(read_small(dir.path(), 8).unwrap_err().to_string().contains("no regular file"));
+        if cfg!(unix) {
+            assert!(read_small(Path::new("/dev/zero"), 8).unwrap_err().to_string().contains("no regular file"));
+        }
+        assert_eq!(short("a\u{1b}[2J \"b\"\n"), "a\\u{1b}[2J \"b\"\\n");
+        assert_eq!(short(&"x".repeat(5_000_000)).len(), 304);
+    }
+}

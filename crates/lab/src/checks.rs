@@ -1,0 +1,106 @@
+//! What a command may not change: settings that the runs differ in, and those of runs that are there already.
+
+use crate::experiment::Experiment;
+use crate::work::Work;
+use anyhow::{Result, bail};
+use hadal_recipe::plan::{PLAN_FILE, Plan};
+use std::path::Path;
+
+/// Keys that an option of the command decides.
+const BY_OPTION: [(&str, &str); 3] =
+    [("schedule.total_tokens", "--tokens or --budget"), ("schedule.minutes", "--budget"), ("run.out", "--out")];
+
+/// Refuses a `--set` of what the runs differ in, or of what another option decides.
+pub(crate) fn overrides(experiment: &Experiment, sets: &[String]) -> Result<()> {
+    for set in sets {
+        let key = key(set);
+        if let Some((_, option)) = BY_OPTION.iter().find(|(k, _)| overlap(key, k)) {
+            bail!("--set {set}: an experiment takes this from {option}");
+        }
+        if let Some(run) = experiment.run.iter().find(|r| r.set.iter().any(|s| overlap(key, self::key(s)))) {
+            bail!(
+                "--set {set}: the runs of this experiment differ in it (run `{}`); it cannot be set for all",
+                run.name
+            );
+        }
+    }
+    Ok(())
+}
+
+fn key(set: &str) -> &str {
+    set.split_once('=').map_or(set, |(key, _)| key).trim()
+}
+
+/// Whether one key is the other, or a table that holds it.
+fn overlap(a: &str, b: &str) -> bool {
+    let holds = |table: &str, key: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+    a == b || holds(a, b) || holds(b, a)
+}
+
+impl Work<'_> {
+    /// Refuses to go on with runs in folders of another number of seeds.
+    pub(crate) fn check_layout(&self) -> Result<()> {
+        for member in &self.experiment.run {
+            let folder = self.out.join(member.folder());
+            let several = std::fs::read_dir(&folder).is_ok_and(|entries| {
+                entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("seed-") && e.path().is_dir())
+            });
+            let one = folder.join(PLAN_FILE).exists();
+            if one && self.experiment.seeds > 1 || several && self.experiment.seeds == 1 {
+                let (held, asked) = if one { ("one seed", "several") } else { ("several seeds", "one") };
+                bail!("--seeds: {} holds runs of {held}, not of {asked}: {REMEDY}", self.out.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What to do about runs with other settings.
+pub(crate) const REMEDY: &str = "give the same arguments, another --out, or remove the folder";
+
+/// Refuses to go on with a run whose plan is not the one that the command gives. Where it lies and its threads do not matter.
+pub(crate) fn same_plan(folder: &Path, plan: &Plan) -> Result<()> {
+    let stored = Plan::load(folder)?;
+    let mut plan = plan.clone();
+    let stages = stored.extensions.iter().map(|s| &s.run);
+    for (ours, theirs) in
+        plan.extensions.iter_mut().map(|s| &mut s.run).zip(stages).chain([(&mut plan.run, &stored.run)])
+    {
+        ours.out.clone_from(&theirs.out);
+        ours.threads = theirs.threads;
+    }
+    let differences = stored.differences(&plan);
+    if !differences.is_empty() {
+        bail!(
+            "the run in {} was begun with other settings than this command gives (there / here): {}: {REMEDY}",
+            folder.display(),
+            differences.join("; ")
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_runs_differ_in_cannot_be_set() {
+        let refused = |name: &str, set: &str| {
+            overrides(&Experiment::load(name).unwrap(), &[set.to_owned()]).err().map(|e| e.to_string())
+        };
+        for (name, set) in [
+            ("fp8", "run.precision=bf16"),
+            ("fp8", "run={precision=\"f32\"}"),
+            ("fp8-blocks", "precision.gradients=tile"),
+            ("balance", "balance.method=none"),
+            ("balance", "schedule.total_tokens=3M"),
+            ("yarn", "run.out=elsewhere"),
+        ] {
+            assert!(refused(name, set).unwrap().contains(set), "{name}: {set}");
+        }
+        for (name, set) in [("fp8", "run.threads=1"), ("fp8", "run.seed=4"), ("yarn", "balance.method=none")] {
+            assert_eq!(refused(name, set), None, "{name}: {set}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Lengths of an experiment's runs: those asked for, or what this machine does in the time there is.
+
+use crate::budget::{Lengths, Part, factor};
+use crate::checks::REMEDY;
+use crate::measure::ROUTED;
+use crate::work::Work;
+use anyhow::{Context as _, Result, anyhow, bail};
+use hadal_base::atomic;
+use hadal_recipe::plan::{PLAN_FILE, Plan};
+use hadal_recipe::recipe::{Amount, Total};
+use hadal_recipe::schedule::Every;
+use hadal_train::corpus::Corpus;
+use hadal_train::run;
+use hadal_train::session::Prepared;
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Where the lengths of an experiment's runs are kept, in its folder.
+const FILE: &str = "length.json";
+/// Most seconds that the rate of one part of a run is measured for ...
+const SECONDS: f64 = 3.0;
+/// ... and the largest share of the time that all of them take.
+const MEASURING: f64 = 0.05;
+/// Kept back for checkpoints, drafts, plots and a machine that slows down.
+const RESERVE: f64 = 0.1;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Asked {
+    Tokens(u64),
+    Minutes { minutes: f64, seeds: u64 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    asked: Asked,
+    lengths: Lengths,
+}
+
+impl Work<'_> {
+    fn asked(&self) -> Result<Asked> {
+        if let Some(tokens) = &self.args.tokens {
+            let tokens = Amount::parse(tokens).map_err(|e| anyhow!("--tokens: {e}"))?;
+            return match tokens {
+                Amount::Tokens(n) if n > 0 => Ok(Asked::Tokens(n)),
+                _ => bail!("--tokens: write a number of tokens above 0, as in 3M"),
+            };
+        }
+        let minutes = self.args.budget.unwrap_or(self.experiment.minutes);
+        if !(minutes > 0.0 && minutes.is_finite()) {
+            bail!("--budget {minutes}: give minutes above 0");
+        }
+        Ok(Asked::Minutes { minutes, seeds: self.experiment.seeds })
+    }
+
+    /// Lengths of the runs' parts, and the first run with its text read where that was needed to measure them.
+    pub(crate) fn lengths(&self) -> Result<(Lengths, Option<Prepared>)> {
+        let asked = self.asked()?;
+        let path = self.out.join(FILE);
+        let first = &self.experiment.run[0];
+        let mut recipe = self.recipe(first, 0)?;
+        let begun = self.folder(first, recipe.run.seed);
+        let begun = begun.join(PLAN_FILE).exists().then_some(begun);
+        if begun.is_some() && path.exists() {
+            let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let stored: Stored =
+                serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+            if stored.asked != asked {
+                let told = |a| match a {
+                    Asked::Tokens(n) => format!("--tokens {n}"),
+                    Asked::Minutes { minutes, seeds } => format!("{minutes} minutes for --seeds {seeds}"),
+                };
+                let (there, here) = (told(stored.asked), told(asked));
+                bail!("{} holds runs as long as {there} gives, not {here}: {REMEDY}", self.out.display());
+            }
+            return Ok((stored.lengths, None));
+        }
+        let (lengths, prepared) = match (asked, begun) {
+            (Asked::Tokens(n), _) => {
+                recipe.schedule.total_tokens = Total::Tokens(n);
+                (Lengths::of(&Plan::new(&recipe, None)?), None)
+            }
+            // Runs from before lengths were kept.
+            (Asked::Minutes { .. }, Some(folder)) => (Lengths::of(&Plan::load(&folder)?), None),
+            (Asked::Minutes { minutes, .. }, None) => {
+                let (lengths, prepared) = self.measured(minutes)?;
+                (lengths, Some(prepared))
+            }
+        };
+        std::fs::create_dir_all(&self.out).with_context(|| format!("cannot create {}", self.out.display()))?;
+        let text = serde_json::to_string_pretty(&Stored { asked, lengths: lengths.clone() })? + "\n";
+        atomic::write_file(&path, text.as_bytes())?;
+        Ok((lengths, prepared))
+    }
+
+    /// What fits into `minutes`: the rate of every part of every run is measured, and reading is reckoned with.
+    fn measured(&self, minutes: f64) -> Result<(Lengths, Prepared)> {
+        let before = Instant::now();
+        let runs = &self.experiment.run;
+        let first = Prepared::new(self.recipe(&runs[0], 0)?, self.say)?;
+        let reading = before.elapsed().as_secs_f64();
+        let plans = runs.iter().map(|run| Ok(Plan::draft(&self.recipe(run, 0)?)?));
+        let plans: Vec<Plan> = plans.collect::<Result<_>>()?;
+        let parts: usize = plans.iter().map(|p| 1 + p.extensions.len()).sum();
+        let seconds = (MEASURING * 60.0 * minutes / parts as f64).min(SECONDS);
+        let mut all = Vec::new();
+        for (run, plan) in runs.iter().zip(&plans) {
+            let mut parts = Vec::new();
+            let (tokens, rows) = (first.corpus.tokenizer.vocab_size(), plan.model.vocab_size);
+            if tokens > rows {
+                bail!("run `{}` has rows for {rows} tokens, `{}` {tokens}: give --tokens", run.name, runs[0].name);
+            }
+            for part in [plan].into_iter().chain(&plan.extensions) {
+                let rate = run::measure(part, &first.corpus, seconds)?;
+                (self.say)(&format!("{}: {rate:.0} tokens a second in sequences of {}", run.name, part.data.seq_len));
+                let (tokens, read) = (part.schedule.total_tokens, self.read(part, &first.corpus)?);
+                parts.push(Part { tokens, rate, read });
+            }
+            all.push(parts);
+        }
+        let seeds = self.experiment.seeds;
+        let others = (runs.len() as u64 * seeds - 1) as f64;
+        let left = (60.0 * minutes - self.started.elapsed().as_secs_f64() - reading * others) * (1.0 - RESERVE);
+        let Some(mut factor) = factor(&all, seeds, left) else {
+            bail!(
+                "{minutes} minutes are too few for {} runs: reading and validation alone take longer; give more with --budget",
+                runs.len() as u64 * seeds
+            );
+        };
+        let plan = &plans[0];
+        let most = match first.recipe.schedule.max_tokens {
+            Some(Amount::Tokens(n)) => n as f64 / plan.schedule.total_tokens as f64,
+            _ => f64::INFINITY,
+        };
+        // A recipe with stages has lengths that they follow from: they may be cut short, but are no longer unless asked for.
+        let most = if self.experiment.context.is_some() && self.args.budget.is_none() { most.min(1.0) } else { most };
+        factor = factor.min(most);
+        let lengths = if factor == 1.0 { Lengths::of(plan) } else { Lengths::scaled(plan, factor) };
+        (self.say)(&format!("{:.2} M tokens a run in {minutes} minutes", lengths.total_tokens as f64 / 1e6));
+        Ok((lengths, first))
+    }
+
+    /// Tokens of a part of a run that are read, not trained on.
+    fn read(&self, plan: &Plan, corpus: &Corpus) -> Result<u64> {
+        let validations = 1 + match plan.eval_every {
+            Every::Tokens(n) => plan.schedule.total_tokens / n.max(1),
+            Every::Steps(n) => plan.schedule.total_steps() / n.max(1),
+        };
+        let models = if plan.ema_decay > 0.0 { 2 } else { 1 };
+        let each = corpus.validation(plan.data.seq_len, Some(plan.eval_tokens))?.scored;
+        let routed = ROUTED * (1 + self.args.domains.len() as u64);
+        let questions = self
+            .experiment
+            .context
+            .as_ref()
+            .map_or(0, |c| (c.lengths.iter().sum::<usize>() * c.depths * c.samples) as u64 + 2 * c.tokens);
+        Ok(validations * models * each + routed + questions)
+    }
+}

@@ -1,0 +1,27 @@
+//! The lab: the report's comparisons, redone. Runs that differ in a few settings, what their models do, verdicts on the
+//! report's claims, and plots. Nothing outside of it knows of an experiment.
+
+pub mod budget;
+mod checks;
+pub mod domains;
+pub mod experiment;
+pub mod fidelity;
+mod figures;
+pub mod findings;
+mod kinds;
+mod length;
+mod measure;
+pub mod niah;
+#[cfg(test)]
+mod plot_tests;
+pub mod plots;
+mod precisions;
+mod report;
+pub mod routing;
+#[cfg(test)]
+mod testing;
+pub mod verdict;
+mod work;
+
+pub use experiment::{EXPERIMENTS, Experiment};
+pub use work::{Options, run};

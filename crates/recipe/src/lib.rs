@@ -1,0 +1,9 @@
+//! What a run is to do: recipes as people write them, the plans that follow from them, schedules, extensions.
+
+pub mod extension;
+pub mod plan;
+pub mod recipe;
+pub mod schedule;
+
+pub use plan::{PLAN_FILE, Plan, PlanError};
+pub use recipe::{Recipe, RecipeError};

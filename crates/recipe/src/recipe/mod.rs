@@ -1,0 +1,394 @@
+//! A recipe: everything that decides a training run, as a person writes it (report section 4.2).
+//!
+//! A recipe is TOML. Reading it is the first of two stages: here the keys are known and typed, and nothing is
+//! interpreted; [`crate::plan::Plan`] is the second, where amounts become tokens and everything is checked against
+//! everything else. An error names the file, the line and the key, and suggests the key that was probably meant.
+//!
+//! Every key but `model` and `schedule.total_tokens` has a default, which is the report's value where there is one.
+
+mod amount;
+mod builtin;
+mod extension;
+mod schedule;
+mod source;
+
+use std::path::Path;
+
+use hadal_base::{IoContext, IoError};
+use serde::{Deserialize, Serialize};
+
+pub use amount::Amount;
+pub use builtin::{RECIPES, recipe};
+pub use extension::Extension;
+pub use schedule::{Lr, Phase, Schedule, Shape, Total};
+pub use source::Source;
+pub(crate) use source::nearest;
+
+/// What can be wrong with a recipe.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// No file and no built-in of this name.
+    #[error("there is no recipe `{name}`: neither a file nor one of the built-in recipes ({known})")]
+    Unknown { name: String, known: String },
+    /// A `--set` that is not `key=value`.
+    #[error("--set {text}: write it as section.key=value, for example --set batch.sequences=8")]
+    Override { text: String },
+    /// A key that is unknown, of the wrong type, or whose value makes no sense.
+    #[error("{place}: {}{message}", if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
+    Key { place: String, key: String, message: String },
+}
+
+/// A recipe as written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Short name, used for the run folder and titles.
+    #[serde(default)]
+    pub name: String,
+    /// One sentence for `--help` and lists.
+    #[serde(default)]
+    pub description: String,
+    pub model: Model,
+    #[serde(default)]
+    pub data: Data,
+    #[serde(default)]
+    pub batch: Batch,
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    #[serde(default)]
+    pub balance: Balance,
+    /// Rows of the precision table that differ from what `run.precision` chooses.
+    #[serde(default)]
+    pub precision: toml::Table,
+    #[serde(default)]
+    pub ema: Ema,
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    #[serde(default)]
+    pub eval: Eval,
+    #[serde(default)]
+    pub spike: Spike,
+    #[serde(default)]
+    pub run: Run,
+    /// What is trained after the main run, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage: Vec<Extension>,
+    /// Where each key was written.
+    #[serde(skip)]
+    pub source: Source,
+}
+
+impl Recipe {
+    /// Loads a file, or a built-in recipe by its name, and applies `--set` overrides (`section.key=value`).
+    pub fn load(name_or_path: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        if let Some(text) = recipe(name_or_path) {
+            return Self::parse(&format!("recipe {name_or_path}"), text, overrides);
+        }
+        let path = Path::new(name_or_path);
+        if !path.exists() {
+            let known = RECIPES.iter().map(|r| r.0).collect::<Vec<_>>().join(", ");
+            return Err(RecipeError::Unknown { name: name_or_path.into(), known });
+        }
+        let text = std::fs::read_to_string(path).at("read", path)?;
+        Self::parse(name_or_path, &text, overrides)
+    }
+
+    /// Reads a recipe's text; `name` stands for the file in errors.
+    pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
+        let (mut recipe, source): (Self, Source) = Source::read(name, text, overrides)?;
+        if recipe.name.is_empty() {
+            let stem = Path::new(name).file_stem().map(|s| s.to_string_lossy().into_owned());
+            recipe.name = stem.unwrap_or_else(|| "run".into());
+        }
+        recipe.source = source;
+        Ok(recipe)
+    }
+}
+
+/// The model: a Hugging Face `config.json`, or its fields written in the recipe, or the first changed by the second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Path of a `config.json`, or the name of a built-in config.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// `config.json`'s own fields; they win over `config`. The string "none" stands for JSON's null.
+    #[serde(flatten)]
+    pub fields: toml::Table,
+}
+
+/// Where the text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"cargo-lock\", a path, or a list of paths")]
+pub enum Text {
+    /// `"cargo-lock"` (the sources of the dependencies in the lock file) or one path.
+    One(String),
+    /// Files and folders.
+    Many(Vec<String>),
+}
+
+/// Text, tokenizer and packing (report section 4.1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    pub text: Text,
+    /// `"train"`, or the path of an existing `tokenizer.json`.
+    pub tokenizer: String,
+    /// Tokens of the tokenizer to train, special ones included; 0 means the model's `vocab_size`.
+    pub vocab_size: usize,
+    /// Tokens of one training sequence.
+    pub seq_len: usize,
+    /// Share of documents turned into fill-in-the-middle examples.
+    pub fim_rate: f64,
+    /// Most tokens of a stretch that is rearranged by itself, for sequences shorter than most documents; 0: whole
+    /// documents, as in the report.
+    pub fim_span: usize,
+    /// Share of combined punctuation-and-line-break tokens that is split at random.
+    pub boundary_split_rate: f64,
+    /// Share of sequences in which facts are hidden and asked for, so that a small model learns to look things up.
+    pub needle_rate: f64,
+    /// Sequences of a window in which their order is shuffled, so that a batch is not one document; 0: in order.
+    pub shuffle_rows: usize,
+    /// Share of the text held out for validation, in whole packages or files.
+    pub validation_share: f64,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            text: Text::One("cargo-lock".into()),
+            tokenizer: "train".into(),
+            vocab_size: 0,
+            seq_len: 4096,
+            fim_rate: 0.1,
+            fim_span: 0,
+            boundary_split_rate: 0.1,
+            needle_rate: 0.0,
+            shuffle_rows: 1024,
+            validation_share: 0.05,
+        }
+    }
+}
+
+/// How many sequences one optimiser step sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// Sequences of one step (after the ramp).
+    pub sequences: u64,
+    /// Sequences of one forward and backward pass; the gradients of a step's passes are added up.
+    pub micro_batch: u64,
+    /// Starts the run with smaller steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<Ramp>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { sequences: 8, micro_batch: 1, ramp: None }
+    }
+}
+
+/// Grows the batch linearly in tokens, in whole micro-batches.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// Sequences of the first step.
+    pub from: u64,
+    /// When `batch.sequences` is reached.
+    pub over: Amount,
+}
+
+/// Format of the linear layers' products, and what goes with it (`hadal_weights::precision`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunPrecision {
+    Bf16,
+    F32,
+    Fp8,
+}
+
+/// How moments are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    Bf16,
+    F32,
+}
+
+/// AdamW.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Optimizer {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub eps: f32,
+    /// Of the matrices only.
+    pub weight_decay: f32,
+    /// Largest global gradient norm; 0 never clips.
+    pub clip: f32,
+    /// Storage of the moments.
+    pub moments: Storage,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0, moments: Storage::Bf16 }
+    }
+}
+
+/// Which of the report's balancing methods is on (sections 2.1.2 and 4.5.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BalanceMethod {
+    /// Bias update plus the small sequence-wise loss.
+    AuxFree,
+    /// Nothing.
+    None,
+    /// Sequence-wise auxiliary loss only.
+    SequenceAux,
+    /// Auxiliary loss over the whole batch only, which is one micro-batch then.
+    BatchAux,
+}
+
+impl BalanceMethod {
+    /// Why the method cannot be used with batches cut like this, if it cannot.
+    pub(crate) fn cut(self, sequences: u64, micro_batch: u64) -> Option<String> {
+        (self == Self::BatchAux && micro_batch != sequences).then(|| {
+            format!(
+                "batch-aux balances all {sequences} sequences of a batch together and wants them in one micro-batch"
+            )
+        })
+    }
+}
+
+/// Expert load balancing (report section 2.1.2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Balance {
+    pub method: BalanceMethod,
+    /// Step of the bias update; used by aux-free alone.
+    pub gamma: f64,
+    /// The bias update stops here.
+    pub gamma_until: Amount,
+    /// Weight of the auxiliary loss; not used by none.
+    pub alpha: f64,
+}
+
+impl Default for Balance {
+    fn default() -> Self {
+        let gamma_until = Amount::Share { part: 14.3, whole: 14.8 };
+        Self { method: BalanceMethod::AuxFree, gamma: 0.001, gamma_until, alpha: 0.0001 }
+    }
+}
+
+/// Exponential moving average of the weights (report section 3.2.3).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ema {
+    /// 0 keeps none.
+    pub decay: f64,
+}
+
+/// When the run is saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoint {
+    pub every: Amount,
+    /// Older ones are removed; 0 keeps all.
+    pub keep_last: usize,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every: Amount::Share { part: 10.0, whole: 100.0 }, keep_last: 2 }
+    }
+}
+
+/// When and on how much text the run is validated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Eval {
+    pub every: Amount,
+    /// Validation tokens of one evaluation during training.
+    pub tokens: Amount,
+}
+
+impl Default for Eval {
+    fn default() -> Self {
+        Self { every: Amount::Share { part: 5.0, whole: 100.0 }, tokens: Amount::Tokens(1_000_000) }
+    }
+}
+
+/// What happens when the watch sees a spike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpikeAction {
+    /// Write it down and go on.
+    Continue,
+    /// Leave this step's gradients out of the weights.
+    Skip,
+    /// Go back to the last checkpoint and leave out the data since.
+    Rollback,
+}
+
+/// The watch on gradient norm and loss (report section 1: "no irrecoverable loss spikes").
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Spike {
+    pub action: SpikeAction,
+    /// Steps of the past that a step is compared with.
+    pub window: usize,
+    /// Steps at the start that are never judged.
+    pub ignore_first: u64,
+    /// A gradient norm of more than this many medians is a spike.
+    pub grad_ratio: f64,
+    /// A loss this many robust standard deviations above the median is a spike.
+    pub loss_z: f64,
+    /// After this many skipped steps in a row, the step is taken as it is.
+    pub max_skips: u32,
+    /// After this many rollbacks the run stops with an error.
+    pub max_rollbacks: u32,
+}
+
+impl Default for Spike {
+    fn default() -> Self {
+        Self {
+            action: SpikeAction::Continue,
+            window: 64,
+            ignore_first: 100,
+            grad_ratio: 10.0,
+            loss_z: 8.0,
+            max_skips: 3,
+            max_rollbacks: 3,
+        }
+    }
+}
+
+/// The machine's side of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Run {
+    pub seed: u64,
+    /// 0 uses every core; the result is the same.
+    pub threads: usize,
+    /// Row of the precision table that the run takes.
+    pub precision: RunPrecision,
+    /// Moves the weight with this number (from 1; 0: none) of the last norm by one rounding to bf16: a run that differs in no
+    /// other way, as a control.
+    pub nudge: usize,
+    /// The run's folder.
+    pub out: String,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, nudge: 0, out: "runs".into() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

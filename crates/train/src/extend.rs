@@ -1,0 +1,56 @@
+//! The extensions after a run's main part: longer contexts, each a run of its own in the run's folder.
+
+use crate::run;
+use crate::session::{Say, Session, SessionError};
+use hadal_base::IoContext;
+use hadal_recipe::plan::{PLAN_FILE, Plan};
+use hadal_weights::folder;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where the `number`th stage (from 1) of a run lies.
+pub fn extension_folder(run: &Path, number: usize) -> PathBuf {
+    run.join(format!("stage-{number}"))
+}
+
+/// A run is finished once its model is there.
+pub fn is_finished(run: &Path) -> bool {
+    run.join("model").join("config.json").is_file()
+}
+
+/// Trains the stages of a finished run that are not finished themselves; says whether all are now.
+pub fn run_extensions(main: &Session, plain: bool, say: Say<'_>) -> Result<bool, SessionError> {
+    let mut before = main.folder.clone();
+    for (i, plan) in main.plan.extensions.iter().enumerate() {
+        let folder = extension_folder(&main.folder, i + 1);
+        if is_finished(&folder) {
+            before = folder;
+            continue;
+        }
+        let resumed = folder.join(PLAN_FILE).exists();
+        // A stage that has begun keeps the plan it began with.
+        let plan = if resumed { Plan::load(&folder)? } else { plan.clone() };
+        let start = folder::checkpoints(&before.join("checkpoints"))?
+            .pop()
+            .ok_or_else(|| SessionError::NoCheckpoint { folder: before.clone(), number: i + 1 })?;
+        let factor = plan.model.rope_scaling.as_ref().map_or(1.0, |y| y.factor);
+        say(&format!(
+            "stage {}: sequences of {} tokens, YaRN by {factor}, {:.2} M tokens in {} steps, from {}",
+            i + 1,
+            plan.data.seq_len,
+            plan.schedule.total_tokens as f64 / 1e6,
+            plan.schedule.total_steps(),
+            start.display()
+        ));
+        std::fs::create_dir_all(&folder).at("create", &folder)?;
+        plan.save(&folder)?;
+        let stage = Session { folder, plan, corpus: Arc::clone(&main.corpus), resumed, after: Some(start) };
+        let (_, outcome) = stage.train(run::trainer(&stage.plan, None)?, plain, say)?;
+        if !outcome.finished {
+            return Ok(false);
+        }
+        say(&format!("model: {}", stage.folder.join("model").display()));
+        before = stage.folder;
+    }
+    Ok(true)
+}

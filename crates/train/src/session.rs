@@ -1,0 +1,201 @@
+//! A run's folder from its recipe on: text read and packed, the plan, training, what is left behind at its end.
+
+use crate::checkpoint::CheckpointError;
+use crate::corpus::{Corpus, Source};
+use crate::run::{self, Outcome, Run, RunError};
+use crate::step::Trainer;
+use hadal_base::atomic::StagedDir;
+use hadal_base::{IoContext, IoError};
+use hadal_data::DataError;
+use hadal_model::Model;
+use hadal_ops::DType;
+use hadal_recipe::plan::{PLAN_FILE, Plan, PlanError};
+use hadal_recipe::recipe::{Recipe, RecipeError, Text};
+use hadal_watch::live::Mode;
+use hadal_watch::metrics;
+use hadal_watch::plot::{self, PlotError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The lock file that the program was built with: the packages whose sources are the default text.
+pub const LOCK: &str = include_str!("../../../Cargo.lock");
+
+/// Seconds of training that fix the length of a run whose recipe leaves it to the machine.
+const MEASURE_SECONDS: f64 = 8.0;
+
+/// Hears what is being done, a line at a time.
+pub type Say<'a> = &'a dyn Fn(&str);
+
+/// Why a run could not begin, go on or end.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The folder is another run's.
+    #[error("{} holds a run already: go on with it (--resume), choose another folder, or remove it", .0.display())]
+    Taken(PathBuf),
+    /// There is no run in the folder.
+    #[error("nothing to resume in {}: start without --resume", .0.display())]
+    NothingToResume(PathBuf),
+    /// A run without a checkpoint, of which an extension was to begin.
+    #[error("{} has no checkpoint for stage {number} to begin with", folder.display())]
+    NoCheckpoint {
+        /// The run.
+        folder: PathBuf,
+        /// Number of the extension, from 1.
+        number: usize,
+    },
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// The plan in the folder.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Text, tokenizer, packed tokens.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Training.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Looking for checkpoints.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Writing the finished model.
+    #[error(transparent)]
+    Weights(#[from] hadal_weights::Error),
+    /// Plots.
+    #[error(transparent)]
+    Plot(#[from] PlotError),
+}
+
+type Result<T, E = SessionError> = std::result::Result<T, E>;
+
+/// A run's folder with its plan and data.
+pub struct Session {
+    /// Where it lies.
+    pub folder: PathBuf,
+    /// What it is to do.
+    pub plan: Plan,
+    /// Its text.
+    pub corpus: Arc<Corpus>,
+    /// Whether it had begun before.
+    pub resumed: bool,
+    /// Checkpoint of the run that this one begins after.
+    pub after: Option<PathBuf>,
+}
+
+/// A new run whose text is read and packed.
+pub struct Prepared {
+    /// What was written.
+    pub recipe: Recipe,
+    /// Its text.
+    pub corpus: Corpus,
+    /// Its plan but for the length.
+    draft: Plan,
+    folder: PathBuf,
+}
+
+impl Prepared {
+    /// Reads the text of a recipe into its folder, which must not hold a run.
+    pub fn new(recipe: Recipe, say: Say<'_>) -> Result<Self> {
+        let folder = PathBuf::from(&recipe.run.out);
+        if folder.join(PLAN_FILE).exists() {
+            return Err(SessionError::Taken(folder));
+        }
+        std::fs::create_dir_all(&folder).at("create", &folder)?;
+        let draft = Plan::draft(&recipe)?;
+        let paths = draft.text.clone();
+        let source = paths.as_deref().map_or(Source::CargoLock(LOCK), Source::Paths);
+        let vocab = if draft.data.vocab_size > 0 { draft.data.vocab_size } else { draft.model.vocab_size };
+        let seed = draft.run.seed;
+        let corpus = Corpus::prepare(&source, &draft.data, vocab, seed, &folder, &mut |line| say(line))?;
+        Ok(Self { recipe, corpus, draft, folder })
+    }
+
+    /// Fixes the run's plan; `rate` is this machine's, for a recipe that leaves its length to it.
+    pub fn begin(self, rate: Option<f64>) -> Result<Session> {
+        let plan = Plan::new(&self.recipe, rate)?;
+        plan.save(&self.folder)?;
+        Ok(Session { folder: self.folder, plan, corpus: Arc::new(self.corpus), resumed: false, after: None })
+    }
+}
+
+impl Session {
+    /// Prepares a new run. `minutes_left` is asked, once the data is there, how long training may take, if the recipe
+    /// leaves that to the machine.
+    pub fn begin(recipe: Recipe, minutes_left: impl FnOnce() -> Option<f64>, say: Say<'_>) -> Result<Self> {
+        let mut prepared = Prepared::new(recipe, say)?;
+        let mut rate = None;
+        if Plan::needs_measurement(&prepared.recipe) {
+            let found = run::measure(&prepared.draft, &prepared.corpus, MEASURE_SECONDS)?;
+            say(&format!("this machine trains {found:.0} tokens a second"));
+            if let Some(minutes) = minutes_left() {
+                prepared.recipe.schedule.minutes = minutes;
+            }
+            rate = Some(found);
+        }
+        prepared.begin(rate)
+    }
+
+    /// Opens a stopped run.
+    pub fn resume(folder: &Path) -> Result<Self> {
+        if !folder.join(PLAN_FILE).exists() {
+            return Err(SessionError::NothingToResume(folder.to_owned()));
+        }
+        let plan = Plan::load(folder)?;
+        let corpus = Corpus::of_run(folder, plan.text.as_deref())?;
+        Ok(Self { folder: folder.to_owned(), plan, corpus: Arc::new(corpus), resumed: true, after: None })
+    }
+
+    /// Trains to the end of the plan and leaves plots and, when finished, the model behind.
+    pub fn train(&self, trainer: Trainer, plain: bool, say: Say<'_>) -> Result<(Trainer, Outcome)> {
+        let mut run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, self.resumed)?;
+        if let Some(checkpoint) = &self.after {
+            run = run.after(checkpoint)?;
+        }
+        let at = run.progress().tokens;
+        if at > 0 {
+            say(&format!("going on after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6));
+        }
+        let (trainer, outcome) = run.run(if plain { Mode::Plain } else { Mode::Auto })?;
+        self.plots()?;
+        if outcome.finished {
+            self.export(&trainer.model)?;
+        }
+        Ok((trainer, outcome))
+    }
+
+    /// Loss curve, expert load and balance of the run so far.
+    pub fn plots(&self) -> Result<()> {
+        let steps = metrics::read(&self.folder)?;
+        let name = &self.plan.name;
+        plot::training(&self.folder.join("training.svg"), name, &steps)?;
+        // A model may be dense in all its layers.
+        if steps.iter().any(|m| !m.layers.is_empty()) {
+            plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
+            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, seeds: &[steps] }])?;
+        }
+        Ok(())
+    }
+
+    /// The finished model as a Hugging Face checkpoint in `model/`.
+    fn export(&self, model: &Model) -> Result<()> {
+        let target = self.folder.join("model");
+        let staged = StagedDir::new(&target)?;
+        model.write_into(staged.path(), DType::Bf16, |_| None)?;
+        for file in &self.corpus.tokenizer_files {
+            let to = staged.path().join(file.file_name().unwrap_or_default());
+            std::fs::copy(file, &to).at("write", &to)?;
+        }
+        staged.commit_replacing()?;
+        Ok(())
+    }
+}
+
+/// Takes paths given on the command line instead of the recipe's text.
+pub fn use_text(recipe: &mut Recipe, paths: &[PathBuf]) {
+    if !paths.is_empty() {
+        recipe.data.text = Text::Many(paths.iter().map(|p| p.display().to_string()).collect());
+    }
+}

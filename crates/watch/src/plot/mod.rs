@@ -1,0 +1,196 @@
+//! Plots of a run, as SVG: text stays text, so that no font is needed on the machine that draws them.
+//!
+//! Colours are those of Okabe and Ito, which people with any common colour vision can tell apart; the heat map goes from
+//! blue over white to red. The horizontal axis is tokens seen, the one figure that runs of different batches share.
+
+mod context;
+mod heatmap;
+pub mod panel;
+
+use hadal_base::{IoError, atomic};
+use std::path::Path;
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::curve::over_seeds;
+use crate::metrics::StepMetrics;
+use panel::{Curve, Panel, Scale, axis_unit};
+
+pub use context::{NeedleCell, by_position, needles};
+pub use heatmap::{colour_of, expert_load, key, level};
+
+/// Text and axes.
+pub const BLACK: RGBColor = RGBColor(40, 40, 40);
+const BLUE: RGBColor = RGBColor(0, 114, 178);
+const VERMILLION: RGBColor = RGBColor(213, 94, 0);
+const GREEN: RGBColor = RGBColor(0, 158, 115);
+const PINK: RGBColor = RGBColor(204, 121, 167);
+const ORANGE: RGBColor = RGBColor(230, 159, 0);
+const SKY: RGBColor = RGBColor(86, 180, 233);
+/// The colours of curves, one after the other.
+pub const COLOURS: [RGBColor; 6] = [BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY];
+
+/// Why a plot is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum PlotError {
+    #[error(transparent)]
+    Io(#[from] IoError),
+    #[error("cannot draw {what}: {why}")]
+    Draw { what: &'static str, why: String },
+}
+
+impl PlotError {
+    /// Makes an error of what could not be drawn.
+    pub fn draw(what: &'static str) -> impl Fn(String) -> Self {
+        move |why| Self::Draw { what, why }
+    }
+}
+
+/// A run and its name, for plots that compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    pub name: &'a str,
+    /// Its metrics, one entry a seed.
+    pub seeds: &'a [Vec<StepMetrics>],
+}
+
+impl<'a> Run<'a> {
+    /// The steps of all seeds.
+    pub fn steps(&self) -> impl Iterator<Item = &'a StepMetrics> {
+        self.seeds.iter().flatten()
+    }
+}
+
+/// Loss (each step, smoothed, MTP, validation), learning rate and gradient norm over a run.
+pub fn training(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<(), PlotError> {
+    let unit = axis_unit(steps.iter().map(|m| m.tokens).max().unwrap_or(0));
+    let points = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<(f64, f64)> {
+        steps.iter().filter_map(|m| Some((m.tokens as f64 / unit.size, f(m)?))).collect()
+    };
+    let loss = points(&|m| Some(m.loss));
+    let mut curves = vec![
+        Curve::faint(loss.clone(), BLUE),
+        Curve::line("training, smoothed", smooth(&loss), BLUE),
+        Curve::dots("validation", points(&|m| m.validation.as_ref().map(|v| v.loss)), BLACK),
+    ];
+    let depth = steps.iter().map(|m| m.mtp_loss.len()).max().unwrap_or(0);
+    for k in 0..depth {
+        let mtp = points(&|m| m.mtp_loss.get(k).copied());
+        let name = if depth == 1 { "MTP (the token after next), smoothed".into() } else { format!("MTP {}", k + 1) };
+        curves.push(Curve::line(&name, smooth(&mtp), [VERMILLION, ORANGE, PINK][k % 3]));
+    }
+    let norm = points(&|m| Some(m.grad_norm).filter(|&g| g > 0.0));
+    let panels = [
+        Panel { y: "loss (nats per token)", scale: Scale::Linear, curves },
+        Panel {
+            y: "learning rate",
+            scale: Scale::FromZero,
+            curves: vec![Curve::line("", points(&|m| Some(m.lr)), GREEN)],
+        },
+        Panel {
+            y: "gradient norm",
+            scale: Scale::Log,
+            curves: vec![Curve::faint(norm.clone(), PINK), Curve::line("", smooth(&norm), PINK)],
+        },
+    ];
+    write(path, (960, 860), PlotError::draw("the training curves"), |root| {
+        panel::stack(root, title, &unit.label, &panels, &[5, 2, 2])
+    })
+}
+
+/// MaxVio of the batch, mean over the layers, of several runs: 0 is perfect balance.
+pub fn max_vio(path: &Path, title: &str, runs: &[Run<'_>]) -> Result<(), PlotError> {
+    let y = "MaxVio of the batch (mean over layers)";
+    compare(path, title, y, Scale::FromZero, runs, StepMetrics::mean_max_vio, |_| None)
+}
+
+/// A figure of several runs over the tokens seen: a line for each step's, dots for a rarer one's. Of several seeds each is
+/// a faint line, their mean a strong one.
+pub fn compare(
+    path: &Path,
+    title: &str,
+    y: &'static str,
+    scale: Scale,
+    runs: &[Run<'_>],
+    line: impl Fn(&StepMetrics) -> Option<f64>,
+    dots: impl Fn(&StepMetrics) -> Option<f64>,
+) -> Result<(), PlotError> {
+    let unit = axis_unit(runs.iter().flat_map(Run::steps).map(|m| m.tokens).max().unwrap_or(0));
+    let mut curves = Vec::new();
+    for (i, run) in runs.iter().enumerate() {
+        // One seed is shown step by step behind its smoothed line, several smoothed behind their mean.
+        let seeds = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<Vec<(u64, f64)>> {
+            run.seeds.iter().map(|s| s.iter().filter_map(|m| Some((m.tokens, f(m)?))).collect()).collect()
+        };
+        let scaled = |p: &[(u64, f64)]| -> Vec<_> { p.iter().map(|(t, v)| (*t as f64 / unit.size, *v)).collect() };
+        let mean = |seeds: &[Vec<(u64, f64)>]| -> Vec<_> {
+            over_seeds(seeds).iter().map(|(t, spread)| (*t as f64 / unit.size, spread.mean)).collect()
+        };
+        let colour = COLOURS[i % COLOURS.len()];
+        let lines = seeds(&line);
+        curves.push(Curve::line(run.name, smooth(&mean(&lines)), colour));
+        for seed in &lines {
+            let raw = scaled(seed);
+            curves.insert(0, Curve::faint(if lines.len() > 1 { smooth(&raw) } else { raw }, colour));
+        }
+        curves.push(Curve::dots("", mean(&seeds(&dots)), colour));
+    }
+    write(path, (960, 540), PlotError::draw(y), |root| {
+        panel::stack(root, title, &unit.label, &[Panel { y, scale, curves }], &[1])
+    })
+}
+
+/// Mean over about a fiftieth of the run around each point, and over less toward the ends, so that nothing is shifted.
+fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let points: Vec<(f64, f64)> = points.iter().copied().filter(|p| p.1.is_finite()).collect();
+    let mut sums = vec![0.0];
+    sums.extend(points.iter().scan(0.0, |sum, p| {
+        *sum += p.1;
+        Some(*sum)
+    }));
+    let n = points.len();
+    let most = (n / 100).min(100);
+    let around = |i: usize| {
+        let half = most.min(i).min(n - 1 - i);
+        (sums[i + half + 1] - sums[i - half]) / (2 * half + 1) as f64
+    };
+    points.iter().enumerate().map(|(i, p)| (p.0, around(i))).collect()
+}
+
+/// What a plot is drawn on.
+pub type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+/// Writes `text` beside, above or below the pixel `at`, or with its middle there.
+pub fn label<B: DrawingBackend>(
+    root: &DrawingArea<B, Shift>,
+    text: &str,
+    at: (i32, i32),
+    size: i32,
+    colour: RGBColor,
+    (h, v): (HPos, VPos),
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    let style = TextStyle::from(("sans-serif", size).into_font()).color(&colour).pos(Pos::new(h, v));
+    root.draw(&Text::new(text, at, style))
+}
+
+/// Draws into memory, then puts the file in place in one move.
+pub fn write(
+    path: &Path,
+    size: (u32, u32),
+    error: impl Fn(String) -> PlotError,
+    draw: impl FnOnce(&Canvas<'_>) -> Result<(), String>,
+) -> Result<(), PlotError> {
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&WHITE).map_err(|e| error(e.to_string()))?;
+        draw(&root).map_err(&error)?;
+        root.present().map_err(|e| error(e.to_string()))?;
+    }
+    Ok(atomic::write_file(path, svg.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests;

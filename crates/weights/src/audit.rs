@@ -1,0 +1,139 @@
+//! What a comparison of a checkpoint with a model found ([`Checkpoint::audit`](crate::Checkpoint::audit) makes it).
+
+use crate::fp8::scaled_by;
+use crate::header::Dtype;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Every difference between a checkpoint and a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Needed but not there, in the model's order.
+    pub missing: Vec<String>,
+    /// There with another shape.
+    pub misshaped: Vec<Misshaped>,
+    /// There in a format that cannot be read, or in FP8 without what says how to read it.
+    pub mistyped: Vec<Mistyped>,
+    /// There but of no use, by name; scales of no FP8 weight among them.
+    pub extra: Vec<String>,
+    /// Stored a second time with other values than the tensor the model shares: (copy, original).
+    pub differing: Vec<(String, String)>,
+    /// With a value that cannot be used, and which: scales of every audit, weights of a deep one.
+    pub unusable: Vec<(String, String)>,
+    /// There twice, in two files or two lines of the index.
+    pub repeated: Vec<String>,
+    /// There and rightly not needed: exact copies, rotary frequencies.
+    pub ignored: Vec<String>,
+    /// Scales that are no powers of two though `scale_fmt` says so. No difference: they are read as they are.
+    pub off_format: Vec<String>,
+    pub(crate) path: PathBuf,
+    pub(crate) layers: usize,
+}
+
+/// A tensor of the wrong shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misshaped {
+    /// Which.
+    pub name: String,
+    /// What the model needs.
+    pub expected: Vec<usize>,
+    /// What is there.
+    pub found: Vec<usize>,
+}
+
+/// A tensor in a format that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistyped {
+    /// Which.
+    pub name: String,
+    /// What it is stored as, by the format's name.
+    pub found: String,
+    /// What is wrong about that.
+    pub reason: &'static str,
+}
+
+impl Audit {
+    pub(crate) fn shape(&mut self, name: &str, found: &[usize], expected: &[usize]) {
+        if found != expected {
+            let (found, expected) = (found.into(), expected.into());
+            self.misshaped.push(Misshaped { name: name.into(), expected, found });
+        }
+    }
+
+    pub(crate) fn dtype(&mut self, name: &str, found: &Dtype, reason: &'static str) {
+        self.mistyped.push(Mistyped { name: name.into(), found: found.to_string(), reason });
+    }
+
+    /// Whether the checkpoint holds exactly the model.
+    pub fn is_clean(&self) -> bool {
+        self.kinds().iter().all(|(_, names)| names.is_empty())
+    }
+
+    /// Every difference, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let kinds = self.kinds();
+        kinds.iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind}: {name}"))).collect()
+    }
+
+    /// The kinds of differences, and what there is of each.
+    fn kinds(&self) -> [(&'static str, Vec<String>); 7] {
+        let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
+        let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
+        let mistyped = self.mistyped.iter().map(|m| format!("{} is {} ({})", m.name, m.found, m.reason));
+        let unusable = self.unusable.iter().map(|(name, reason)| format!("{name} {reason}"));
+        [
+            ("missing", self.missing.clone()),
+            ("of the wrong shape", misshaped.collect()),
+            ("of the wrong type", mistyped.collect()),
+            ("not part of it", self.extra.clone()),
+            ("stored or listed twice", self.repeated.clone()),
+            ("copies that differ", differing.collect()),
+            ("with unusable values", unusable.collect()),
+        ]
+    }
+
+    /// What to do about some of the differences.
+    fn hints(&self) -> Vec<String> {
+        let mut hints = Vec::new();
+        let beyond = |name: &String| layer_of(name).filter(|l| *l >= self.layers);
+        if !self.missing.is_empty() && self.missing.iter().all(|n| beyond(n).is_some()) {
+            hints.push("no MTP module is stored: set `num_nextn_predict_layers` to what there is".into());
+        }
+        if let Some(last) = self.extra.iter().filter(|n| n.ends_with(".eh_proj.weight")).filter_map(beyond).max() {
+            let modules = last + 1 - self.layers;
+            hints.push(format!("MTP modules are stored: set `num_nextn_predict_layers` in config.json to {modules}"));
+        }
+        let whole = |name: &str| self.extra.iter().any(|n| n == name);
+        if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
+            hints.push("scales without FP8 weights of that name".into());
+        }
+        if !self.differing.is_empty() {
+            hints.push("a model has one table for both: leave the copy out, or store the original's values".into());
+        }
+        if !self.repeated.is_empty() {
+            hints.push("which one is meant? leave one of them in files and index".into());
+        }
+        hints
+    }
+}
+
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
+/// Names shown of each kind of difference; [`Audit::lines`] has them all.
+const SHOWN: usize = 40;
+
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (what, names) in self.kinds().iter().filter(|(_, names)| !names.is_empty()) {
+            write!(f, "{separator}{} {what}: {}", names.len(), names[..names.len().min(SHOWN)].join(", "))?;
+            if names.len() > SHOWN {
+                write!(f, " and {} more", names.len() - SHOWN)?;
+            }
+            separator = "; ";
+        }
+        self.hints().iter().try_for_each(|hint| write!(f, " ({hint})"))
+    }
+}

@@ -1,0 +1,49 @@
+//! Folders that hold models: a Hugging Face checkpoint, a run, one of its checkpoints.
+
+use crate::error::Error;
+use hadal_base::{IoContext, IoError};
+use std::path::{Path, PathBuf};
+
+/// Begins the names of a run's checkpoints; the step follows.
+pub const STEP: &str = "step-";
+
+/// The checkpoints in a folder, oldest first. A folder that is not there has none.
+pub fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, IoError> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).at("read", folder)? {
+        let path = entry.at("read", folder)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.strip_prefix(STEP).is_some_and(|n| n.parse::<u64>().is_ok()) {
+            all.push(path);
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// The folder with `config.json` that `path` means: itself, a run's finished model, or its newest checkpoint.
+pub fn model_folder(path: &Path) -> Result<PathBuf, Error> {
+    let no_model = |reason: String| Error::NoModel { path: path.into(), reason };
+    if !path.is_dir() {
+        let problem = if path.exists() { "is a file" } else { "does not exist" };
+        return Err(no_model(format!(
+            "{problem}: give the folder of a run, of one of its checkpoints, or of a Hugging Face checkpoint"
+        )));
+    }
+    let finished = path.join("model");
+    for folder in [path, &finished] {
+        if folder.join("config.json").is_file() {
+            return Ok(folder.to_owned());
+        }
+    }
+    checkpoints(&path.join("checkpoints"))?.pop().ok_or_else(|| {
+        no_model(
+            "holds no model: there is no config.json, no finished model/ and nothing in checkpoints/ \
+             (a run has its first checkpoint a while after its start)"
+                .into(),
+        )
+    })
+}

@@ -1,0 +1,151 @@
+//! Block-quantised weights (report 3.3.2): `w = code * scale`, E4M3 codes, one scale for each block of 128 rows and 128
+//! columns; blocks at the edges are as small as what is left. A checkpoint calls the scales `NAME_scale_inv`.
+//!
+//! Quantising: `scale = amax / 448`, or the next power of two from there up (UE8M0), `code = E4M3(w / scale)`, nearest and
+//! ties to even. A block of zeros has scale 1, and no scale is smaller than the smallest normal number, below which a
+//! quotient would lose its bits. Both directions compute in f32, as the released weights' own scripts do.
+
+use hadal_ops::fp8::{self, E4M3, TILE, encode, scale_from_ue8m0, ue8m0_from_scale};
+use std::sync::LazyLock;
+
+/// How the scales of FP8 weights are chosen and stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleFormat {
+    /// Any f32, as in DeepSeek-V3.
+    F32,
+    /// Powers of two, stored as f32, as in DeepSeek-V3.1.
+    Ue8m0,
+    /// Powers of two, stored as their exponents (`F8_E8M0`, one byte).
+    Ue8m0Byte,
+}
+
+impl ScaleFormat {
+    /// Whether every scale is a power of two.
+    pub fn powers_of_two(self) -> bool {
+        self != Self::F32
+    }
+}
+
+/// The name of a quantised tensor's scales.
+pub fn scale_name(weight: &str) -> String {
+    format!("{weight}_scale_inv")
+}
+
+/// The tensor that scales of this name belong to.
+pub(crate) fn scaled_by(name: &str) -> Option<&str> {
+    name.strip_suffix("_scale_inv").filter(|weight| weight.ends_with(".weight"))
+}
+
+/// The shape of a matrix's scales; none if it is no matrix.
+pub fn scale_shape(shape: &[usize]) -> Option<[usize; 2]> {
+    let [rows, cols] = shape else { return None };
+    Some([rows.div_ceil(TILE), cols.div_ceil(TILE)])
+}
+
+/// The value of every code.
+static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| E4M3.decode(code as u16)));
+
+/// Codes of NaN are these, with either sign; everything else is finite.
+const NAN: u8 = 0x7f;
+
+/// The scale of a block whose largest magnitude is `amax`: training's rule.
+fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
+    fp8::scale_of(amax.to_bits(), E4M3.max(), format.powers_of_two())
+}
+
+/// Quantises whole rows of a matrix, from a multiple of 128 on: `codes` like `values`, `scales` one a block, in rows of
+/// blocks. The error is the index of a value that is not finite, or too large for a scale.
+pub(crate) fn quantise(
+    values: &[f32],
+    cols: usize,
+    format: ScaleFormat,
+    codes: &mut [u8],
+    scales: &mut [f32],
+) -> Result<(), usize> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let across = cols.div_ceil(TILE);
+    let bands = values.chunks(TILE * cols).zip(codes.chunks_mut(TILE * cols)).zip(scales.chunks_mut(across));
+    for (band, ((values, codes), scales)) in bands.enumerate() {
+        // Magnitudes in order are bit patterns in order, and infinity and NaN come after every number.
+        scales.fill(0.0);
+        for row in values.chunks_exact(cols) {
+            for (block, amax) in row.chunks(TILE).zip(scales.iter_mut()) {
+                let most = block.iter().fold(amax.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+                *amax = f32::from_bits(most);
+            }
+        }
+        // Comparisons with NaN are false, and with these numbers that is what is wanted.
+        let fits = |amax: f32| amax.is_finite() && scale_of(amax, format) <= MAX_SCALE;
+        if scales.iter().any(|amax| !fits(*amax)) {
+            let at = values.iter().position(|v| !fits(v.abs()));
+            return Err(band * TILE * cols + at.expect("a maximum that does not fit is one of the values"));
+        }
+        scales.iter_mut().for_each(|s| *s = scale_of(*s, format));
+        for (row, out) in values.chunks_exact(cols).zip(codes.chunks_exact_mut(cols)) {
+            encode(row, scales, out);
+        }
+    }
+    Ok(())
+}
+
+/// The values of a matrix's codes from element `start` on, given all its scales. The error is the index of a NaN in `codes`.
+pub(crate) fn dequantise<T>(
+    codes: &[u8],
+    start: usize,
+    cols: usize,
+    scales: &[f32],
+    out: &mut [T],
+    convert: impl Fn(f32) -> T,
+) -> Result<(), usize> {
+    find_nan(codes)?;
+    let (values, across) = (&*VALUES, cols.div_ceil(TILE));
+    let mut done = 0;
+    while done < codes.len() {
+        let (row, col) = ((start + done) / cols, (start + done) % cols);
+        let scale = scales[row / TILE * across + col / TILE];
+        // To the end of the block, of the row, or of what is asked for.
+        let n = (TILE - col % TILE).min(cols - col).min(codes.len() - done);
+        for (v, code) in out[done..done + n].iter_mut().zip(&codes[done..done + n]) {
+            *v = convert(values[usize::from(*code)] * scale);
+        }
+        done += n;
+    }
+    Ok(())
+}
+
+/// Fails with the index of the first NaN among codes.
+pub(crate) fn find_nan(codes: &[u8]) -> Result<(), usize> {
+    codes.iter().position(|c| c & NAN == NAN).map_or(Ok(()), Err)
+}
+
+/// The largest scale: with it and any code the weight is finite.
+const MAX_SCALE: f32 = f32::MAX / 448.0;
+
+/// Why something cannot be a scale; none if it can.
+pub(crate) fn wrong_scale(scale: f32) -> Option<&'static str> {
+    match () {
+        () if !scale.is_finite() || scale <= 0.0 => Some("a scale must be a positive finite number"),
+        () if scale > MAX_SCALE => Some("the weights would be infinite"),
+        () => None,
+    }
+}
+
+/// Whether every scale is a power of two.
+pub(crate) fn powers_of_two(scales: &[f32]) -> bool {
+    scales.iter().all(|s| ue8m0_from_scale(*s).is_some())
+}
+
+/// The scales that `F8_E8M0` codes stand for.
+pub(crate) fn scales_from_bytes(codes: &[u8]) -> Vec<f32> {
+    codes.iter().map(|c| scale_from_ue8m0(*c)).collect()
+}
+
+/// The code of a scale that [`ScaleFormat::powers_of_two`] promises to have one.
+pub(crate) fn scale_byte(scale: f32) -> u8 {
+    ue8m0_from_scale(scale).expect("the scale is a power of two")
+}
+
+#[cfg(test)]
+mod tests;

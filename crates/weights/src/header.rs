@@ -1,0 +1,365 @@
+//! The header of a safetensors file: eight bytes of length, JSON from names to type, shape and place, then the data.
+//!
+//! Parsed here rather than by the format's own crate so that every refusal names the tensor, and so that no sum of
+//! untrusted numbers can overflow. Accepted is what that crate accepts: tensors that cover the data exactly, in any order.
+//! Written as that crate writes: larger types first, then by name, padded with spaces to eight bytes.
+
+use crate::fp8::ScaleFormat;
+use hadal_base::short;
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+
+/// Longest JSON of a header, as in the format's own implementation.
+const MAX_JSON: u64 = 100_000_000;
+/// Tensors of one file: more than the full model has in all.
+const MAX_TENSORS: usize = 1 << 18;
+/// Dimensions of one tensor.
+const MAX_RANK: usize = 16;
+/// Bytes of a name.
+const MAX_NAME: usize = 500;
+/// Bytes of the length at the start of a file.
+const LENGTH: usize = 8;
+
+/// Element types of the format that matter here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Eight-bit float with four bits of exponent, as in DeepSeek-V3's released weights.
+    F8E4M3,
+    /// A power of two in eight bits: scales of such weights.
+    F8E8M0,
+    /// Any other, by the format's name; can be listed but not read.
+    Other(String),
+}
+
+/// Types of the format beside those that have a variant, and their bits.
+const OTHERS: [(&str, u64); 17] = [
+    ("BOOL", 8),
+    ("F4", 4),
+    ("F6_E2M3", 6),
+    ("F6_E3M2", 6),
+    ("U8", 8),
+    ("I8", 8),
+    ("F8_E5M2", 8),
+    ("F8_E4M3FNUZ", 8),
+    ("F8_E5M2FNUZ", 8),
+    ("I16", 16),
+    ("U16", 16),
+    ("I32", 32),
+    ("U32", 32),
+    ("C64", 64),
+    ("F64", 64),
+    ("I64", 64),
+    ("U64", 64),
+];
+
+impl Dtype {
+    /// Bytes of an element, of types that have a variant.
+    pub(crate) fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::F32 => Some(4),
+            Self::F16 | Self::Bf16 => Some(2),
+            Self::F8E4M3 | Self::F8E8M0 => Some(1),
+            Self::Other(_) => None,
+        }
+    }
+
+    fn parse(name: &str) -> Option<(Self, u64)> {
+        Some(match name {
+            "F32" => (Self::F32, 32),
+            "F16" => (Self::F16, 16),
+            "BF16" => (Self::Bf16, 16),
+            "F8_E4M3" => (Self::F8E4M3, 8),
+            "F8_E8M0" => (Self::F8E8M0, 8),
+            _ => (Self::Other(name.into()), OTHERS.iter().find(|(n, _)| *n == name)?.1),
+        })
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::F8E8M0 => "F8_E8M0",
+            Self::Other(name) => name,
+        })
+    }
+}
+
+/// One tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    /// Bytes of the file.
+    pub(crate) bytes: Range<usize>,
+}
+
+impl Slot {
+    /// Elements of the innermost dimension; 1 of a scalar.
+    pub(crate) fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1).max(1)
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    dtype: String,
+    #[serde(deserialize_with = "shape")]
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// Extents, but not more of them than a tensor has.
+fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct Extents;
+    impl<'de> Visitor<'de> for Extents {
+        type Value = Vec<u64>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of extents")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u64>, A::Error> {
+            let mut extents = Vec::new();
+            while let Some(extent) = list.next_element()? {
+                if extents.len() == MAX_RANK {
+                    return Err(A::Error::custom(format!("has more than {MAX_RANK} dimensions")));
+                }
+                extents.push(extent);
+            }
+            Ok(extents)
+        }
+    }
+    deserializer.deserialize_seq(Extents)
+}
+
+/// The free text of a header: read over, nothing is kept.
+struct Metadata;
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Skip;
+        impl<'de> Visitor<'de> for Skip {
+            type Value = Metadata;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object from names to text")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                while map.next_entry::<String, String>()?.is_some() {}
+                Ok(Metadata)
+            }
+        }
+        deserializer.deserialize_map(Skip)
+    }
+}
+
+/// The header's entries in the order of the file; a map would lose a name that stands there twice.
+struct Entries(Vec<(String, Raw)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Entries;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object from names to tensors")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                let mut described = false;
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        if std::mem::replace(&mut described, true) {
+                            return Err(A::Error::custom("`__metadata__` stands there twice"));
+                        }
+                        map.next_value::<Metadata>()?;
+                        continue;
+                    }
+                    if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+                        let reason = format!("must have at most {MAX_NAME} bytes and no control characters");
+                        return Err(A::Error::custom(format!("a name {reason}: `{}`", short(&name))));
+                    }
+                    if entries.len() == MAX_TENSORS {
+                        return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors in one file")));
+                    }
+                    let raw = map.next_value().map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
+                    entries.push((name, raw));
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(Collect)
+    }
+}
+
+/// Reads the length at the start of a file of `total` bytes, and the JSON of that length behind it, through `read`. The
+/// outer error is that of `read`, the inner one says what is wrong, without the file's name.
+pub(crate) fn read_json<E>(
+    total: usize,
+    read: impl Fn(usize, &mut [u8]) -> Result<(), E>,
+) -> Result<Result<Vec<u8>, String>, E> {
+    if total < LENGTH {
+        return Ok(Err(format!("is no safetensors file: it has only {total} bytes; was it copied whole?")));
+    }
+    let mut length = [0; LENGTH];
+    read(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_JSON {
+        return Ok(Err(format!("is no safetensors file: it claims a header of {length} bytes")));
+    }
+    // Nothing is allocated for a header that is not there.
+    if length as usize > total - LENGTH {
+        return Ok(Err(format!("is cut off: its header should have {length} bytes, the whole file has {total}")));
+    }
+    let mut json = vec![0; length as usize];
+    read(LENGTH, &mut json)?;
+    Ok(Ok(json))
+}
+
+/// Reads and checks the JSON of a file of `total` bytes. The error says what is wrong, without the file's name.
+pub(crate) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, String> {
+    let data_start = LENGTH + json.len();
+    let data_len = (total - data_start) as u64;
+    let Entries(entries) =
+        serde_json::from_slice(json).map_err(|e| format!("has a broken header: {}", short(&e.to_string())))?;
+
+    let mut tensors = Vec::with_capacity(entries.len());
+    let mut names = HashSet::with_capacity(entries.len());
+    for (name, raw) in &entries {
+        if !names.insert(name.as_str()) {
+            return Err(format!("has a broken header: tensor `{name}` stands there twice"));
+        }
+        let (begin, end) = raw.data_offsets;
+        let Some((dtype, bits)) = Dtype::parse(&raw.dtype) else {
+            return Err(format!("has a broken header: tensor `{name}` has the unknown type `{}`", short(&raw.dtype)));
+        };
+        let elements = raw.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+        let Some(bits) = elements.and_then(|n| n.checked_mul(bits)).filter(|b| b.is_multiple_of(8)) else {
+            return Err(format!("has a broken header: tensor `{name}` has the impossible shape {:?}", raw.shape));
+        };
+        if end.checked_sub(begin) != Some(bits / 8) {
+            let shape = &raw.shape;
+            return Err(format!(
+                "has a broken header: tensor `{name}` of shape {shape:?} in {dtype} needs {} bytes, its place is {begin}..{end}",
+                bits / 8
+            ));
+        }
+        if end > data_len {
+            return Err(format!("is cut off: tensor `{name}` should end at byte {end} of {data_len} bytes of data"));
+        }
+        let shape = raw.shape.iter().map(|d| *d as usize).collect();
+        let bytes = data_start + begin as usize..data_start + end as usize;
+        tensors.push((name.clone(), Slot { dtype, shape, bytes }));
+    }
+    // Every byte belongs to exactly one tensor.
+    tensors.sort_by_key(|(_, slot)| (slot.bytes.start, slot.bytes.end));
+    let mut at = data_start;
+    for (name, slot) in &tensors {
+        if slot.bytes.start != at {
+            let what = if slot.bytes.start < at { "overlaps the tensor before it" } else { "leaves a gap before it" };
+            return Err(format!("has a broken header: tensor `{name}` {what}; get the file anew"));
+        }
+        at = slot.bytes.end;
+    }
+    if at != total {
+        return Err(format!("has {} bytes after its last tensor; get the file anew", total - at));
+    }
+    Ok(tensors)
+}
+
+/// Types that are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveDtype {
+    /// One byte, quantised by blocks; scales of this format are written beside it.
+    F8E4M3(ScaleFormat),
+    /// One byte: powers of two.
+    F8E8M0,
+    /// Two bytes, IEEE half precision.
+    F16,
+    /// Two bytes, rounded to nearest, ties to even.
+    Bf16,
+    /// Four bytes.
+    F32,
+}
+
+impl SaveDtype {
+    /// Bytes an element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F8E4M3(_) | Self::F8E8M0 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// Its place in the order of the format's own writer, and its name there.
+    fn format(self) -> (usize, &'static str) {
+        match self {
+            Self::F8E4M3(_) => (0, "F8_E4M3"),
+            Self::F8E8M0 => (1, "F8_E8M0"),
+            Self::F16 => (2, "F16"),
+            Self::Bf16 => (3, "BF16"),
+            Self::F32 => (4, "F32"),
+        }
+    }
+}
+
+/// One tensor to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SaveTensor {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its shape there.
+    pub shape: Vec<usize>,
+    /// What its elements are stored as.
+    pub dtype: SaveDtype,
+}
+
+impl SaveTensor {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Number of bytes in the file.
+    pub fn bytes(&self) -> usize {
+        self.elements() * self.dtype.size()
+    }
+}
+
+/// Sorts tensors as the format's own writer does and gives the bytes that precede their data.
+pub(crate) fn render(tensors: &mut [&SaveTensor]) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Place<'a> {
+        dtype: &'static str,
+        shape: &'a [usize],
+        data_offsets: (usize, usize),
+    }
+    tensors.sort_by(|a, b| b.dtype.format().cmp(&a.dtype.format()).then_with(|| a.name.cmp(&b.name)));
+    // Assembled by hand because a JSON map type would sort the names again.
+    let text = |value: &str| serde_json::to_string(value).expect("strings have a JSON form");
+    let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let mut at = 0;
+    for t in tensors {
+        let place = Place { dtype: t.dtype.format().1, shape: &t.shape, data_offsets: (at, at + t.bytes()) };
+        at += t.bytes();
+        let place = serde_json::to_string(&place).expect("numbers have a JSON form");
+        json.extend([",", &text(&t.name), ":", &place]);
+    }
+    json.push('}');
+    while !json.len().is_multiple_of(LENGTH) {
+        json.push(' ');
+    }
+    let mut out = (json.len() as u64).to_le_bytes().to_vec();
+    out.extend(json.into_bytes());
+    out
+}

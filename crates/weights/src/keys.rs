@@ -1,0 +1,188 @@
+//! Taking keys out of a JSON object, one message for each that is wrong.
+
+use crate::config::{ModelType, Problem};
+use crate::yarn::Yarn;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+/// A JSON value short enough for a message.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
+}
+
+/// What is left of a file, and what was wrong with the keys taken from it.
+pub(crate) struct Keys {
+    pub(crate) map: Map<String, Value>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl Keys {
+    pub(crate) fn wrong(&mut self, key: &str, reason: impl Into<String>) {
+        self.problems.push(Problem::new(key, reason));
+    }
+
+    /// Takes `key`; absent means `default`, null is wrong.
+    pub(crate) fn typed<T: DeserializeOwned>(&mut self, key: &str, default: T, expected: &str) -> T {
+        let Some(value) = self.map.remove(key) else { return default };
+        serde_json::from_value(value.clone()).unwrap_or_else(|_| {
+            self.wrong(key, format!("must be {expected}, is {}", short(&value)));
+            default
+        })
+    }
+
+    /// Takes `key`; absent means `default`, null means none.
+    pub(crate) fn nullable<T: DeserializeOwned>(&mut self, key: &str, default: Option<T>, expected: &str) -> Option<T> {
+        match self.map.get(key) {
+            None => default,
+            Some(Value::Null) => {
+                self.map.remove(key);
+                None
+            }
+            Some(_) => {
+                let before = self.problems.len();
+                let value = self.typed(key, None, expected);
+                if self.problems.len() == before { value } else { default }
+            }
+        }
+    }
+
+    /// Takes a whole number; null means `null` where there is one.
+    pub(crate) fn size(&mut self, key: &str, default: usize, null: Option<usize>) -> usize {
+        match (self.map.get(key), null) {
+            (Some(Value::Null), Some(null)) => {
+                self.map.remove(key);
+                null
+            }
+            _ => self.typed(key, default, "a whole number"),
+        }
+    }
+
+    /// Lets `other` speak for `key`; if both are there they must agree.
+    pub(crate) fn alias(&mut self, key: &str, other: &str) {
+        let Some(value) = self.map.remove(other) else { return };
+        match self.map.get(key) {
+            Some(Value::Null) | None => {
+                self.map.insert(key.into(), value);
+            }
+            Some(first) if value.is_null() || *first == value => {}
+            Some(first) => {
+                let reason = format!("is {} but its other name `{other}` is {}", short(first), short(&value));
+                self.wrong(key, reason);
+            }
+        }
+    }
+
+    pub(crate) fn model_type(&mut self) -> ModelType {
+        let reason = match self.map.remove("model_type") {
+            Some(Value::String(s)) if s == "deepseek_v3" || s == "kimi_k2" => return ModelType::DeepseekV3,
+            Some(Value::String(s)) if s == "deepseek_v2" => return ModelType::DeepseekV2,
+            Some(other) => format!("must be \"deepseek_v3\" or \"deepseek_v2\", is {}", short(&other)),
+            None => "is missing; it must be \"deepseek_v3\" or \"deepseek_v2\"".into(),
+        };
+        self.wrong("model_type", reason);
+        ModelType::DeepseekV3
+    }
+
+    pub(crate) fn eos(&mut self, default: Vec<u32>) -> Vec<u32> {
+        match self.map.remove("eos_token_id") {
+            None => default,
+            Some(Value::Null) => Vec::new(),
+            Some(value) => {
+                let ids = if value.is_array() { value.clone() } else { json!([value]) };
+                serde_json::from_value(ids).unwrap_or_else(|_| {
+                    self.wrong("eos_token_id", format!("must be a token id, a list or null, is {}", short(&value)));
+                    default
+                })
+            }
+        }
+    }
+
+    /// Features no V2 or V3 checkpoint uses and that this program does not have: present only at their neutral value.
+    pub(crate) fn unsupported(&mut self, heads: usize) {
+        for (key, neutral) in [
+            ("hidden_act", vec![json!("silu")]),
+            ("attention_bias", vec![json!(false)]),
+            ("mlp_bias", vec![json!(false)]),
+            ("attention_dropout", vec![json!(0), json!(0.0)]),
+            ("partial_rotary_factor", vec![json!(1), json!(1.0)]),
+            ("num_key_value_heads", vec![json!(heads)]),
+            ("use_mla", vec![json!(true)]),
+        ] {
+            if let Some(value) = self.map.remove(key).filter(|v| !v.is_null() && !neutral.contains(v)) {
+                let reason = format!("must be {}, is {}: not supported", neutral[0], short(&value));
+                self.wrong(key, reason);
+            }
+        }
+    }
+
+    /// Takes the rotary keys of both layouts: theta, YaRN, and what is left of the object.
+    pub(crate) fn rope(&mut self, theta: f64, max_positions: usize) -> (f64, Option<Yarn>, Map<String, Value>) {
+        let top: Option<f64> = self.nullable("rope_theta", None, "a number");
+        let old = self.rope_object("rope_scaling", max_positions);
+        let new = self.rope_object("rope_parameters", max_positions);
+        if let (Some(old), Some(new)) = (&old, &new)
+            && old.1 != new.1
+        {
+            self.wrong("rope_scaling", "differs from `rope_parameters`; keep the one that is right");
+        }
+        let thetas = [new.as_ref().and_then(|r| r.0), old.as_ref().and_then(|r| r.0), top];
+        let mut given = thetas.into_iter().flatten();
+        let theta = given.next().unwrap_or(theta);
+        if given.any(|t| t != theta) {
+            self.wrong("rope_theta", "differs from the one in `rope_parameters`; keep the one that is right");
+        }
+        let (_, yarn, rest) = old.or(new).unwrap_or_default();
+        (theta, yarn, rest)
+    }
+
+    pub(crate) fn rope_object(&mut self, name: &str, max_positions: usize) -> Option<Rope> {
+        let map = match self.map.remove(name) {
+            None | Some(Value::Null) => return None,
+            Some(Value::Object(map)) => map,
+            Some(other) => {
+                self.wrong(name, format!("must be an object or null, is {}", short(&other)));
+                return None;
+            }
+        };
+        let mut keys = Keys { map, problems: Vec::new() };
+        let rope = keys.yarn(max_positions);
+        self.problems.extend(keys.problems.into_iter().map(|p| Problem::new(&format!("{name}.{}", p.key), p.reason)));
+        Some(rope)
+    }
+
+    /// Reads one rotary object, of which `self` is the content.
+    pub(crate) fn yarn(&mut self, max_positions: usize) -> Rope {
+        let theta = self.nullable("rope_theta", None, "a number");
+        self.alias("rope_type", "type");
+        let kind: Option<String> = self.nullable("rope_type", None, "a string");
+        let kind = kind.unwrap_or_else(|| if self.map.contains_key("factor") { "" } else { "default" }.into());
+        match kind.as_str() {
+            "default" => return (theta, None, Map::new()),
+            "yarn" | "deepseek_yarn" => {}
+            "" => self.wrong("rope_type", "is missing"),
+            other => self.wrong("rope_type", format!("must be \"default\" or \"yarn\", is \"{other}\": not supported")),
+        }
+        for (key, neutral) in [("truncate", json!(true)), ("partial_rotary_factor", json!(1.0))] {
+            if let Some(v) = self.map.remove(key).filter(|v| !v.is_null() && *v != neutral && *v != json!(1)) {
+                self.wrong(key, format!("must be {neutral}, is {}: not supported", short(&v)));
+            }
+        }
+        let d = Yarn::default();
+        let original = self.size("original_max_position_embeddings", max_positions, Some(max_positions));
+        let factor: Option<f64> = self.nullable("factor", None, "a number");
+        let yarn = Yarn {
+            factor: factor.unwrap_or(max_positions as f64 / original.max(1) as f64),
+            original_max_position_embeddings: original,
+            beta_fast: self.nullable("beta_fast", None, "a number").unwrap_or(d.beta_fast),
+            beta_slow: self.nullable("beta_slow", None, "a number").unwrap_or(d.beta_slow),
+            mscale: self.nullable("mscale", None, "a number").unwrap_or(d.mscale),
+            mscale_all_dim: self.nullable("mscale_all_dim", None, "a number").unwrap_or(d.mscale_all_dim),
+            attention_factor: self.nullable("attention_factor", None, "a number"),
+        };
+        (theta, Some(yarn), std::mem::take(&mut self.map))
+    }
+}
+
+/// Theta if given, YaRN if asked for, unknown keys.
+type Rope = (Option<f64>, Option<Yarn>, Map<String, Value>);

@@ -1,0 +1,40 @@
+//! Weights: what a model's configuration says, the list of its tensors, and Hugging Face checkpoints in and out.
+//!
+//! [`config`] reads `config.json`; [`list`] makes from it the one list of a model's tensors; [`reader`](Checkpoint) and
+//! [`writer`](write_into) know safetensors in one file or many; [`audit`](Audit) compares a checkpoint with the list;
+//! [`convert`](convert_into) goes from file to file; [`precision`] has the types of the precision table.
+
+mod audit;
+mod check;
+pub mod config;
+mod config_json;
+mod convert;
+mod decode;
+mod error;
+pub mod folder;
+mod fp8;
+mod gate;
+mod header;
+mod index;
+mod keys;
+pub mod list;
+pub mod precision;
+mod quantization;
+mod reader;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod writer;
+pub mod yarn;
+
+pub use audit::{Audit, Misshaped, Mistyped};
+pub use config::{ConfigError, ModelConfig, ModelType, ScoringFunc, TopkMethod};
+pub use convert::{Conversion, Converted, convert_into};
+pub use error::Error;
+pub use fp8::{ScaleFormat, scale_name, scale_shape};
+pub use header::Dtype;
+pub use list::{Expected, WeightFormat, expected, is_fp8, is_router_bias};
+pub use quantization::Quantization;
+pub use reader::{Checkpoint, Element, Info};
+pub use writer::{SHARD_BYTES, SaveDtype, SaveOptions, SaveTensor, Source, save, write_into};
+pub use yarn::Yarn;

@@ -1,0 +1,220 @@
+//! The precision table (report 3.3, figure 6): which product runs in which format, and what backward keeps of activations.
+//!
+//! | | BF16 | FP8 |
+//! | --- | --- | --- |
+//! | products of linear layers, all three orientations | BF16 | E4M3: operands in tiles of 1x128 (128x1 for the weights' gradients), weights in blocks of 128x128, sums over 128 promoted to f32 |
+//! | embedding, head, gate, norms, RoPE, attention core | BF16, f32 | the same |
+//! | dispatch to the experts, and the gradient on its way back | BF16 | E4M3 with powers of two as scales |
+//! | combine | BF16 | BF16 |
+//! | SwiGLU's inputs kept for backward (its output is recomputed) | BF16 | E4M3 |
+//! | the input of the linear after attention, kept | BF16 | E5M6 with powers of two as scales |
+//! | outputs of norms and of MLA's up-projections | kept in BF16 | recomputed in backward |
+//! | master weights, gradients, residual stream | f32 | f32 |
+//!
+//! The report keeps the linear layers' inputs in FP8 for their weights' gradients. Here the rows sent to experts, SwiGLU's
+//! inputs and the input of `o_proj` are kept in codes; the other inputs are computed again and quantised when they are used.
+//! In BF16 stay MLA's latents before their norms, the rotated key, and what an MTP module reads of the depth before it.
+//!
+//! Departures, and what the report leaves open:
+//! - The gradient into a down projection has powers of two as scales where it is sent, that is at routed experts. Dense
+//!   layers and shared experts send nothing: `amax / 448`, as all operands without a rule of their own.
+//! - Forward's product of `o_proj` reads E4M3 with `amax / 448`, made from the compute format. E5M6 is what is kept.
+//! - `gradients = "block"` is about the products for input gradients alone. Rows sent to routed experts get the scales of
+//!   blocks of 128 neighbours in the batch, other blocks are of neighbours in the matrix. With powers of two, as sent rows
+//!   have them, sharing a scale costs bits only where a number is 2^-14 of the largest in its block or less.
+//! - The table is for training. What reads a checkpoint to evaluate or to generate multiplies in the compute format.
+//!
+//! Everything can be set by itself: a recipe's `[precision]` overrides what `run.precision` chose.
+
+use hadal_ops::fp8::{E4M3, E5M6, Shape, Style, TILE};
+use hadal_ops::{Cx, DType};
+use serde::{Deserialize, Serialize};
+
+/// Format of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Product {
+    /// The compute format of the context: bf16, or f32.
+    Compute,
+    /// E4M3 with scales.
+    Fp8,
+    /// f32, as the gate's.
+    F32,
+}
+
+/// How an activation waits for backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// In the compute format.
+    Compute,
+    /// E4M3 in tiles of 1x128.
+    Fp8,
+    /// E5M6 in tiles of 1x128, scales powers of two.
+    E5m6,
+}
+
+/// What shares a scale in the gradients that input gradients are made from (the report's appendix B.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gradients {
+    /// Tiles of 1x128, the report's choice.
+    Tile,
+    /// Blocks of 128x128, which diverged at scale.
+    Block,
+}
+
+/// What holds the sums of products of codes (report 3.3.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Accumulator {
+    /// f32: the report's promotion each 128, with exact enough sums in between.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// Some 14 bits between promotions, as in Hopper's tensor cores; simulated, and slow.
+    #[serde(rename = "14-bit-promoted")]
+    Promoted14,
+    /// Some 14 bits throughout: what the report found wanting.
+    #[serde(rename = "14-bit")]
+    Only14,
+}
+
+impl Accumulator {
+    /// For a context.
+    pub fn of_products(self) -> hadal_ops::Accumulator {
+        match self {
+            Self::F32 => hadal_ops::Accumulator::F32,
+            Self::Promoted14 => hadal_ops::Accumulator::Promoted14,
+            Self::Only14 => hadal_ops::Accumulator::Only14,
+        }
+    }
+}
+
+/// The table. Fields are the rows that can vary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Precision {
+    /// `q_a_proj` and `kv_a_proj_with_mqa` (or `q_proj`).
+    pub attn_down: Product,
+    /// `q_b_proj`.
+    pub query_up: Product,
+    /// `kv_b_proj`.
+    pub kv_up: Product,
+    /// `o_proj`.
+    pub attn_out: Product,
+    /// `gate_proj` and `up_proj` of dense layers and shared experts.
+    pub gate_up: Product,
+    /// `down_proj` of the same.
+    pub down: Product,
+    /// `gate_proj` and `up_proj` of routed experts.
+    pub expert_gate_up: Product,
+    /// `down_proj` of routed experts.
+    pub expert_down: Product,
+    /// `eh_proj` of MTP modules.
+    pub mtp_proj: Product,
+    /// Rows sent to routed experts, and their gradients (`e5m6` is not offered here).
+    pub dispatch: Keep,
+    /// SwiGLU's inputs.
+    pub swiglu_input: Keep,
+    /// The input of `o_proj`.
+    pub attn_out_input: Keep,
+    /// Whether outputs of norms (MTP's and those of the latents, too) and of MLA's up-projections are computed again in
+    /// backward.
+    pub recompute: bool,
+    /// What shares a scale in products for input gradients.
+    pub gradients: Gradients,
+    /// What holds the sums of products of codes.
+    #[serde(default)]
+    pub accumulator: Accumulator,
+}
+
+impl Precision {
+    /// Everything in the context's compute format.
+    pub const COMPUTE: Self = Self {
+        attn_down: Product::Compute,
+        query_up: Product::Compute,
+        kv_up: Product::Compute,
+        attn_out: Product::Compute,
+        gate_up: Product::Compute,
+        down: Product::Compute,
+        expert_gate_up: Product::Compute,
+        expert_down: Product::Compute,
+        mtp_proj: Product::Compute,
+        dispatch: Keep::Compute,
+        swiglu_input: Keep::Compute,
+        attn_out_input: Keep::Compute,
+        recompute: false,
+        gradients: Gradients::Tile,
+        accumulator: Accumulator::F32,
+    };
+
+    /// The report's FP8 training. The compute format of the context should be bf16.
+    pub const FP8: Self = Self {
+        attn_down: Product::Fp8,
+        query_up: Product::Fp8,
+        kv_up: Product::Fp8,
+        attn_out: Product::Fp8,
+        gate_up: Product::Fp8,
+        down: Product::Fp8,
+        expert_gate_up: Product::Fp8,
+        expert_down: Product::Fp8,
+        mtp_proj: Product::Fp8,
+        dispatch: Keep::Fp8,
+        swiglu_input: Keep::Fp8,
+        attn_out_input: Keep::E5m6,
+        recompute: true,
+        gradients: Gradients::Tile,
+        accumulator: Accumulator::F32,
+    };
+
+    /// The formats of all products.
+    pub fn products(&self) -> [Product; 9] {
+        let Self { attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj, .. } =
+            *self;
+        [attn_down, query_up, kv_up, attn_out, gate_up, down, expert_gate_up, expert_down, mtp_proj]
+    }
+}
+
+impl Keep {
+    /// How tiles are made; none where the activation stays as it is. Dispatched rows and the input of `o_proj` have powers
+    /// of two as scales, and so have the tiles of 128x1 into which they are turned for the weight's gradient (report 3.3.3).
+    /// Turning adds no error to E4M3, but for what falls below the grid's normal numbers; E5M6 is rounded to E4M3 there.
+    pub fn style(self, power_of_two: bool) -> Option<Style> {
+        match self {
+            Self::Compute => None,
+            Self::Fp8 => Some(Style { format: E4M3, power_of_two, shape: Shape::Tile }),
+            Self::E5m6 => Some(Style { format: E5M6, power_of_two: true, shape: Shape::Tile }),
+        }
+    }
+
+    /// Bytes of `n` numbers of a token, in bf16 where they stay in the compute format.
+    pub fn bytes(self, n: u64) -> u64 {
+        let tiles = n.div_ceil(TILE as u64);
+        match self {
+            Self::Compute => 2 * n,
+            Self::Fp8 => n + 4 * tiles,
+            Self::E5m6 => n + (TILE as u64 / 2 + 4) * tiles,
+        }
+    }
+}
+
+/// What a run computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Formats {
+    /// What the table calls the compute format: bf16, or f32.
+    pub compute: DType,
+    /// Formats of products and of kept activations.
+    pub table: Precision,
+}
+
+impl Formats {
+    /// Everything in bf16.
+    pub const BF16: Self = Self { compute: DType::Bf16, table: Precision::COMPUTE };
+    /// The report's FP8 training.
+    pub const FP8: Self = Self { compute: DType::Bf16, table: Precision::FP8 };
+
+    /// A context that computes so, with so many threads (0: one for each core).
+    pub fn cx(&self, threads: usize) -> Cx {
+        Cx::cpu(threads, self.compute).with_accumulator(self.table.accumulator.of_products())
+    }
+}
