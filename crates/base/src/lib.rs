@@ -10,4 +10,4 @@ mod small;
 pub use io::{IoContext, IoError};
 pub use place::place;
 pub use rng::{Permutation, Purpose, Rng, mix, name_key};
-pub use small::{open_regular, read_small, short};
+pub use small::{open_regular, read_exact_at, read_small, short};

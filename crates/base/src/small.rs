@@ -32,6 +32,25 @@ pub fn short(text: &str) -> String {
     text.chars().take(MOST).map(plain).collect::<String>() + end
 }
 
+/// Fills `out` from a place in a file, without moving the file's own: threads may share it.
+#[cfg(unix)]
+pub fn read_exact_at(file: &File, out: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, at)
+}
+
+/// Fills `out` from a place in a file. The file's own place moves here, which nothing uses.
+#[cfg(windows)]
+pub fn read_exact_at(file: &File, mut out: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !out.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_read(file, out, at)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        (out, at) = (&mut out[n..], at + n as u64);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -107,7 +107,7 @@ mod tests {
         for document in documents() {
             let text = document.text.as_bytes();
             let (zstd, xz) = (Compressor::Zstd19.compressed_len(text), Compressor::Xz9.compressed_len(text));
-            assert!(text.len() < 200 || (zstd < text.len() / 2 && xz < text.len() / 2), "{zstd} {xz}");
+            assert!(text.len() < 600 || (zstd < text.len() / 2 && xz < text.len() / 2), "{zstd} {xz}");
             // The smaller dictionary costs nothing: as long as the preset's own.
             let preset = Stream::new_easy_encoder(6, Check::Crc64).unwrap();
             let mut out = Vec::new();

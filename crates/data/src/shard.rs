@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::error::{DataError, Result};
 use crate::hash::hash_bytes;
 use hadal_base::atomic::StagedFile;
+use hadal_base::read_exact_at;
 
 const MAGIC: &[u8; 8] = b"hadaltok";
 const VERSION: u32 = 1;
@@ -172,7 +173,7 @@ impl Shard {
             return Err(bad(format!("it has {len} bytes and no whole header")));
         }
         let mut page = vec![0; PAGE as usize];
-        read_at(&file, &mut page, 0).map_err(read())?;
+        read_exact_at(&file, &mut page, 0).map_err(read())?;
         if &page[..8] != MAGIC {
             return Err(bad("it is not a packed token file".into()));
         }
@@ -194,7 +195,7 @@ impl Shard {
             return Err(bad(format!("it has {len} bytes where its header says {wanted}")));
         }
         let mut bytes = vec![0; (header.documents as usize + 1) * 16];
-        read_at(&file, &mut bytes, header.index_at().expect("checked above")).map_err(read())?;
+        read_exact_at(&file, &mut bytes, header.index_at().expect("checked above")).map_err(read())?;
         if hash_bytes(&bytes) != header.hashes[1] {
             return Err(bad("its index is damaged".into()));
         }
@@ -227,7 +228,7 @@ impl Shard {
         let (from, to) = (self.index[document].0, self.index[document + 1].0);
         let width = self.header.token_width;
         let mut bytes = vec![0; ((to - from) * width) as usize];
-        read_at(&self.file, &mut bytes, PAGE + from * width).map_err(DataError::io("read", &self.path))?;
+        read_exact_at(&self.file, &mut bytes, PAGE + from * width).map_err(DataError::io("read", &self.path))?;
         ids.clear();
         if width == 2 {
             ids.extend(bytes.chunks_exact(2).map(|c| u32::from(u16::from_le_bytes([c[0], c[1]]))));
@@ -248,7 +249,7 @@ impl Shard {
         let bad = || DataError::shard(&self.path, "its names are damaged");
         let mut bytes = vec![0; self.header.names_len as usize];
         let at = self.header.names_at().expect("checked when opened");
-        read_at(&self.file, &mut bytes, at).map_err(DataError::io("read", &self.path))?;
+        read_exact_at(&self.file, &mut bytes, at).map_err(DataError::io("read", &self.path))?;
         if hash_bytes(&bytes) != self.header.hashes[2] {
             return Err(bad());
         }
@@ -274,26 +275,6 @@ impl Shard {
         }
         Ok(())
     }
-}
-
-/// Reads at a place without moving the file's own, so that threads may share it.
-#[cfg(unix)]
-fn read_at(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, at)
-}
-
-/// Reads at a place; on Windows the file's own place moves, which nothing here uses.
-#[cfg(windows)]
-fn read_at(file: &File, mut buffer: &mut [u8], mut at: u64) -> std::io::Result<()> {
-    while !buffer.is_empty() {
-        let n = std::os::windows::fs::FileExt::seek_read(file, buffer, at)?;
-        if n == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        buffer = &mut buffer[n..];
-        at += n as u64;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

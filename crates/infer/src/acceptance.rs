@@ -87,16 +87,17 @@ pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
+    use hadal_weights::precision::Precision;
 
     #[test]
     fn both_counts_agree_on_greedy_text() {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
         let config = ModelConfig::from_file(fixture).unwrap();
         let cx = Cx::cpu(1, DType::F32);
-        let mut model = Model::new(&cx, &config);
-        model.init(&cx, 5, 0.3);
+        let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
         let decoder = Decoder::new(&cx, &model);
         let mut seen = Acceptance::default();
         for prompt in 1..20 {

@@ -50,17 +50,17 @@ pub fn retrieve(cx: &Cx, decoder: &Decoder<'_>, ids: &[u32], answer: Range<usize
 mod tests {
     use super::*;
     use crate::{SampleParams, generate};
-    use hadal_model::Model;
+    use hadal_model::{Fresh, Model};
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
+    use hadal_weights::precision::Precision;
 
     #[test]
     fn says_what_generation_would() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/yarn");
         let config = ModelConfig::from_file(format!("{folder}/config.json")).unwrap();
         let cx = Cx::cpu(1, DType::F32);
-        let mut model = Model::new(&cx, &config);
-        model.init(&cx, 3, 0.3);
+        let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 3, std: 0.3 });
         let decoder = Decoder::new(&cx, &model);
         let prompt: Vec<u32> = (0..40).map(|i| (i * 7 + 3) % config.vocab_size as u32).collect();
         let done = generate(&cx, &decoder, &prompt, SampleParams::default(), &[], 4, &mut |_| true);

@@ -52,8 +52,8 @@ impl Fidelity {
     pub fn new(model: &Model, sample: &Sample, exact: &Sample) -> Self {
         let (mut apart, mut whole) = (0.0, 0.0);
         for param in model.params() {
-            let matrix = param.decays() && param.parts.iter().any(|p| p.name.contains(".layers."));
-            let (Some(a), Some(b)) = (sample.grads.get(param.slot), exact.grads.get(param.slot)) else { continue };
+            let matrix = param.spec.decays() && param.spec.parts.iter().any(|p| p.name.contains(".layers."));
+            let (Some(a), Some(b)) = (sample.grads.get(param.index), exact.grads.get(param.index)) else { continue };
             if matrix {
                 for (a, b) in a.f32().iter().zip(b.f32()) {
                     apart += f64::from(a - b).powi(2);
@@ -69,6 +69,7 @@ impl Fidelity {
 mod tests {
     use super::*;
     use crate::testing::windows;
+    use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::precision::{Gradients, Precision};
 
@@ -80,8 +81,7 @@ mod tests {
         let (config, set) = windows(&[text], 16, 0);
         let take = |dtype, precision, exact: Option<&Sample>| {
             let cx = Cx::cpu(1, dtype);
-            let mut model = Model::with_precision(&cx, &config, precision);
-            model.init(&cx, 1, 0.2);
+            let model = Model::fresh(&cx, &config, precision, Fresh { seed: 1, std: 0.2 });
             let sample = cx.threads().run(|| sample(&cx, &model, &set, exact));
             (model, sample)
         };

@@ -49,12 +49,12 @@ fn of_seed(folder: &Path, plans: &[(String, Plan)]) -> Result<Vec<(String, Fidel
         let set = corpus.validation(own.data.seq_len, Some(TOKENS))?;
         let checkpoint = Checkpoint::open(folder.join("model"))?;
         let cx = Cx::cpu(0, DType::F32);
-        let model = cx.threads().run(|| Model::load_with(&cx, &checkpoint, Precision::COMPUTE))?;
+        let model = cx.threads().run(|| Model::load_to_train(&cx, &checkpoint, Precision::COMPUTE))?;
         let exact = cx.threads().run(|| sample(&cx, &model, &set, None));
         let one = |(name, plan): &(String, Plan)| {
             let formats = plan.formats();
             let cx = formats.cx(0);
-            let under = cx.threads().run(|| Model::load_with(&cx, &checkpoint, formats.table))?;
+            let under = cx.threads().run(|| Model::load_to_train(&cx, &checkpoint, formats.table))?;
             let found = cx.threads().run(|| sample(&cx, &under, &set, Some(&exact)));
             Ok((name.clone(), Fidelity::new(&model, &found, &exact)))
         };

@@ -93,7 +93,9 @@ pub fn specialisation(texts: &[&[LayerRouting]]) -> f64 {
 mod tests {
     use super::*;
     use crate::testing::windows;
+    use hadal_model::Fresh;
     use hadal_ops::DType;
+    use hadal_weights::precision::Precision;
 
     fn layer(load: &[u64]) -> LayerRouting {
         LayerRouting { layer: 1, load: load.to_vec(), tokens: 4, nodes: 6 }
@@ -118,8 +120,7 @@ mod tests {
         for limit in [2, config.n_group] {
             config.topk_group = limit;
             let cx = Cx::cpu(2, DType::F32);
-            let mut model = Model::new(&cx, &config);
-            model.init(&cx, 1, 0.1);
+            let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 1, std: 0.1 });
             let found = cx.threads().run(|| routing(&cx, &model, &set, u64::MAX));
             assert_eq!(found.len(), (0..config.num_hidden_layers).filter(|l| config.is_moe_layer(*l)).count());
             for layer in &found {

@@ -9,6 +9,7 @@ use crate::param::{Grads, Param};
 use crate::pass::Pass;
 use hadal_ops::{Acc, Cx, DType, Tensor, elementwise};
 use hadal_weights::ModelConfig;
+use hadal_weights::list::Role;
 
 /// The second half of a block.
 pub enum Mlp {
@@ -70,15 +71,12 @@ impl BlockSaved {
 }
 
 impl Block {
-    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, layer: usize, moe_index: Option<usize>) -> Self {
-        let p = format!("model.layers.{layer}");
-        let attn = Mla::new(b, cfg, layer);
-        let norm = b.norm(format!("{p}.post_attention_layernorm.weight"), cfg.hidden_size);
-        let prefix = format!("{p}.mlp");
-        let mlp = if moe_index.is_some() {
-            Mlp::Moe(Moe::new(b, cfg, &prefix))
-        } else {
-            Mlp::Dense(Ffn::new(b, &prefix, cfg.hidden_size, cfg.intermediate_size))
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, moe_index: Option<usize>) -> Self {
+        let attn = Mla::new(b, cfg);
+        let norm = b.norm();
+        let mlp = match moe_index {
+            Some(_) => Mlp::Moe(Moe::new(b, cfg)),
+            None => Mlp::Dense(Ffn::new(b, [Role::DenseGateUp, Role::DenseDown])),
         };
         Self { attn, norm, mlp, moe_index, eps: cfg.rms_norm_eps as f32, recompute: b.precision.recompute }
     }

@@ -1,74 +1,49 @@
-//! Makes parameters in the checkpoint's naming and numbers them.
+//! Hands out a model's parameters in the order of the one list, from which names and shapes come.
 
-use crate::param::{Kind, Param, Part};
-use hadal_ops::fp8::{Shape, Style};
-use hadal_ops::{Cx, DType, linear::PackedWeight};
-use hadal_weights::precision::{Gradients, Precision, Product};
+use crate::linear::Linear;
+use crate::param::{Param, Purpose};
+use hadal_ops::{Cx, DType};
+use hadal_weights::ModelConfig;
+use hadal_weights::list::{Parameter, Role, parameters};
+use hadal_weights::precision::Precision;
+use std::iter::Enumerate;
+use std::vec::IntoIter;
 
-/// Hands out parameters with consecutive slots.
+/// A walk along the list: layers take what is theirs in its order, and say what they take it for.
 pub(crate) struct Builder<'a> {
     pub(crate) cx: &'a Cx,
     /// Formats of the products.
     pub(crate) precision: Precision,
-    next: usize,
+    purpose: Purpose,
+    table: DType,
+    list: Enumerate<IntoIter<Parameter>>,
 }
 
-/// A matrix part: (name, rows).
-pub(crate) type Rows = (String, usize);
-
 impl<'a> Builder<'a> {
-    pub(crate) fn new(cx: &'a Cx, precision: Precision) -> Self {
-        Self { cx, precision, next: 0 }
+    pub(crate) fn new(cx: &'a Cx, config: &ModelConfig, precision: Precision, purpose: Purpose, table: DType) -> Self {
+        Self { cx, precision, purpose, table, list: parameters(config).into_iter().enumerate() }
     }
 
-    fn param(&mut self, shape: &[usize], parts: Vec<Part>, kind: Kind, packed: Option<PackedWeight>) -> Param {
-        let slot = self.next;
-        self.next += 1;
-        Param { value: self.cx.zeros(shape, DType::F32), parts, kind, packed, slot }
+    /// The next parameter, which must be of this role.
+    pub(crate) fn take(&mut self, role: Role) -> Param {
+        let (index, spec) = self.list.next().expect("the list has a parameter for each layer's part");
+        assert_eq!(spec.role, role, "the list has `{}` where a layer takes {role:?}", spec.name());
+        Param::new(self.cx, spec, index, &self.precision, self.purpose, self.table)
     }
 
-    /// A gain of `n` elements.
-    pub(crate) fn norm(&mut self, name: String, n: usize) -> Param {
-        let part = Part { name, aliases: vec![], shape: vec![n], start: 0 };
-        self.param(&[n], vec![part], Kind::Norm, None)
+    /// The next parameter as a linear layer.
+    pub(crate) fn linear(&mut self, role: Role) -> Linear {
+        Linear { param: self.take(role) }
     }
 
-    /// A router's selection bias.
-    pub(crate) fn bias(&mut self, name: String, n: usize) -> Param {
-        let part = Part { name, aliases: vec![], shape: vec![n], start: 0 };
-        self.param(&[n], vec![part], Kind::Bias, None)
+    /// The next parameter, a gain.
+    pub(crate) fn norm(&mut self) -> Param {
+        self.take(Role::Norm)
     }
 
-    /// Matrices `[rows, cols]` stacked in one `[groups * n, cols]` tensor. `product`: the format it is multiplied
-    /// in; none for a table that is only looked up.
-    pub(crate) fn matrix(&mut self, rows: Vec<Rows>, cols: usize, groups: usize, product: Option<Product>) -> Param {
-        let mut start = 0;
-        let parts = rows
-            .into_iter()
-            .map(|(name, n)| {
-                let part = Part { name, aliases: vec![], shape: vec![n, cols], start };
-                start += n * cols;
-                part
-            })
-            .collect();
-        let total = start / cols;
-        let packed = product.map(|p| self.weight(p, groups, total / groups, cols));
-        self.param(&[total, cols], parts, Kind::Matrix, packed)
-    }
-
-    /// One linear layer `name.weight` of shape `[n, k]`.
-    pub(crate) fn linear(&mut self, name: &str, n: usize, k: usize, product: Product) -> Param {
-        self.matrix(vec![(format!("{name}.weight"), n)], k, 1, Some(product))
-    }
-
-    /// Room for a weight whose products are in `product`'s format.
-    fn weight(&self, product: Product, groups: usize, n: usize, k: usize) -> PackedWeight {
-        let dtype = match product {
-            Product::Compute => self.cx.compute(),
-            Product::Fp8 => DType::U8,
-            Product::F32 => DType::F32,
-        };
-        let shape = if self.precision.gradients == Gradients::Block { Shape::Block } else { Shape::Tile };
-        PackedWeight::new(self.cx, groups, n, k, dtype, true).with_gradients(Style { shape, ..Style::TILES })
+    /// To be called when every layer has taken its own.
+    pub(crate) fn finish(mut self) {
+        let left = self.list.next().map(|(_, spec)| spec.name().to_owned());
+        assert_eq!(left, None, "no layer took this parameter");
     }
 }

@@ -4,8 +4,9 @@ use crate::Input;
 use crate::mla::decode::{Absorbed, LatentCache};
 use crate::model::Model;
 use crate::norm;
+use crate::param::embed;
 use crate::pass::Pass;
-use hadal_ops::{Cx, DType, Tensor, attention::Segments, embedding};
+use hadal_ops::{Cx, DType, Tensor, attention::Segments};
 
 /// The model's weights as decoding wants them. Belongs to one state of the weights: make it anew after a change.
 pub struct Decoder<'a> {
@@ -63,7 +64,7 @@ impl<'a> Decoder<'a> {
         let pass =
             Pass { rope: &model.rope, positions: &input.positions, seg: &input.seg, balance: None, replay: None };
         let mut x = cx.empty(&[tokens.len(), model.config.hidden_size], DType::F32);
-        embedding::forward(cx, &model.embed.value, &input.ids, &mut x);
+        embed(cx, &model.embed, &input.ids, &mut x);
         for (block, cache) in model.blocks.iter().zip(&mut cache.layers) {
             let (y, saved) = block.forward(cx, x, &pass, false);
             let (c_kv, k_rope) = block.latents(cx, saved);
@@ -84,7 +85,7 @@ impl<'a> Decoder<'a> {
         let seg = Segments::new(cx, &starts);
         let pass = Pass { rope: &model.rope, positions: &positions, seg: &seg, balance: None, replay: None };
         let mut x = cx.empty(&[b, model.config.hidden_size], DType::F32);
-        embedding::forward(cx, &model.embed.value, &ids, &mut x);
+        embed(cx, &model.embed, &ids, &mut x);
         for (l, (block, absorbed)) in model.blocks.iter().zip(&self.layers).enumerate() {
             let mut layer: Vec<&mut LatentCache> = caches.iter_mut().map(|c| &mut c.layers[l]).collect();
             x = block.decode(cx, absorbed, x, &pass, &mut layer);

@@ -12,8 +12,9 @@
 //! output head; not the embedding (a look-up), norms or biases. A causal token sees (T + 1) / 2 keys on average.
 //! Recomputation is not counted, as in the field's MFU.
 
+use hadal_weights::ModelConfig;
+use hadal_weights::list::{Parameter, Role, parameters};
 use hadal_weights::precision::Formats;
-use hadal_weights::{ModelConfig, TopkMethod};
 use serde::Serialize;
 
 mod memory;
@@ -60,87 +61,64 @@ pub struct Counts {
     pub mtp_multiplied: u64,
 }
 
-/// Sums by kind, from which a layer's or a model's parts are added up.
-#[derive(Clone, Debug, Default)]
-struct Tally {
-    embedding: u64,
-    attention: u64,
-    dense: u64,
-    routed: u64,
-    routed_active: u64,
-    shared: u64,
-    router: u64,
-    router_bias: u64,
-    norms: u64,
-    head: u64,
-    eh_proj: u64,
+/// What the table calls the parts, in its order.
+const PARTS: [&str; 9] = [
+    "embedding",
+    "attention",
+    "dense FFN",
+    "routed experts",
+    "shared experts",
+    "router",
+    "norms",
+    "MTP projection",
+    "output head",
+];
+
+fn part_of(role: Role) -> &'static str {
+    match role {
+        Role::Embedding => "embedding",
+        Role::AttentionDown | Role::QueryUp | Role::Query | Role::KeyValueUp | Role::AttentionOut => "attention",
+        Role::DenseGateUp | Role::DenseDown => "dense FFN",
+        Role::ExpertGateUp | Role::ExpertDown => "routed experts",
+        Role::SharedGateUp | Role::SharedDown => "shared experts",
+        Role::Router | Role::RouterBias => "router",
+        Role::Norm => "norms",
+        Role::MtpProjection => "MTP projection",
+        Role::Head => "output head",
+    }
 }
 
-impl Tally {
-    fn add_layer(&mut self, c: &ModelConfig, layer: usize) {
-        let n = |x: usize| x as u64;
-        let (d, heads) = (n(c.hidden_size), n(c.num_attention_heads));
-        let query = heads * n(c.qk_head_dim());
-        self.attention += match c.q_lora_rank.map(n) {
-            Some(rank) => d * rank + rank * query,
-            None => d * query,
-        };
-        self.attention += d * n(c.kv_lora_rank + c.qk_rope_head_dim);
-        self.attention += n(c.kv_lora_rank) * heads * n(c.qk_nope_head_dim + c.v_head_dim);
-        self.attention += heads * n(c.v_head_dim) * d;
-        self.norms += 2 * d + n(c.q_lora_rank.unwrap_or(0)) + n(c.kv_lora_rank);
-        if c.is_moe_layer(layer) {
-            let expert = 3 * d * n(c.moe_intermediate_size);
-            self.routed += n(c.n_routed_experts) * expert;
-            self.routed_active += n(c.num_experts_per_tok) * expert;
-            self.shared += n(c.n_shared_experts) * expert;
-            self.router += n(c.n_routed_experts) * d;
-            self.router_bias += if c.topk_method == TopkMethod::NoauxTc { n(c.n_routed_experts) } else { 0 };
-        } else {
-            self.dense += 3 * d * n(c.intermediate_size);
-        }
+/// Adds up parameters by part.
+fn tally<'a>(c: &ModelConfig, parameters: impl Iterator<Item = &'a Parameter>) -> Vec<PartCount> {
+    let mut parts = PARTS.map(|name| PartCount { name, ..PartCount::default() });
+    for p in parameters {
+        let at = PARTS.iter().position(|name| *name == part_of(p.role)).expect("every role has a part");
+        let (part, n) = (&mut parts[at], p.len() as u64);
+        // Of the experts, a token goes to some.
+        let chosen = matches!(p.role, Role::ExpertGateUp | Role::ExpertDown);
+        let active = if chosen { n / p.groups as u64 * c.num_experts_per_tok as u64 } else { n };
+        let looked_up = matches!(p.role, Role::Embedding | Role::Norm | Role::RouterBias);
+        part.total += n;
+        part.active += active;
+        part.multiplied += if looked_up { 0 } else { active };
     }
-
-    fn parts(&self) -> Vec<PartCount> {
-        let part = |name, total, active, multiplied| PartCount { name, total, active, multiplied };
-        let used = |name, n| part(name, n, n, n);
-        let router = self.router + self.router_bias;
-        vec![
-            part("embedding", self.embedding, self.embedding, 0),
-            used("attention", self.attention),
-            used("dense FFN", self.dense),
-            part("routed experts", self.routed, self.routed_active, self.routed_active),
-            used("shared experts", self.shared),
-            part("router", router, router, self.router),
-            part("norms", self.norms, self.norms, 0),
-            used("MTP projection", self.eh_proj),
-            used("output head", self.head),
-        ]
-    }
+    parts.into()
 }
 
 /// Counts a configuration's parameters.
 pub fn count(c: &ModelConfig) -> Counts {
-    let (d, vocab) = (c.hidden_size as u64, c.vocab_size as u64);
-    let mut main = Tally { embedding: vocab * d, norms: d, ..Tally::default() };
-    main.head = if c.tie_word_embeddings { 0 } else { vocab * d };
-    (0..c.num_hidden_layers).for_each(|l| main.add_layer(c, l));
-    let mut mtp = Tally::default();
-    for l in c.num_hidden_layers..c.num_hidden_layers + c.num_nextn_predict_layers {
-        mtp.add_layer(c, l);
-        mtp.eh_proj += 2 * d * d;
-        mtp.norms += 3 * d; // enorm, hnorm, shared_head.norm
-    }
+    let list = parameters(c);
+    let (mtp, main): (Vec<_>, Vec<_>) = list.iter().partition(|p| p.layer.is_some_and(|l| l >= c.num_hidden_layers));
+    let (mut parts, mtp_parts) = (tally(c, main.into_iter()), tally(c, mtp.into_iter()));
     let sum = |parts: &[PartCount], of: fn(&PartCount) -> u64| parts.iter().map(of).sum::<u64>();
-    let (mut parts, mtp_parts) = (main.parts(), mtp.parts());
     parts.retain(|p| p.name != "MTP projection");
     // A tied head stores nothing, and is multiplied with all the same.
-    let head = vocab * d;
+    let head = (c.vocab_size * c.hidden_size) as u64;
     let untold = if c.tie_word_embeddings { head } else { 0 };
     Counts {
         main: sum(&parts, |p| p.total),
         active: sum(&parts, |p| p.active),
-        active_without_embedding: sum(&parts, |p| p.active) - main.embedding,
+        active_without_embedding: sum(&parts, |p| p.active) - head,
         multiplied: sum(&parts, |p| p.multiplied) + untold,
         mtp: sum(&mtp_parts, |p| p.total),
         mtp_active: sum(&mtp_parts, |p| p.active),

@@ -109,13 +109,13 @@ fn losses(cx: &Cx, model: &Model, input: &Input, grads: bool, replay: Option<&[T
         model.forward_backward(cx, input, &weights, replay, &mut ws, &mut stats, &mut grads, None);
         grads.finish();
         // Modules that the main loss does not reach have no gradient of it.
-        let first_mtp = model.mtp.first().map_or(usize::MAX, |m| m.enorm.slot);
+        let first_mtp = model.mtp.first().map_or(usize::MAX, |m| m.enorm.index);
         model.visit(&mut |p| {
-            let Some(g) = grads.get(p.slot) else { return };
-            if *prefix == "grad." && p.slot >= first_mtp {
+            let Some(g) = grads.get(p.index) else { return };
+            if *prefix == "grad." && p.index >= first_mtp {
                 return;
             }
-            for part in &p.parts {
+            for part in &p.spec.parts {
                 let values = g.f32()[part.range()].to_vec();
                 out.insert(format!("{prefix}{}", part.name), Array::F32(part.shape.clone(), values));
             }

@@ -3,17 +3,18 @@
 
 use crate::build::Builder;
 use crate::kept::Kept;
-use crate::mla::weight_grad;
+use crate::linear::Linear;
 use crate::param::{Grads, Param};
-use hadal_ops::{Acc, Cx, Tensor, linear, swiglu};
+use hadal_ops::{Acc, Cx, Tensor, swiglu};
+use hadal_weights::list::Role;
 use hadal_weights::precision::Keep;
 
 /// Parameters of one SwiGLU.
 pub struct Ffn {
     /// `gate_proj` and `up_proj`, stacked: `[2I, D]`.
-    pub gate_up: Param,
+    pub gate_up: Linear,
     /// `down_proj`: `[D, I]`.
-    pub down: Param,
+    pub down: Linear,
     keep: Keep,
 }
 
@@ -29,29 +30,25 @@ pub struct FfnDeferred {
 }
 
 impl Ffn {
-    pub(crate) fn new(b: &mut Builder<'_>, prefix: &str, d: usize, inner: usize) -> Self {
-        let rows = ["gate_proj", "up_proj"].map(|n| (format!("{prefix}.{n}.weight"), inner)).to_vec();
-        let precision = b.precision;
-        let gate_up = b.matrix(rows, d, 1, Some(precision.gate_up));
-        let down = b.linear(&format!("{prefix}.down_proj"), d, inner, precision.down);
-        Self { gate_up, down, keep: precision.swiglu_input }
+    pub(crate) fn new(b: &mut Builder<'_>, [gate_up, down]: [Role; 2]) -> Self {
+        Self { gate_up: b.linear(gate_up), down: b.linear(down), keep: b.precision.swiglu_input }
     }
 
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
-        [&self.gate_up, &self.down].into_iter()
+        [&self.gate_up.param, &self.down.param].into_iter()
     }
     pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
-        [&mut self.gate_up, &mut self.down].into_iter()
+        [&mut self.gate_up.param, &mut self.down.param].into_iter()
     }
 
     /// `y_td += FFN(u_td)`, y f32.
     pub fn forward(&self, cx: &Cx, u: &Tensor, y: &mut Tensor) -> FfnSaved {
-        let wide = self.gate_up.value.dim(0);
+        let wide = self.gate_up.weight().n();
         let mut gu = cx.empty(&[u.rows(), wide], cx.compute());
-        linear::forward(cx, u, self.gate_up.weight(), &mut gu, Acc::Write);
+        self.gate_up.forward(cx, u, &mut gu, Acc::Write);
         let mut h = cx.empty(&[u.rows(), wide / 2], cx.compute());
         swiglu::forward(cx, &gu, None, &mut h);
-        linear::forward(cx, &h, self.down.weight(), y, Acc::Add);
+        self.down.forward(cx, &h, y, Acc::Add);
         FfnSaved { gu: Kept::new(cx, gu, self.keep.style(false)) }
     }
 
@@ -60,17 +57,17 @@ impl Ffn {
         let mut floats = None;
         let gu = saved.gu.floats(cx, &mut floats);
         let mut d_h = cx.empty(&[d.rows(), gu.cols() / 2], cx.compute());
-        linear::backward_input(cx, d, self.down.weight(), &mut d_h, Acc::Write);
+        self.down.backward_input(cx, d, &mut d_h, Acc::Write);
         let mut d_gu = cx.empty(gu.shape(), cx.compute());
         let mut h = cx.empty(d_h.shape(), cx.compute());
         swiglu::backward(cx, &d_h, gu, None, &mut d_gu, &mut h, None);
-        linear::backward_input(cx, &d_gu, self.gate_up.weight(), d_u, acc);
+        self.gate_up.backward_input(cx, &d_gu, d_u, acc);
         FfnDeferred { d_gu, h }
     }
 
     /// The weight products, from the same `d` and `u`.
     pub fn backward_weight(&self, cx: &Cx, deferred: FfnDeferred, d: &Tensor, u: &Tensor, grads: &mut Grads) {
-        weight_grad(cx, d, &deferred.h, &self.down, grads);
-        weight_grad(cx, &deferred.d_gu, u, &self.gate_up, grads);
+        self.down.backward_weight(cx, d, &deferred.h, grads);
+        self.gate_up.backward_weight(cx, &deferred.d_gu, u, grads);
     }
 }

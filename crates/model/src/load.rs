@@ -1,87 +1,86 @@
 //! Weights from and to Hugging Face checkpoints.
 
 use crate::model::Model;
+use crate::param::Purpose;
+use crate::values::Values;
 use hadal_ops::{Cx, DType};
-use hadal_weights::ModelConfig;
+use hadal_weights::list::{Part, parameters};
 use hadal_weights::precision::Precision;
-use hadal_weights::{Checkpoint, Error, Quantization, SaveOptions, SaveTensor, WeightFormat};
+use hadal_weights::{
+    Checkpoint, Error, ModelConfig, Quantization, SaveOptions, SaveTensor, Source, WeightFormat, write_into,
+};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::path::Path;
 
 impl Model {
-    /// Builds the model a checkpoint describes and reads its weights (f32, BF16, F16, or FP8, which is de-quantised).
-    /// Every tensor that is missing, mis-shaped, of a wrong type or of no use is named in the error, before any memory
-    /// is taken for weights.
+    /// Reads a model to run: forward forms in the compute format, packed as they stream in, and nothing beside them. Weights
+    /// may be f32, BF16, F16, or FP8, which is de-quantised. Every tensor that is missing, mis-shaped, of a wrong type or of
+    /// no use is named in the error, before any memory is taken.
     pub fn load(cx: &Cx, checkpoint: &Checkpoint) -> Result<Self, Error> {
-        Self::load_with(cx, checkpoint, Precision::COMPUTE)
-    }
-
-    /// The same with a precision table to train in.
-    pub fn load_with(cx: &Cx, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
         checkpoint.audit()?.into_result()?;
-        let mut model = Self::with_precision(cx, checkpoint.config(), precision);
-        let mut result = Ok(());
-        model.visit_mut(&mut |p| {
-            for part in &p.parts {
-                if result.is_ok() {
-                    result = checkpoint.read_f32(&part.name, &mut p.value.f32_mut()[part.range()]);
-                }
-            }
-            p.repack(cx);
-        });
-        result.map(|()| model)
+        let config = checkpoint.config();
+        // A table in bf16 only where that loses nothing.
+        let embedding = &parameters(config)[0];
+        let table = if checkpoint.halves(embedding) { DType::Bf16 } else { DType::F32 };
+        let mut model = Self::build(cx, config, Precision::COMPUTE, Purpose::Inference, table);
+        model.fill(cx, checkpoint)?;
+        Ok(model)
     }
 
-    /// As [`Model::save_into`], as f32 or BF16.
-    pub fn write_into<'a>(
-        &'a self,
-        dir: &Path,
-        dtype: DType,
-        values: impl Fn(usize) -> Option<&'a [f32]>,
-    ) -> Result<(), Error> {
-        let format = if dtype == DType::F32 { WeightFormat::F32 } else { WeightFormat::Bf16 };
-        self.save_into(dir, format, &SaveOptions::default(), values)
+    /// Reads a model with the forms that backward reads, for a precision table to train in.
+    pub fn load_to_train(cx: &Cx, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
+        checkpoint.audit()?.into_result()?;
+        let mut model = Self::new(cx, checkpoint.config(), precision);
+        model.fill(cx, checkpoint)?;
+        Ok(model)
     }
 
-    /// Writes `config.json` and the weights as `format` into a folder that is there
-    /// (router biases stay f32, as the released checkpoints have them; MTP modules get their copies of embedding and
-    /// head). `values` replaces a parameter's master weights, by slot: averaged weights, say.
-    pub fn save_into<'a>(
-        &'a self,
-        dir: &Path,
-        format: WeightFormat,
-        options: &SaveOptions<'_>,
-        values: impl Fn(usize) -> Option<&'a [f32]>,
-    ) -> Result<(), Error> {
-        let mut tensors = Vec::new();
-        let mut sources: HashMap<String, (&'a [f32], Range<usize>)> = HashMap::new();
-        self.visit(&mut |p| {
-            let data = values(p.slot).unwrap_or_else(|| p.value.f32());
-            for part in &p.parts {
-                let dtype = format.of(&part.name);
-                for name in std::iter::once(&part.name).chain(&part.aliases) {
-                    tensors.push(SaveTensor { name: name.clone(), shape: part.shape.clone(), dtype });
-                    sources.insert(name.clone(), (data, part.range()));
-                }
-            }
-        });
-        // Which tensors were quantised in the checkpoint the model came from says nothing about these.
-        let quantization_config = match format {
-            WeightFormat::Fp8(scales) => Some(Quantization::describe(scales, None)),
-            WeightFormat::F32 | WeightFormat::Bf16 => None,
-        };
-        let config = ModelConfig { quantization_config, ..self.config.clone() };
-        hadal_weights::write_into(
-            dir,
-            &config,
-            &tensors,
-            options,
-            |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
-                let (data, range) = &sources[&tensor.name];
-                out.copy_from_slice(&data[range.start + start..][..out.len()]);
-                Ok(())
-            },
-        )
+    /// Writes `config.json` and the weights as layers read them, as `format`, into a folder that is there.
+    pub fn save_into(&self, dir: &Path, format: WeightFormat, options: &SaveOptions<'_>) -> Result<(), Error> {
+        let params = self.params();
+        save_parameters(dir, &self.config, format, options, |index, part, start, out| {
+            params[index].read(part.start + start, out);
+            Ok(())
+        })
     }
+}
+
+/// Writes `config.json` and weights as `format` into a folder that is there. Router biases stay f32, as the released
+/// checkpoints have them; MTP modules get their copies of embedding and head. `values(index, part, start, out)` gives the
+/// elements of a part of the list's parameter `index`.
+pub fn save_parameters(
+    dir: &Path,
+    config: &ModelConfig,
+    format: WeightFormat,
+    options: &SaveOptions<'_>,
+    mut values: impl FnMut(usize, &Part, usize, &mut [f32]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let list = parameters(config);
+    let mut tensors = Vec::new();
+    let mut of: HashMap<String, (usize, usize)> = HashMap::new();
+    for (index, parameter) in list.iter().enumerate() {
+        for (number, part) in parameter.parts.iter().enumerate() {
+            let dtype = format.of(&part.name);
+            for name in std::iter::once(&part.name).chain(&part.aliases) {
+                tensors.push(SaveTensor { name: name.clone(), shape: part.shape.clone(), dtype });
+                of.insert(name.clone(), (index, number));
+            }
+        }
+    }
+    // Which tensors were quantised in the checkpoint the model came from says nothing about these.
+    let quantization_config = match format {
+        WeightFormat::Fp8(scales) => Some(Quantization::describe(scales, None)),
+        WeightFormat::F32 | WeightFormat::Bf16 => None,
+    };
+    let config = ModelConfig { quantization_config, ..config.clone() };
+    let source = |tensor: &SaveTensor, start: usize, out: &mut [f32]| {
+        let (index, number) = of[&tensor.name];
+        values(index, &list[index].parts[number], start, out)
+    };
+    write_into(dir, &config, &tensors, options, as_source(source))
+}
+
+/// A closure as a source of values to write.
+fn as_source(source: impl FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>) -> impl Source {
+    source
 }

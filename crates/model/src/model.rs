@@ -6,15 +6,19 @@
 use crate::batch::Input;
 use crate::block::{Block, BlockSaved};
 use crate::build::Builder;
+use crate::linear::Linear;
 use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
-use crate::param::{Grads, Param};
+use crate::param::{Grads, Param, Purpose, embed, embed_backward};
 use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
+use crate::values::{Fresh, Values};
 use hadal_ops::head::{self, HeadGrad};
-use hadal_ops::{Acc, Cx, DType, Tensor, embedding, moe, reduce, rope::RopeTable};
+use hadal_ops::{Acc, Cx, DType, Tensor, moe, reduce, rope::RopeTable};
+use hadal_weights::Error;
 use hadal_weights::ModelConfig;
-use hadal_weights::precision::{Keep, Precision, Product};
+use hadal_weights::list::Role;
+use hadal_weights::precision::{Keep, Precision};
 
 /// A DeepSeek-V3 (or V2) family model.
 pub struct Model {
@@ -27,7 +31,7 @@ pub struct Model {
     /// `model.norm`
     pub norm: Param,
     /// `lm_head`; none when tied.
-    pub head: Option<Param>,
+    pub head: Option<Linear>,
     /// MTP modules.
     pub mtp: Vec<Mtp>,
     /// Cosines and sines up to `max_position_embeddings`.
@@ -108,51 +112,59 @@ pub enum Probe<'a> {
 pub type Observer<'a> = &'a mut dyn FnMut(Probe<'_>);
 
 impl Model {
-    /// A model with undefined weights; see [`Model::init`] and `load`.
-    pub fn new(cx: &Cx, config: &ModelConfig) -> Self {
-        Self::with_precision(cx, config, Precision::COMPUTE)
+    /// A model to train with weights of zeros; see [`Model::fresh`] and [`Model::load`].
+    pub fn new(cx: &Cx, config: &ModelConfig, precision: Precision) -> Self {
+        Self::build(cx, config, precision, Purpose::Training, DType::F32)
     }
 
-    /// The same with products and kept activations as a precision table says.
-    pub fn with_precision(cx: &Cx, config: &ModelConfig, precision: Precision) -> Self {
+    /// A model to train with fresh weights: normal(0, std), norms one, biases zero; a function of the seed and the names only.
+    pub fn fresh(cx: &Cx, config: &ModelConfig, precision: Precision, fresh: Fresh) -> Self {
+        let mut model = Self::new(cx, config, precision);
+        model.fill(cx, &fresh).expect("fresh values are always there");
+        model
+    }
+
+    /// A model of zeros in the forms that `purpose` reads; `table` is the format of an embedding table.
+    pub(crate) fn build(cx: &Cx, config: &ModelConfig, precision: Precision, purpose: Purpose, table: DType) -> Self {
         assert!(precision.dispatch != Keep::E5m6, "model: rows are sent in the compute format or in fp8, not in e5m6");
-        let mut b = Builder::new(cx, precision);
-        let (layers, d, vocab) = (config.num_hidden_layers, config.hidden_size, config.vocab_size);
-        let compute = Some(Product::Compute);
-        let tied = config.tie_word_embeddings;
-        let name = "model.embed_tokens.weight".to_owned();
-        let mut embed = b.matrix(vec![(name, vocab)], d, 1, if tied { compute } else { None });
+        let mut b = Builder::new(cx, config, precision, purpose, table);
+        let layers = config.num_hidden_layers;
+        let embed = b.take(Role::Embedding);
         let mut moe_layers = 0..;
         let mut moe_index = |l: usize| if config.is_moe_layer(l) { moe_layers.next() } else { None };
-        let blocks = (0..layers).map(|l| Block::new(&mut b, config, l, moe_index(l))).collect();
-        let norm = b.norm("model.norm.weight".into(), d);
-        let mut head = (!tied).then(|| b.linear("lm_head", vocab, d, Product::Compute));
+        let blocks = (0..layers).map(|l| Block::new(&mut b, config, moe_index(l))).collect();
+        let norm = b.norm();
+        let head = (!config.tie_word_embeddings).then(|| b.linear(Role::Head));
         let depths = layers..layers + config.num_nextn_predict_layers;
-        let mtp = depths.clone().map(|l| Mtp::new(&mut b, config, l, moe_index(l))).collect();
-        for l in depths {
-            let head_copy = format!("model.layers.{l}.shared_head.head.weight");
-            embed.parts[0].aliases.push(format!("model.layers.{l}.embed_tokens.weight"));
-            head.as_mut().unwrap_or(&mut embed).parts[0].aliases.push(head_copy);
-        }
+        let mtp = depths.map(|l| Mtp::new(&mut b, config, moe_index(l))).collect();
+        b.finish();
         let (freqs, factor) = (config.rope_inv_freq(), config.rope_attention_factor() as f32);
         let rope = RopeTable::new(cx, &freqs, config.max_position_embeddings, factor);
         Self { config: config.clone(), embed, blocks, norm, head, mtp, rope }
     }
 
-    /// Initial weights: normal(0, std), norms one, biases zero; a function of the seed and the names only.
-    pub fn init(&mut self, cx: &Cx, seed: u64, std: f64) {
+    /// Takes all weights from `values`, which are packed as they come.
+    pub fn fill(&mut self, cx: &Cx, values: &dyn Values) -> Result<(), Error> {
+        let mut result = Ok(());
         self.visit_mut(&mut |p| {
-            p.init(cx, seed, std);
-            p.repack(cx);
+            if result.is_ok() {
+                result = p.fill(cx, values);
+            }
         });
+        result
     }
 
-    /// Shows every parameter, in slot order. The only list of parameters there is.
+    /// Bytes of all stored weights.
+    pub fn bytes(&self) -> usize {
+        self.params().iter().map(|p| p.stored().bytes()).sum()
+    }
+
+    /// Shows every parameter, in the order of the list.
     pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
         f(&self.embed);
         self.blocks.iter().for_each(|b| b.visit(f));
         f(&self.norm);
-        self.head.iter().for_each(&mut *f);
+        self.head.iter().for_each(|h| f(&h.param));
         self.mtp.iter().for_each(|m| m.visit(f));
     }
     /// As [`Model::visit`], writable.
@@ -160,10 +172,10 @@ impl Model {
         f(&mut self.embed);
         self.blocks.iter_mut().for_each(|b| b.visit_mut(f));
         f(&mut self.norm);
-        self.head.iter_mut().for_each(&mut *f);
+        self.head.iter_mut().for_each(|h| f(&mut h.param));
         self.mtp.iter_mut().for_each(|m| m.visit_mut(f));
     }
-    /// All parameters in slot order.
+    /// All parameters in the order of the list.
     pub fn params(&self) -> Vec<&Param> {
         let mut all = Vec::new();
         self.visit(&mut |p| all.push(p));
@@ -181,7 +193,7 @@ impl Model {
 
     /// The output head's weight `[V, D]`.
     pub fn head(&self) -> &Param {
-        self.head.as_ref().unwrap_or(&self.embed)
+        self.head.as_ref().map_or(&self.embed, |h| &h.param)
     }
 
     /// Room for the statistics of a step.
@@ -220,7 +232,7 @@ impl Model {
         observer: &mut Option<Observer<'_>>,
     ) -> Tensor {
         let mut x = cx.empty(&[input.ids.len(), self.config.hidden_size], DType::F32);
-        embedding::forward(cx, &self.embed.value, &input.ids, &mut x);
+        embed(cx, &self.embed, &input.ids, &mut x);
         show(observer, Probe::Hidden(0, &x));
         for (l, block) in self.blocks.iter().enumerate() {
             let (y, s) = block.forward(cx, x, pass, observer.is_some());
@@ -327,8 +339,7 @@ impl Model {
             let deferred = block.backward_input(cx, &mut d, saved, pass, grads);
             block.backward_weight(cx, deferred, grads);
         }
-        let (d_table, acc) = grads.target(&self.embed);
-        embedding::backward(cx, &d, &input.ids, d_table, acc);
+        embed_backward(cx, &d, &input.ids, &self.embed, grads);
     }
 
     /// Adds a block's expert loads and balance loss to the statistics.
@@ -351,10 +362,7 @@ impl Model {
     ) -> f64 {
         let head = self.head();
         let mut losses = cx.empty(&[h.rows()], DType::F32);
-        let grad = grad.map(|(dh, grads)| {
-            let (dw, dw_acc) = grads.target(head);
-            HeadGrad { dh, dh_acc: Acc::Write, dw, dw_acc }
-        });
+        let grad = grad.map(|(dh, grads)| HeadGrad { dh, dh_acc: Acc::Write, dw: grads.target(head) });
         head::loss(cx, h, head.weight(), targets, weight, &mut losses, grad, None);
         reduce::sum(cx, &losses)
     }

@@ -8,14 +8,15 @@
 use crate::build::Builder;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
 use crate::kept::Kept;
+use crate::linear::Linear;
 use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
 use crate::router::{Router, Routing};
 use hadal_ops::fp8::{Quantized, Shape, Style};
-use hadal_ops::linear::Operand;
 use hadal_ops::moe::{self, Plan};
-use hadal_ops::{Acc, Cx, DType, Tensor, linear, swiglu};
+use hadal_ops::{Acc, Cx, DType, Tensor, swiglu};
 use hadal_weights::ModelConfig;
+use hadal_weights::list::Role;
 use hadal_weights::precision::Keep;
 
 /// Parameters of one MoE layer.
@@ -23,9 +24,9 @@ pub struct Moe {
     /// The gate.
     pub router: Router,
     /// `gate_proj` and `up_proj` of every expert: E groups of `[2I, D]`.
-    pub gate_up: Param,
+    pub gate_up: Linear,
     /// `down_proj` of every expert: E groups of `[D, I]`.
-    pub down: Param,
+    pub down: Linear,
     /// Shared experts as one SwiGLU, if any.
     pub shared: Option<Ffn>,
     dispatch: Keep,
@@ -64,26 +65,20 @@ pub struct MoeDeferred {
 }
 
 impl Moe {
-    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, prefix: &str) -> Self {
-        let (e, d, inner) = (cfg.n_routed_experts, cfg.hidden_size, cfg.moe_intermediate_size);
-        let router = Router::new(b, cfg, prefix);
-        let precision = b.precision;
-        let name = |i: usize, n: &str| format!("{prefix}.experts.{i}.{n}.weight");
-        let gate_up = (0..e).flat_map(|i| [(name(i, "gate_proj"), inner), (name(i, "up_proj"), inner)]).collect();
-        let gate_up = b.matrix(gate_up, d, e, Some(precision.expert_gate_up));
-        let down = b.matrix((0..e).map(|i| (name(i, "down_proj"), d)).collect(), inner, e, Some(precision.expert_down));
-        let shared = (cfg.n_shared_experts > 0)
-            .then(|| Ffn::new(b, &format!("{prefix}.shared_experts"), d, inner * cfg.n_shared_experts));
-        Self { router, gate_up, down, shared, dispatch: precision.dispatch, keep: precision.swiglu_input }
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig) -> Self {
+        let router = Router::new(b, cfg);
+        let (gate_up, down) = (b.linear(Role::ExpertGateUp), b.linear(Role::ExpertDown));
+        let shared = (cfg.n_shared_experts > 0).then(|| Ffn::new(b, [Role::SharedGateUp, Role::SharedDown]));
+        Self { router, gate_up, down, shared, dispatch: b.precision.dispatch, keep: b.precision.swiglu_input }
     }
 
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
         let shared = self.shared.iter().flat_map(Ffn::params);
-        self.router.params().chain([&self.gate_up, &self.down]).chain(shared)
+        self.router.params().chain([&self.gate_up.param, &self.down.param]).chain(shared)
     }
     pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
         let shared = self.shared.iter_mut().flat_map(Ffn::params_mut);
-        self.router.params_mut().chain([&mut self.gate_up, &mut self.down]).chain(shared)
+        self.router.params_mut().chain([&mut self.gate_up.param, &mut self.down.param]).chain(shared)
     }
 
     /// Phase dispatch: sorts tokens by expert and gathers their rows.
@@ -111,11 +106,11 @@ impl Moe {
     pub fn experts(&self, cx: &Cx, rows: &Dispatched) -> (Tensor, Kept) {
         let (r, wide) = (rows.x.rows(), self.gate_up.weight().n());
         let mut gu = cx.empty(&[r, wide], cx.compute());
-        linear::grouped_forward(cx, rows.x.operand(), self.gate_up.weight(), &rows.plan.offsets, &mut gu, Acc::Write);
+        self.gate_up.grouped_forward(cx, rows.x.operand(), &rows.plan.offsets, &mut gu, Acc::Write);
         let mut h = cx.empty(&[r, wide / 2], cx.compute());
         swiglu::forward(cx, &gu, Some(&rows.g), &mut h);
         let mut y = cx.empty(&[r, rows.x.cols()], cx.compute());
-        linear::grouped_forward(cx, &h, self.down.weight(), &rows.plan.offsets, &mut y, Acc::Write);
+        self.down.grouped_forward(cx, &h, &rows.plan.offsets, &mut y, Acc::Write);
         (y, Kept::new(cx, gu, self.keep.style(false)))
     }
 
@@ -159,7 +154,7 @@ impl Moe {
         let gate_up = gu.floats(cx, &mut floats);
         // Mirror of experts.
         let mut d_h = cx.empty(&[x.rows(), gu.cols() / 2], cx.compute());
-        linear::grouped_backward_input(cx, d_sent, self.down.weight(), &plan.offsets, &mut d_h, Acc::Write);
+        self.down.grouped_backward_input(cx, d_sent, &plan.offsets, &mut d_h, Acc::Write);
         drop(blocks);
         let mut d_gu = cx.empty(gate_up.shape(), cx.compute());
         let mut h = cx.empty(d_h.shape(), cx.compute());
@@ -167,7 +162,7 @@ impl Moe {
         swiglu::backward(cx, &d_h, gate_up, Some(&g), &mut d_gu, &mut h, Some(&mut d_g));
         drop((d_h, gu, floats));
         let mut d_x = cx.empty(&[x.rows(), x.cols()], cx.compute());
-        linear::grouped_backward_input(cx, &d_gu, self.gate_up.weight(), &plan.offsets, &mut d_x, Acc::Write);
+        self.gate_up.grouped_backward_input(cx, &d_gu, &plan.offsets, &mut d_x, Acc::Write);
         // Mirror of dispatch.
         moe::combine(cx, &d_x, &plan, &mut *d_u, Acc::Write);
         drop(d_x);
@@ -181,13 +176,8 @@ impl Moe {
     /// The weight products, from the same `d` and `u`.
     pub fn backward_weight(&self, cx: &Cx, deferred: MoeDeferred, d: &Tensor, u: &Tensor, grads: &mut Grads) {
         let MoeDeferred { d_logits, plan, d_y, h, d_gu, x, shared } = deferred;
-        let mut grouped = |dy: Operand<'_>, x: Operand<'_>, param: &Param| {
-            let format = param.weight().dtype();
-            let (dw, acc) = grads.target(param);
-            linear::grouped_backward_weight(cx, dy, x, &plan.offsets, format, dw, acc);
-        };
-        grouped(d_y.operand(), (&h).into(), &self.down);
-        grouped((&d_gu).into(), x.operand(), &self.gate_up);
+        self.down.grouped_backward_weight(cx, d_y.operand(), &h, &plan.offsets, grads);
+        self.gate_up.grouped_backward_weight(cx, &d_gu, x.operand(), &plan.offsets, grads);
         if let Some((ffn, deferred)) = self.shared.as_ref().zip(shared) {
             ffn.backward_weight(cx, deferred, d, u, grads);
         }

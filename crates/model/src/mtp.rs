@@ -8,12 +8,13 @@
 use crate::batch::MtpInput;
 use crate::block::{Block, BlockDeferred, BlockSaved};
 use crate::build::Builder;
-use crate::mla::weight_grad;
+use crate::linear::Linear;
 use crate::norm;
-use crate::param::{Grads, Param};
+use crate::param::{Grads, Param, embed, embed_backward};
 use crate::pass::Pass;
-use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, embedding, linear, rmsnorm};
+use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, rmsnorm};
 use hadal_weights::ModelConfig;
+use hadal_weights::list::Role;
 
 /// One module's own parameters; embedding and head are the main model's.
 pub struct Mtp {
@@ -22,7 +23,7 @@ pub struct Mtp {
     /// `hnorm`
     pub hnorm: Param,
     /// `eh_proj`: `[D, 2D]`
-    pub eh_proj: Param,
+    pub eh_proj: Linear,
     /// The Transformer block.
     pub block: Block,
     /// `shared_head.norm`
@@ -58,14 +59,13 @@ pub struct MtpDeferred {
 }
 
 impl Mtp {
-    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, layer: usize, moe_index: Option<usize>) -> Self {
-        let (p, d) = (format!("model.layers.{layer}"), cfg.hidden_size);
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, moe_index: Option<usize>) -> Self {
         Self {
-            enorm: b.norm(format!("{p}.enorm.weight"), d),
-            hnorm: b.norm(format!("{p}.hnorm.weight"), d),
-            eh_proj: b.linear(&format!("{p}.eh_proj"), d, 2 * d, b.precision.mtp_proj),
-            block: Block::new(b, cfg, layer, moe_index),
-            norm: b.norm(format!("{p}.shared_head.norm.weight"), d),
+            enorm: b.norm(),
+            hnorm: b.norm(),
+            eh_proj: b.linear(Role::MtpProjection),
+            block: Block::new(b, cfg, moe_index),
+            norm: b.norm(),
             eps: cfg.rms_norm_eps as f32,
             recompute: b.precision.recompute,
         }
@@ -74,14 +74,14 @@ impl Mtp {
     pub(crate) fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
         f(&self.enorm);
         f(&self.hnorm);
-        f(&self.eh_proj);
+        f(&self.eh_proj.param);
         self.block.visit(f);
         f(&self.norm);
     }
     pub(crate) fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Param)) {
         f(&mut self.enorm);
         f(&mut self.hnorm);
-        f(&mut self.eh_proj);
+        f(&mut self.eh_proj.param);
         self.block.visit_mut(f);
         f(&mut self.norm);
     }
@@ -91,8 +91,8 @@ impl Mtp {
         let (r, d) = (e.rows(), e.cols());
         let mut cat = cx.empty(&[r, 2 * d], cx.compute());
         let (mut rstd_e, mut rstd_h) = (cx.empty(&[r], DType::F32), cx.empty(&[r], DType::F32));
-        rmsnorm::forward(cx, e, &self.enorm.value, self.eps, cat.columns_mut(0..d), &mut rstd_e);
-        rmsnorm::forward(cx, h, &self.hnorm.value, self.eps, cat.columns_mut(d..2 * d), &mut rstd_h);
+        rmsnorm::forward(cx, e, self.enorm.table(), self.eps, cat.columns_mut(0..d), &mut rstd_e);
+        rmsnorm::forward(cx, h, self.hnorm.table(), self.eps, cat.columns_mut(d..2 * d), &mut rstd_h);
         Normed { cat, rstd_e, rstd_h }
     }
 
@@ -109,12 +109,12 @@ impl Mtp {
     ) -> (Tensor, MtpSaved) {
         let (r, d) = (input.rows.len(), previous.cols());
         let mut e = cx.empty(&[r, d], DType::F32);
-        embedding::forward(cx, &table.value, &input.ids, &mut e);
+        embed(cx, table, &input.ids, &mut e);
         let mut h = cx.empty(&[r, d], previous.dtype());
         elementwise::gather_rows(cx, previous, &input.rows, &mut h);
         let normed = self.norms(cx, &e, &h);
         let mut x = cx.empty(&[r, d], DType::F32);
-        linear::forward(cx, &normed.cat, self.eh_proj.weight(), &mut x, Acc::Write);
+        self.eh_proj.forward(cx, &normed.cat, &mut x, Acc::Write);
         let normed = (!self.recompute).then_some(normed);
         let (y, block) = self.block.forward(cx, x, pass, keep_logits);
         let (z, rstd) = norm::forward(cx, &y, &self.norm, self.eps);
@@ -145,11 +145,10 @@ impl Mtp {
         elementwise::cast(cx, &d, &mut d_c);
         let Normed { cat, rstd_e, rstd_h } = normed.unwrap_or_else(|| self.norms(cx, &e, &h));
         let mut d_cat = cx.empty(cat.shape(), cx.compute());
-        linear::backward_input(cx, &d_c, self.eh_proj.weight(), &mut d_cat, Acc::Write);
+        self.eh_proj.backward_input(cx, &d_c, &mut d_cat, Acc::Write);
         // `d` is free now: it carries the two halves' gradients in turn.
         norm::backward(cx, d_cat.columns(0..width), &e, &self.enorm, &rstd_e, &mut d, Acc::Write, grads);
-        let (d_table, acc) = grads.target(table);
-        embedding::backward(cx, &d, &input.ids, d_table, acc);
+        embed_backward(cx, &d, &input.ids, table, grads);
         norm::backward(cx, d_cat.columns(width..2 * width), &h, &self.hnorm, &rstd_h, &mut d, Acc::Write, grads);
         elementwise::scatter_add_rows(cx, &d, &input.rows, d_previous);
         MtpDeferred { d: d_c, cat, block }
@@ -159,7 +158,7 @@ impl Mtp {
     pub fn backward_weight(&self, cx: &Cx, deferred: MtpDeferred, grads: &mut Grads) {
         let MtpDeferred { d, cat, block } = deferred;
         self.block.backward_weight(cx, block, grads);
-        weight_grad(cx, &d, &cat, &self.eh_proj, grads);
+        self.eh_proj.backward_weight(cx, &d, &cat, grads);
     }
 }
 

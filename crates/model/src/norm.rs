@@ -8,7 +8,7 @@ pub(crate) fn forward<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, w: &Param, eps: f32
     let x = x.into();
     let mut y = cx.empty(&[x.rows(), x.cols()], cx.compute());
     let mut rstd = cx.empty(&[x.rows()], DType::F32);
-    rmsnorm::forward(cx, x, &w.value, eps, &mut y, &mut rstd);
+    rmsnorm::forward(cx, x, w.table(), eps, &mut y, &mut rstd);
     (y, rstd)
 }
 
@@ -23,6 +23,12 @@ pub(crate) fn backward<'a>(
     dx_acc: Acc,
     grads: &mut Grads,
 ) {
-    let (dw, acc) = grads.target(w);
-    rmsnorm::backward(cx, dy, x, &w.value, rstd, dx, dx_acc, dw, acc);
+    match grads.target(w) {
+        Some((dw, acc)) => rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, dw, acc),
+        // Of a frozen gain the gradient is made all the same, with that of the input, and forgotten.
+        None => {
+            let mut dw = cx.empty(w.spec.shape.as_slice(), DType::F32);
+            rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, &mut dw, Acc::Write);
+        }
+    }
 }

@@ -1,114 +1,259 @@
-//! Parameters and their gradients.
+//! Parameters as layers read them, and their gradients.
 //!
-//! A [`Param`] is one f32 master tensor made of named parts (the checkpoint's names): matrices that are multiplied
-//! with the same input live side by side in one tensor, so that one product computes them all.
+//! A [`Param`] is an entry of the one list ([`hadal_weights::list`]) with its *stored weight*: panels in the format of its
+//! products, or a plain table. Nothing else is kept here: f32 masters, moments and averages belong to training, so that a
+//! model that only runs takes the memory of its format. What layers read in f32 anyway (norms, the selection bias, the
+//! router, the embedding table in training) is its own master and updated in place.
 
-use hadal_base::name_key;
-use hadal_base::{Purpose, Rng};
+use crate::values::{Values, read_all, read_from};
+use hadal_ops::fp8::{Shape, Style};
 use hadal_ops::linear::PackedWeight;
-use hadal_ops::{Acc, Cx, DType, Tensor};
+use hadal_ops::{Acc, Cx, DType, MatRef, Tensor};
+use hadal_weights::Error;
+use hadal_weights::list::{Parameter, Role};
+use hadal_weights::precision::{Gradients, Precision, Product};
+use std::sync::Arc;
 
-/// What a parameter is; decides initialisation and weight decay.
+/// What a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A weight matrix or an embedding table: normal initialisation, decays.
-    Matrix,
-    /// A normalisation gain: ones, does not decay.
-    Norm,
-    /// A router's selection bias (`e_score_correction_bias`): zeros, no gradient, moved by the balance rule only.
-    Bias,
+pub enum Purpose {
+    /// Forward only: no form that backward reads, and no second copy of anything.
+    Inference,
+    /// Forward and backward.
+    Training,
 }
 
-/// A named slice of a parameter: consecutive elements of its master tensor.
-#[derive(Clone, Debug)]
-pub struct Part {
-    /// Name in a Hugging Face checkpoint.
-    pub name: String,
-    /// Other names under which the checkpoint repeats the same tensor (MTP's copies of embedding and head).
-    pub aliases: Vec<String>,
-    /// Shape in the checkpoint.
-    pub shape: Vec<usize>,
-    /// First element in the master tensor.
-    pub start: usize,
+/// The run-time form of a weight.
+pub enum Stored {
+    /// Read as it is: gains, biases, an embedding table.
+    Table(Tensor),
+    /// In panels for products.
+    Packed(PackedWeight),
+    /// An f32 table and the panels that are packed from it: the router and a tied embedding in training.
+    Both(Tensor, PackedWeight),
 }
 
-impl Part {
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-    /// Whether there is no element.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Its elements in the master tensor.
-    pub fn range(&self) -> std::ops::Range<usize> {
-        self.start..self.start + self.len()
-    }
-}
-
-/// One master tensor, its parts, and its packed forms if it is multiplied with.
-pub struct Param {
-    /// f32 master weights.
-    pub value: Tensor,
-    /// Named slices, in order, covering the tensor.
-    pub parts: Vec<Part>,
-    /// Initialisation and decay.
-    pub kind: Kind,
-    /// Compute-format forms for the linear products.
-    pub packed: Option<PackedWeight>,
-    /// Number of this parameter in visiting order: its place in [`Grads`] and in the optimiser's state.
-    pub slot: usize,
-}
-
-impl Param {
-    /// Refreshes the packed forms from the master weights.
-    pub fn repack(&mut self, cx: &Cx) {
-        if let Some(packed) = &mut self.packed {
-            packed.pack(cx, &self.value);
+impl Stored {
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Table(t) => t.bytes(),
+            Self::Packed(p) => p.bytes(),
+            Self::Both(t, p) => t.bytes() + p.bytes(),
         }
     }
+}
 
-    /// The packed forms of a weight that is multiplied with.
+/// A stored weight and how often it has been written: what is made from it is made again when the number has moved.
+struct Versioned {
+    stored: Stored,
+    version: u64,
+}
+
+/// One parameter of a model.
+pub struct Param {
+    /// Its entry in the list: name, shape, parts.
+    pub spec: Parameter,
+    /// Its place in the list, in [`Grads`] and in everything that training keeps.
+    pub index: usize,
+    held: Arc<Versioned>,
+}
+
+/// A stored weight that two models share was to be written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("parameter `{0}` is shared with another model and cannot be written: train a model of its own")]
+pub struct Shared(pub String);
+
+impl Param {
+    /// Room for a parameter, zero until it is filled. `table` is the format of an embedding table.
+    pub(crate) fn new(
+        cx: &Cx,
+        spec: Parameter,
+        index: usize,
+        precision: &Precision,
+        purpose: Purpose,
+        table: DType,
+    ) -> Self {
+        let training = purpose == Purpose::Training;
+        let table = || cx.fixed(&spec.shape, if spec.role == Role::Embedding { table } else { DType::F32 });
+        let stored = match spec.product(precision) {
+            None => Stored::Table(table()),
+            Some(product) => {
+                let packed = room(cx, &spec, product, precision, training);
+                let own_master = matches!(spec.role, Role::Router | Role::Embedding);
+                if training && own_master { Stored::Both(table(), packed) } else { Stored::Packed(packed) }
+            }
+        };
+        Self { spec, index, held: Arc::new(Versioned { stored, version: 0 }) }
+    }
+
+    /// What layers read.
+    pub fn stored(&self) -> &Stored {
+        &self.held.stored
+    }
+    /// How often it has been written.
+    pub fn version(&self) -> u64 {
+        self.held.version
+    }
+
+    /// What layers read, to be written. Moves the version.
+    pub fn stored_mut(&mut self) -> Result<&mut Stored, Shared> {
+        let Some(held) = Arc::get_mut(&mut self.held) else {
+            return Err(Shared(self.spec.name().to_owned()));
+        };
+        held.version += 1;
+        Ok(&mut held.stored)
+    }
+
+    /// Makes this parameter read another model's stored weight, which neither can write from then on.
+    pub fn share(&mut self, with: &Self) {
+        assert_eq!(self.spec, with.spec, "parameters of two shapes cannot be shared");
+        self.held = Arc::clone(&with.held);
+    }
+    /// Whether another model reads the same stored weight.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.held) > 1
+    }
+
+    /// The table of what is read as it is.
+    pub fn table(&self) -> &Tensor {
+        match self.stored() {
+            Stored::Table(table) | Stored::Both(table, _) => table,
+            Stored::Packed(_) => panic!("`{}` has no table", self.spec.name()),
+        }
+    }
+    /// The panels of what is multiplied with.
     pub fn weight(&self) -> &PackedWeight {
-        self.packed.as_ref().expect("parameter without packed form used in a product")
+        match self.stored() {
+            Stored::Packed(packed) | Stored::Both(_, packed) => packed,
+            Stored::Table(_) => panic!("`{}` is not multiplied with", self.spec.name()),
+        }
+    }
+    /// Whether the model itself has the f32 master: what is read in f32.
+    pub fn is_own_master(&self) -> bool {
+        matches!(self.stored(), Stored::Table(t) | Stored::Both(t, _) if t.dtype() == DType::F32)
     }
 
-    /// Whether the optimiser updates it.
-    pub fn trainable(&self) -> bool {
-        self.kind != Kind::Bias
+    /// Packs f32 values `[groups * n, k]` into a weight in panels alone: a master that training has.
+    pub fn pack(&mut self, cx: &Cx, master: &Tensor) -> Result<(), Shared> {
+        match self.stored_mut()? {
+            Stored::Packed(packed) => packed.pack(cx, master),
+            Stored::Table(_) | Stored::Both(..) => panic!("`{}` is its own master", self.spec.name()),
+        }
+        Ok(())
     }
 
-    /// Whether weight decay applies (matrices only, report 4.2).
-    pub fn decays(&self) -> bool {
-        self.kind == Kind::Matrix
+    /// Changes an own master in place and packs panels from it.
+    pub fn edit(&mut self, cx: &Cx, edit: impl FnOnce(&mut Tensor)) -> Result<(), Shared> {
+        match self.stored_mut()? {
+            Stored::Table(table) => edit(table),
+            Stored::Both(table, packed) => {
+                edit(table);
+                packed.pack(cx, table);
+            }
+            Stored::Packed(_) => panic!("the master of `{}` is not in the model", self.spec.name()),
+        }
+        Ok(())
     }
 
-    /// Fills the master weights: normal(0, std) for matrices, ones for norms, zeros for biases. A value depends on
-    /// seed, part name and index only.
-    pub fn init(&mut self, cx: &Cx, seed: u64, std: f64) {
-        const BLOCK: usize = 1 << 14;
-        match self.kind {
-            Kind::Norm => self.value.f32_mut().fill(1.0),
-            Kind::Bias => self.value.f32_mut().fill(0.0),
-            Kind::Matrix => {
-                for part in &self.parts {
-                    let rng = Rng::new(seed, Purpose::Init, name_key(&part.name));
-                    let values = &mut self.value.f32_mut()[part.range()];
-                    let len = values.len();
-                    let out = hadal_ops::Chunks::new(values, BLOCK);
-                    cx.threads().each(len.div_ceil(BLOCK), |b| {
-                        for (i, v) in out.take(b).iter_mut().enumerate() {
-                            *v = (rng.normal((b * BLOCK + i) as u64) * std) as f32;
-                        }
-                    });
+    /// Gives it these values, one for each element.
+    pub fn set(&mut self, cx: &Cx, values: &[f32]) -> Result<(), Shared> {
+        let shape = self.spec.shape.clone();
+        match self.stored_mut()? {
+            Stored::Packed(packed) => packed.pack(cx, &cx.tensor(&shape, values, DType::F32)),
+            Stored::Table(table) => *table = cx.tensor(&shape, values, table.dtype()),
+            Stored::Both(table, packed) => {
+                table.f32_mut().copy_from_slice(values);
+                packed.pack(cx, table);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes all values from `values`, a band of rows at a time and by all threads: beside what is stored there is no copy.
+    pub(crate) fn fill(&mut self, cx: &Cx, values: &dyn Values) -> Result<(), Error> {
+        let spec = self.spec.clone();
+        let k = spec.k();
+        let source = if values.halves(&spec) { DType::Bf16 } else { DType::F32 };
+        let stored = self.stored_mut().expect("a new parameter is not shared");
+        let table = match stored {
+            Stored::Packed(packed) if packed.dtype() != DType::U8 => {
+                return packed.fill(cx, source, &|row, out| read_from(values, &spec, row * k, out));
+            }
+            // Codes share scales among 128 rows, of which parts may have any number: made of all rows at once.
+            Stored::Packed(packed) => {
+                let mut all = cx.fixed(&spec.shape, DType::F32);
+                read_all(cx, values, &spec, &mut all)?;
+                packed.pack(cx, &all);
+                return Ok(());
+            }
+            Stored::Table(table) | Stored::Both(table, _) => table,
+        };
+        read_all(cx, values, &spec, table)?;
+        if let Stored::Both(table, packed) = stored {
+            packed.pack(cx, table);
+        }
+        Ok(())
+    }
+
+    /// Elements from `start` on as layers read them, in f32.
+    pub fn read(&self, start: usize, out: &mut [f32]) {
+        match self.stored() {
+            Stored::Table(t) | Stored::Both(t, _) => match t.dtype() {
+                DType::Bf16 => out.iter_mut().zip(&t.bf16()[start..]).for_each(|(o, v)| *o = v.to_f32()),
+                _ => out.copy_from_slice(&t.f32()[start..start + out.len()]),
+            },
+            Stored::Packed(packed) => {
+                let k = self.spec.k();
+                let mut row = vec![0.0; k];
+                let mut done = 0;
+                while done < out.len() {
+                    let (at, from) = ((start + done) / k, (start + done) % k);
+                    packed.row(at, &mut row);
+                    let n = (k - from).min(out.len() - done);
+                    out[done..done + n].copy_from_slice(&row[from..from + n]);
+                    done += n;
                 }
             }
         }
     }
+
+    /// All elements as layers read them, in f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.spec.len()];
+        self.read(0, &mut all);
+        all
+    }
 }
 
-/// The gradients of one step, one f32 tensor for each trainable parameter.
+/// Room for the panels of a weight whose products are in `product`'s format.
+fn room(cx: &Cx, spec: &Parameter, product: Product, precision: &Precision, backward: bool) -> PackedWeight {
+    let dtype = match product {
+        Product::Compute => cx.compute(),
+        Product::Fp8 => DType::U8,
+        Product::F32 => DType::F32,
+    };
+    let shape = if precision.gradients == Gradients::Block { Shape::Block } else { Shape::Tile };
+    let gradients = Style { shape, ..Style::TILES };
+    PackedWeight::new(cx, spec.groups, spec.n(), spec.k(), dtype, backward).with_gradients(gradients)
+}
+
+/// Looks up rows of the embedding into `x` f32 `[T, D]`.
+pub(crate) fn embed(cx: &Cx, table: &Param, ids: &Tensor, x: &mut Tensor) {
+    match table.stored() {
+        Stored::Table(t) | Stored::Both(t, _) => hadal_ops::embedding::forward(cx, t, ids, x),
+        Stored::Packed(head) => hadal_ops::embedding::forward_packed(cx, head, ids, x),
+    }
+}
+
+/// Adds to the embedding's gradient, if anybody wants it.
+pub(crate) fn embed_backward<'a>(cx: &Cx, dx: impl Into<MatRef<'a>>, ids: &Tensor, table: &Param, grads: &mut Grads) {
+    if let Some((d_table, acc)) = grads.target(table) {
+        hadal_ops::embedding::backward(cx, dx, ids, d_table, acc);
+    }
+}
+
+/// The gradients of one step, one f32 tensor for each parameter that is trained.
 ///
 /// The first contribution of a step overwrites and later ones add, so nothing is cleared in between.
 pub struct Grads {
@@ -121,20 +266,28 @@ struct Slot {
 }
 
 impl Grads {
-    /// Gradients for every trainable parameter that `visit` shows, in slot order.
+    /// Gradients for every trainable parameter, by its index.
     pub fn new<'a>(cx: &Cx, params: impl Iterator<Item = &'a Param>) -> Self {
-        let slots = params
-            .map(|p| p.trainable().then(|| Slot { grad: cx.empty(p.value.shape(), DType::F32), fresh: true }))
-            .collect();
-        Self { slots }
+        Self::of(cx, params, |_| true)
     }
 
-    /// Where the gradient of `param` goes, and whether this contribution is the first of the step.
-    pub fn target(&mut self, param: &Param) -> (&mut Tensor, Acc) {
-        let slot = self.slots[param.slot].as_mut().expect("gradient of a parameter that has none");
+    /// Gradients for the trainable parameters that `wanted` accepts. The others are frozen: they take no memory and their
+    /// products are left out.
+    pub fn of<'a>(cx: &Cx, params: impl Iterator<Item = &'a Param>, wanted: impl Fn(&Param) -> bool) -> Self {
+        let slot = |p: &Param| {
+            let trained = p.spec.trainable() && wanted(p);
+            trained.then(|| Slot { grad: cx.fixed(&p.spec.shape, DType::F32), fresh: true })
+        };
+        Self { slots: params.map(slot).collect() }
+    }
+
+    /// Where the gradient of `param` goes, and whether this contribution is the first of the step; none where nobody wants
+    /// it.
+    pub fn target(&mut self, param: &Param) -> Option<(&mut Tensor, Acc)> {
+        let slot = self.slots[param.index].as_mut()?;
         let acc = if slot.fresh { Acc::Write } else { Acc::Add };
         slot.fresh = false;
-        (&mut slot.grad, acc)
+        Some((&mut slot.grad, acc))
     }
 
     /// Zeroes what no contribution reached (a loss that was switched off).
@@ -150,12 +303,12 @@ impl Grads {
         self.slots.iter_mut().flatten().for_each(|s| s.fresh = true);
     }
 
-    /// The gradient of slot `i`; none for a parameter that is not trained.
+    /// The gradient of parameter `i`; none for one that is not trained.
     pub fn get(&self, i: usize) -> Option<&Tensor> {
         self.slots[i].as_ref().map(|s| &s.grad)
     }
 
-    /// All gradients in slot order.
+    /// All gradients in the list's order.
     pub fn iter(&self) -> impl Iterator<Item = &Tensor> {
         self.slots.iter().flatten().map(|s| &s.grad)
     }

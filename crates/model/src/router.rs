@@ -2,18 +2,18 @@
 //! normalised weights. The selection itself is `hadal_ops::gate`.
 
 use crate::build::Builder;
-use crate::mla::weight_grad;
+use crate::linear::Linear;
 use crate::param::{Grads, Param};
 use crate::pass::BalancePass;
 use hadal_ops::gate::{self, GateCfg};
-use hadal_ops::{Acc, Cx, DType, Tensor, linear};
+use hadal_ops::{Acc, Cx, DType, Tensor};
 use hadal_weights::ModelConfig;
-use hadal_weights::precision::Product;
+use hadal_weights::list::Role;
 
 /// Expert centroids and selection bias.
 pub struct Router {
     /// `mlp.gate.weight` `[E, D]`, multiplied in f32.
-    pub weight: Param,
+    pub weight: Linear,
     /// `mlp.gate.e_score_correction_bias` `[E]`; absent in V2-family methods.
     pub bias: Option<Param>,
     /// Selection rule.
@@ -36,20 +36,18 @@ pub struct Routing {
 }
 
 impl Router {
-    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, prefix: &str) -> Self {
-        let experts = cfg.n_routed_experts;
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig) -> Self {
         let gate = cfg.gate();
-        let weight = b.matrix(vec![(format!("{prefix}.gate.weight"), experts)], cfg.hidden_size, 1, Some(Product::F32));
-        let bias = (gate.method == gate::TopK::NoauxTc)
-            .then(|| b.bias(format!("{prefix}.gate.e_score_correction_bias"), experts));
-        Self { weight, bias, cfg: gate, zero_bias: b.cx.zeros(&[experts], DType::F32) }
+        let weight = b.linear(Role::Router);
+        let bias = (gate.method == gate::TopK::NoauxTc).then(|| b.take(Role::RouterBias));
+        Self { weight, bias, zero_bias: b.cx.zeros(&[gate.experts], DType::F32), cfg: gate }
     }
 
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
-        std::iter::once(&self.weight).chain(&self.bias)
+        std::iter::once(&self.weight.param).chain(&self.bias)
     }
     pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
-        std::iter::once(&mut self.weight).chain(&mut self.bias)
+        std::iter::once(&mut self.weight.param).chain(&mut self.bias)
     }
 
     /// Routes `u_td`; `replay` replaces the choice of experts.
@@ -63,7 +61,7 @@ impl Router {
     ) -> Routing {
         let (t, e, k) = (u.rows(), self.cfg.experts, self.cfg.top_k);
         let mut logits = cx.empty(&[t, e], DType::F32);
-        linear::forward(cx, u, self.weight.weight(), &mut logits, Acc::Write);
+        self.weight.forward(cx, u, &mut logits, Acc::Write);
         let mut scores = cx.empty(&[t, e], DType::F32);
         let mut weight = cx.empty(&[t, k], DType::F32);
         let idx = if let Some(choice) = replay {
@@ -72,7 +70,7 @@ impl Router {
             idx
         } else {
             let mut idx = cx.empty(&[t, k], DType::I32);
-            let bias = self.bias.as_ref().map_or(&self.zero_bias, |b| &b.value);
+            let bias = self.bias.as_ref().map_or(&self.zero_bias, Param::table);
             gate::forward(cx, &logits, bias, &self.cfg, &mut scores, &mut idx, &mut weight);
             idx
         };
@@ -105,12 +103,12 @@ impl Router {
         };
         let mut d_logits = cx.empty(shape, DType::F32);
         gate::backward(cx, d_weight, &routing.scores, &routing.idx, &self.cfg, extra.as_ref(), &mut d_logits);
-        linear::backward_input(cx, &d_logits, self.weight.weight(), d_u, Acc::Add);
+        self.weight.backward_input(cx, &d_logits, d_u, Acc::Add);
         d_logits
     }
 
     /// The weight product.
     pub fn backward_weight(&self, cx: &Cx, d_logits: &Tensor, u: &Tensor, grads: &mut Grads) {
-        weight_grad(cx, d_logits, u, &self.weight, grads);
+        self.weight.backward_weight(cx, d_logits, u, grads);
     }
 }

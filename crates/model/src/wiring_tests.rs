@@ -3,7 +3,7 @@
 
 use crate::block::{BlockSaved, MlpDeferred, MlpSaved};
 use crate::kept::Kept;
-use crate::{Grads, Input, Model};
+use crate::{Fresh, Grads, Input, Model};
 use hadal_base::{Purpose, Rng};
 use hadal_ops::fp8::{E5M6, Style, ue8m0_from_scale};
 use hadal_ops::{Cx, DType, Tensor};
@@ -19,8 +19,7 @@ fn config() -> ModelConfig {
 }
 
 fn model(cx: &Cx, config: &ModelConfig, precision: Precision) -> Model {
-    let mut model = Model::with_precision(cx, config, precision);
-    model.init(cx, 3, 0.05);
+    let model = Model::fresh(cx, config, precision, Fresh { seed: 3, std: 0.05 });
     model
 }
 
@@ -169,8 +168,8 @@ fn gradients(config: &ModelConfig, precision: Precision) -> Vec<(String, Vec<f32
     let saved = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, false).1;
     let deferred = block.backward_input(&cx, &mut d, saved, &pass, &mut grads);
     block.backward_weight(&cx, deferred, &mut grads);
-    let params = model.params().into_iter().filter(|p| p.trainable() && p.parts[0].name.contains(".layers."));
-    params.map(|p| (p.parts[0].name.clone(), grads.get(p.slot).unwrap().to_vec_f32())).collect()
+    let params = model.params().into_iter().filter(|p| p.spec.trainable() && p.spec.parts[0].name.contains(".layers."));
+    params.map(|p| (p.spec.parts[0].name.clone(), grads.get(p.index).unwrap().to_vec_f32())).collect()
 }
 
 /// Sent blocks are of tokens: beside one large row all others of the batch are zeros, at experts that the large one does not
@@ -193,7 +192,7 @@ fn blocks_of_sent_rows_are_of_neighbours_in_the_batch() {
         let deferred = block.backward_input(&cx, &mut d, saved, &pass, &mut grads);
         block.backward_weight(&cx, deferred, &mut grads);
         let gate_up = &block.moe().unwrap().gate_up;
-        let gradient = grads.get(gate_up.slot).unwrap().f32();
+        let gradient = grads.get(gate_up.param.index).unwrap().f32();
         let size = gradient.len() / config.n_routed_experts;
         for (e, gradient) in gradient.chunks_exact(size).enumerate() {
             let none = gradient.iter().all(|v| *v == 0.0);

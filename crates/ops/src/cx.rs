@@ -124,6 +124,11 @@ impl Cx {
         }
         t
     }
+    /// A tensor of zeros that stays: in memory of exactly its size, outside of the pool.
+    #[allow(clippy::unused_self, reason = "a device's memory will be the context's")]
+    pub fn fixed(&self, shape: &[usize], dtype: DType) -> Tensor {
+        Tensor::fixed(shape, dtype)
+    }
     /// A tensor of the given f32 values, rounded to `dtype`.
     pub fn tensor(&self, shape: &[usize], values: &[f32], dtype: DType) -> Tensor {
         let mut t = Tensor::take(&self.pool, shape, dtype);

@@ -1,5 +1,6 @@
 //! `Tensor`: an owned, contiguous, row-major array from a pool; `MatRef`/`MatMut`: a range of its columns.
 
+use crate::fixed::Fixed;
 use crate::pool::{Buffer, Pool};
 use half::bf16;
 use std::fmt;
@@ -37,10 +38,17 @@ pub enum Device {
 
 const MAX_RANK: usize = 4;
 
-/// An owned, contiguous, row-major array. Dropping it gives its memory back to the pool.
+/// Where a tensor's elements lie.
+enum Memory {
+    /// In a pool's buffer, which goes back when the tensor is dropped.
+    Pooled(Option<Buffer>, Pool),
+    /// In memory of its own.
+    Own(Fixed),
+}
+
+/// An owned, contiguous, row-major array. Dropping it gives its memory back to the pool it came from, if it did.
 pub struct Tensor {
-    buffer: Option<Buffer>,
-    pool: Pool,
+    memory: Memory,
     shape: [usize; MAX_RANK],
     rank: usize,
     dtype: DType,
@@ -50,10 +58,20 @@ impl Tensor {
     pub(crate) fn take(pool: &Pool, shape: &[usize], dtype: DType) -> Self {
         assert!(shape.len() <= MAX_RANK, "tensor: rank {} is over {MAX_RANK}", shape.len());
         let len: usize = shape.iter().product();
+        let memory = Memory::Pooled(Some(pool.take(len * dtype.size())), pool.clone());
+        Self::over(memory, shape, dtype)
+    }
+
+    /// Zeros in memory of exactly their size, outside of any pool.
+    pub(crate) fn fixed(shape: &[usize], dtype: DType) -> Self {
+        assert!(shape.len() <= MAX_RANK, "tensor: rank {} is over {MAX_RANK}", shape.len());
+        Self::over(Memory::Own(Fixed::new(shape.iter().product::<usize>() * dtype.size())), shape, dtype)
+    }
+
+    fn over(memory: Memory, shape: &[usize], dtype: DType) -> Self {
         let mut dims = [1; MAX_RANK];
         dims[..shape.len()].copy_from_slice(shape);
-        let buffer = Some(pool.take(len * dtype.size()));
-        Self { buffer, pool: pool.clone(), shape: dims, rank: shape.len(), dtype }
+        Self { memory, shape: dims, rank: shape.len(), dtype }
     }
 
     /// Extents, outermost first.
@@ -104,11 +122,17 @@ impl Tensor {
 
     fn ptr<T>(&self, dtype: DType) -> *const T {
         assert_eq!(self.dtype, dtype, "tensor {:?} read as {dtype:?}", self.shape());
-        self.buffer.as_ref().map_or(std::ptr::null(), Buffer::as_ptr).cast()
+        match &self.memory {
+            Memory::Pooled(buffer, _) => buffer.as_ref().map_or(std::ptr::null(), Buffer::as_ptr).cast(),
+            Memory::Own(memory) => memory.as_ptr().cast(),
+        }
     }
     fn ptr_mut<T>(&mut self, dtype: DType) -> *mut T {
         assert_eq!(self.dtype, dtype, "tensor {:?} written as {dtype:?}", self.shape());
-        self.buffer.as_mut().map_or(std::ptr::null_mut(), Buffer::as_mut_ptr).cast()
+        match &mut self.memory {
+            Memory::Pooled(buffer, _) => buffer.as_mut().map_or(std::ptr::null_mut(), Buffer::as_mut_ptr).cast(),
+            Memory::Own(memory) => memory.as_mut_ptr().cast(),
+        }
     }
 
     /// Host elements; panics on another type.
@@ -189,8 +213,10 @@ impl Tensor {
 
 impl Drop for Tensor {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.pool.give(buffer);
+        if let Memory::Pooled(buffer, pool) = &mut self.memory
+            && let Some(buffer) = buffer.take()
+        {
+            pool.give(buffer);
         }
     }
 }

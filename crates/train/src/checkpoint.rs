@@ -9,17 +9,17 @@
 //! A checkpoint is written under a temporary name, synced, and renamed: it is there whole or not at all. Whatever an
 //! interrupted save left behind is removed by the next one.
 
+use crate::state::{self, EMA, MOMENTS, STATE_FILE, State, WEIGHT};
 use crate::step::Trainer;
 use hadal_base::atomic;
 use hadal_base::atomic::StagedDir;
 use hadal_base::{IoContext, IoError};
-use hadal_model::Param;
-use hadal_ops::{DType, Tensor};
+use hadal_model::save_parameters;
+use hadal_ops::Tensor;
 use hadal_weights::folder::{STEP, checkpoints};
-use safetensors::tensor::{Dtype, TensorView, View};
+use hadal_weights::list::Parameter;
+use hadal_weights::{SaveOptions, WeightFormat};
 use serde::{Serialize, de::DeserializeOwned};
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,56 +46,32 @@ fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
     CheckpointError::Format { path: path.to_owned(), what: what.into() }
 }
 
-const TENSORS: &str = "state/tensors.safetensors";
 const PROGRESS: &str = "state/progress.json";
 
-/// A tensor as the safetensors writer wants it.
-struct Stored<'a>(&'a Tensor);
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.0.dtype() {
-            DType::F32 => Dtype::F32,
-            DType::Bf16 => Dtype::BF16,
-            DType::I32 => Dtype::I32,
-            DType::U8 => Dtype::U8,
-        }
-    }
-    fn shape(&self) -> &[usize] {
-        self.0.shape()
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(match self.0.dtype() {
-            DType::F32 => bytemuck::cast_slice(self.0.f32()),
-            DType::Bf16 => bytemuck::cast_slice(self.0.bf16()),
-            DType::I32 => bytemuck::cast_slice(self.0.i32()),
-            DType::U8 => self.0.u8(),
-        })
-    }
-    fn data_len(&self) -> usize {
-        self.0.bytes()
-    }
-}
-
-/// Name of a parameter's tensors in the state file.
-fn key(what: &str, p: &Param) -> String {
-    format!("{what}/{}", p.parts[0].name)
-}
-
-/// Every tensor of a trainer's state by name: masters (biases too), moments, averages.
-fn state(trainer: &Trainer) -> Vec<(String, &Tensor)> {
+/// Every tensor of a trainer's state: masters (biases too), moments, averages.
+fn state(trainer: &Trainer) -> Vec<(&'static str, &Parameter, &Tensor)> {
     let mut all = Vec::new();
     for p in trainer.model.params() {
-        all.push((key("weight", p), &p.value));
-        if let Some((m, v)) = &trainer.optimizer.moments[p.slot] {
-            all.push((key("m", p), m));
-            all.push((key("v", p), v));
+        all.push((WEIGHT, &p.spec, trainer.masters.of(p)));
+        if let Some((m, v)) = &trainer.optimizer.moments[p.index] {
+            all.extend([(MOMENTS[0], &p.spec, m), (MOMENTS[1], &p.spec, v)]);
         }
-        if let Some(ema) = trainer.ema.as_ref().and_then(|e| e.values[p.slot].as_ref()) {
-            all.push((key("ema", p), ema));
+        if let Some(ema) = trainer.ema.as_ref().and_then(|e| e.values[p.index].as_ref()) {
+            all.push((EMA, &p.spec, ema));
         }
     }
     all
+}
+
+/// Writes a trainer's weights, from their f32 masters, as a Hugging Face checkpoint into a folder that is there.
+pub fn write_weights(trainer: &Trainer, into: &Path, format: WeightFormat) -> Result<(), hadal_weights::Error> {
+    let params = trainer.model.params();
+    let config = &trainer.model.config;
+    save_parameters(into, config, format, &SaveOptions::default(), |index, part, start, out| {
+        let master = trainer.masters.of(params[index]).f32();
+        out.copy_from_slice(&master[part.start + start..][..out.len()]);
+        Ok(())
+    })
 }
 
 /// Saves `trainer` and `progress` as `folder/step-…`, with copies of `extra` files (the tokenizer) beside the weights,
@@ -127,19 +103,14 @@ pub fn save(
 }
 
 fn write(trainer: &Trainer, progress: &impl Serialize, extra: &[PathBuf], into: &Path) -> Result<(), CheckpointError> {
-    trainer.model.write_into(into, DType::Bf16, |_| None)?;
+    write_weights(trainer, into, WeightFormat::Bf16)?;
     for file in extra {
         let to = into.join(file.file_name().unwrap_or_default());
         fs::copy(file, &to).at("write", &to)?;
     }
     let dir = into.join("state");
     fs::create_dir_all(&dir).at("create", &dir)?;
-    let path = into.join(TENSORS);
-    let tensors = state(trainer).into_iter().map(|(n, t)| (n, Stored(t)));
-    safetensors::serialize_to_file(tensors, None, &path).map_err(|e| match e {
-        safetensors::SafeTensorError::IoError(error) => IoError { action: "write", path: path.clone(), error }.into(),
-        other => bad(&path, other.to_string()),
-    })?;
+    state::write(&into.join(STATE_FILE), state(trainer).into_iter())?;
     let path = into.join(PROGRESS);
     let text = serde_json::to_string_pretty(progress).map_err(|e| bad(&path, e.to_string()))?;
     Ok(fs::write(&path, text).at("write", &path)?)
@@ -150,51 +121,24 @@ pub fn load<P: DeserializeOwned>(trainer: &mut Trainer, path: &Path) -> Result<P
     let file = path.join(PROGRESS);
     let text = fs::read_to_string(&file).at("read", &file)?;
     let progress = serde_json::from_str(&text).map_err(|e| bad(&file, format!("not a progress record: {e}")))?;
-    let file = path.join(TENSORS);
-    let map = hadal_ops::mmap::map_file(&file).at("open", &file)?;
-    let stored = safetensors::SafeTensors::deserialize(&map).map_err(|e| bad(&file, e.to_string()))?;
-    let mut left: HashMap<String, TensorView<'_>> = stored.tensors().into_iter().collect();
-    let Trainer { model, optimizer, ema, cx, .. } = trainer;
+    let stored = State::open(path)?;
+    stored.check_all_known(state(trainer).into_iter().map(|(what, parameter, _)| (what, parameter)))?;
+    let Trainer { model, masters, optimizer, ema, cx, .. } = trainer;
     let mut result = Ok(());
-    let mut fill = |name: String, into: &mut Tensor| {
-        let source = left.remove(&name);
+    masters.write(cx, model, |parameter, master| {
         if result.is_ok() {
-            result = copy_in(&file, &name, source.as_ref(), into);
+            result = stored.fill(WEIGHT, &parameter, master);
         }
-    };
-    model.visit_mut(&mut |p| {
-        fill(key("weight", p), &mut p.value);
-        if let Some((m, v)) = &mut optimizer.moments[p.slot] {
-            fill(key("m", p), m);
-            fill(key("v", p), v);
-        }
-        if let Some(ema) = ema.as_mut().and_then(|e| e.values[p.slot].as_mut()) {
-            fill(key("ema", p), ema);
-        }
-        p.repack(cx);
     });
     result?;
-    if let Some(name) = left.keys().min() {
-        return Err(bad(&file, format!("has a tensor `{name}` that this run's settings do not have")));
+    for p in model.params() {
+        if let Some((m, v)) = &mut optimizer.moments[p.index] {
+            stored.fill(MOMENTS[0], &p.spec, m)?;
+            stored.fill(MOMENTS[1], &p.spec, v)?;
+        }
+        if let Some(ema) = ema.as_mut().and_then(|e| e.values[p.index].as_mut()) {
+            stored.fill(EMA, &p.spec, ema)?;
+        }
     }
     Ok(progress)
-}
-
-fn copy_in(file: &Path, name: &str, source: Option<&TensorView<'_>>, into: &mut Tensor) -> Result<(), CheckpointError> {
-    let Some(source) = source else {
-        return Err(bad(file, format!("lacks the tensor `{name}`: it was written with other settings")));
-    };
-    let dtype = Stored(into).dtype();
-    if source.dtype() != dtype || source.shape() != into.shape() {
-        let (have, want) = (source.shape(), into.shape());
-        let what = format!("`{name}` is {:?} {have:?}, this run needs {dtype:?} {want:?}", source.dtype());
-        return Err(bad(file, what));
-    }
-    match into.dtype() {
-        DType::F32 => bytemuck::cast_slice_mut(into.f32_mut()).copy_from_slice(source.data()),
-        DType::Bf16 => bytemuck::cast_slice_mut(into.bf16_mut()).copy_from_slice(source.data()),
-        DType::I32 => bytemuck::cast_slice_mut(into.i32_mut()).copy_from_slice(source.data()),
-        DType::U8 => into.u8_mut().copy_from_slice(source.data()),
-    }
-    Ok(())
 }

@@ -122,8 +122,10 @@ mod tests {
     use super::*;
     use hadal_data::tokenizer::TrainOptions;
     use hadal_data::{Document, EvalOptions, Tokenizer};
+    use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
+    use hadal_weights::precision::Precision;
 
     /// A small configuration, and windows of at most `seq_len` tokens over texts that a tokenizer of its size has learned.
     fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
@@ -143,8 +145,7 @@ mod tests {
             ["a text of some forty bytes, more or less, and then some more of it", "short", "", "and a third one", "x"];
         let (config, set) = windows(&texts.repeat(9), 24, 5);
         let cx = Cx::cpu(2, DType::Bf16);
-        let mut model = Model::new(&cx, &config);
-        model.init(&cx, 1, 0.1);
+        let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 1, std: 0.1 });
         let mut done = Vec::new();
         let (found, places) = cx.threads().run(|| {
             evaluate_by_position(&cx, &model, &set, &mut |n, all| {

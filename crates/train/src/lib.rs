@@ -9,4 +9,5 @@ pub mod optim;
 pub mod run;
 pub mod session;
 pub mod spike;
+pub mod state;
 pub mod step;

@@ -1,8 +1,9 @@
 //! AdamW with f32 master weights (report 4.2): beta 0.9 / 0.95, weight decay on matrices only, moments BF16 or F32.
 
-use hadal_model::{Grads, Model, Param};
+use hadal_model::{Grads, Model, Param, Stored, Values, read_all};
 use hadal_ops::adamw::{self, AdamW};
 use hadal_ops::{Cx, DType, Tensor, reduce};
+use hadal_weights::list::Parameter;
 
 /// Settings that do not change during a run.
 #[derive(Clone, Copy, Debug)]
@@ -19,36 +20,93 @@ pub struct OptimConfig {
     pub moments: DType,
 }
 
-/// First and second moments of every trainable parameter, by slot, and the number of updates made.
+/// The f32 master weights that the model does not have itself, by index: those of what is multiplied in another format. What
+/// layers read in f32 (norms, biases, router, embedding) is its own master and lies in the model.
+pub struct Masters {
+    own: Vec<Option<Tensor>>,
+}
+
+impl Masters {
+    /// Fills masters from `values` in f32, and packs the model's weights from them.
+    pub fn fill(cx: &Cx, model: &mut Model, values: &dyn Values) -> Result<Self, hadal_weights::Error> {
+        let own = |p: &&Param| (!p.is_own_master()).then(|| cx.fixed(&p.spec.shape, DType::F32));
+        let mut masters = Self { own: model.params().iter().map(own).collect() };
+        let mut result = Ok(());
+        masters.write(cx, model, |p, master| {
+            if result.is_ok() {
+                result = read_all(cx, values, &p, master);
+            }
+        });
+        result.map(|()| masters)
+    }
+
+    /// The master of a parameter.
+    pub fn of<'a>(&'a self, p: &'a Param) -> &'a Tensor {
+        self.own[p.index].as_ref().unwrap_or_else(|| p.table())
+    }
+
+    /// Lets `write` change the master of every parameter, and packs the model's weights anew.
+    pub fn write(&mut self, cx: &Cx, model: &mut Model, mut write: impl FnMut(Parameter, &mut Tensor)) {
+        let own = &mut self.own;
+        model.visit_mut(&mut |p| {
+            let spec = p.spec.clone();
+            unshared(match &mut own[p.index] {
+                Some(master) => {
+                    write(spec, master);
+                    p.pack(cx, master)
+                }
+                None => p.edit(cx, |master| write(spec, master)),
+            });
+        });
+    }
+}
+
+/// The model in training is the trainer's own.
+fn unshared<T>(result: Result<T, hadal_model::Shared>) -> T {
+    result.unwrap_or_else(|shared| panic!("training: {shared}"))
+}
+
+/// First and second moments of every parameter that is trained, by index, and the number of updates made.
 pub struct Optimizer {
     cfg: OptimConfig,
-    /// Moments by slot; none for a parameter that is not trained.
+    /// Moments by index; none for a parameter that is not trained.
     pub moments: Vec<Option<(Tensor, Tensor)>>,
     /// Updates made so far.
     pub updates: u64,
 }
 
 impl Optimizer {
-    /// Zero moments for the parameters of `model`.
-    pub fn new(cx: &Cx, model: &Model, cfg: OptimConfig) -> Self {
-        let zeros = |p: &Param| cx.zeros(p.value.shape(), cfg.moments);
-        let moments = model.params().iter().map(|p| p.trainable().then(|| (zeros(p), zeros(p)))).collect();
+    /// Zero moments for the parameters of `model` that have a gradient: frozen ones have none.
+    pub fn new(cx: &Cx, model: &Model, grads: &Grads, cfg: OptimConfig) -> Self {
+        let zeros = |p: &Param| cx.fixed(&p.spec.shape, cfg.moments);
+        let moments = model.params().iter().map(|p| grads.get(p.index).map(|_| (zeros(p), zeros(p)))).collect();
         Self { cfg, moments, updates: 0 }
     }
 
-    /// One update of all weights with gradients times `grad_scale`, refreshing the packed forms.
-    pub fn update(&mut self, cx: &Cx, model: &mut Model, grads: &Grads, lr: f32, grad_scale: f32) {
+    /// One update of all weights with gradients times `grad_scale`; what layers read is packed in the same pass.
+    pub fn update(
+        &mut self,
+        cx: &Cx,
+        model: &mut Model,
+        masters: &mut Masters,
+        grads: &Grads,
+        lr: f32,
+        grad_scale: f32,
+    ) {
         self.updates += 1;
         let OptimConfig { beta1, beta2, eps, weight_decay, .. } = self.cfg;
         let step = self.updates;
-        let moments = &mut self.moments;
+        let (moments, own) = (&mut self.moments, &mut masters.own);
         model.visit_mut(&mut |p| {
-            let (Some(grad), Some((m, v))) = (grads.get(p.slot), &mut moments[p.slot]) else { return };
-            let weight_decay = if p.decays() { weight_decay } else { 0.0 };
+            let (Some(grad), Some((m, v))) = (grads.get(p.index), &mut moments[p.index]) else { return };
+            let weight_decay = if p.spec.decays() { weight_decay } else { 0.0 };
             let hp = AdamW { lr, beta1, beta2, eps, weight_decay, grad_scale, step };
-            match &mut p.packed {
-                Some(packed) => adamw::step_packed(cx, &mut p.value, grad, m, v, &hp, packed),
-                None => adamw::step(cx, &mut p.value, grad, m, v, &hp),
+            let master = &mut own[p.index];
+            match (unshared(p.stored_mut()), master) {
+                (Stored::Packed(packed), Some(master)) => adamw::step_packed(cx, master, grad, m, v, &hp, packed),
+                (Stored::Both(table, packed), _) => adamw::step_packed(cx, table, grad, m, v, &hp, packed),
+                (Stored::Table(table), _) => adamw::step(cx, table, grad, m, v, &hp),
+                (Stored::Packed(_), None) => unreachable!("what is only packed has its master here"),
             }
         });
     }
@@ -64,9 +122,9 @@ pub fn clip_scale(norm: f64, clip: f64) -> f32 {
     if clip > 0.0 && norm > clip { (clip / (norm + 1e-6)) as f32 } else { 1.0 }
 }
 
-/// Exponential moving average of the weights in f32 (report 3.2.3), by slot.
+/// Exponential moving average of the weights in f32 (report 3.2.3), by index.
 pub struct Ema {
-    /// Averages by slot; none for a parameter that is not trained.
+    /// Averages by index; none for a parameter that is not trained.
     pub values: Vec<Option<Tensor>>,
     /// Share of the old average kept at each step.
     pub decay: f32,
@@ -74,28 +132,40 @@ pub struct Ema {
 
 impl Ema {
     /// Starts at the present weights.
-    pub fn new(cx: &Cx, model: &Model, decay: f32) -> Self {
-        let values = model.params().iter().map(|p| p.trainable().then(|| cx.copy(&p.value))).collect();
-        Self { values, decay }
+    pub fn new(cx: &Cx, model: &Model, masters: &Masters, grads: &Grads, decay: f32) -> Self {
+        let copy = |p: &&Param| {
+            grads.get(p.index)?;
+            let mut average = cx.fixed(&p.spec.shape, DType::F32);
+            average.f32_mut().copy_from_slice(masters.of(p).f32());
+            Some(average)
+        };
+        Self { values: model.params().iter().map(copy).collect(), decay }
     }
 
-    /// Exchanges the averages with the model's weights, to evaluate them; another call takes it back.
-    pub fn swap(&mut self, cx: &Cx, model: &mut Model) {
-        let values = &mut self.values;
-        model.visit_mut(&mut |p| {
-            if let Some(ema) = &mut values[p.slot] {
-                std::mem::swap(ema, &mut p.value);
-                p.repack(cx);
+    /// Runs `look` on the model with the averages in place of its weights.
+    pub fn with<R>(&mut self, cx: &Cx, model: &mut Model, masters: &mut Masters, look: impl FnOnce(&Model) -> R) -> R {
+        self.exchange(cx, model, masters);
+        let seen = look(model);
+        self.exchange(cx, model, masters);
+        seen
+    }
+
+    /// Exchanges averages and masters; another call takes it back.
+    fn exchange(&mut self, cx: &Cx, model: &mut Model, masters: &mut Masters) {
+        let mut averages = self.values.iter_mut();
+        masters.write(cx, model, |_, master| {
+            if let Some(Some(average)) = averages.next() {
+                std::mem::swap(average, master);
             }
         });
     }
 
     /// `ema = decay ema + (1 - decay) w`
-    pub fn update(&mut self, cx: &Cx, model: &Model) {
+    pub fn update(&mut self, cx: &Cx, model: &Model, masters: &Masters) {
         let (values, decay) = (&mut self.values, self.decay);
         model.visit(&mut |p| {
-            if let Some(ema) = &mut values[p.slot] {
-                adamw::ema(cx, ema, &p.value, decay);
+            if let Some(ema) = &mut values[p.index] {
+                adamw::ema(cx, ema, masters.of(p), decay);
             }
         });
     }

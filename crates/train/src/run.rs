@@ -11,14 +11,14 @@ use crate::spike::{SpikeWatch, Verdict};
 use crate::step::{StepSettings, Trainer};
 use hadal_base::IoError;
 use hadal_data::{Batch, Cursor, DataError, EvalSet, Loader, Share, StreamOptions};
-use hadal_model::{BalanceGroups, Model, count};
+use hadal_model::{BalanceGroups, Fresh, Model, Values, count};
 use hadal_ops::{DType, gemm};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::{BalanceMethod, SpikeAction, Storage};
 use hadal_watch::live::{Live, Mode};
 use hadal_watch::metrics::{LayerLoad, MetricsLog, StepMetrics, Validation};
 use hadal_watch::tensorboard::EventFile;
-use hadal_weights::folder;
+use hadal_weights::{Checkpoint, folder};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -86,23 +86,12 @@ pub struct Outcome {
 /// A fresh trainer for a plan: initial weights from the seed, or those of a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
     let cx = plan.formats().cx(plan.run.threads);
-    let model = cx.threads().run(|| {
-        if let Some(path) = init {
-            return Model::load_with(
-                &cx,
-                &hadal_weights::Checkpoint::open_with(path, plan.model.clone())?,
-                plan.precision,
-            );
-        }
-        let mut model = Model::with_precision(&cx, &plan.model, plan.precision);
-        model.init(&cx, plan.run.seed, plan.model.initializer_range);
-        if let Some(number) = plan.run.nudge.checked_sub(1) {
-            // All tokens pass here, and a bit of the master weight alone would be lost in packing and in updates.
-            let weight = &mut model.norm.value.f32_mut()[number];
-            *weight += *weight * NUDGE;
-        }
-        Ok(model)
-    })?;
+    let checkpoint = init.map(|path| Checkpoint::open_with(path, plan.model.clone())).transpose()?;
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.audit()?.into_result()?;
+    }
+    let fresh = Fresh { seed: plan.run.seed, std: plan.model.initializer_range };
+    let values: &dyn Values = checkpoint.as_ref().map_or(&fresh, |c| c);
     let o = &plan.optimizer;
     let optim = OptimConfig {
         beta1: o.beta1,
@@ -111,7 +100,17 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         weight_decay: o.weight_decay,
         moments: if o.moments == Storage::F32 { DType::F32 } else { DType::Bf16 },
     };
-    Ok(Trainer::new(cx, model, optim, plan.ema_decay as f32))
+    let mut trainer = Trainer::new(cx, &plan.model, plan.precision, values, optim, plan.ema_decay as f32)?;
+    if let Some(number) = plan.run.nudge.checked_sub(1) {
+        // All tokens pass here, and a bit of the master weight alone would be lost in packing and in updates.
+        let Trainer { cx, model, .. } = &mut trainer;
+        let nudged = model.norm.edit(cx, |norm| {
+            let weight = &mut norm.f32_mut()[number];
+            *weight += *weight * NUDGE;
+        });
+        nudged.unwrap_or_else(|shared| panic!("nudge: {shared}"));
+    }
+    Ok(trainer)
 }
 
 /// Tokens a second of training steps as `plan` has them, measured for about `seconds` on a trainer of its own.
@@ -338,13 +337,12 @@ impl<'a> Run<'a> {
     }
 
     fn validate(&mut self, live: &Live) -> Option<Validation> {
-        let Trainer { cx, model, ema, .. } = &mut self.trainer;
+        let Trainer { cx, model, masters, ema, .. } = &mut self.trainer;
         let look = |model: &Model| evaluate(cx, model, &self.quick, &mut |_, _| !live.stop_requested());
         let mut v = look(model);
         if let Some(ema) = ema {
-            ema.swap(cx, model);
-            v.ema_loss = Some(look(model).loss).filter(|loss| loss.is_finite());
-            ema.swap(cx, model);
+            let loss = ema.with(cx, model, masters, |averaged| look(averaged).loss);
+            v.ema_loss = Some(loss).filter(|loss| loss.is_finite());
         }
         v.loss.is_finite().then_some(v)
     }

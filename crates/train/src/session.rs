@@ -1,19 +1,18 @@
 //! A run's folder from its recipe on: text read and packed, the plan, training, what is left behind at its end.
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::{Corpus, Source};
 use crate::run::{self, Outcome, Run, RunError};
 use crate::step::Trainer;
 use hadal_base::atomic::StagedDir;
 use hadal_base::{IoContext, IoError};
 use hadal_data::DataError;
-use hadal_model::Model;
-use hadal_ops::DType;
 use hadal_recipe::plan::{PLAN_FILE, Plan, PlanError};
 use hadal_recipe::recipe::{Recipe, RecipeError, Text};
 use hadal_watch::live::Mode;
 use hadal_watch::metrics;
 use hadal_watch::plot::{self, PlotError};
+use hadal_weights::WeightFormat;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -161,7 +160,7 @@ impl Session {
         let (trainer, outcome) = run.run(if plain { Mode::Plain } else { Mode::Auto })?;
         self.plots()?;
         if outcome.finished {
-            self.export(&trainer.model)?;
+            self.export(&trainer)?;
         }
         Ok((trainer, outcome))
     }
@@ -180,10 +179,10 @@ impl Session {
     }
 
     /// The finished model as a Hugging Face checkpoint in `model/`.
-    fn export(&self, model: &Model) -> Result<()> {
+    fn export(&self, trainer: &Trainer) -> Result<()> {
         let target = self.folder.join("model");
         let staged = StagedDir::new(&target)?;
-        model.write_into(staged.path(), DType::Bf16, |_| None)?;
+        checkpoint::write_weights(trainer, staged.path(), WeightFormat::Bf16)?;
         for file in &self.corpus.tokenizer_files {
             let to = staged.path().join(file.file_name().unwrap_or_default());
             std::fs::copy(file, &to).at("write", &to)?;

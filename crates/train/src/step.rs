@@ -6,9 +6,11 @@
 //! weight gradients give 128 tokens of a micro-batch one scale, so that a cut elsewhere rounds otherwise. Expert loads are
 //! integers summed over the step; the selection biases move once, after the update (report 2.1.2).
 
-use crate::optim::{Ema, OptimConfig, Optimizer, clip_scale, grad_norm};
-use hadal_model::{BalanceGroups, Grads, Input, LossWeights, Model, StepStats, Workspace, update_bias};
+use crate::optim::{Ema, Masters, OptimConfig, Optimizer, clip_scale, grad_norm};
+use hadal_model::{BalanceGroups, Grads, Input, LossWeights, Model, StepStats, Values, Workspace, update_bias};
 use hadal_ops::Cx;
+use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
 
 /// What the schedules say about one step.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,8 @@ pub struct Trainer {
     pub cx: Cx,
     /// The weights.
     pub model: Model,
+    /// f32 masters of the weights.
+    pub masters: Masters,
     /// AdamW's state.
     pub optimizer: Optimizer,
     /// Averaged weights, if wanted.
@@ -58,14 +62,25 @@ pub struct StepLosses {
 }
 
 impl Trainer {
-    /// Wraps a model; moments start at zero, the EMA (if `ema_decay` > 0) at the present weights.
-    pub fn new(cx: Cx, model: Model, optim: OptimConfig, ema_decay: f32) -> Self {
-        let optimizer = Optimizer::new(&cx, &model, optim);
+    /// A model of `config` with the weights that `values` gives; moments start at zero, the EMA (if `ema_decay` > 0) at these
+    /// weights.
+    pub fn new(
+        cx: Cx,
+        config: &ModelConfig,
+        precision: Precision,
+        values: &dyn Values,
+        optim: OptimConfig,
+        ema_decay: f32,
+    ) -> Result<Self, hadal_weights::Error> {
+        let mut model = Model::new(&cx, config, precision);
+        let masters = Masters::fill(&cx, &mut model, values)?;
         let grads = Grads::new(&cx, model.params().into_iter());
+        let optimizer = Optimizer::new(&cx, &model, &grads, optim);
         let stats = model.stats(&cx);
-        let ema = (ema_decay > 0.0).then(|| Ema::new(&cx, &model, ema_decay));
+        let ema = (ema_decay > 0.0).then(|| Ema::new(&cx, &model, &masters, &grads, ema_decay));
         let mtp_weights = vec![0.0; model.mtp.len()];
-        Self { cx, model, optimizer, ema, grads, stats, ws: Workspace::default(), inputs: Vec::new(), mtp_weights }
+        let (ws, inputs) = (Workspace::default(), Vec::new());
+        Ok(Self { cx, model, masters, optimizer, ema, grads, stats, ws, inputs, mtp_weights })
     }
 
     /// Gradients of one step over `tokens`: sequences of `seq_len + 1` tokens one after the other.
@@ -119,16 +134,18 @@ impl Trainer {
     /// Applies the gradients taken last, whose norm is `norm`: AdamW, then biases, then EMA.
     pub fn update(&mut self, settings: &StepSettings, norm: f64) {
         let scale = clip_scale(norm, settings.clip);
-        self.optimizer.update(&self.cx, &mut self.model, &self.grads, settings.lr as f32, scale);
+        let Self { cx, model, masters, optimizer, grads, .. } = self;
+        optimizer.update(cx, model, masters, grads, settings.lr as f32, scale);
         if settings.gamma > 0.0 {
             for (block, loads) in self.model.moe_blocks_mut().zip(&self.stats.loads) {
                 if let Some(bias) = block.moe_mut().and_then(|m| m.router.bias.as_mut()) {
-                    update_bias(&mut bias.value, loads, settings.gamma as f32);
+                    let moved = bias.edit(&self.cx, |bias| update_bias(bias, loads, settings.gamma as f32));
+                    moved.unwrap_or_else(|shared| panic!("training: {shared}"));
                 }
             }
         }
         if let Some(ema) = &mut self.ema {
-            ema.update(&self.cx, &self.model);
+            ema.update(&self.cx, &self.model, &self.masters);
         }
     }
 }

@@ -5,7 +5,7 @@
 mod counting;
 
 use hadal_base::{Purpose, Rng};
-use hadal_model::{BalanceGroups, Model};
+use hadal_model::{BalanceGroups, Fresh};
 use hadal_ops::{Cx, DType};
 use hadal_train::optim::OptimConfig;
 use hadal_train::step::{StepSettings, Trainer};
@@ -44,10 +44,9 @@ fn a_step_allocates_nothing_after_three() {
         (2, DType::Bf16, DType::Bf16, Precision::FP8),
     ] {
         let cx = Cx::cpu(threads, compute);
-        let mut model = Model::with_precision(&cx, &config, precision);
-        model.init(&cx, 1, 0.1);
         let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments };
-        let mut t = Trainer::new(cx.clone(), model, optim, 0.99);
+        let fresh = Fresh { seed: 1, std: 0.1 };
+        let mut t = Trainer::new(cx.clone(), &config, precision, &fresh, optim, 0.99).unwrap();
         // Different tokens every step, so that the loads of the experts differ.
         let batches: Vec<Vec<i32>> = (0..8)
             .map(|s| {

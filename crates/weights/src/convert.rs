@@ -8,7 +8,7 @@ use crate::config::ModelConfig;
 use crate::decode::no_number;
 use crate::error::Error;
 use crate::fp8::{ScaleFormat, powers_of_two};
-use crate::list::{Expected, WeightFormat, expected, is_fp8};
+use crate::list::{Part, WeightFormat, expected, is_fp8};
 use crate::quantization::{Quantization, is_left_out};
 use crate::reader::Checkpoint;
 use crate::writer::{SaveDtype, SaveOptions, SaveTensor, Source, write_into};
@@ -57,7 +57,7 @@ pub fn convert_into(
     let from_fp8 = matches!(checkpoint.format(), WeightFormat::Fp8(_));
     let mut source = Stored { checkpoint, origin: HashMap::new(), requantised: HashSet::new() };
     let (mut tensors, mut done) = (Vec::new(), Converted::default());
-    for Expected { name, shape, aliases } in expected(checkpoint.config()) {
+    for Part { name, shape, aliases, .. } in expected(checkpoint.config()) {
         let missing = || Error::NoTensor { path: checkpoint.dir().into(), name: name.clone() };
         let from = checkpoint.stored(&name).ok_or_else(missing)?;
         let dtype = conversion.of(&name, from, from_fp8, checkpoint.config());

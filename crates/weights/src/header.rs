@@ -8,7 +8,7 @@ use crate::fp8::ScaleFormat;
 use hadal_base::short;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -143,28 +143,32 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Erro
     deserializer.deserialize_seq(Extents)
 }
 
-/// The free text of a header: read over, nothing is kept.
-struct Metadata;
+/// The free text of a header.
+#[derive(Default)]
+pub(crate) struct Metadata(pub(crate) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Metadata {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Skip;
-        impl<'de> Visitor<'de> for Skip {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
             type Value = Metadata;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object from names to text")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
-                while map.next_entry::<String, String>()?.is_some() {}
-                Ok(Metadata)
+                let mut text = Metadata::default();
+                while let Some((name, value)) = map.next_entry()? {
+                    text.0.insert(name, value);
+                }
+                Ok(text)
             }
         }
-        deserializer.deserialize_map(Skip)
+        deserializer.deserialize_map(Collect)
     }
 }
 
 /// The header's entries in the order of the file; a map would lose a name that stands there twice.
-struct Entries(Vec<(String, Raw)>);
+struct Entries(Vec<(String, Raw)>, Metadata);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -176,13 +180,12 @@ impl<'de> Deserialize<'de> for Entries {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
                 let mut entries = Vec::new();
-                let mut described = false;
+                let mut metadata = None;
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        if std::mem::replace(&mut described, true) {
+                        if metadata.replace(map.next_value()?).is_some() {
                             return Err(A::Error::custom("`__metadata__` stands there twice"));
                         }
-                        map.next_value::<Metadata>()?;
                         continue;
                     }
                     if name.len() > MAX_NAME || name.chars().any(char::is_control) {
@@ -195,7 +198,7 @@ impl<'de> Deserialize<'de> for Entries {
                     let raw = map.next_value().map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
                     entries.push((name, raw));
                 }
-                Ok(Entries(entries))
+                Ok(Entries(entries, metadata.unwrap_or_default()))
             }
         }
         deserializer.deserialize_map(Collect)
@@ -227,10 +230,10 @@ pub(crate) fn read_json<E>(
 }
 
 /// Reads and checks the JSON of a file of `total` bytes. The error says what is wrong, without the file's name.
-pub(crate) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, String> {
+pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, Metadata), String> {
     let data_start = LENGTH + json.len();
     let data_len = (total - data_start) as u64;
-    let Entries(entries) =
+    let Entries(entries, metadata) =
         serde_json::from_slice(json).map_err(|e| format!("has a broken header: {}", short(&e.to_string())))?;
 
     let mut tensors = Vec::with_capacity(entries.len());
@@ -274,7 +277,7 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<Vec<(String, Slot)>, St
     if at != total {
         return Err(format!("has {} bytes after its last tensor; get the file anew", total - at));
     }
-    Ok(tensors)
+    Ok((tensors, metadata))
 }
 
 /// Types that are written.

@@ -1,21 +1,293 @@
-//! Which tensors a checkpoint of a configuration holds, from the configuration alone: names, shapes, and which of them the
-//! released weights store in FP8. The full model's list takes milliseconds; nothing of the model is allocated.
+//! THE list of a model's parameters, made from its configuration alone: names, shapes, what each one is.
 //!
-//! The order is that of a model's parameters, which are made from it.
+//! Constructors, audits, conversions, counts and memory estimates all read this list; a parameter's place in it is its
+//! index everywhere. Matrices that are multiplied with the same input are parts of one parameter, so that one product
+//! computes them all. The full model's list takes milliseconds; no weight is allocated.
 
 use crate::config::{ModelConfig, TopkMethod};
 use crate::fp8::ScaleFormat;
 use crate::header::SaveDtype;
+use crate::precision::{Precision, Product};
+use std::ops::Range;
 
-/// A tensor that a model needs.
+/// What a parameter is: decides initialisation, weight decay, and whether it has a gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A weight matrix or an embedding table: normal initialisation, decays.
+    Matrix,
+    /// A normalisation gain: ones, does not decay.
+    Norm,
+    /// A router's selection bias (`e_score_correction_bias`): zeros, no gradient, moved by the balance rule only.
+    Bias,
+}
+
+/// Which parameter of the architecture one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// `embed_tokens`; also the output head where they are tied.
+    Embedding,
+    /// `lm_head`.
+    Head,
+    /// Any normalisation gain.
+    Norm,
+    /// `q_a_proj` (if the query has a latent) and `kv_a_proj_with_mqa`.
+    AttentionDown,
+    /// `q_b_proj`.
+    QueryUp,
+    /// `q_proj`, of a query without a latent.
+    Query,
+    /// `kv_b_proj`.
+    KeyValueUp,
+    /// `o_proj`.
+    AttentionOut,
+    /// `gate_proj` and `up_proj` of a dense layer.
+    DenseGateUp,
+    /// `down_proj` of a dense layer.
+    DenseDown,
+    /// `gate_proj` and `up_proj` of the shared experts.
+    SharedGateUp,
+    /// `down_proj` of the shared experts.
+    SharedDown,
+    /// `gate_proj` and `up_proj` of every routed expert.
+    ExpertGateUp,
+    /// `down_proj` of every routed expert.
+    ExpertDown,
+    /// `mlp.gate.weight`.
+    Router,
+    /// `mlp.gate.e_score_correction_bias`.
+    RouterBias,
+    /// `eh_proj` of an MTP module.
+    MtpProjection,
+}
+
+impl Role {
+    /// What a parameter of this role is.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Norm => Kind::Norm,
+            Self::RouterBias => Kind::Bias,
+            _ => Kind::Matrix,
+        }
+    }
+}
+
+/// A named slice of a parameter: consecutive elements, one tensor of a Hugging Face checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expected {
+pub struct Part {
     /// Its name.
     pub name: String,
+    /// Other names under which a checkpoint repeats the same tensor (MTP's copies of embedding and head).
+    pub aliases: Vec<String>,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Other names under which the checkpoint repeats it (MTP's copies of embedding and head).
-    pub aliases: Vec<String>,
+    /// Its first element in the parameter.
+    pub start: usize,
+}
+
+impl Part {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Its elements in the parameter.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.start + self.len()
+    }
+}
+
+/// One parameter of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Which one it is.
+    pub role: Role,
+    /// Layer, as the checkpoint numbers them; none outside of layers.
+    pub layer: Option<usize>,
+    /// Named slices, in order, covering it.
+    pub parts: Vec<Part>,
+    /// Matrices of one shape that lie one after the other: experts. 1 for everything else.
+    pub groups: usize,
+    /// Rows and columns of all parts together, `[groups * n, k]`, or `[n]`.
+    pub shape: Vec<usize>,
+    /// Whether it is the embedding that serves as the output head.
+    pub tied: bool,
+}
+
+impl Parameter {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.role.kind()
+    }
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Outputs of one of its matrices.
+    pub fn n(&self) -> usize {
+        self.shape[0] / self.groups
+    }
+    /// Inputs of one of its matrices.
+    pub fn k(&self) -> usize {
+        self.shape[1..].iter().product()
+    }
+    /// Whether an optimiser moves it.
+    pub fn trainable(&self) -> bool {
+        self.kind() != Kind::Bias
+    }
+    /// Whether weight decay applies (matrices only, report 4.2).
+    pub fn decays(&self) -> bool {
+        self.kind() == Kind::Matrix
+    }
+    /// Format of the products with it; none for what is not multiplied with.
+    pub fn product(&self, table: &Precision) -> Option<Product> {
+        Some(match self.role {
+            Role::Norm | Role::RouterBias => return None,
+            Role::Embedding if !self.tied => return None,
+            Role::Embedding | Role::Head => Product::Compute,
+            Role::AttentionDown | Role::Query => table.attn_down,
+            Role::QueryUp => table.query_up,
+            Role::KeyValueUp => table.kv_up,
+            Role::AttentionOut => table.attn_out,
+            Role::DenseGateUp | Role::SharedGateUp => table.gate_up,
+            Role::DenseDown | Role::SharedDown => table.down,
+            Role::ExpertGateUp => table.expert_gate_up,
+            Role::ExpertDown => table.expert_down,
+            Role::Router => Product::F32,
+            Role::MtpProjection => table.mtp_proj,
+        })
+    }
+    /// The name that stands for it in messages: its first part's.
+    pub fn name(&self) -> &str {
+        &self.parts[0].name
+    }
+}
+
+/// Every parameter of a model, main model first, in the order of its layers.
+pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
+    let mut list = List { config, layer: None, all: Vec::new() };
+    let (layers, d, vocab) = (config.num_hidden_layers, config.hidden_size, config.vocab_size);
+    list.matrix(Role::Embedding, 1, vec![("model.embed_tokens".into(), vocab)], d);
+    (0..layers).for_each(|l| list.block(l));
+    list.norm("model.norm".into(), d);
+    let mut head = 0;
+    if config.tie_word_embeddings {
+        list.all[0].tied = true;
+    } else {
+        head = list.all.len();
+        list.matrix(Role::Head, 1, vec![("lm_head".into(), vocab)], d);
+    }
+    for l in layers..layers + config.num_nextn_predict_layers {
+        let p = format!("model.layers.{l}");
+        list.layer = Some(l);
+        list.norm(format!("{p}.enorm"), d);
+        list.norm(format!("{p}.hnorm"), d);
+        list.matrix(Role::MtpProjection, 1, vec![(format!("{p}.eh_proj"), d)], 2 * d);
+        list.block(l);
+        list.layer = Some(l);
+        list.norm(format!("{p}.shared_head.norm"), d);
+        list.layer = None;
+        list.all[0].parts[0].aliases.push(format!("{p}.embed_tokens.weight"));
+        list.all[head].parts[0].aliases.push(format!("{p}.shared_head.head.weight"));
+    }
+    list.all
+}
+
+/// Every tensor that a checkpoint of `config` needs, in the order of [`parameters`].
+pub fn expected(config: &ModelConfig) -> Vec<Part> {
+    parameters(config).into_iter().flat_map(|p| p.parts).collect()
+}
+
+struct List<'a> {
+    config: &'a ModelConfig,
+    layer: Option<usize>,
+    all: Vec<Parameter>,
+}
+
+impl List<'_> {
+    fn vector(&mut self, role: Role, name: String, n: usize) {
+        let part = Part { name, aliases: Vec::new(), shape: vec![n], start: 0 };
+        let (layer, shape) = (self.layer, vec![n]);
+        self.all.push(Parameter { role, layer, parts: vec![part], groups: 1, shape, tied: false });
+    }
+
+    fn norm(&mut self, name: String, n: usize) {
+        self.vector(Role::Norm, format!("{name}.weight"), n);
+    }
+
+    /// Matrices given by name and rows, of `k` columns each, one below the other.
+    fn matrix(&mut self, role: Role, groups: usize, rows: Vec<(String, usize)>, k: usize) {
+        let mut start = 0;
+        let part = |(name, n): (String, usize)| {
+            let part = Part { name: format!("{name}.weight"), aliases: Vec::new(), shape: vec![n, k], start };
+            start += n * k;
+            part
+        };
+        let parts: Vec<Part> = rows.into_iter().map(part).collect();
+        let (layer, shape) = (self.layer, vec![start / k, k]);
+        self.all.push(Parameter { role, layer, parts, groups, shape, tied: false });
+    }
+
+    fn block(&mut self, layer: usize) {
+        let (c, d) = (self.config, self.config.hidden_size);
+        let (heads, rank) = (c.num_attention_heads, c.kv_lora_rank);
+        let query = heads * c.qk_head_dim();
+        let (p, a) = (format!("model.layers.{layer}"), format!("model.layers.{layer}.self_attn"));
+        self.layer = Some(layer);
+        self.norm(format!("{p}.input_layernorm"), d);
+        let down_kv = (format!("{a}.kv_a_proj_with_mqa"), rank + c.qk_rope_head_dim);
+        if let Some(q) = c.q_lora_rank {
+            self.matrix(Role::AttentionDown, 1, vec![(format!("{a}.q_a_proj"), q), down_kv], d);
+            self.norm(format!("{a}.q_a_layernorm"), q);
+            self.matrix(Role::QueryUp, 1, vec![(format!("{a}.q_b_proj"), query)], q);
+        } else {
+            self.matrix(Role::AttentionDown, 1, vec![down_kv], d);
+            self.matrix(Role::Query, 1, vec![(format!("{a}.q_proj"), query)], d);
+        }
+        self.norm(format!("{a}.kv_a_layernorm"), rank);
+        let up = heads * (c.qk_nope_head_dim + c.v_head_dim);
+        self.matrix(Role::KeyValueUp, 1, vec![(format!("{a}.kv_b_proj"), up)], rank);
+        self.matrix(Role::AttentionOut, 1, vec![(format!("{a}.o_proj"), d)], heads * c.v_head_dim);
+        self.norm(format!("{p}.post_attention_layernorm"), d);
+        let m = format!("{p}.mlp");
+        if c.is_moe_layer(layer) {
+            self.experts(&m);
+        } else {
+            self.ffn([Role::DenseGateUp, Role::DenseDown], &m, c.intermediate_size);
+        }
+        self.layer = None;
+    }
+
+    fn experts(&mut self, prefix: &str) {
+        let (c, d, inner) = (self.config, self.config.hidden_size, self.config.moe_intermediate_size);
+        let experts = c.n_routed_experts;
+        self.matrix(Role::Router, 1, vec![(format!("{prefix}.gate"), experts)], d);
+        if c.topk_method == TopkMethod::NoauxTc {
+            self.vector(Role::RouterBias, format!("{prefix}.gate.e_score_correction_bias"), experts);
+        }
+        let name = |e: usize, what: &str| format!("{prefix}.experts.{e}.{what}");
+        let gate_up = (0..experts).flat_map(|e| ["gate_proj", "up_proj"].map(|what| (name(e, what), inner)));
+        self.matrix(Role::ExpertGateUp, experts, gate_up.collect(), d);
+        let down = (0..experts).map(|e| (name(e, "down_proj"), d));
+        self.matrix(Role::ExpertDown, experts, down.collect(), inner);
+        if c.n_shared_experts > 0 {
+            let roles = [Role::SharedGateUp, Role::SharedDown];
+            self.ffn(roles, &format!("{prefix}.shared_experts"), c.shared_intermediate_size());
+        }
+    }
+
+    fn ffn(&mut self, [gate_up, down]: [Role; 2], prefix: &str, inner: usize) {
+        let d = self.config.hidden_size;
+        let rows = ["gate_proj", "up_proj"].map(|what| (format!("{prefix}.{what}"), inner)).to_vec();
+        self.matrix(gate_up, 1, rows, d);
+        self.matrix(down, 1, vec![(format!("{prefix}.down_proj"), d)], inner);
+    }
 }
 
 /// What weights are stored as.
@@ -51,94 +323,4 @@ pub fn is_fp8(name: &str) -> bool {
 /// Selection biases are f32 in every format: their steps of 0.001 are below what BF16 tells apart.
 pub fn is_router_bias(name: &str) -> bool {
     name.ends_with(".e_score_correction_bias")
-}
-
-/// Every tensor that `config` needs, in the order of visiting.
-pub fn expected(config: &ModelConfig) -> Vec<Expected> {
-    let mut list = List { config, all: Vec::new() };
-    let (layers, d, vocab) = (config.num_hidden_layers, config.hidden_size, config.vocab_size);
-    list.add("model.embed_tokens.weight".into(), &[vocab, d]);
-    (0..layers).for_each(|l| list.block(l));
-    list.add("model.norm.weight".into(), &[d]);
-    let mut head = 0;
-    if !config.tie_word_embeddings {
-        head = list.all.len();
-        list.add("lm_head.weight".into(), &[vocab, d]);
-    }
-    for l in layers..layers + config.num_nextn_predict_layers {
-        let p = format!("model.layers.{l}");
-        list.add(format!("{p}.enorm.weight"), &[d]);
-        list.add(format!("{p}.hnorm.weight"), &[d]);
-        list.add(format!("{p}.eh_proj.weight"), &[d, 2 * d]);
-        list.block(l);
-        list.add(format!("{p}.shared_head.norm.weight"), &[d]);
-        list.all[0].aliases.push(format!("{p}.embed_tokens.weight"));
-        list.all[head].aliases.push(format!("{p}.shared_head.head.weight"));
-    }
-    list.all
-}
-
-struct List<'a> {
-    config: &'a ModelConfig,
-    all: Vec<Expected>,
-}
-
-impl List<'_> {
-    fn add(&mut self, name: String, shape: &[usize]) {
-        self.all.push(Expected { name, shape: shape.into(), aliases: Vec::new() });
-    }
-
-    fn block(&mut self, layer: usize) {
-        let (c, d) = (self.config, self.config.hidden_size);
-        let (heads, rank) = (c.num_attention_heads, c.kv_lora_rank);
-        let query = heads * c.qk_head_dim();
-        let (p, a) = (format!("model.layers.{layer}"), format!("model.layers.{layer}.self_attn"));
-        self.add(format!("{p}.input_layernorm.weight"), &[d]);
-        if let Some(q) = c.q_lora_rank {
-            self.add(format!("{a}.q_a_proj.weight"), &[q, d]);
-        }
-        self.add(format!("{a}.kv_a_proj_with_mqa.weight"), &[rank + c.qk_rope_head_dim, d]);
-        match c.q_lora_rank {
-            Some(q) => {
-                self.add(format!("{a}.q_a_layernorm.weight"), &[q]);
-                self.add(format!("{a}.q_b_proj.weight"), &[query, q]);
-            }
-            None => self.add(format!("{a}.q_proj.weight"), &[query, d]),
-        }
-        self.add(format!("{a}.kv_a_layernorm.weight"), &[rank]);
-        self.add(format!("{a}.kv_b_proj.weight"), &[heads * (c.qk_nope_head_dim + c.v_head_dim), rank]);
-        self.add(format!("{a}.o_proj.weight"), &[d, heads * c.v_head_dim]);
-        self.add(format!("{p}.post_attention_layernorm.weight"), &[d]);
-        let m = format!("{p}.mlp");
-        if c.is_moe_layer(layer) {
-            self.experts(&m);
-        } else {
-            self.ffn(&m, c.intermediate_size);
-        }
-    }
-
-    fn experts(&mut self, prefix: &str) {
-        let (c, d, inner) = (self.config, self.config.hidden_size, self.config.moe_intermediate_size);
-        self.add(format!("{prefix}.gate.weight"), &[c.n_routed_experts, d]);
-        if c.topk_method == TopkMethod::NoauxTc {
-            self.add(format!("{prefix}.gate.e_score_correction_bias"), &[c.n_routed_experts]);
-        }
-        for e in 0..c.n_routed_experts {
-            self.add(format!("{prefix}.experts.{e}.gate_proj.weight"), &[inner, d]);
-            self.add(format!("{prefix}.experts.{e}.up_proj.weight"), &[inner, d]);
-        }
-        for e in 0..c.n_routed_experts {
-            self.add(format!("{prefix}.experts.{e}.down_proj.weight"), &[d, inner]);
-        }
-        if c.n_shared_experts > 0 {
-            self.ffn(&format!("{prefix}.shared_experts"), c.shared_intermediate_size());
-        }
-    }
-
-    fn ffn(&mut self, prefix: &str, inner: usize) {
-        let d = self.config.hidden_size;
-        self.add(format!("{prefix}.gate_proj.weight"), &[inner, d]);
-        self.add(format!("{prefix}.up_proj.weight"), &[inner, d]);
-        self.add(format!("{prefix}.down_proj.weight"), &[d, inner]);
-    }
 }

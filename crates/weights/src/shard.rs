@@ -3,11 +3,9 @@
 
 use crate::error::Error;
 use crate::header::{self, Slot};
-use hadal_base::IoContext;
-use hadal_base::open_regular;
+use hadal_base::{IoContext, open_regular, read_exact_at};
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,7 +29,7 @@ impl Shards {
         let malformed = |reason| Error::Malformed { path: path.into(), reason };
         let read = |at: usize, out: &mut [u8]| read_exact_at(&file, out, at as u64).at("read", path);
         let json = header::read_json(total as usize, read)?.map_err(malformed)?;
-        let slots = header::parse(&json, total as usize).map_err(malformed)?;
+        let (slots, _) = header::parse(&json, total as usize).map_err(malformed)?;
         self.all.push((path.into(), total));
         Ok(slots)
     }
@@ -62,21 +60,4 @@ impl Shards {
         files.push_back((shard, file.clone()));
         Ok(file)
     }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, out: &mut [u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, out, at)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut out: &mut [u8], mut at: u64) -> io::Result<()> {
-    while !out.is_empty() {
-        let n = std::os::windows::fs::FileExt::seek_read(file, out, at)?;
-        if n == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        (out, at) = (&mut out[n..], at + n as u64);
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ use hadal_model::Model;
 use hadal_model::dump::{Array, dump};
 use hadal_ops::{Cx, Tensor};
 use hadal_weights::folder::model_folder;
+use hadal_weights::precision::Precision;
 use hadal_weights::{Checkpoint, ModelConfig};
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
@@ -15,7 +16,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(&model_folder(&args.model)?)?;
     let ids = read_ids(&args.ids, checkpoint.config())?;
     let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
-    let model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
+    let model = cx.threads().run(|| Model::load_to_train(&cx, &checkpoint, Precision::COMPUTE))?;
     let replay = args.replay.as_deref().map(|p| read_routing(&cx, &model, p)).transpose()?;
     if let Some(first) = replay.as_ref().and_then(|r| r.first()) {
         let tokens: usize = ids.iter().map(|s| s.len()).sum();

@@ -3,16 +3,11 @@
 
 use super::folder::{conversion, done, name, write};
 use crate::cli::{ExportArgs, Weights};
-use anyhow::{Context, Result, bail};
-use hadal_model::Model;
-use hadal_ops::{Cx, DType, mmap};
+use anyhow::{Result, bail};
+use hadal_train::state::{EMA, STATE_FILE, State, WEIGHT};
 use hadal_weights::folder::{checkpoints, model_folder};
 use hadal_weights::{Checkpoint, WeightFormat, convert_into};
-use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
-
-/// Masters, averages and moments of a checkpoint that training goes on from.
-const STATE: &str = "state/tensors.safetensors";
 
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     hadal_base::place(&args.out)?;
@@ -30,13 +25,11 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let conversion = conversion(Some(args.dtype), args.files, checkpoint.format())?;
     let what = if args.ema { "averaged weights" } else { "weights" };
     let said = if let Some(state) = &exact {
-        // A model that was trained here fits into memory here.
-        let cx = Cx::cpu(0, DType::F32);
-        let mut model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
-        read_state(&mut model, &state.join(STATE), if args.ema { "ema" } else { "weight" })?;
         let format = conversion.format.unwrap_or(WeightFormat::F32);
+        let what = if args.ema { EMA } else { WEIGHT };
+        let state = averaged_if(args.ema, State::open(state)?)?;
         write(&folder, &args.out, args.files.shard_size, |dir, options| {
-            model.save_into(dir, format, options, |_| None)
+            state.save_into(dir, checkpoint.config(), what, format, options)
         })?;
         format!("as {}", name(format))
     } else {
@@ -52,40 +45,19 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
 
 /// The checkpoint with a training state that `path` means, if there is one: itself, or a run's newest.
 fn with_state(path: &Path) -> Result<Option<PathBuf>> {
-    if path.join(STATE).is_file() {
+    if path.join(STATE_FILE).is_file() {
         return Ok(Some(path.to_owned()));
     }
-    Ok(checkpoints(&path.join("checkpoints"))?.pop().filter(|p| p.join(STATE).is_file()))
+    Ok(checkpoints(&path.join("checkpoints"))?.pop().filter(|p| p.join(STATE_FILE).is_file()))
 }
 
-/// Takes the tensors `what/NAME` of a training state as the model's masters.
-fn read_state(model: &mut Model, path: &Path, what: &str) -> Result<()> {
-    let shown = path.display();
-    let map = mmap::map_file(path).with_context(|| format!("cannot read {shown}"))?;
-    let stored = SafeTensors::deserialize(&map).with_context(|| format!("{shown} is broken"))?;
-    let mut done = Ok(());
-    model.visit_mut(&mut |p| {
-        // Selection biases are not averaged.
-        if done.is_err() || (what == "ema" && !p.trainable()) {
-            return;
-        }
-        let key = format!("{what}/{}", p.parts[0].name);
-        let values = p.value.f32_mut();
-        done = match stored.tensor(&key) {
-            Err(_) if what == "ema" => Err(anyhow::anyhow!(
-                "{shown} has no averaged weights: the run kept none (`ema.decay` in its recipe was 0)"
-            )),
-            Err(_) => Err(anyhow::anyhow!("{shown} lacks the tensor `{key}`")),
-            Ok(t) if t.dtype() != safetensors::Dtype::F32 || t.data().len() != 4 * values.len() => {
-                Err(anyhow::anyhow!("{shown}: `{key}` is {:?} {:?}, not what the model needs", t.dtype(), t.shape()))
-            }
-            Ok(t) => {
-                for (v, bytes) in values.iter_mut().zip(t.data().as_chunks::<4>().0) {
-                    *v = f32::from_le_bytes(*bytes);
-                }
-                Ok(())
-            }
-        };
-    });
-    done
+/// The state, which must have averaged weights if they are asked for.
+fn averaged_if(wanted: bool, state: State) -> Result<State> {
+    if wanted && !state.has(EMA) {
+        bail!(
+            "{} has no averaged weights: the run kept none (`ema.decay` in its recipe was 0)",
+            state.path().display()
+        );
+    }
+    Ok(state)
 }

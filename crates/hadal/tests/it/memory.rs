@@ -2,8 +2,9 @@
 
 use crate::setup::{fixture, run_with};
 use hadal_weights::ModelConfig;
+use hadal_weights::list::Part;
 use hadal_weights::{
-    Checkpoint, Error, Expected, SaveDtype, SaveOptions, SaveTensor, ScaleFormat, WeightFormat, expected, is_fp8, save,
+    Checkpoint, Error, SaveDtype, SaveOptions, SaveTensor, ScaleFormat, WeightFormat, expected, is_fp8, save,
     scale_name, scale_shape,
 };
 use std::io::Write;
@@ -23,7 +24,7 @@ pub(crate) fn checkpoint(folder: &Path, hidden_size: usize) -> usize {
     let small = ModelConfig::from_file(fixture("yarn").join("config.json")).unwrap();
     let config =
         ModelConfig { hidden_size, vocab_size: 1000, moe_intermediate_size: 200, intermediate_size: 6500, ..small };
-    let stored = |t: Expected| SaveTensor { dtype: WeightFormat::Bf16.of(&t.name), name: t.name, shape: t.shape };
+    let stored = |t: Part| SaveTensor { dtype: WeightFormat::Bf16.of(&t.name), name: t.name, shape: t.shape };
     let tensors: Vec<_> = expected(&config).into_iter().map(stored).collect();
     let mut piece = Vec::new();
     let fill = |_: &SaveTensor, start: usize, out: &mut [f32]| -> Result<(), Error> {

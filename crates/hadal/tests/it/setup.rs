@@ -1,8 +1,9 @@
 //! Running the program, and something for it to work on.
 
-use hadal_model::Model;
+use hadal_model::{Fresh, Model};
 use hadal_ops::{Cx, DType};
-use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
+use hadal_weights::{ModelConfig, SaveOptions, WeightFormat};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -66,11 +67,10 @@ impl Tiny {
         let fixture = ModelConfig::from_file(fixture("yarn").join("config.json")).unwrap();
         let config = ModelConfig { vocab_size: 320, ..fixture };
         let cx = Cx::cpu(1, DType::F32);
-        let mut model = Model::new(&cx, &config);
-        model.init(&cx, 7, 0.2);
+        let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 7, std: 0.2 });
         let folder = dir.path().join("model");
         std::fs::create_dir(&folder).unwrap();
-        model.write_into(&folder, DType::F32, |_| None).unwrap();
+        model.save_into(&folder, WeightFormat::F32, &SaveOptions::default()).unwrap();
         let tiny = Self { dir };
         ok(["tokenizer", "train", &tiny.path("text"), "--vocab", "300", "--out", &tiny.path("model")]);
         tiny

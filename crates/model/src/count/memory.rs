@@ -1,9 +1,9 @@
 //! Bytes that a training step holds: its state, and what it keeps of each token from forward to backward.
 
-use super::count;
 use hadal_ops::{DType, fp8::TILE};
-use hadal_weights::precision::{Formats, Keep, Precision, Product};
-use hadal_weights::{ModelConfig, TopkMethod};
+use hadal_weights::ModelConfig;
+use hadal_weights::list::{Parameter, parameters};
+use hadal_weights::precision::{Formats, Keep, Product};
 use serde::Serialize;
 
 /// Lanes of a packed panel.
@@ -13,7 +13,7 @@ const LANES: usize = 16;
 trait Sizes {
     fn plain(&self, n: u64) -> u64;
     fn kept(&self, keep: Keep, n: u64) -> u64;
-    fn packed(&self, w: &Weight) -> u64;
+    fn packed(&self, p: &Parameter) -> u64;
 }
 
 impl Sizes for Formats {
@@ -26,17 +26,18 @@ impl Sizes for Formats {
         if keep == Keep::Compute { self.plain(n) } else { keep.bytes(n) }
     }
     /// Bytes of a weight's two packed forms, padding and scales included.
-    fn packed(&self, w: &Weight) -> u64 {
+    fn packed(&self, p: &Parameter) -> u64 {
+        let Some(product) = p.product(&self.table) else { return 0 };
         let form = |lanes: usize, k: usize| {
             let (even, lanes) = (k.next_multiple_of(2), lanes.next_multiple_of(LANES));
             lanes
-                * match (w.product, self.compute) {
+                * match (product, self.compute) {
                     (Product::Fp8, _) => even + 4 * k.div_ceil(TILE),
                     (Product::Compute, DType::Bf16) => 2 * even,
                     (Product::Compute | Product::F32, _) => 4 * k,
                 }
         };
-        (w.groups * (form(w.n, w.k) + form(w.k, w.n))) as u64
+        (p.groups * (form(p.n(), p.k()) + form(p.k(), p.n()))) as u64
     }
 }
 
@@ -120,60 +121,16 @@ pub fn saved_at_the_ends(c: &ModelConfig, f: &Formats) -> Vec<(&'static str, u64
     saved
 }
 
-/// `groups` matrices of `n` outputs and `k` inputs that are multiplied with in one format.
-struct Weight {
-    product: Product,
-    groups: usize,
-    n: usize,
-    k: usize,
-}
-
-/// Every weight that is multiplied with; matrices with the same input are one.
-fn weights(c: &ModelConfig, p: &Precision) -> Vec<Weight> {
-    let (d, heads, rank) = (c.hidden_size, c.num_attention_heads, c.kv_lora_rank);
-    let grouped = |product, groups, n, k| Weight { product, groups, n, k };
-    let weight = |product, n, k| grouped(product, 1, n, k);
-    let (query, key) = (heads * c.qk_head_dim(), rank + c.qk_rope_head_dim);
-    let mut all = vec![weight(Product::Compute, c.vocab_size, d)];
-    for layer in 0..c.num_hidden_layers + c.num_nextn_predict_layers {
-        match c.q_lora_rank {
-            Some(r) => all.extend([weight(p.attn_down, r + key, d), weight(p.query_up, query, r)]),
-            None => all.extend([weight(p.attn_down, key, d), weight(p.attn_down, query, d)]),
-        }
-        all.push(weight(p.kv_up, heads * (c.qk_nope_head_dim + c.v_head_dim), rank));
-        all.push(weight(p.attn_out, d, heads * c.v_head_dim));
-        let mut ffn = |inner: usize| all.extend([weight(p.gate_up, 2 * inner, d), weight(p.down, d, inner)]);
-        if c.is_moe_layer(layer) {
-            let (experts, inner) = (c.n_routed_experts, c.moe_intermediate_size);
-            if c.n_shared_experts > 0 {
-                ffn(inner * c.n_shared_experts);
-            }
-            all.extend([
-                weight(Product::F32, experts, d),
-                grouped(p.expert_gate_up, experts, 2 * inner, d),
-                grouped(p.expert_down, experts, d, inner),
-            ]);
-        } else {
-            ffn(c.intermediate_size);
-        }
-        if layer >= c.num_hidden_layers {
-            all.push(weight(p.mtp_proj, d, 2 * d));
-        }
-    }
-    all
-}
-
 /// See [`TrainingMemory`].
 pub fn training_memory(c: &ModelConfig, f: &Formats) -> TrainingMemory {
-    let counts = count(c);
-    let all = counts.main + counts.mtp;
-    let layers = 0..c.num_hidden_layers + c.num_nextn_predict_layers;
-    let moe_layers = layers.clone().filter(|l| c.is_moe_layer(*l)).count() as u64;
-    let bias = if c.topk_method == TopkMethod::NoauxTc { moe_layers * c.n_routed_experts as u64 } else { 0 };
+    let list = parameters(c);
+    let elements =
+        |wanted: fn(&Parameter) -> bool| list.iter().filter(|p| wanted(p)).map(|p| p.len() as u64).sum::<u64>();
     // Router biases are moved by the balance rule: neither gradient nor moments.
-    let trained = all - bias;
+    let (all, trained) = (elements(|_| true), elements(Parameter::trainable));
+    let layers = 0..c.num_hidden_layers + c.num_nextn_predict_layers;
     let (master, gradients, moments) = (4 * all, 4 * trained, 4 * trained);
-    let packed = weights(c, &f.table).iter().map(|w| f.packed(w)).sum();
+    let packed = list.iter().map(|p| f.packed(p)).sum();
     let saved = layers.flat_map(|l| saved_by_layer(c, l, f)).chain(saved_at_the_ends(c, f));
     TrainingMemory {
         master,

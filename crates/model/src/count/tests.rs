@@ -1,6 +1,5 @@
 use super::*;
-use crate::{BalanceGroups, Grads, Input, LossWeights, Model, Workspace};
-use hadal_ops::linear::PackedWeight;
+use crate::{BalanceGroups, Grads, Input, LossWeights, Model, Stored, Workspace};
 use hadal_ops::{Cx, DType};
 use hadal_weights::Checkpoint;
 use hadal_weights::precision::{Keep, Precision, Product};
@@ -158,7 +157,7 @@ fn activations_take_what_is_predicted() {
     for config in [every_kind(), full_query] {
         for f in formats() {
             let cx = Cx::cpu(1, f.compute);
-            let model = Model::with_precision(&cx, &config, f.table);
+            let model = Model::new(&cx, &config, f.table);
             let kept = |tokens: i32| {
                 let ids: Vec<i32> = (0..tokens).map(|i| i * 7 % 70).collect();
                 let input = Input::of(&cx, &[&ids], model.mtp.len());
@@ -188,9 +187,12 @@ fn packed_weights_take_what_is_predicted() {
     let tied = ModelConfig { tie_word_embeddings: true, q_lora_rank: None, n_shared_experts: 0, ..base.clone() };
     for config in [base, tied] {
         for f in formats() {
-            let model = Model::with_precision(&Cx::cpu(1, f.compute), &config, f.table);
-            let packed =
-                model.params().iter().filter_map(|p| p.packed.as_ref()).map(PackedWeight::bytes).sum::<usize>();
+            let model = Model::new(&Cx::cpu(1, f.compute), &config, f.table);
+            let bytes = |p: &&crate::Param| match p.stored() {
+                Stored::Packed(packed) | Stored::Both(_, packed) => packed.bytes(),
+                Stored::Table(_) => 0,
+            };
+            let packed: usize = model.params().iter().map(bytes).sum();
             assert_eq!(packed as u64, training_memory(&config, &f).packed, "{f:?}");
         }
     }

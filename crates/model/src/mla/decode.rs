@@ -8,6 +8,7 @@ use super::Mla;
 use crate::pass::Pass;
 use hadal_ops::attention::AttnShape;
 use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, latent, linear, linear::PackedWeight};
+use std::convert::Infallible;
 
 /// The latents of one sequence in one layer: rows `[c_kv | k_rope]` in the compute format.
 pub struct LatentCache {
@@ -58,13 +59,22 @@ impl Mla {
     pub fn absorb(&self, cx: &Cx) -> Absorbed {
         let AttnShape { heads, d_nope, d_v, .. } = self.shape;
         let dc = self.kv_rank;
-        let mut uk = PackedWeight::new(cx, heads, d_nope, dc, cx.compute(), true);
-        let mut uv = PackedWeight::new(cx, heads, d_v, dc, cx.compute(), false);
-        let head = (d_nope + d_v) * dc;
-        for (h, w) in self.kv_up.value.f32().chunks_exact(head).enumerate() {
-            uk.pack_group(cx, h, &w[..d_nope * dc]);
-            uv.pack_group(cx, h, &w[d_nope * dc..]);
-        }
+        let up = self.kv_up.weight();
+        // Rows of `n` of each head from the `first` of it on, as the weight's own products read them.
+        let pack = |first: usize, n: usize, backward: bool| {
+            let mut packed = PackedWeight::new(cx, heads, n, dc, cx.compute(), backward);
+            let done: Result<(), Infallible> = packed.fill(cx, DType::F32, &|row, out| {
+                for (i, out) in out.f32_mut().chunks_exact_mut(dc).enumerate() {
+                    let (head, at) = ((row + i) / n, (row + i) % n);
+                    up.row(head * (d_nope + d_v) + first + at, out);
+                }
+                Ok(())
+            });
+            match done {
+                Ok(()) => packed,
+            }
+        };
+        let (uk, uv) = (pack(0, d_nope, true), pack(d_nope, d_v, false));
         Absorbed { uk, uv }
     }
 
@@ -105,7 +115,7 @@ impl Mla {
         linear::grouped_forward(cx, &o_lat, &absorbed.uv, &order.offsets, &mut o, Acc::Write);
         let o = order.to_tokens(cx, o).reshape(&[b, heads * d_v]);
         let mut y = p.x;
-        linear::forward(cx, &o, self.out.weight(), &mut y, Acc::Add);
+        self.out.forward(cx, &o, &mut y, Acc::Add);
         y
     }
 }

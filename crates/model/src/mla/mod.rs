@@ -16,12 +16,13 @@ pub(crate) mod decode;
 
 use crate::build::Builder;
 use crate::kept::Kept;
+use crate::linear::Linear;
 use crate::norm;
 use crate::param::{Grads, Param};
 use crate::pass::Pass;
-use hadal_ops::linear::Operand;
-use hadal_ops::{Acc, Cx, DType, Tensor, attention, attention::AttnShape, elementwise, linear, rope};
+use hadal_ops::{Acc, Cx, DType, Tensor, attention, attention::AttnShape, elementwise, rope};
 use hadal_weights::config::{MLA_NORM_EPS, ModelConfig};
+use hadal_weights::list::Role;
 use hadal_weights::precision::Keep;
 
 /// How the query is made.
@@ -31,12 +32,12 @@ pub enum Query {
         /// `q_a_layernorm`
         norm: Param,
         /// `q_b_proj`
-        up: Param,
+        up: Linear,
         /// d'_c
         rank: usize,
     },
     /// One full matrix, `q_proj`.
-    Full(Param),
+    Full(Linear),
 }
 
 /// The layer's parameters and sizes.
@@ -44,15 +45,15 @@ pub struct Mla {
     /// `input_layernorm`
     pub norm: Param,
     /// `q_a_proj` (if the query has a latent) and `kv_a_proj_with_mqa`, stacked.
-    pub down: Param,
+    pub down: Linear,
     /// The query's path.
     pub query: Query,
     /// `kv_a_layernorm`
     pub kv_norm: Param,
     /// `kv_b_proj`
-    pub kv_up: Param,
+    pub kv_up: Linear,
     /// `o_proj`
-    pub out: Param,
+    pub out: Linear,
     /// Head count and sizes, softmax scale.
     pub shape: AttnShape,
     /// d_c
@@ -102,66 +103,51 @@ pub struct MlaDeferred {
 }
 
 impl Mla {
-    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig, layer: usize) -> Self {
-        let p = format!("model.layers.{layer}");
-        let a = format!("{p}.self_attn");
-        let (h, d) = (cfg.num_attention_heads, cfg.hidden_size);
-        let (dn, dr, dv, dc) = (cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim, cfg.kv_lora_rank);
-        let precision = b.precision;
-        let down_in = Some(precision.attn_down);
-        let norm = b.norm(format!("{p}.input_layernorm.weight"), d);
-        let kv_a = (format!("{a}.kv_a_proj_with_mqa.weight"), dc + dr);
-        let (down, query) = if let Some(rank) = cfg.q_lora_rank {
-            let down = b.matrix(vec![(format!("{a}.q_a_proj.weight"), rank), kv_a], d, 1, down_in);
-            let norm = b.norm(format!("{a}.q_a_layernorm.weight"), rank);
-            (
-                down,
-                Query::Latent {
-                    norm,
-                    up: b.linear(&format!("{a}.q_b_proj"), h * (dn + dr), rank, precision.query_up),
-                    rank,
-                },
-            )
-        } else {
-            let down = b.matrix(vec![kv_a], d, 1, down_in);
-            (down, Query::Full(b.linear(&format!("{a}.q_proj"), h * (dn + dr), d, precision.attn_down)))
+    pub(crate) fn new(b: &mut Builder<'_>, cfg: &ModelConfig) -> Self {
+        let (dn, dr, dv) = (cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim);
+        let norm = b.norm();
+        let down = b.linear(Role::AttentionDown);
+        let query = match cfg.q_lora_rank {
+            Some(rank) => Query::Latent { norm: b.norm(), up: b.linear(Role::QueryUp), rank },
+            None => Query::Full(b.linear(Role::Query)),
         };
+        let scale = cfg.softmax_scale() as f32;
         Self {
             norm,
             down,
             query,
-            kv_norm: b.norm(format!("{a}.kv_a_layernorm.weight"), dc),
-            kv_up: b.linear(&format!("{a}.kv_b_proj"), h * (dn + dv), dc, precision.kv_up),
-            out: b.linear(&format!("{a}.o_proj"), d, h * dv, precision.attn_out),
-            shape: AttnShape { heads: h, d_nope: dn, d_rope: dr, d_v: dv, scale: cfg.softmax_scale() as f32 },
-            kv_rank: dc,
+            kv_norm: b.norm(),
+            kv_up: b.linear(Role::KeyValueUp),
+            out: b.linear(Role::AttentionOut),
+            shape: AttnShape { heads: cfg.num_attention_heads, d_nope: dn, d_rope: dr, d_v: dv, scale },
+            kv_rank: cfg.kv_lora_rank,
             eps: cfg.rms_norm_eps as f32,
-            keep_out: precision.attn_out_input,
-            recompute: precision.recompute,
+            keep_out: b.precision.attn_out_input,
+            recompute: b.precision.recompute,
         }
     }
 
     pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
         let query = match &self.query {
-            Query::Latent { norm, up, .. } => [Some(norm), Some(up)],
-            Query::Full(q) => [Some(q), None],
+            Query::Latent { norm, up, .. } => [Some(norm), Some(&up.param)],
+            Query::Full(q) => [Some(&q.param), None],
         };
-        [&self.norm, &self.down].into_iter().chain(query.into_iter().flatten()).chain([
+        [&self.norm, &self.down.param].into_iter().chain(query.into_iter().flatten()).chain([
             &self.kv_norm,
-            &self.kv_up,
-            &self.out,
+            &self.kv_up.param,
+            &self.out.param,
         ])
     }
 
     pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
         let query = match &mut self.query {
-            Query::Latent { norm, up, .. } => [Some(norm), Some(up)],
-            Query::Full(q) => [Some(q), None],
+            Query::Latent { norm, up, .. } => [Some(norm), Some(&mut up.param)],
+            Query::Full(q) => [Some(&mut q.param), None],
         };
-        [&mut self.norm, &mut self.down].into_iter().chain(query.into_iter().flatten()).chain([
+        [&mut self.norm, &mut self.down.param].into_iter().chain(query.into_iter().flatten()).chain([
             &mut self.kv_norm,
-            &mut self.kv_up,
-            &mut self.out,
+            &mut self.kv_up.param,
+            &mut self.out.param,
         ])
     }
 
@@ -180,7 +166,7 @@ impl Mla {
         let (qr, dc) = (self.query_rank(), self.kv_rank);
         let (n, rstd) = norm::forward(cx, &x, &self.norm, self.eps);
         let mut a = cx.empty(&[t, qr + dc + d_rope], cx.compute());
-        linear::forward(cx, &n, self.down.weight(), &mut a, Acc::Write);
+        self.down.forward(cx, &n, &mut a, Acc::Write);
         let (q, query) = self.queries(cx, &n, &a, pass);
         let (c_kv, rstd_kv) = self.latent(cx, &a);
         let mut k_rope = cx.empty(&[t, d_rope], cx.compute());
@@ -197,11 +183,11 @@ impl Mla {
         let query = match &self.query {
             Query::Latent { norm, up, rank } => {
                 let (c_q, rstd_q) = norm::forward(cx, a.columns(0..*rank), norm, MLA_NORM_EPS as f32);
-                linear::forward(cx, &c_q, up.weight(), &mut q, Acc::Write);
+                up.forward(cx, &c_q, &mut q, Acc::Write);
                 Some((c_q, rstd_q))
             }
             Query::Full(w) => {
-                linear::forward(cx, n, w.weight(), &mut q, Acc::Write);
+                w.forward(cx, n, &mut q, Acc::Write);
                 None
             }
         };
@@ -219,7 +205,7 @@ impl Mla {
     fn keys_and_values(&self, cx: &Cx, c_kv: &Tensor) -> Tensor {
         let s = &self.shape;
         let mut kv = cx.empty(&[c_kv.rows(), s.heads * (s.d_nope + s.d_v)], cx.compute());
-        linear::forward(cx, c_kv, self.kv_up.weight(), &mut kv, Acc::Write);
+        self.kv_up.forward(cx, c_kv, &mut kv, Acc::Write);
         kv
     }
 
@@ -248,7 +234,7 @@ impl Mla {
         let mut lse = cx.empty(&[s.heads, t], DType::F32);
         attention::forward(cx, &q, &kv, k_rope.mat(), pass.seg, s, &mut o, &mut lse);
         let mut y = cx.copy(&x);
-        linear::forward(cx, &o, self.out.weight(), &mut y, Acc::Add);
+        self.out.forward(cx, &o, &mut y, Acc::Add);
         let o = Kept::new(cx, o, self.keep_out.style(true));
         let expanded = (!self.recompute).then_some(Expanded { n, rstd, q, query, c_kv, rstd_kv, kv });
         (y, MlaSaved { x, a, expanded, k_rope, o, lse })
@@ -271,7 +257,7 @@ impl Mla {
         let mut d_x = cx.empty(x.shape(), cx.compute());
         elementwise::cast(cx, &*d, &mut d_x);
         let mut d_o = cx.empty(&[t, o.cols()], cx.compute());
-        linear::backward_input(cx, &d_x, self.out.weight(), &mut d_o, Acc::Write);
+        self.out.backward_input(cx, &d_x, &mut d_o, Acc::Write);
         let mut d_q = cx.empty(q.shape(), cx.compute());
         let mut d_kv = cx.empty(kv.shape(), cx.compute());
         let mut d_a = cx.empty(a.shape(), cx.compute());
@@ -296,7 +282,7 @@ impl Mla {
         rope::apply(cx, &mut d_q, heads, dq, d_nope, pass.positions, pass.rope, true);
         // Latents: through their up-projections and norms into their columns of d_a.
         let mut d_c = cx.empty(&[t, dc], cx.compute());
-        linear::backward_input(cx, &d_kv, self.kv_up.weight(), &mut d_c, Acc::Write);
+        self.kv_up.backward_input(cx, &d_kv, &mut d_c, Acc::Write);
         let columns = qr..qr + dc;
         let latent = a.columns(columns.clone());
         norm::backward(cx, &d_c, latent, &self.kv_norm, &rstd_kv, d_a.columns_mut(columns), Acc::Write, grads);
@@ -304,15 +290,15 @@ impl Mla {
         let c_q = match (&self.query, query) {
             (Query::Latent { norm, up, rank }, Some((c_q, rstd_q))) => {
                 let mut d_c = cx.empty(c_q.shape(), cx.compute());
-                linear::backward_input(cx, &d_q, up.weight(), &mut d_c, Acc::Write);
+                up.backward_input(cx, &d_q, &mut d_c, Acc::Write);
                 let (latent, into) = (a.columns(0..*rank), d_a.columns_mut(0..*rank));
                 norm::backward(cx, &d_c, latent, norm, &rstd_q, into, Acc::Write, grads);
-                linear::backward_input(cx, &d_a, self.down.weight(), &mut d_n, Acc::Write);
+                self.down.backward_input(cx, &d_a, &mut d_n, Acc::Write);
                 Some(c_q)
             }
             (Query::Full(w), _) => {
-                linear::backward_input(cx, &d_a, self.down.weight(), &mut d_n, Acc::Write);
-                linear::backward_input(cx, &d_q, w.weight(), &mut d_n, Acc::Add);
+                self.down.backward_input(cx, &d_a, &mut d_n, Acc::Write);
+                w.backward_input(cx, &d_q, &mut d_n, Acc::Add);
                 None
             }
             (Query::Latent { .. }, None) => unreachable!("forward saves the query latent"),
@@ -324,14 +310,14 @@ impl Mla {
     /// The weight products.
     pub fn backward_weight(&self, cx: &Cx, deferred: MlaDeferred, grads: &mut Grads) {
         let MlaDeferred { d_x, o, d_kv, c_kv, d_q, c_q, d_a, n } = deferred;
-        weight_grad(cx, &d_x, o.operand(), &self.out, grads);
-        weight_grad(cx, &d_kv, &c_kv, &self.kv_up, grads);
+        self.out.backward_weight(cx, &d_x, o.operand(), grads);
+        self.kv_up.backward_weight(cx, &d_kv, &c_kv, grads);
         match (&self.query, &c_q) {
-            (Query::Latent { up, .. }, Some(c_q)) => weight_grad(cx, &d_q, c_q, up, grads),
-            (Query::Full(w), _) => weight_grad(cx, &d_q, &n, w, grads),
+            (Query::Latent { up, .. }, Some(c_q)) => up.backward_weight(cx, &d_q, c_q, grads),
+            (Query::Full(w), _) => w.backward_weight(cx, &d_q, &n, grads),
             (Query::Latent { .. }, None) => unreachable!("forward saves the query latent"),
         }
-        weight_grad(cx, &d_a, &n, &self.down, grads);
+        self.down.backward_weight(cx, &d_a, &n, grads);
     }
 }
 
@@ -346,11 +332,4 @@ struct Projected {
     rstd_kv: Tensor,
     q: Tensor,
     k_rope: Tensor,
-}
-
-/// `dW (+)= dy^T x` into the gradient of `param`.
-pub(crate) fn weight_grad<'a>(cx: &Cx, dy: &Tensor, x: impl Into<Operand<'a>>, param: &Param, grads: &mut Grads) {
-    let format = param.weight().dtype();
-    let (dw, acc) = grads.target(param);
-    linear::backward_weight(cx, dy, x, format, dw, acc);
 }

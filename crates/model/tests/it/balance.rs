@@ -45,10 +45,10 @@ fn balance_loss_and_its_gradients_agree() {
             }
             assert!((stats.balance - total).abs() <= 1e-5 * total, "{}: {} of {total}", f.name, stats.balance);
             for p in model.params() {
-                for part in &p.parts {
+                for part in &p.spec.parts {
                     let name = format!("{prefix}{}", part.name);
                     let Some(Array::F32(_, want)) = f.oracle.get(&name) else { continue };
-                    let d = distance(&grads.get(p.slot).unwrap().f32()[part.range()], want);
+                    let d = distance(&grads.get(p.index).unwrap().f32()[part.range()], want);
                     assert!(d <= f.bound(&name), "{} {name}: {d:.1e}", f.name);
                     compared += 1;
                 }

@@ -1,8 +1,9 @@
 //! Folders of checkpoints to convert, change and compare.
 
-use hadal_model::Model;
+use hadal_model::{Fresh, Model};
 use hadal_ops::{Cx, DType};
 use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
 use hadal_weights::{Checkpoint, Conversion, Converted, SaveOptions, ScaleFormat, WeightFormat, convert_into};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype as Stored, TensorView};
@@ -35,14 +36,14 @@ impl Folder {
     pub(crate) fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         let cx = Cx::cpu(1, DType::F32);
-        let mut model = Model::new(&cx, &config());
-        model.init(&cx, 5, 0.3);
+        let mut model = Model::fresh(&cx, &config(), Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
         model.visit_mut(&mut |p| {
-            if !p.trainable() {
-                p.value.f32_mut().iter_mut().enumerate().for_each(|(i, v)| *v = 0.001 * i as f32 - 0.0031);
+            if !p.spec.trainable() {
+                let values: Vec<f32> = (0..p.spec.len()).map(|i| 0.001 * i as f32 - 0.0031).collect();
+                p.set(&cx, &values).unwrap();
             }
         });
-        model.save_into(&folder.make("f32"), WeightFormat::F32, &options(), |_| None).unwrap();
+        model.save_into(&folder.make("f32"), WeightFormat::F32, &options()).unwrap();
         folder
     }
 

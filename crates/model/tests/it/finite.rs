@@ -76,13 +76,14 @@ impl Problem<'_> {
     }
 }
 
-/// The trainable parameter of slot `slot`.
+/// The parameter with index `slot`.
 fn with_param(model: &mut Model, slot: usize, cx: &Cx, f: impl FnOnce(&mut [f32])) {
     let mut f = Some(f);
     model.visit_mut(&mut |p| {
-        if p.slot == slot {
-            f.take().expect("one parameter a slot")(p.value.f32_mut());
-            p.repack(cx);
+        if p.index == slot {
+            let mut values = p.to_f32();
+            f.take().expect("one parameter of an index")(&mut values);
+            p.set(cx, &values).unwrap();
         }
     });
 }
@@ -119,12 +120,12 @@ fn every_gradient_is_the_slope_of_the_loss() {
         let slots: Vec<(usize, String)> = model
             .params()
             .iter()
-            .filter(|p| p.trainable())
-            .map(|p| (p.slot, p.parts.iter().map(|q| q.name.as_str()).next().unwrap().to_owned()))
+            .filter(|p| p.spec.trainable())
+            .map(|p| (p.index, p.spec.parts.iter().map(|q| q.name.as_str()).next().unwrap().to_owned()))
             .collect();
         for (slot, param) in slots {
             let grad: Vec<f64> = grads.get(slot).unwrap().f32().iter().map(|v| f64::from(*v)).collect();
-            let start: Vec<f32> = model.params()[slot].value.f32().to_vec();
+            let start: Vec<f32> = model.params()[slot].to_f32();
             let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
             let length = norm(&start.iter().map(|v| f64::from(*v)).collect::<Vec<_>>());
             let slope = norm(&grad);

@@ -1,7 +1,7 @@
 //! Tiny checkpoints with the results of an independent implementation (see oracle/README.md).
 
-use hadal_model::Model;
 use hadal_model::dump::{Array, Dump};
+use hadal_model::{Fresh, Model};
 use hadal_ops::{Cx, Tensor};
 use hadal_weights::Checkpoint;
 use hadal_weights::ModelConfig;
@@ -49,11 +49,11 @@ impl Fixture {
     }
 
     pub(crate) fn model(&self, cx: &Cx) -> Model {
-        Model::load(cx, &Checkpoint::open(&self.path).unwrap()).unwrap()
+        self.model_in(cx, Precision::COMPUTE)
     }
 
     pub(crate) fn model_in(&self, cx: &Cx, precision: Precision) -> Model {
-        Model::load_with(cx, &Checkpoint::open(&self.path).unwrap(), precision).unwrap()
+        Model::load_to_train(cx, &Checkpoint::open(&self.path).unwrap(), precision).unwrap()
     }
 
     /// The sequences the oracle ran on.
@@ -72,8 +72,7 @@ impl Fixture {
 /// A model with fresh weights whose every contraction is longer than a tile of 128: a dense block, one of experts, MTP.
 pub(crate) fn wide(cx: &Cx, precision: Precision) -> Model {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/wide.json");
-    let mut model = Model::with_precision(cx, &ModelConfig::from_file(path).unwrap(), precision);
-    model.init(cx, 3, 0.05);
+    let model = Model::fresh(cx, &ModelConfig::from_file(path).unwrap(), precision, Fresh { seed: 3, std: 0.05 });
     model
 }
 

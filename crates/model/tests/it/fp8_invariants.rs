@@ -2,7 +2,7 @@
 
 use crate::fixtures::{distance, wide};
 use crate::invariants::gradients;
-use hadal_model::Input;
+use hadal_model::{Input, Stored};
 use hadal_ops::{Cx, DType};
 use hadal_weights::precision::{Gradients, Precision};
 
@@ -72,10 +72,10 @@ fn micro_batches_change_weight_gradients_in_fp8_by_two_roundings_at_most() {
         let order = 16.0 * tokens as f64 * f64::powi(2.0, -24);
         let requantised = 2.0 * (0.125 + 1.0 / 256.0);
         let (mut most, mut moved) = (0f64, 0);
-        let trained = model.params().into_iter().filter(|p| p.trainable());
+        let trained = model.params().into_iter().filter(|p| p.spec.trainable());
         for (p, (a, b)) in trained.zip(all.2.iter().zip(&one.2)) {
-            let name = &p.parts[0].name;
-            let codes = p.packed.as_ref().is_some_and(|w| w.dtype() == DType::U8);
+            let name = &p.spec.parts[0].name;
+            let codes = matches!(p.stored(), Stored::Packed(w) if w.dtype() == DType::U8);
             let aligned = whole_tiles && !name.contains(".experts.") && !name.contains("layers.2.");
             let far = distance(a, b);
             let bound = if codes && !aligned { requantised } else { order };

@@ -20,8 +20,7 @@ struct Deferred {
 fn head_grad(cx: &Cx, model: &Model, h: &Tensor, targets: &Tensor, weight: f32, grads: &mut Grads) -> Tensor {
     let mut losses = cx.empty(&[h.rows()], DType::F32);
     let mut dh = cx.empty(h.shape(), DType::F32);
-    let (dw, dw_acc) = grads.target(model.head());
-    let grad = HeadGrad { dh: &mut dh, dh_acc: Acc::Write, dw, dw_acc };
+    let grad = HeadGrad { dh: &mut dh, dh_acc: Acc::Write, dw: grads.target(model.head()) };
     head::loss(cx, h, model.head().weight(), targets, weight, &mut losses, Some(grad), None);
     dh
 }
@@ -41,7 +40,7 @@ fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>
         Pass { positions: &m.positions, seg: &m.seg, balance: balance(&m.seg), ..pass }
     };
     let mut x = cx.empty(&[input.ids.len(), model.config.hidden_size], DType::F32);
-    embedding::forward(cx, &model.embed.value, &input.ids, &mut x);
+    embedding::forward(cx, model.embed.table(), &input.ids, &mut x);
     let mut saved = Vec::new();
     for block in &model.blocks {
         let (y, s) = block.forward(cx, x, &pass, false);
@@ -50,7 +49,7 @@ fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>
     }
     let mut h = cx.empty(x.shape(), cx.compute());
     let mut rstd = cx.empty(&[x.rows()], DType::F32);
-    rmsnorm::forward(cx, &x, &model.norm.value, model.config.rms_norm_eps as f32, &mut h, &mut rstd);
+    rmsnorm::forward(cx, &x, model.norm.table(), model.config.rms_norm_eps as f32, &mut h, &mut rstd);
     let mut d_h = head_grad(cx, model, &h, &input.targets, weights.main, grads);
     let mut states: Vec<(MtpSaved, Tensor)> = Vec::new();
     for (k, (module, rows)) in model.mtp.iter().zip(&input.mtp).enumerate() {
@@ -72,12 +71,12 @@ fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>
         d_next = d_hidden;
     }
     let mut d = cx.empty(x.shape(), DType::F32);
-    let (dw, acc) = grads.target(&model.norm);
-    rmsnorm::backward(cx, &d_h, &x, &model.norm.value, &rstd, &mut d, Acc::Write, dw, acc);
+    let (dw, acc) = grads.target(&model.norm).unwrap();
+    rmsnorm::backward(cx, &d_h, &x, model.norm.table(), &rstd, &mut d, Acc::Write, dw, acc);
     for (block, s) in model.blocks.iter().zip(saved).rev() {
         deferred.blocks.push(block.backward_input(cx, &mut d, s, &pass, grads));
     }
-    let (d_table, acc) = grads.target(&model.embed);
+    let (d_table, acc) = grads.target(&model.embed).unwrap();
     embedding::backward(cx, &d, &input.ids, d_table, acc);
     deferred
 }
@@ -118,11 +117,11 @@ fn input_halves_then_weight_halves_give_the_bits_of_the_full_backward() {
                 block.backward_weight(&cx, d, &mut halves);
             }
         }
-        for p in model.params().into_iter().filter(|p| p.trainable()) {
-            let (a, b) = (full.get(p.slot).unwrap().f32(), halves.get(p.slot).unwrap().f32());
-            assert!(a.iter().any(|v| *v != 0.0), "{name} {dtype:?}: {} has no gradient", p.parts[0].name);
+        for p in model.params().into_iter().filter(|p| p.spec.trainable()) {
+            let (a, b) = (full.get(p.index).unwrap().f32(), halves.get(p.index).unwrap().f32());
+            assert!(a.iter().any(|v| *v != 0.0), "{name} {dtype:?}: {} has no gradient", p.spec.name());
             let same = a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
-            assert!(same, "{name} {dtype:?}: {} differs", p.parts[0].name);
+            assert!(same, "{name} {dtype:?}: {} differs", p.spec.name());
         }
     }
 }

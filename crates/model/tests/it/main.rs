@@ -9,6 +9,7 @@ mod fp8;
 mod fp8_invariants;
 mod halves;
 mod invariants;
+mod list;
 mod memory;
 mod official;
 mod operations;

@@ -1,6 +1,6 @@
 //! Memory of a pass grows with its tokens, not with their square, and has no logits of all tokens in it.
 
-use hadal_model::{Grads, Input, LossWeights, Model, Workspace};
+use hadal_model::{Fresh, Grads, Input, LossWeights, Model, Workspace};
 use hadal_ops::{Cx, DType};
 use hadal_weights::ModelConfig;
 use hadal_weights::precision::Precision;
@@ -33,8 +33,7 @@ fn config(vocab_size: usize) -> ModelConfig {
 /// The most that a pass over one sequence takes beside weights and gradients.
 fn peak(precision: Precision, vocab: usize, tokens: usize) -> usize {
     let (cx, config) = (Cx::cpu(2, DType::Bf16), config(vocab));
-    let mut model = Model::with_precision(&cx, &config, precision);
-    model.init(&cx, 1, 0.02);
+    let model = Model::fresh(&cx, &config, precision, Fresh { seed: 1, std: 0.02 });
     let ids: Vec<i32> = (0..tokens as i32).map(|i| i * 7 % vocab as i32).collect();
     let input = Input::of(&cx, &[&ids], 1);
     let (mut ws, mut stats) = (Workspace::default(), model.stats(&cx));

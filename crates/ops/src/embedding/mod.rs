@@ -1,6 +1,7 @@
 //! Token embedding: `x[t] = table[ids[t]]`; its gradient `dtable[ids[t]] += dx[t]`.
 //!
-//! Shapes: `table` f32 [V, D], `ids` i32 `[T]`, x and dx [T, D] in F32 or Bf16. The gradient is f32 and sums the uses
+//! Shapes: `table` f32 or bf16 [V, D], or the panels of an output head that serves as the table; `ids` i32 `[T]`, x and
+//! dx [T, D] in F32 or Bf16. The gradient is f32 and sums the uses
 //! of a token in the order of t, whatever the threads. Both are the row moves of [`crate::elementwise`].
 
 #[cfg(test)]
@@ -8,19 +9,35 @@ mod tests;
 
 use crate::elementwise::{check_rows, gather, scatter_add};
 use crate::kernel::{Blocks, expect_float};
+use crate::linear::PackedWeight;
 use crate::{Acc, Cx, DType, Device, DisjointMut, MatRef, Tensor};
 
 /// Overwrites `x` [T, D].
 pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
     let _scope = cx.scope("embedding forward", 0, 2 * x.bytes() as u64);
     let op = "embedding forward";
-    assert_eq!(table.dtype(), DType::F32, "{op}: type of the table");
+    expect_float(op, table.dtype());
     expect_float(op, x.dtype());
     check_rows(op, ids, x.rows(), table.rows());
     assert_eq!(x.cols(), table.cols(), "{op}: columns of x and the table");
     match x.device() {
         Device::Cpu => gather(cx, table.mat(), ids, x.mat_mut()),
     }
+}
+
+/// As [`forward`] into `x` f32 [T, D], from the panels of the head that shares the table.
+pub fn forward_packed(cx: &Cx, table: &PackedWeight, ids: &Tensor, x: &mut Tensor) {
+    let _scope = cx.scope("embedding forward", 0, 2 * x.bytes() as u64);
+    let op = "embedding forward";
+    assert_eq!(x.dtype(), DType::F32, "{op}: type of x");
+    check_rows(op, ids, x.rows(), table.n() * table.groups());
+    let (d, ids) = (x.cols(), ids.i32());
+    assert_eq!(d, table.k(), "{op}: columns of x and the table");
+    let rows = DisjointMut::new(x.f32_mut());
+    cx.threads().each(ids.len(), |t| {
+        // SAFETY: a task has a row.
+        table.row(ids[t] as usize, unsafe { rows.slice(t * d, d) });
+    });
 }
 
 /// Overwrites (rows of unused tokens become zero) or adds to `dtable` f32 [V, D].

@@ -30,10 +30,8 @@ pub struct HeadGrad<'a> {
     pub dh: &'a mut Tensor,
     /// Whether `dh` is overwritten.
     pub dh_acc: Acc,
-    /// f32 [V, D].
-    pub dw: &'a mut Tensor,
-    /// Whether `dw` is overwritten.
-    pub dw_acc: Acc,
+    /// f32 [V, D], and whether it is overwritten; none for a frozen head.
+    pub dw: Option<(&'a mut Tensor, Acc)>,
 }
 
 /// `out` f32 [T, V] `= h W^T`: all logits, for inference.
@@ -66,7 +64,9 @@ pub fn loss(
     }
     if let Some(HeadGrad { dh, dw, .. }) = &grad {
         assert!((dh.rows(), dh.cols()) == (t, d), "{op}: dh is {dh:?}, h {h:?}");
-        assert!(dw.len() == v * d && dw.dtype() == DType::F32, "{op}: dw is {dw:?}, expected F32 [{v}, {d}]");
+        if let Some((dw, _)) = dw {
+            assert!(dw.len() == v * d && dw.dtype() == DType::F32, "{op}: dw is {dw:?}, expected F32 [{v}, {d}]");
+        }
         expect_float(op, dh.dtype());
     }
     for (t, target) in targets.i32().iter().enumerate() {
@@ -79,8 +79,6 @@ pub fn loss(
         Device::Cpu => {}
     }
 
-    // dW is overwritten by the first chunk that has a gradient.
-    let mut dw_acc = grad.as_ref().map_or(Acc::Add, |g| g.dw_acc);
     for start in (0..t).step_by(CHUNK) {
         let n = CHUNK.min(t - start);
         let silent = pred.is_none() && targets.i32()[start..start + n].iter().all(|target| *target < 0);
@@ -110,11 +108,14 @@ pub fn loss(
             let mut dh_chunk = cx.empty(&[n, d], dh.dtype());
             linear::backward_input(cx, &dz, w, &mut dh_chunk, Acc::Write);
             cpu::put_rows(cx, &dh_chunk, dh, start, *dh_acc);
-            linear::backward_weight(cx, &dz, &cpu::rows(cx, h, start, n), w.dtype(), dw, dw_acc);
-            dw_acc = Acc::Add;
+            // dW is overwritten by the first chunk that has a gradient.
+            if let Some((dw, acc)) = dw {
+                linear::backward_weight(cx, &dz, &cpu::rows(cx, h, start, n), w.dtype(), dw, *acc);
+                *acc = Acc::Add;
+            }
         }
     }
-    if let (Some(grad), Acc::Write) = (&mut grad, dw_acc) {
-        grad.dw.f32_mut().fill(0.0);
+    if let Some(HeadGrad { dw: Some((dw, Acc::Write)), .. }) = &mut grad {
+        dw.f32_mut().fill(0.0);
     }
 }

@@ -46,7 +46,7 @@ fn run(cx: &Cx, c: &Case, mut dh: Tensor, mut dw: Tensor, acc: Acc) -> Out {
     let t = c.targets.len();
     let (mut losses, mut pred) = (cx.empty(&[t], DType::F32), cx.empty(&[t], DType::I32));
     let targets = cx.indices(&[t], &c.targets);
-    let grad = HeadGrad { dh: &mut dh, dh_acc: acc, dw: &mut dw, dw_acc: acc };
+    let grad = HeadGrad { dh: &mut dh, dh_acc: acc, dw: Some((&mut dw, acc)) };
     loss(cx, &c.h, &c.packed, &targets, c.scale, &mut losses, Some(grad), Some(&mut pred));
     // Without the prediction (chunks of ignored targets are left out then) and without gradients: the same.
     let mut alone = cx.empty(&[t], DType::F32);
@@ -167,7 +167,7 @@ fn silent_chunks_are_zero_without_a_prediction() {
         let gradients = |pred: Option<&mut Tensor>| {
             let (mut dh, mut dw) = (cx.empty(c.h.shape(), DType::F32), cx.empty(c.w.shape(), DType::F32));
             let mut losses = cx.empty(&[c.h.rows()], DType::F32);
-            let grad = HeadGrad { dh: &mut dh, dh_acc: Acc::Write, dw: &mut dw, dw_acc: Acc::Write };
+            let grad = HeadGrad { dh: &mut dh, dh_acc: Acc::Write, dw: Some((&mut dw, Acc::Write)) };
             loss(cx, &c.h, &c.packed, &targets, c.scale, &mut losses, Some(grad), pred);
             [losses, dh, dw].map(|t| t.to_vec_f32())
         };

@@ -1,13 +1,22 @@
 //! Weights in panels.
+//!
+//! Their memory is of exactly their size, outside of the pool, and not touched before rows are packed into it.
 
 use super::Shared;
-use crate::fp8::{Style, TILE};
+use crate::fp8::{E4M3, Style, TILE};
 use crate::gemm::pack::{Panels, Rows, lanes_from_cols, lanes_from_rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
 use crate::{Cx, DType, Tensor};
 
 /// Bytes from which on packed weights are not expected to be in any cache when they are used.
 const STREAMED: usize = 4 << 20;
+
+/// Bytes of the rows that one task reads and packs at a time.
+const BAND: usize = 256 << 10;
+
+fn lock<T>(m: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// Weights `[groups, n, k]` in the compute format and in the forms that products read: panels with n as lanes for
 /// `forward`, and, on request, with k as lanes for `backward_input`.
@@ -28,9 +37,9 @@ impl PackedWeight {
     /// Room for weights, zero until packed.
     pub fn new(cx: &Cx, groups: usize, n: usize, k: usize, dtype: DType, backward: bool) -> Self {
         assert!(dtype != DType::I32 && groups > 0, "packed weight: {groups} groups of {dtype:?}");
-        let room = |lanes, k| cx.zeros(&[groups * panel_bytes(dtype, lanes, k) / dtype.size()], dtype);
+        let room = |lanes, k| cx.fixed(&[groups * panel_bytes(dtype, lanes, k) / dtype.size()], dtype);
         let scales =
-            |lanes: usize, k: usize| cx.zeros(&[groups * k.div_ceil(TILE) * lanes.next_multiple_of(LANES)], DType::F32);
+            |lanes: usize, k: usize| cx.fixed(&[groups * k.div_ceil(TILE) * lanes.next_multiple_of(LANES)], DType::F32);
         let scales = (dtype == DType::U8).then(|| [scales(n, k), scales(k, n)]);
         let (forward, backward) = (room(n, k), backward.then(|| room(k, n)));
         Self { groups, n, k, dtype, forward, backward, scales, gradients: Style::TILES }
@@ -107,6 +116,67 @@ impl PackedWeight {
             // SAFETY: the length was checked; one task a block of rows.
             unsafe { to.pack_rows(cx, group, row, (n - row).min(LANES), src.at(row, 0)) };
         });
+    }
+
+    /// Packs all rows in bands of some of them, which `read` gives from a row on (rows of all groups are counted on), as f32
+    /// or bf16 as `source` says. Bands are read by several threads, each into a buffer that stays in its cache. The first
+    /// error ends it. Not for codes, which [`PackedWeight::pack`] makes of all rows.
+    pub fn fill<E: Send>(
+        &mut self,
+        cx: &Cx,
+        source: DType,
+        read: &(dyn Fn(usize, &mut Tensor) -> Result<(), E> + Sync),
+    ) -> Result<(), E> {
+        assert!(self.dtype != DType::U8, "fill: a weight of codes is packed as a whole");
+        let (n, k, groups) = (self.n, self.k, self.groups);
+        let band = (BAND / (k * source.size()).max(1)).next_multiple_of(LANES).min(n.next_multiple_of(LANES));
+        let bands = n.div_ceil(band);
+        let to = self.writer();
+        let failed = std::sync::Mutex::new(None);
+        cx.threads().each(groups * bands, |task| {
+            let (group, row) = (task / bands, task % bands * band);
+            let rows = band.min(n - row);
+            if lock(&failed).is_some() {
+                return;
+            }
+            let mut values = cx.empty(&[rows, k], source);
+            match read(group * n + row, &mut values) {
+                // SAFETY: the band holds the rows; a band is one task's.
+                Ok(()) => unsafe { to.pack_rows(cx, group, row, rows, Rows::of(&values.mat())) },
+                Err(e) => drop(lock(&failed).get_or_insert(e)),
+            }
+        });
+        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    /// The values of row `row` (rows of all groups are counted on), as products read them: rounded to the weight's format, or
+    /// code times scale.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let (group, row) = (row / self.n, row % self.n);
+        assert!(group < self.groups && out.len() == self.k, "row {row} of group {group} into {} values", out.len());
+        let (panel, lane, lanes) = (row / LANES, row % LANES, self.n.next_multiple_of(LANES));
+        match self.dtype {
+            DType::F32 => {
+                let from = &self.forward.f32()[group * lanes * self.k + panel * LANES * self.k + lane..];
+                out.iter_mut().zip(from.iter().step_by(LANES)).for_each(|(o, v)| *o = *v);
+            }
+            DType::Bf16 => {
+                let even = self.k.next_multiple_of(2);
+                let from = &self.forward.bf16()[group * lanes * even + panel * LANES * even..];
+                let at = |i: usize| i / 2 * 2 * LANES + 2 * lane + i % 2;
+                out.iter_mut().enumerate().for_each(|(i, o)| *o = from[at(i)].to_f32());
+            }
+            _ => {
+                let (even, tiles) = (self.k.next_multiple_of(2), self.k.div_ceil(TILE));
+                let from = &self.forward.u8()[group * lanes * even + panel * LANES * even..];
+                let scales = self.scales.as_ref().expect("a weight of codes has scales")[0].f32();
+                let at = |i: usize| i / 2 * 2 * LANES + 2 * lane + i % 2;
+                for (i, o) in out.iter_mut().enumerate() {
+                    let scale = scales[(group * tiles + i / TILE) * lanes + row];
+                    *o = E4M3.decode(u16::from(from[at(i)])) * scale;
+                }
+            }
+        }
     }
 
     /// Codes of a group in panels, scales of its first 128 of the contraction, and lanes from there to the next.

@@ -1,11 +1,12 @@
 //! Auxiliary-loss-free balancing: from a skewed start the bias update evens the load out; without it the skew stays.
 
 use crate::{OPTIM, SETTINGS, fixture, tokens, train};
-use hadal_model::Model;
-use hadal_ops::{Cx, DType};
+use hadal_model::Fresh;
+use hadal_ops::{Cx, DType, Tensor};
 use hadal_train::step::{StepSettings, Trainer};
 use hadal_watch::metrics::max_vio;
 use hadal_weights::ModelConfig;
+use hadal_weights::precision::Precision;
 
 const STEPS: u64 = 200;
 const SEQ_LEN: usize = 24;
@@ -16,20 +17,23 @@ fn skewed() -> Trainer {
     let cx = Cx::cpu(2, DType::F32);
     let mut config = ModelConfig::from_file(fixture("yarn").join("config.json")).unwrap();
     (config.num_experts_per_tok, config.num_nextn_predict_layers) = (2, 0);
-    let mut model = Model::new(&cx, &config);
-    model.init(&cx, 5, 0.2);
-    model.embed.value.f32_mut().iter_mut().for_each(|v| *v += 0.2);
+    let fresh = Fresh { seed: 5, std: 0.2 };
+    let mut t = Trainer::new(cx, &config, Precision::COMPUTE, &fresh, OPTIM, 0.0).unwrap();
+    let Trainer { cx, model, .. } = &mut t;
+    model.embed.edit(cx, |table| table.f32_mut().iter_mut().for_each(|v| *v += 0.2)).unwrap();
     let width = config.hidden_size;
     for block in model.moe_blocks_mut() {
-        let weight = &mut block.moe_mut().unwrap().router.weight;
-        for (expert, row) in weight.value.f32_mut().chunks_mut(width).enumerate() {
-            // Falling from the first expert to the last: the order of the winners is the same for most tokens.
-            let lean = 0.06 - 0.02 * expert as f32;
-            row.iter_mut().for_each(|v| *v += lean);
-        }
-        weight.repack(&cx);
+        let router = &mut block.moe_mut().unwrap().router.weight.param;
+        let lean = |weight: &mut Tensor| {
+            for (expert, row) in weight.f32_mut().chunks_mut(width).enumerate() {
+                // Falling from the first expert to the last: the order of the winners is the same for most tokens.
+                let lean = 0.06 - 0.02 * expert as f32;
+                row.iter_mut().for_each(|v| *v += lean);
+            }
+        };
+        router.edit(cx, lean).unwrap();
     }
-    Trainer::new(cx, model, OPTIM, 0.0)
+    t
 }
 
 /// MaxVio of the loads of the first step, and of the last twenty steps, the worst layer of each.

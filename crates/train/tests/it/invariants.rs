@@ -1,6 +1,7 @@
 //! How a step is split and on how many threads it runs: the same loads, and the same or nearly the same numbers.
 
 use crate::{SETTINGS, state, tokens, train, trainer_in};
+use hadal_model::Stored;
 use hadal_ops::{Cx, DType};
 use hadal_train::step::{StepSettings, Trainer};
 use hadal_weights::precision::Precision;
@@ -29,7 +30,7 @@ fn threads_do_not_change_a_bit_of_three_steps() {
             assert!(start != state(&t), "the steps changed nothing");
             let moved = t.model.moe_blocks().all(|b| {
                 let bias = b.moe().unwrap().router.bias.as_ref().unwrap();
-                bias.value.f32().iter().any(|v| *v != 0.0)
+                bias.table().f32().iter().any(|v| *v != 0.0)
             });
             assert!(moved, "the biases moved");
             (records, state(&t))
@@ -57,8 +58,9 @@ fn gradients(t: &mut Trainer, micro_batch: usize) -> (Vec<Vec<i32>>, Vec<Vec<f32
 fn the_size_of_micro_batches_changes_no_load_and_gradients_only_within_rounding() {
     for (compute, precision) in FORMATS {
         let mut t = trainer_in(Cx::cpu(2, compute), precision, DType::F32, 0.0);
-        let trained = t.model.params().into_iter().filter(|p| p.trainable());
-        let in_codes: Vec<bool> = trained.map(|p| p.packed.as_ref().is_some_and(|w| w.dtype() == DType::U8)).collect();
+        let trained = t.model.params().into_iter().filter(|p| p.spec.trainable());
+        let in_codes: Vec<bool> =
+            trained.map(|p| matches!(p.stored(), Stored::Packed(w) if w.dtype() == DType::U8)).collect();
         let whole = gradients(&mut t, 4);
         let total: i32 = whole.0[0].iter().sum();
         assert_eq!(total as usize, 4 * SEQ_LEN * t.model.config.num_experts_per_tok, "every token was counted");

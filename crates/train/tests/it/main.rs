@@ -8,7 +8,7 @@ mod precision;
 mod ten_steps;
 
 use hadal_base::{Purpose, Rng};
-use hadal_model::{BalanceGroups, Model};
+use hadal_model::BalanceGroups;
 use hadal_ops::{Cx, DType};
 use hadal_train::optim::OptimConfig;
 use hadal_train::step::{StepSettings, Trainer};
@@ -40,8 +40,8 @@ fn trainer(cx: Cx, moments: DType, ema: f32) -> Trainer {
 
 /// The same with a precision table.
 fn trainer_in(cx: Cx, precision: Precision, moments: DType, ema: f32) -> Trainer {
-    let model = Model::load_with(&cx, &Checkpoint::open(fixture("yarn")).unwrap(), precision).unwrap();
-    Trainer::new(cx, model, OptimConfig { moments, ..OPTIM }, ema)
+    let start = Checkpoint::open(fixture("yarn")).unwrap();
+    Trainer::new(cx, start.config(), precision, &start, OptimConfig { moments, ..OPTIM }, ema).unwrap()
 }
 
 /// `n` random tokens of batch `step`.
@@ -64,12 +64,12 @@ fn state(t: &Trainer) -> Vec<u32> {
     let mut bits = Vec::new();
     let mut push = |tensor: &hadal_ops::Tensor| bits.extend(tensor.to_vec_f32().iter().map(|v| v.to_bits()));
     for p in t.model.params() {
-        push(&p.value);
-        if let Some((m, v)) = &t.optimizer.moments[p.slot] {
+        push(t.masters.of(p));
+        if let Some((m, v)) = &t.optimizer.moments[p.index] {
             push(m);
             push(v);
         }
-        if let Some(ema) = t.ema.as_ref().and_then(|e| e.values[p.slot].as_ref()) {
+        if let Some(ema) = t.ema.as_ref().and_then(|e| e.values[p.index].as_ref()) {
             push(ema);
         }
     }

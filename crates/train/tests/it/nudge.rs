@@ -10,7 +10,7 @@ fn weights(sets: &[&str]) -> Vec<Vec<f32>> {
     let sets: Vec<String> = small.iter().chain(sets).map(|s| (*s).to_owned()).collect();
     let recipe = Recipe::load("quickstart", &sets).unwrap();
     let trainer = trainer(&Plan::new(&recipe, Some(1000.0)).unwrap(), None).unwrap();
-    trainer.model.params().iter().map(|p| p.value.f32().to_vec()).collect()
+    trainer.model.params().iter().map(|p| trainer.masters.of(p).f32().to_vec()).collect()
 }
 
 #[test]

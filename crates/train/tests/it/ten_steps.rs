@@ -4,10 +4,10 @@
 //! the last as a target only. Attention is causal, so the two have the same losses.
 
 use crate::{OPTIM, fixture, train};
-use hadal_model::Model;
 use hadal_ops::{Cx, DType};
 use hadal_train::step::{StepSettings, Trainer};
 use hadal_weights::Checkpoint;
+use hadal_weights::precision::Precision;
 use serde_json::Value;
 
 /// Of losses and of the norms of gradients and weights.
@@ -30,8 +30,8 @@ fn losses_gradient_norms_and_weights_follow_pytorch() {
         let number = |v: &Value| v.as_f64().unwrap();
 
         let cx = Cx::cpu(2, DType::F32);
-        let model = Model::load(&cx, &Checkpoint::open(fixture(name)).unwrap()).unwrap();
-        let mut t = Trainer::new(cx, model, OPTIM, 0.0);
+        let start = Checkpoint::open(fixture(name)).unwrap();
+        let mut t = Trainer::new(cx, start.config(), Precision::COMPUTE, &start, OPTIM, 0.0).unwrap();
         for step in 0..10 {
             let batch: Vec<Vec<i32>> =
                 serde_json::from_value(reference["input_ids"][step.to_string()].clone()).unwrap();
@@ -49,15 +49,15 @@ fn losses_gradient_norms_and_weights_follow_pytorch() {
         let norms = expected["final_norm"].as_object().unwrap();
         let mut compared = 0;
         for p in t.model.params() {
-            for part in &p.parts {
+            for part in &p.spec.parts {
                 let Some(want) = norms.get(&part.name) else { continue };
-                let values = &p.value.f32()[part.range()];
+                let values = &t.masters.of(p).f32()[part.range()];
                 let norm = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
                 close(&format!("{name} {run}, {}", part.name), norm, number(want));
                 compared += 1;
             }
         }
-        let trained: usize = t.model.params().iter().filter(|p| p.trainable()).map(|p| p.parts.len()).sum();
+        let trained: usize = t.model.params().iter().filter(|p| p.spec.trainable()).map(|p| p.spec.parts.len()).sum();
         assert_eq!(compared, trained, "{name}: every trained tensor has a reference");
     }
 }

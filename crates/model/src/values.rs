@@ -1,0 +1,119 @@
+//! Where a model's values come from: a seed, or a checkpoint.
+
+use hadal_base::{Purpose, Rng, name_key};
+use hadal_ops::{Chunks, Cx, DType, Tensor, bf16};
+use hadal_weights::list::{Kind, Parameter, Part};
+use hadal_weights::{Checkpoint, Dtype, Error};
+use std::sync::{Mutex, PoisonError};
+
+/// Values of parameters, part by part. Asked by several threads at once.
+pub trait Values: Sync {
+    /// The elements of a part from its element `start` on.
+    fn read(&self, of: &Parameter, part: &Part, start: usize, out: &mut [f32]) -> Result<(), Error>;
+
+    /// Whether a parameter's values are all bf16, so that [`Values::read_bf16`] gives them exactly.
+    fn halves(&self, _of: &Parameter) -> bool {
+        false
+    }
+
+    /// As [`Values::read`], of what is bf16.
+    fn read_bf16(&self, of: &Parameter, part: &Part, start: usize, out: &mut [bf16]) -> Result<(), Error> {
+        let mut values = vec![0.0; out.len()];
+        self.read(of, part, start, &mut values)?;
+        out.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(v));
+        Ok(())
+    }
+}
+
+/// Elements that a task reads at a time.
+const PIECE: usize = 1 << 16;
+
+/// Reads elements of a parameter from `start` on, across its parts.
+fn pieces<T>(
+    spec: &Parameter,
+    start: usize,
+    out: &mut [T],
+    read: impl Fn(&Part, usize, &mut [T]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let end = start + out.len();
+    // Parts lie in order.
+    let first = spec.parts.partition_point(|p| p.range().end <= start);
+    for part in spec.parts[first..].iter().take_while(|p| p.start < end) {
+        let (from, to) = (start.max(part.start), end.min(part.range().end));
+        read(part, from - part.start, &mut out[from - start..to - start])?;
+    }
+    Ok(())
+}
+
+/// Reads elements of a parameter from `start` on into a tensor of f32 or bf16.
+pub(crate) fn read_from(values: &dyn Values, spec: &Parameter, start: usize, out: &mut Tensor) -> Result<(), Error> {
+    match out.dtype() {
+        DType::Bf16 => pieces(spec, start, out.bf16_mut(), |part, at, out| values.read_bf16(spec, part, at, out)),
+        _ => pieces(spec, start, out.f32_mut(), |part, at, out| values.read(spec, part, at, out)),
+    }
+}
+
+/// Reads a whole parameter into a tensor of f32 or bf16, by all threads.
+pub fn read_all(cx: &Cx, values: &dyn Values, spec: &Parameter, out: &mut Tensor) -> Result<(), Error> {
+    match out.dtype() {
+        DType::Bf16 => by_threads(cx, spec, out.bf16_mut(), &|part, at, out| values.read_bf16(spec, part, at, out)),
+        _ => by_threads(cx, spec, out.f32_mut(), &|part, at, out| values.read(spec, part, at, out)),
+    }
+}
+
+fn by_threads<T: Send>(
+    cx: &Cx,
+    spec: &Parameter,
+    out: &mut [T],
+    read: &(dyn Fn(&Part, usize, &mut [T]) -> Result<(), Error> + Sync),
+) -> Result<(), Error> {
+    let failed = Mutex::new(None);
+    let count = out.len().div_ceil(PIECE);
+    let all = Chunks::new(out, PIECE);
+    cx.threads().each(count, |i| {
+        if let Err(e) = pieces(spec, i * PIECE, all.take(i), read) {
+            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+        }
+    });
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+}
+
+/// Fresh weights: normal(0, std) for matrices, ones for norms, zeros for biases. A value depends on seed, name and place
+/// only.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Standard deviation of matrices.
+    pub std: f64,
+}
+
+impl Values for Fresh {
+    fn read(&self, of: &Parameter, part: &Part, start: usize, out: &mut [f32]) -> Result<(), Error> {
+        match of.kind() {
+            Kind::Norm => out.fill(1.0),
+            Kind::Bias => out.fill(0.0),
+            Kind::Matrix => {
+                let rng = Rng::new(self.seed, Purpose::Init, name_key(&part.name));
+                for (i, v) in out.iter_mut().enumerate() {
+                    *v = (rng.normal((start + i) as u64) * self.std) as f32;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Values for Checkpoint {
+    fn read(&self, _of: &Parameter, part: &Part, start: usize, out: &mut [f32]) -> Result<(), Error> {
+        self.read_from(&part.name, start, out)
+    }
+
+    fn halves(&self, of: &Parameter) -> bool {
+        of.parts.iter().all(|part| self.info(&part.name).is_some_and(|i| *i.dtype == Dtype::Bf16))
+    }
+
+    fn read_bf16(&self, _of: &Parameter, part: &Part, start: usize, out: &mut [bf16]) -> Result<(), Error> {
+        self.read_from(&part.name, start, out)
+    }
+}

@@ -1,0 +1,199 @@
+//! The training state in a checkpoint: `state/tensors.safetensors`, keyed by the checkpoint's own names.
+//!
+//! `weight/NAME`, `m/NAME`, `v/NAME`, `ema/NAME` for every tensor `NAME` of the model (an expert is one), each with that
+//! tensor's shape, so that any layout of parameters can read it. Masters and averages are f32, moments as the run stores
+//! them. The file's metadata has the number of this format. Files without a number are of format 2, which stored a parameter
+//! of several tensors as one, under the name of its first; they are read here as well.
+//!
+//! Tensors are read at their places, a piece at a time: memory does not grow with the file.
+
+use crate::checkpoint::CheckpointError;
+use hadal_base::IoError;
+use hadal_model::save_parameters;
+use hadal_ops::{DType, Tensor};
+use hadal_weights::list::{Parameter, Part, parameters};
+use hadal_weights::{Dtype, ModelConfig, SaveOptions, TensorFile, WeightFormat};
+use safetensors::tensor::{Dtype as Written, View};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The file in a checkpoint.
+pub const STATE_FILE: &str = "state/tensors.safetensors";
+
+/// Number of the format that is written.
+const FORMAT: u32 = 3;
+/// Number of files that say none.
+const OLD: u32 = 2;
+/// Key of the number in the file's metadata.
+const FORMAT_KEY: &str = "hadal_state";
+
+/// What is kept of every parameter.
+pub const WEIGHT: &str = "weight";
+/// AdamW's moments.
+pub const MOMENTS: [&str; 2] = ["m", "v"];
+/// The moving average.
+pub const EMA: &str = "ema";
+
+fn key(what: &str, name: &str) -> String {
+    format!("{what}/{name}")
+}
+
+/// A part of a tensor, as the safetensors writer wants it.
+struct Slice<'a> {
+    tensor: &'a Tensor,
+    part: &'a Part,
+}
+
+impl View for Slice<'_> {
+    fn dtype(&self) -> Written {
+        if self.tensor.dtype() == DType::Bf16 { Written::BF16 } else { Written::F32 }
+    }
+    fn shape(&self) -> &[usize] {
+        &self.part.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(match self.tensor.dtype() {
+            DType::Bf16 => bytemuck::cast_slice(&self.tensor.bf16()[self.part.range()]),
+            _ => bytemuck::cast_slice(&self.tensor.f32()[self.part.range()]),
+        })
+    }
+    fn data_len(&self) -> usize {
+        self.part.len() * self.tensor.dtype().size()
+    }
+}
+
+/// Writes tensors, each of which holds one kind of thing of a parameter: (what, parameter, tensor).
+pub fn write<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (&'static str, &'a Parameter, &'a Tensor)>,
+) -> Result<(), CheckpointError> {
+    let slices = tensors.flat_map(|(what, parameter, tensor)| {
+        parameter.parts.iter().map(move |part| (key(what, &part.name), Slice { tensor, part }))
+    });
+    let metadata = HashMap::from([(FORMAT_KEY.to_owned(), FORMAT.to_string())]);
+    safetensors::serialize_to_file(slices, Some(metadata), path).map_err(|e| match e {
+        safetensors::SafeTensorError::IoError(error) => {
+            IoError { action: "write", path: path.to_owned(), error }.into()
+        }
+        other => bad(path, other.to_string()),
+    })
+}
+
+fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
+    CheckpointError::Format { path: path.to_owned(), what: what.into() }
+}
+
+/// An open state file.
+pub struct State {
+    file: TensorFile,
+    format: u32,
+}
+
+impl State {
+    /// Opens the state of a checkpoint.
+    pub fn open(checkpoint: &Path) -> Result<Self, CheckpointError> {
+        let path = checkpoint.join(STATE_FILE);
+        let file = TensorFile::open(&path)?;
+        let format = match file.metadata().get(FORMAT_KEY) {
+            None => OLD,
+            Some(number) => number.parse().ok().filter(|n| *n == FORMAT).ok_or_else(|| {
+                bad(&path, format!("is of format {number}, this program reads {OLD} and {FORMAT}: use a newer program"))
+            })?,
+        };
+        Ok(Self { file, format })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Writes the tensors of one kind (masters or averages) as a Hugging Face checkpoint into a folder that is there. What
+    /// is not averaged (the selection biases) is taken from the masters.
+    pub fn save_into(
+        &self,
+        dir: &Path,
+        config: &ModelConfig,
+        what: &str,
+        format: WeightFormat,
+        options: &SaveOptions<'_>,
+    ) -> Result<(), hadal_weights::Error> {
+        let list = parameters(config);
+        save_parameters(dir, config, format, options, |index, part, start, out| {
+            let of = &list[index];
+            let what = if of.trainable() { what } else { WEIGHT };
+            self.read(what, of, part, start, out)
+                .map_err(|e| hadal_weights::Error::Malformed { path: self.path().into(), reason: e.to_string() })
+        })
+    }
+
+    /// Whether anything of this kind is there.
+    pub fn has(&self, what: &str) -> bool {
+        self.file.names().any(|name| name.strip_prefix(what).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    /// The tensor that holds a part, and the part's first element in it.
+    fn find(&self, what: &str, of: &Parameter, part: &Part, dtype: &Dtype) -> Result<(String, usize), CheckpointError> {
+        let (name, start, shape) = match self.format {
+            OLD => (key(what, of.name()), part.start, &of.shape),
+            _ => (key(what, &part.name), 0, &part.shape),
+        };
+        match self.file.info(&name) {
+            Some(found) if found == (dtype, shape) => Ok((name, start)),
+            Some((found, size)) => {
+                let what = format!("`{name}` is {found} {size:?}, this run needs {dtype} {shape:?}");
+                Err(bad(self.path(), what))
+            }
+            None => Err(bad(self.path(), format!("lacks the tensor `{name}`: it was written with other settings"))),
+        }
+    }
+
+    /// Reads f32 elements of a part from its element `start` on.
+    pub fn read(
+        &self,
+        what: &str,
+        of: &Parameter,
+        part: &Part,
+        start: usize,
+        out: &mut [f32],
+    ) -> Result<(), CheckpointError> {
+        let (name, first) = self.find(what, of, part, &Dtype::F32)?;
+        Ok(self.file.read(&name, 4 * (first + start), bytemuck::cast_slice_mut(out))?)
+    }
+
+    /// Reads a whole parameter's tensor of one kind.
+    pub fn fill(&self, what: &str, of: &Parameter, into: &mut Tensor) -> Result<(), CheckpointError> {
+        let dtype = if into.dtype() == DType::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        for part in &of.parts {
+            let (name, first) = self.find(what, of, part, &dtype)?;
+            let at = into.dtype().size() * first;
+            let out = match into.dtype() {
+                DType::Bf16 => bytemuck::cast_slice_mut(&mut into.bf16_mut()[part.range()]),
+                _ => bytemuck::cast_slice_mut(&mut into.f32_mut()[part.range()]),
+            };
+            self.file.read(&name, at, out)?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the file holds a tensor of none of these kinds and parameters.
+    pub fn check_all_known<'a>(
+        &self,
+        known: impl Iterator<Item = (&'static str, &'a Parameter)>,
+    ) -> Result<(), CheckpointError> {
+        let mut left: Vec<&str> = self.file.names().collect();
+        let mut names = std::collections::HashSet::new();
+        for (what, parameter) in known {
+            match self.format {
+                OLD => drop(names.insert(key(what, parameter.name()))),
+                _ => names.extend(parameter.parts.iter().map(|part| key(what, &part.name))),
+            }
+        }
+        left.retain(|name| !names.contains(*name));
+        match left.into_iter().min() {
+            Some(name) => Err(bad(self.path(), format!("has a tensor `{name}` that this run's settings do not have"))),
+            None => Ok(()),
+        }
+    }
+}

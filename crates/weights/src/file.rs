@@ -1,0 +1,59 @@
+//! One safetensors file, read in pieces at given places.
+
+use crate::error::Error;
+use crate::header::{self, Dtype, Slot};
+use hadal_base::{IoContext, open_regular, read_exact_at};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// An open file of tensors. Nothing of it is trusted: its header is checked whole when it is opened.
+pub struct TensorFile {
+    path: PathBuf,
+    file: File,
+    metadata: BTreeMap<String, String>,
+    slots: HashMap<String, Slot>,
+}
+
+impl TensorFile {
+    /// Opens a file and reads its header.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let file = open_regular(path).at("open", path)?;
+        let total = file.metadata().at("open", path)?.len() as usize;
+        let malformed = |reason| Error::Malformed { path: path.into(), reason };
+        let read = |at: usize, out: &mut [u8]| read_exact_at(&file, out, at as u64).at("read", path);
+        let json = header::read_json(total, read)?.map_err(malformed)?;
+        let (slots, metadata) = header::parse(&json, total).map_err(malformed)?;
+        Ok(Self { path: path.into(), file, metadata: metadata.0, slots: slots.into_iter().collect() })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// The free text of its header.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+    /// The names of its tensors, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.slots.keys().map(String::as_str)
+    }
+    /// Type and shape of a tensor, if it is there.
+    pub fn info(&self, name: &str) -> Option<(&Dtype, &[usize])> {
+        self.slots.get(name).map(|slot| (&slot.dtype, slot.shape.as_slice()))
+    }
+
+    /// Fills `out` with the bytes of a tensor from its byte `at` on.
+    pub fn read(&self, name: &str, at: usize, out: &mut [u8]) -> Result<(), Error> {
+        let missing = || Error::NoTensor { path: self.path.clone(), name: name.into() };
+        let slot = self.slots.get(name).ok_or_else(missing)?;
+        assert!(
+            at + out.len() <= slot.bytes.len(),
+            "`{name}` has {} bytes, read to {}",
+            slot.bytes.len(),
+            at + out.len()
+        );
+        Ok(read_exact_at(&self.file, out, (slot.bytes.start + at) as u64).at("read", &self.path)?)
+    }
+}
