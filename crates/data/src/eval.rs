@@ -40,6 +40,11 @@ impl EvalWindow {
     pub fn inputs(&self) -> usize {
         self.len
     }
+
+    /// The first input whose target is scored.
+    pub fn first_scored(&self) -> usize {
+        self.first_scored
+    }
 }
 
 /// All windows of a set of documents.
@@ -118,13 +123,9 @@ impl EvalSet {
         self
     }
 
-    /// Writes a window's inputs and targets, -1 where nothing is scored; both slices have its length.
-    pub fn fill(&self, window: &EvalWindow, inputs: &mut [i32], targets: &mut [i32]) {
-        let &EvalWindow { document, start, len, first_scored } = window;
-        let tokens = &self.documents[document][start..=start + len];
-        inputs.copy_from_slice(&tokens[..len]);
-        targets[..first_scored].fill(-1);
-        targets[first_scored..].copy_from_slice(&tokens[first_scored + 1..]);
+    /// A window's tokens: its inputs, and the last one's target.
+    pub fn tokens(&self, window: &EvalWindow) -> &[i32] {
+        &self.documents[window.document][window.start..=window.start + window.len]
     }
 
     /// Most inputs of a window.
@@ -160,16 +161,14 @@ mod tests {
             let mut got: Vec<Vec<u32>> = vec![Vec::new(); texts.len()];
             for window in &set.windows {
                 prop_assert!((1..=seq_len).contains(&window.inputs()));
-                let (mut inputs, mut targets) = (vec![9; window.inputs()], vec![9; window.inputs()]);
-                set.fill(window, &mut inputs, &mut targets);
-                for (i, (input, target)) in inputs.into_iter().zip(targets).enumerate() {
-                    if target >= 0 {
-                        // What precedes it is the document's previous token.
-                        let place = got[window.document].len();
-                        prop_assert_eq!(input, set.documents()[window.document][place]);
-                        prop_assert!(window.start == 0 || i >= options.overlap);
-                        got[window.document].push(target as u32);
-                    }
+                let tokens = set.tokens(window);
+                prop_assert_eq!(tokens.len(), window.inputs() + 1);
+                for i in window.first_scored()..window.inputs() {
+                    // What precedes it is the document's previous token.
+                    let place = got[window.document].len();
+                    prop_assert_eq!(tokens[i], set.documents()[window.document][place]);
+                    prop_assert!(window.start == 0 || i >= options.overlap);
+                    got[window.document].push(tokens[i + 1] as u32);
                 }
             }
             for (ids, text) in got.iter().zip(&texts) {

@@ -3,7 +3,7 @@
 //! In the order of the data's way: [`source`] and [`cargo_sources`] read documents, [`filter`] leaves out what is not
 //! worth learning, [`split`] holds out whole packages, [`tokenizer`] turns text into ids, [`pack`] stores them in
 //! [`shard`] files, and [`loader`] gives batches, with fill-in-middle ([`fim`]) and boundary splits ([`boundary`])
-//! applied on the way, and facts to look up ([`needle`]). [`eval`] lays windows over held-out documents; [`baseline`] says
+//! applied on the way. [`needle`] makes texts with facts to look up. [`eval`] lays windows over held-out documents; [`baseline`] says
 //! what a model must beat.
 //!
 //! Everything is a function of its inputs and a seed: no order of threads or of files on disk changes a token. Random

@@ -186,8 +186,8 @@ impl Needles {
     ) -> Result<()> {
         let frame = usize::from(self.bos.is_some()) + 1;
         let room = (len / 4 * 3).saturating_sub(frame);
-        // Every fact is told twice: where it stands, and where it is asked for. Their number is even on the scale of a
-        // logarithm: a single one is for finding it at all, many are for telling them apart.
+        // Every fact is told twice: where it stands, and where it is asked for. Their number is log-uniform:
+        // a single one is for finding it at all, many are for telling them apart.
         let mut facts = self.facts(FACTS, rng);
         let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len()).sum::<usize>();
         let most = (1..=FACTS).rev().find(|n| 2 * size(&facts[..*n]) <= room).unwrap_or(1);

@@ -3,6 +3,7 @@
 use crate::budget::{Lengths, Part, factor};
 use crate::checks::REMEDY;
 use crate::measure::ROUTED;
+use crate::needles;
 use crate::work::Work;
 use anyhow::{Context as _, Result, anyhow, bail};
 use hadal_base::atomic;
@@ -112,7 +113,7 @@ impl Work<'_> {
                 bail!("run `{}` has rows for {rows} tokens, `{}` {tokens}: give --tokens", run.name, runs[0].name);
             }
             for part in [plan].into_iter().chain(&plan.extensions) {
-                let rate = run::measure(part, &first.corpus, seconds)?;
+                let rate = run::measure(part, &first.corpus, needles::make, seconds)?;
                 (self.say)(&format!("{}: {rate:.0} tokens a second in sequences of {}", run.name, part.data.seq_len));
                 let (tokens, read) = (part.schedule.total_tokens, self.read(part, &first.corpus)?);
                 parts.push(Part { tokens, rate, read });

@@ -11,6 +11,7 @@ pub mod findings;
 mod kinds;
 mod length;
 mod measure;
+pub mod needles;
 pub mod niah;
 #[cfg(test)]
 mod plot_tests;
@@ -24,4 +25,5 @@ pub mod verdict;
 mod work;
 
 pub use experiment::{EXPERIMENTS, Experiment};
+pub use needles::make as objective;
 pub use work::{Options, run};

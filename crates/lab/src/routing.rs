@@ -52,7 +52,7 @@ pub fn routing(cx: &Cx, model: &Model, set: &EvalSet, most: u64) -> Vec<LayerRou
             left -= u64::from(counts);
             counts
         };
-        let real: Vec<bool> = input.targets.i32().iter().map(&mut counted).collect();
+        let real: Vec<bool> = input.targets.ids.i32().iter().map(&mut counted).collect();
         let mut count = |probe: Probe<'_>| {
             let Probe::Routing(layer, routing) = probe else { return };
             let at = layers.iter().position(|l| l.layer == layer).unwrap_or_else(|| {

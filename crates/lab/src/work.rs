@@ -3,7 +3,7 @@
 use crate::experiment::{Experiment, Member};
 use crate::fidelity::Fidelity;
 use crate::findings::Series;
-use crate::{checks, kinds, measure, precisions, report};
+use crate::{checks, kinds, measure, needles, precisions, report};
 use anyhow::{Result, anyhow, bail};
 use hadal_recipe::plan::{PLAN_FILE, Plan};
 use hadal_recipe::recipe::Recipe;
@@ -159,12 +159,12 @@ impl Work<'_> {
                     prepared.begin(None)?
                 };
                 let trainer = run::trainer(&session.plan, None)?;
-                if !session.train(trainer, self.args.plain, self.say)?.1.finished {
+                if !session.train(trainer, needles::make, self.args.plain, self.say)?.1.finished {
                     return Ok(false);
                 }
             }
             if self.experiment.context.is_some()
-                && !run_extensions(&Session::resume(&folder)?, self.args.plain, self.say)?
+                && !run_extensions(&Session::resume(&folder)?, needles::make, self.args.plain, self.say)?
             {
                 return Ok(false);
             }

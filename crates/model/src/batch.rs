@@ -1,9 +1,44 @@
-//! Tokens as the model reads them: ids, targets, positions and segments, for the main model and each MTP module.
+//! Tokens as the model reads them: ids, targets with their weights, positions and segments, for the main model and each MTP
+//! module.
 
 use hadal_ops::{Cx, DType, Tensor, attention::Segments};
 
 /// Marks a position without a target.
 pub const IGNORE: i32 = -1;
+
+/// A sequence or document that sees no other.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// Its tokens: the inputs, and one more if the last input has a target.
+    pub tokens: &'a [i32],
+    /// What each token's loss counts when it is a target; none: 1 for all. A token of weight 0 is no target.
+    pub weights: Option<&'a [f32]>,
+    /// Number of inputs: that of the tokens, or one less.
+    pub inputs: usize,
+}
+
+impl<'a> Segment<'a> {
+    /// All tokens but the last are inputs, all but the first targets.
+    pub fn to_predict(tokens: &'a [i32]) -> Self {
+        Self { tokens, weights: None, inputs: tokens.len() - 1 }
+    }
+    /// All tokens are inputs; the last one has no target.
+    pub fn to_read(tokens: &'a [i32]) -> Self {
+        Self { tokens, weights: None, inputs: tokens.len() }
+    }
+}
+
+/// The targets of some rows.
+pub struct Targets {
+    /// i32 `[R]`, [`IGNORE`] where there is none.
+    pub ids: Tensor,
+    /// Weight of each f32 `[R]`, 0 where there is none.
+    pub weights: Tensor,
+    /// Number of targets.
+    pub count: usize,
+    /// Sum of their weights.
+    pub weight: f64,
+}
 
 /// The rows one MTP module works on: positions `i` of each segment for which token `i + k` is among the inputs.
 pub struct MtpInput {
@@ -11,25 +46,23 @@ pub struct MtpInput {
     pub rows: Tensor,
     /// Token `i + k`, i32 `[R]`.
     pub ids: Tensor,
-    /// Token `i + k + 1`, i32 `[R]`.
-    pub targets: Tensor,
+    /// Token `i + k + 1`.
+    pub targets: Targets,
     /// Positions, i32 `[R]`.
     pub positions: Tensor,
     /// Segments of the rows.
     pub seg: Segments,
     /// All rows as one segment.
     pub whole: Segments,
-    /// Number of targets that count.
-    pub valid: usize,
-    lens: Vec<usize>,
 }
 
-/// A micro-batch. Shapes are fixed at creation, tokens are filled in again and again without allocating.
+/// A micro-batch. It is filled again and again, with segments of any lengths: once it has held the largest, without
+/// allocating.
 pub struct Input {
     /// Input tokens, i32 `[T]`.
     pub ids: Tensor,
-    /// Next tokens, i32 `[T]`, [`IGNORE`] where there is none.
-    pub targets: Tensor,
+    /// Next tokens.
+    pub targets: Targets,
     /// Position in the segment, i32 `[T]`.
     pub positions: Tensor,
     /// Sequences or documents that do not see each other.
@@ -38,94 +71,140 @@ pub struct Input {
     pub whole: Segments,
     /// One for each MTP module.
     pub mtp: Vec<MtpInput>,
-    /// Number of targets that count.
-    pub valid: usize,
-    lens: Vec<usize>,
 }
 
-fn starts(lens: impl Iterator<Item = usize>) -> Vec<usize> {
-    let mut all = vec![0];
-    for len in lens {
-        all.push(all[all.len() - 1] + len);
+impl Targets {
+    fn new(cx: &Cx) -> Self {
+        Self { ids: cx.empty(&[0], DType::I32), weights: cx.empty(&[0], DType::F32), count: 0, weight: 0.0 }
     }
-    all
+
+    /// Takes token `i + shift + 1` of the `inputs - shift` first places of each segment.
+    fn set<'a>(&mut self, segments: impl Iterator<Item = Segment<'a>>, rows: usize, shift: usize) {
+        self.ids.resize(&[rows]);
+        self.weights.resize(&[rows]);
+        let (ids, weights) = (self.ids.i32_mut(), self.weights.f32_mut());
+        (self.count, self.weight) = (0, 0.0);
+        let mut at = 0;
+        for segment in segments {
+            for next in shift + 1..segment.inputs + 1 {
+                let weight = segment.weights.map_or(1.0, |w| w.get(next).copied().unwrap_or(0.0));
+                let target = segment.tokens.get(next).filter(|_| weight != 0.0);
+                ids[at] = target.copied().unwrap_or(IGNORE);
+                weights[at] = if target.is_some() { weight } else { 0.0 };
+                self.count += usize::from(target.is_some());
+                self.weight += f64::from(weights[at]);
+                at += 1;
+            }
+        }
+        assert_eq!(at, rows, "input: {at} targets for {rows} rows");
+    }
+}
+
+/// `values`, one after the other, into i32 `[n]`.
+fn put(into: &mut Tensor, n: usize, values: impl Iterator<Item = i32>) {
+    into.resize(&[n]);
+    into.i32_mut().iter_mut().zip(values).for_each(|(to, v)| *to = v);
 }
 
 impl Input {
-    /// Room for segments of the given lengths and `depth` MTP modules.
-    pub fn new(cx: &Cx, lens: &[usize], depth: usize) -> Self {
-        assert!(!lens.is_empty() && lens.iter().all(|l| *l > 0), "input: segments must have tokens");
-        let total: usize = lens.iter().sum();
-        let ints = |n: usize| cx.empty(&[n], DType::I32);
-        let mut previous = lens.to_vec();
-        let mtp = (1..=depth)
-            .map(|_| {
-                let ends = starts(previous.iter().copied());
-                let now: Vec<usize> = previous.iter().map(|l| l.saturating_sub(1)).collect();
-                let rows: Vec<i32> = now.iter().zip(&ends).flat_map(|(n, s)| (*s..s + n).map(|r| r as i32)).collect();
-                let positions: Vec<i32> = now.iter().flat_map(|n| 0..*n as i32).collect();
-                let count = rows.len();
-                previous.clone_from(&now);
-                MtpInput {
-                    rows: cx.indices(&[count], &rows),
-                    ids: ints(count),
-                    targets: ints(count),
-                    positions: cx.indices(&[count], &positions),
-                    seg: Segments::new(cx, &starts(now.iter().copied().filter(|n| *n > 0))),
-                    whole: Segments::new(cx, &starts((count > 0).then_some(count).into_iter())),
-                    valid: 0,
-                    lens: now,
-                }
-            })
-            .collect();
-        let positions: Vec<i32> = lens.iter().flat_map(|n| 0..*n as i32).collect();
+    /// Room for batches of `depth` MTP modules, empty.
+    pub fn new(cx: &Cx, depth: usize) -> Self {
+        let ints = || cx.empty(&[0], DType::I32);
+        let none = || Segments::of(cx, std::iter::empty());
+        let module = |_| MtpInput {
+            rows: ints(),
+            ids: ints(),
+            targets: Targets::new(cx),
+            positions: ints(),
+            seg: none(),
+            whole: none(),
+        };
         Self {
-            ids: ints(total),
-            targets: ints(total),
-            positions: cx.indices(&[total], &positions),
-            seg: Segments::new(cx, &starts(lens.iter().copied())),
-            whole: Segments::new(cx, &[0, total]),
-            mtp,
-            valid: 0,
-            lens: lens.to_vec(),
+            ids: ints(),
+            targets: Targets::new(cx),
+            positions: ints(),
+            seg: none(),
+            whole: none(),
+            mtp: (0..depth).map(module).collect(),
         }
     }
 
-    /// Fills in the tokens of each segment: as many as its length, or one more (then the last input has a target).
-    pub fn fill<'a>(&mut self, segments: impl Iterator<Item = &'a [i32]> + Clone) {
-        let (ids, targets) = (self.ids.i32_mut(), self.targets.i32_mut());
-        self.valid = fill(ids, targets, &self.lens, segments.clone(), 0);
+    /// Fills it with other segments, of any lengths.
+    pub fn set<'a>(&mut self, segments: impl Iterator<Item = Segment<'a>> + Clone) {
+        let lens = segments.clone().map(|s| {
+            assert!(s.inputs > 0 && s.inputs <= s.tokens.len(), "input: a segment must have tokens: {s:?}");
+            s.inputs
+        });
+        let total = lens.clone().sum();
+        put(&mut self.ids, total, segments.clone().flat_map(|s| s.tokens[..s.inputs].iter().copied()));
+        put(&mut self.positions, total, lens.clone().flat_map(|n| 0..n as i32));
+        self.targets.set(segments.clone(), total, 0);
+        self.seg.set(lens.clone());
+        self.whole.set(std::iter::once(total));
         for (k, m) in self.mtp.iter_mut().enumerate() {
-            m.valid = fill(m.ids.i32_mut(), m.targets.i32_mut(), &m.lens, segments.clone(), k + 1);
+            let (before, shift) = (lens.clone().map(move |n| n.saturating_sub(k)), k + 1);
+            let now = lens.clone().map(move |n| n.saturating_sub(shift));
+            let count = now.clone().sum();
+            // Of each segment all rows of the depth before but the last.
+            let mut start = 0;
+            let rows = before.flat_map(|n| {
+                let first = start;
+                start += n as i32;
+                first..first + (n as i32 - 1).max(0)
+            });
+            put(&mut m.rows, count, rows);
+            put(&mut m.positions, count, now.clone().flat_map(|n| 0..n as i32));
+            put(&mut m.ids, count, segments.clone().flat_map(|s| s.tokens[..s.inputs].iter().skip(shift).copied()));
+            m.targets.set(segments.clone(), count, shift);
+            m.seg.set(now.filter(|n| *n > 0));
+            m.whole.set((count > 0).then_some(count).into_iter());
         }
     }
 
-    /// An input holding `segments` (see [`Input::fill`]); every segment's inputs are all its tokens.
+    /// An input holding `segments`, all of whose tokens are inputs.
     pub fn of(cx: &Cx, segments: &[&[i32]], depth: usize) -> Self {
-        let lens: Vec<usize> = segments.iter().map(|s| s.len()).collect();
-        let mut input = Self::new(cx, &lens, depth);
-        input.fill(segments.iter().copied());
+        let mut input = Self::new(cx, depth);
+        input.set(segments.iter().map(|tokens| Segment::to_read(tokens)));
         input
+    }
+
+    /// Number of input tokens.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
     }
 }
 
-/// Inputs `i + shift` and targets `i + shift + 1` of each segment; returns the number of targets.
-fn fill<'a>(
-    ids: &mut [i32],
-    targets: &mut [i32],
-    lens: &[usize],
-    segments: impl Iterator<Item = &'a [i32]>,
-    shift: usize,
-) -> usize {
-    let (mut at, mut valid) = (0, 0);
-    for (len, tokens) in lens.iter().zip(segments) {
-        for i in shift..shift + len {
-            ids[at] = tokens[i];
-            targets[at] = tokens.get(i + 1).copied().unwrap_or(IGNORE);
-            valid += usize::from(targets[at] != IGNORE);
-            at += 1;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows, ids, targets and weights of two segments at depth 0, 1 and 2, written out.
+    #[test]
+    fn segments_of_any_lengths_are_laid_out() {
+        let cx = Cx::cpu(1, DType::F32);
+        let mut input = Input::new(&cx, 2);
+        // What was there before does not matter, larger or smaller.
+        for before in [&[1, 2, 3, 4, 5, 6, 7, 8][..], &[1, 2]] {
+            input.set([Segment::to_predict(before)].into_iter());
+            let weights = [1.0, 1.0, 0.0, 0.5];
+            let first = Segment { tokens: &[10, 11, 12, 13], weights: Some(&weights), inputs: 3 };
+            input.set([first, Segment::to_read(&[20, 21])].into_iter());
+            assert_eq!(input.ids.i32(), [10, 11, 12, 20, 21]);
+            assert_eq!(input.positions.i32(), [0, 1, 2, 0, 1]);
+            assert_eq!(input.seg.starts(), [0, 3, 5]);
+            assert_eq!(input.targets.ids.i32(), [11, -1, 13, 21, -1]);
+            assert_eq!(input.targets.weights.f32(), [1.0, 0.0, 0.5, 1.0, 0.0]);
+            assert_eq!((input.targets.count, input.targets.weight), (3, 2.5));
+            let m = &input.mtp[0];
+            assert_eq!(m.rows.i32(), [0, 1, 3]);
+            assert_eq!(m.ids.i32(), [11, 12, 21]);
+            assert_eq!(m.targets.ids.i32(), [-1, 13, -1]);
+            assert_eq!((m.seg.starts(), m.targets.weight), (&[0, 2, 3][..], 0.5));
+            let m = &input.mtp[1];
+            // The second segment has no row left; rows count in the depth before.
+            assert_eq!(m.rows.i32(), [0]);
+            assert_eq!((m.ids.i32(), m.targets.ids.i32()), (&[12][..], &[13][..]));
+            assert_eq!(m.seg.starts(), [0, 1]);
         }
     }
-    assert_eq!(at, ids.len(), "input: filled {at} tokens of {}", ids.len());
-    valid
 }

@@ -89,17 +89,17 @@ fn losses(cx: &Cx, model: &Model, input: &Input, grads: bool, replay: Option<&[T
         let sum: f64 = losses.f32().iter().map(|l| f64::from(*l)).sum();
         (sum / n.max(1) as f64) as f32
     };
-    out.insert("loss".into(), Array::F32(vec![1], vec![mean(&main, input.valid)]));
+    out.insert("loss".into(), Array::F32(vec![1], vec![mean(&main, input.targets.count)]));
     if !mtp.is_empty() {
-        let values = mtp.iter().zip(&input.mtp).map(|(l, m)| mean(l, m.valid)).collect();
+        let values = mtp.iter().zip(&input.mtp).map(|(l, m)| mean(l, m.targets.count)).collect();
         out.insert("mtp_loss".into(), Array::F32(vec![mtp.len()], values));
     }
     if !grads {
         return;
     }
     let depth = model.mtp.len();
-    let main = (1.0 / input.valid as f64) as f32;
-    let scaled = |m: &crate::MtpInput| (MTP_LAMBDA / depth as f64 / m.valid.max(1) as f64) as f32;
+    let main = (1.0 / input.targets.weight) as f32;
+    let scaled = |m: &crate::MtpInput| (MTP_LAMBDA / depth as f64 / m.targets.weight.max(1.0)) as f32;
     let with_mtp: Vec<f32> = input.mtp.iter().map(scaled).collect();
     let runs = [("grad.", vec![0.0; depth]), ("mtp_grad.", with_mtp)];
     for (prefix, weights) in runs.iter().take(1 + usize::from(depth > 0)) {

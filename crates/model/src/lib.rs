@@ -24,7 +24,7 @@ mod values;
 mod wiring_tests;
 
 pub use balance::update_bias;
-pub use batch::{IGNORE, Input, MtpInput};
+pub use batch::{IGNORE, Input, MtpInput, Segment, Targets};
 pub use block::{Block, BlockDeferred, BlockSaved, Mlp};
 pub use cached::{Decoder, SequenceCache};
 pub use ffn::Ffn;

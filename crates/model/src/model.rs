@@ -3,7 +3,7 @@
 //! `L = L_main + lambda/D * sum_k L_k + alpha * sum_layers L_bal` (report 2.1.2, 2.2); each cross-entropy is the mean
 //! over its own valid targets of the whole step, so the caller, who knows the step, gives the factors.
 
-use crate::batch::Input;
+use crate::batch::{Input, Targets};
 use crate::block::{Block, BlockSaved};
 use crate::build::Builder;
 use crate::linear::Linear;
@@ -50,9 +50,9 @@ pub enum BalanceGroups {
 /// Factors of the losses in the total of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct LossWeights<'a> {
-    /// Of each valid main target: 1 over their number in the step.
+    /// Of each main target, times its own weight: 1 over the sum of all targets' weights in the step.
     pub main: f32,
-    /// Of each valid target of module k: `lambda / D` over their number in the step.
+    /// Of each target of module k, times its own weight: `lambda / D` over the sum of their weights in the step.
     pub mtp: &'a [f32],
     /// Of the balance loss: groups, and alpha over the number of groups in the step.
     pub balance: Option<(BalanceGroups, f32)>,
@@ -60,7 +60,7 @@ pub struct LossWeights<'a> {
 
 /// Sums over the micro-batches of a step.
 pub struct StepStats {
-    /// Sum of the main next-token losses (nats), unweighted.
+    /// Sum of the main next-token losses (nats), each times its target's weight.
     pub main: f64,
     /// The same for each MTP module.
     pub mtp: Vec<f64>,
@@ -351,20 +351,20 @@ impl Model {
         }
     }
 
-    /// Sum of the losses of `targets` under the head; with `grad`, the gradient of `weight * sum` into d_h and the head.
+    /// Weighted sum of the losses of `targets` under the head; with `grad`, the gradient of `factor * sum` into d_h and the head.
     fn head_loss(
         &self,
         cx: &Cx,
         h: &Tensor,
-        targets: &Tensor,
-        weight: f32,
+        targets: &Targets,
+        factor: f32,
         grad: Option<(&mut Tensor, &mut Grads)>,
     ) -> f64 {
         let head = self.head();
         let mut losses = cx.empty(&[h.rows()], DType::F32);
         let grad = grad.map(|(dh, grads)| HeadGrad { dh, dh_acc: Acc::Write, dw: grads.target(head) });
-        head::loss(cx, h, head.weight(), targets, weight, &mut losses, grad, None);
-        reduce::sum(cx, &losses)
+        head::loss(cx, h, head.weight(), &targets.ids, factor, Some(&targets.weights), &mut losses, grad, None);
+        reduce::dot(cx, &losses, &targets.weights)
     }
 
     /// Per-token losses (nats, 0 where there is no target) f32 `[T]`, and those of each MTP module if asked for.
@@ -378,9 +378,9 @@ impl Model {
         mut observer: Option<Observer<'_>>,
     ) -> (Tensor, Vec<Tensor>) {
         let (h, pass) = self.hidden(cx, input, replay, &mut observer);
-        let loss = |h: &Tensor, targets: &Tensor| {
+        let loss = |h: &Tensor, targets: &Targets| {
             let mut losses = cx.empty(&[h.rows()], DType::F32);
-            head::loss(cx, h, self.head().weight(), targets, 0.0, &mut losses, None, None);
+            head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None);
             losses
         };
         let main = loss(&h, &input.targets);

@@ -48,6 +48,10 @@ impl Buffer {
         Self { ptr, bytes, asked: 0 }
     }
 
+    /// Bytes it has room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes
+    }
     pub(crate) fn as_ptr(&self) -> *const u8 {
         self.ptr.as_ptr()
     }

@@ -111,6 +111,20 @@ impl Tensor {
         self.len() * self.dtype.size()
     }
 
+    /// Gives it another shape with unspecified elements: in the memory it has where that suffices, otherwise in more of its
+    /// pool. What is resized to ever the same sizes allocates nothing.
+    pub fn resize(&mut self, shape: &[usize]) {
+        let bytes = shape.iter().product::<usize>() * self.dtype.size();
+        let Memory::Pooled(Some(buffer), pool) = &self.memory else { panic!("resize: {self:?} is not of a pool") };
+        if bytes <= buffer.capacity() {
+            let mut dims = [1; MAX_RANK];
+            dims[..shape.len()].copy_from_slice(shape);
+            (self.shape, self.rank) = (dims, shape.len());
+        } else {
+            *self = Self::take(&pool.clone(), shape, self.dtype);
+        }
+    }
+
     /// The same elements under another shape.
     pub fn reshape(mut self, shape: &[usize]) -> Self {
         assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape: {:?} to {shape:?}", self.shape());

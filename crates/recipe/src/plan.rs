@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::recipe::{
-    Amount, Balance, BalanceMethod, Data, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text, Total,
-    nearest,
+    Amount, Balance, BalanceMethod, Data, Objective, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text,
+    Total, nearest,
 };
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
 
@@ -39,6 +39,9 @@ pub struct Plan {
     pub data: Data,
     /// Paths of the text, or `None` for the lock file's dependencies.
     pub text: Option<Vec<String>>,
+    /// What is trained.
+    #[serde(default)]
+    pub objective: Objective,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
     /// `gamma` and `alpha` are 0 where the method does not use them. `schedule.gamma` is gamma over the run.
@@ -112,6 +115,7 @@ impl Plan {
             model,
             data,
             text,
+            objective: recipe.objective.clone(),
             optimizer: recipe.optimizer.clone(),
             balance,
             ema_decay: recipe.ema.decay,

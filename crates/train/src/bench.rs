@@ -1,6 +1,6 @@
 //! Whole training steps on random tokens, timed, with the arithmetic rate beside the processor's own.
 
-use crate::step::{StepSettings, Trainer};
+use crate::step::{StepBatch, StepSettings, Trainer};
 use hadal_base::{Purpose, Rng};
 use hadal_model::count::flops;
 use hadal_ops::ProfileRow;
@@ -70,6 +70,7 @@ fn run(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnMut(usi
     let vocab = trainer.model.config.vocab_size;
     let rng = Rng::new(1, Purpose::Test, 0);
     let tokens: Vec<i32> = (0..batch * (seq_len + 1)).map(|i| rng.below(i as u64, vocab as u64) as i32).collect();
+    let all = StepBatch::uniform(tokens, seq_len);
     let before = peak_gflops(cx, PEAK_SECONDS);
     let mut seconds = Vec::with_capacity(steps);
     for i in 0..WARM_UP + steps.max(1) {
@@ -77,7 +78,7 @@ fn run(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnMut(usi
             cx.clear_profile();
         }
         let start = Instant::now();
-        trainer.gradients(&tokens, seq_len, &step);
+        trainer.gradients(&all, &step);
         let gradients = start.elapsed().as_secs_f64();
         let norm = trainer.grad_norm();
         let normed = start.elapsed().as_secs_f64();

@@ -78,6 +78,7 @@ pub fn write_weights(trainer: &Trainer, into: &Path, format: WeightFormat) -> Re
 /// and removes all but the `keep_last` newest (0: keeps all).
 pub fn save(
     trainer: &Trainer,
+    objective: &[(&str, &Tensor)],
     step: u64,
     progress: &impl Serialize,
     extra: &[PathBuf],
@@ -88,7 +89,7 @@ pub fn save(
     atomic::remove_leftovers(folder)?;
     let path = folder.join(format!("{STEP}{step:08}"));
     let staged = StagedDir::new(&path)?;
-    write(trainer, progress, extra, staged.path())?;
+    write(trainer, objective, progress, extra, staged.path())?;
     staged.commit_replacing()?;
     if keep_last > 0 {
         let all = checkpoints(folder)?;
@@ -102,7 +103,13 @@ pub fn save(
     Ok(path)
 }
 
-fn write(trainer: &Trainer, progress: &impl Serialize, extra: &[PathBuf], into: &Path) -> Result<(), CheckpointError> {
+fn write(
+    trainer: &Trainer,
+    objective: &[(&str, &Tensor)],
+    progress: &impl Serialize,
+    extra: &[PathBuf],
+    into: &Path,
+) -> Result<(), CheckpointError> {
     write_weights(trainer, into, WeightFormat::Bf16)?;
     for file in extra {
         let to = into.join(file.file_name().unwrap_or_default());
@@ -110,7 +117,7 @@ fn write(trainer: &Trainer, progress: &impl Serialize, extra: &[PathBuf], into: 
     }
     let dir = into.join("state");
     fs::create_dir_all(&dir).at("create", &dir)?;
-    state::write(&into.join(STATE_FILE), state(trainer).into_iter())?;
+    state::write(&into.join(STATE_FILE), state(trainer).into_iter(), objective)?;
     let path = into.join(PROGRESS);
     let text = serde_json::to_string_pretty(progress).map_err(|e| bad(&path, e.to_string()))?;
     Ok(fs::write(&path, text).at("write", &path)?)
@@ -141,4 +148,13 @@ pub fn load<P: DeserializeOwned>(trainer: &mut Trainer, path: &Path) -> Result<P
         }
     }
     Ok(progress)
+}
+
+/// Fills the tensors of an objective's state from a checkpoint.
+pub fn load_objective(path: &Path, tensors: Vec<(&str, &mut Tensor)>) -> Result<(), CheckpointError> {
+    if tensors.is_empty() {
+        return Ok(());
+    }
+    let stored = State::open(path)?;
+    tensors.into_iter().try_for_each(|(name, tensor)| stored.fill_own(name, tensor))
 }

@@ -1,7 +1,7 @@
 //! Loss and bits per byte on windows of held-out text.
 
 use hadal_data::{EvalSet, EvalWindow};
-use hadal_model::{Input, Model};
+use hadal_model::{Input, Model, Segment};
 use hadal_ops::Cx;
 use hadal_watch::metrics::Validation;
 
@@ -36,7 +36,7 @@ pub fn evaluate_by_position(
     let mut total = 0.0;
     let whole = each_input(cx, set, &mut |input, done| {
         let (losses, _) = model.losses(cx, input, None, false, None);
-        let targets = input.targets.i32().iter().zip(input.positions.i32());
+        let targets = input.targets.ids.i32().iter().zip(input.positions.i32());
         for (loss, (target, at)) in losses.f32().iter().zip(targets) {
             total += f64::from(*loss);
             let place = &mut places[*at as usize];
@@ -90,31 +90,35 @@ pub fn by_place(places: &[AtPosition]) -> Vec<Stretch> {
 }
 
 /// Hands the windows of `set` to `run`, as many at a time as there is room for, each a segment of its own length, with the
-/// number of windows done after them, until it returns false; says whether it never did. Targets that are not scored are -1.
+/// number of windows done after them, until it returns false; says whether it never did.
 pub fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> bool) -> bool {
     let room = (WINDOWS * set.seq_len()).min(TOKENS);
-    let mut done = 0;
+    let (mut input, mut done) = (Input::new(cx, 0), 0);
     while let Some(first) = set.windows.get(done) {
-        let mut lens = vec![first.inputs()];
-        let more = set.windows[done + 1..].iter().map(EvalWindow::inputs);
         let mut tokens = first.inputs();
-        lens.extend(more.take_while(|len| {
+        let more = set.windows[done + 1..].iter().map(EvalWindow::inputs).take_while(|len| {
             tokens += len;
             tokens <= room
+        });
+        let windows = &set.windows[done..=done + more.count()];
+        // What is read before the first scored target has no weight.
+        let weights: Vec<Option<Vec<f32>>> = windows.iter().map(unscored).collect();
+        input.set(windows.iter().zip(&weights).map(|(window, weights)| {
+            let weights = weights.as_deref();
+            Segment { weights, ..Segment::to_predict(set.tokens(window)) }
         }));
-        let mut input = Input::new(cx, &lens, 0);
-        let mut at = 0;
-        for (window, len) in set.windows[done..].iter().zip(&lens) {
-            let place = at..at + len;
-            set.fill(window, &mut input.ids.i32_mut()[place.clone()], &mut input.targets.i32_mut()[place]);
-            at += len;
-        }
-        done += lens.len();
+        done += windows.len();
         if !run(&input, done) {
             return false;
         }
     }
     true
+}
+
+/// Weights of a window's tokens as targets: none where all count.
+fn unscored(window: &EvalWindow) -> Option<Vec<f32>> {
+    let first = window.first_scored();
+    (first > 0).then(|| (0..=window.inputs()).map(|token| if token <= first { 0.0 } else { 1.0 }).collect())
 }
 
 #[cfg(test)]
@@ -157,10 +161,12 @@ mod tests {
         assert!(done.len() > 1 && done.is_sorted() && done.last() == Some(&set.windows.len()), "{done:?}");
         let (mut total, mut alone) = (0.0, vec![AtPosition::default(); 24]);
         for window in &set.windows {
-            let mut input = Input::new(&cx, &[window.inputs()], 0);
-            set.fill(window, input.ids.i32_mut(), input.targets.i32_mut());
+            let weights = unscored(window);
+            let mut input = Input::new(&cx, 0);
+            let weights = weights.as_deref();
+            input.set([Segment { weights, ..Segment::to_predict(set.tokens(window)) }].into_iter());
             let (losses, _) = cx.threads().run(|| model.losses(&cx, &input, None, false, None));
-            for ((loss, target), place) in losses.f32().iter().zip(input.targets.i32()).zip(&mut alone) {
+            for ((loss, target), place) in losses.f32().iter().zip(input.targets.ids.i32()).zip(&mut alone) {
                 total += f64::from(*loss);
                 place.loss += f64::from(*loss);
                 place.targets += u64::from(*target >= 0);

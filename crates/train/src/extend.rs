@@ -1,5 +1,6 @@
 //! The extensions after a run's main part: longer contexts, each a run of its own in the run's folder.
 
+use crate::objective::Make;
 use crate::run;
 use crate::session::{Say, Session, SessionError};
 use hadal_base::IoContext;
@@ -19,7 +20,7 @@ pub fn is_finished(run: &Path) -> bool {
 }
 
 /// Trains the stages of a finished run that are not finished themselves; says whether all are now.
-pub fn run_extensions(main: &Session, plain: bool, say: Say<'_>) -> Result<bool, SessionError> {
+pub fn run_extensions(main: &Session, make: Make, plain: bool, say: Say<'_>) -> Result<bool, SessionError> {
     let mut before = main.folder.clone();
     for (i, plan) in main.plan.extensions.iter().enumerate() {
         let folder = extension_folder(&main.folder, i + 1);
@@ -45,7 +46,7 @@ pub fn run_extensions(main: &Session, plain: bool, say: Say<'_>) -> Result<bool,
         std::fs::create_dir_all(&folder).at("create", &folder)?;
         plan.save(&folder)?;
         let stage = Session { folder, plan, corpus: Arc::clone(&main.corpus), resumed, after: Some(start) };
-        let (_, outcome) = stage.train(run::trainer(&stage.plan, None)?, plain, say)?;
+        let (_, outcome) = stage.train(run::trainer(&stage.plan, None)?, make, plain, say)?;
         if !outcome.finished {
             return Ok(false);
         }

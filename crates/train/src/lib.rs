@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod corpus;
 pub mod evaluate;
 pub mod extend;
+pub mod objective;
 pub mod optim;
 pub mod run;
 pub mod session;

@@ -6,25 +6,26 @@
 use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::Corpus;
 use crate::evaluate::evaluate;
+use crate::objective::{Make, Objective};
 use crate::optim::OptimConfig;
 use crate::spike::{SpikeWatch, Verdict};
-use crate::step::{StepSettings, Trainer};
+use crate::step::{StepBatch, StepSettings, Trainer};
 use hadal_base::IoError;
-use hadal_data::{Batch, Cursor, DataError, EvalSet, Loader, Share, StreamOptions};
+use hadal_data::{DataError, EvalSet};
 use hadal_model::{BalanceGroups, Fresh, Model, Values, count};
 use hadal_ops::{DType, gemm};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::{BalanceMethod, SpikeAction, Storage};
+use hadal_recipe::schedule::StepPlan;
 use hadal_watch::live::{Live, Mode};
 use hadal_watch::metrics::{LayerLoad, MetricsLog, StepMetrics, Validation};
 use hadal_watch::tensorboard::EventFile;
 use hadal_weights::{Checkpoint, folder};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Rows the loader prepares ahead.
-const AHEAD: usize = 64;
 /// Every so many steps the experts' loads are logged whole (they are most of a line).
 const LOADS_EVERY: u64 = 10;
 /// One rounding to bf16, relative.
@@ -62,8 +63,9 @@ pub struct Progress {
     pub tokens: u64,
     /// Optimiser updates made (a skipped step makes none).
     pub updates: u64,
-    /// Where the data goes on.
-    pub cursor: Option<Cursor>,
+    /// Where the objective goes on. (Before there were objectives: the place in the data.)
+    #[serde(default, alias = "cursor")]
+    pub objective: Value,
     /// The spike watch.
     pub watch: SpikeWatch,
     /// Tokens each expert got over the run, for each MoE layer.
@@ -114,50 +116,31 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
 }
 
 /// Tokens a second of training steps as `plan` has them, measured for about `seconds` on a trainer of its own.
-pub fn measure(plan: &Plan, corpus: &Corpus, seconds: f64) -> Result<f64, RunError> {
+pub fn measure(plan: &Plan, corpus: &Corpus, make: Make, seconds: f64) -> Result<f64, RunError> {
     let mut trainer = trainer(plan, None)?;
-    let (packed, tokenizer) = (corpus.train.clone(), corpus.tokenizer.clone());
-    let mut loader = Loader::new(packed, tokenizer, stream_options(plan), Share::ALL, None, AHEAD)?;
-    let sequences = plan.schedule.batch.to as usize;
-    let step = plan.schedule.batch.micro_batch as usize;
-    let settings = settings(plan, 0).map(|(s, _)| StepSettings { micro_batch: step, ..s });
-    let settings = settings.ok_or_else(|| RunError::Mismatch("the plan has no steps".into()))?;
-    let threads = trainer.cx.threads().clone();
-    threads.run(|| {
-        let (mut batch, mut rates) = (Batch::default(), Vec::new());
-        let start = Instant::now();
-        // The first steps find cold memory and do not count.
-        while rates.len() < 4 || start.elapsed().as_secs_f64() < seconds {
-            loader.next_batch_into(sequences, &mut batch)?;
-            let begin = Instant::now();
-            trainer.gradients(&batch.tokens, plan.data.seq_len, &settings);
-            let norm = trainer.grad_norm();
-            trainer.update(&settings, norm);
-            rates.push((sequences * plan.data.seq_len) as f64 / begin.elapsed().as_secs_f64());
-        }
-        let mut counted = rates.split_off(2);
-        counted.sort_by(f64::total_cmp);
-        Ok(counted[counted.len() / 2])
-    })
-}
-
-/// The loader's settings of a plan.
-pub fn stream_options(plan: &Plan) -> StreamOptions {
-    StreamOptions {
-        seq_len: plan.data.seq_len,
-        seed: plan.run.seed,
-        fim_rate: plan.data.fim_rate,
-        fim_span: (plan.data.fim_span > 0).then_some(plan.data.fim_span),
-        split_rate: plan.data.boundary_split_rate,
-        bos: true,
-        shuffle_rows: plan.data.shuffle_rows,
-        shuffle_len: plan.shuffle_len,
-        needle_rate: plan.data.needle_rate,
+    let mut objective = make(plan, corpus)?;
+    let none = || RunError::Mismatch("the plan has no steps".into());
+    let (settings, _) = settings(plan, 0).ok_or_else(none)?;
+    let step = plan.schedule.step(0).ok_or_else(none)?;
+    let step = StepPlan { sequences: plan.schedule.batch.to, ..step };
+    let (mut batch, mut rates) = (StepBatch::default(), Vec::new());
+    let start = Instant::now();
+    // The first steps find cold memory and do not count.
+    while rates.len() < 4 || start.elapsed().as_secs_f64() < seconds {
+        objective.next_batch(&mut trainer, &step, &mut batch)?;
+        let begin = Instant::now();
+        trainer.gradients(&batch, &settings);
+        let norm = trainer.grad_norm();
+        trainer.update(&settings, norm);
+        rates.push(batch.inputs() as f64 / begin.elapsed().as_secs_f64());
     }
+    let mut counted = rates.split_off(2);
+    counted.sort_by(f64::total_cmp);
+    Ok(counted[counted.len() / 2])
 }
 
-/// What the schedules and the plan say about the step after `tokens`; none when the run is over. Also its sequences.
-pub fn settings(plan: &Plan, tokens: u64) -> Option<(StepSettings, usize)> {
+/// What the schedules and the plan say about the step after `tokens`; none when the run is over.
+pub fn settings(plan: &Plan, tokens: u64) -> Option<(StepSettings, StepPlan)> {
     let step = plan.schedule.step(tokens)?;
     let groups = match plan.balance.method {
         BalanceMethod::BatchAux => BalanceGroups::Batch,
@@ -171,7 +154,7 @@ pub fn settings(plan: &Plan, tokens: u64) -> Option<(StepSettings, usize)> {
         balance: (plan.balance.alpha > 0.0).then_some((groups, plan.balance.alpha)),
         micro_batch: plan.schedule.batch.micro_batch as usize,
     };
-    Some((settings, step.sequences as usize))
+    Some((settings, step))
 }
 
 /// A run in progress.
@@ -180,6 +163,7 @@ pub struct Run<'a> {
     corpus: &'a Corpus,
     folder: &'a Path,
     trainer: Trainer,
+    objective: Box<dyn Objective>,
     progress: Progress,
     quick: EvalSet,
     flops: f64,
@@ -194,6 +178,7 @@ impl<'a> Run<'a> {
         corpus: &'a Corpus,
         folder: &'a Path,
         mut trainer: Trainer,
+        mut objective: Box<dyn Objective>,
         resume: bool,
     ) -> Result<Self, RunError> {
         let vocab = corpus.tokenizer.vocab_size();
@@ -209,19 +194,21 @@ impl<'a> Run<'a> {
         let checkpoints = folder.join("checkpoints");
         let last_checkpoint = folder::checkpoints(&checkpoints)?.pop().filter(|_| resume);
         if let Some(path) = &last_checkpoint {
-            progress = restore(&mut trainer, path)?;
+            progress = restore(&mut trainer, objective.as_mut(), path)?;
+            objective.resume(progress.objective.clone())?;
         }
         let quick = corpus.validation(plan.data.seq_len, Some(plan.eval_tokens))?;
         let flops = count::flops(&plan.model, plan.data.seq_len).training;
         let peak = gemm::peak_gflops(&trainer.cx, 0.2) * 1e9;
-        Ok(Self { plan, corpus, folder, trainer, progress, quick, flops, peak, last_checkpoint })
+        Ok(Self { plan, corpus, folder, trainer, objective, progress, quick, flops, peak, last_checkpoint })
     }
 
     /// Begins where the run that left this checkpoint ended, with its weights, moments and place in the data, unless this
     /// run has checkpoints of its own to go on from.
     pub fn after(mut self, checkpoint: &Path) -> Result<Self, RunError> {
         if self.last_checkpoint.is_none() {
-            self.progress.cursor = restore(&mut self.trainer, checkpoint)?.cursor;
+            self.progress.objective = restore(&mut self.trainer, self.objective.as_mut(), checkpoint)?.objective;
+            self.objective.resume(self.progress.objective.clone())?;
         }
         Ok(self)
     }
@@ -233,40 +220,30 @@ impl<'a> Run<'a> {
 
     /// Runs to the end of the plan, or until the user stops it. The trainer comes back with the last weights.
     pub fn run(mut self, mode: Mode) -> Result<(Trainer, Outcome), RunError> {
-        let threads = self.trainer.cx.threads().clone();
-        threads.run(move || {
-            let outcome = self.steps(mode)?;
-            Ok((self.trainer, outcome))
-        })
-    }
-
-    fn loader(&self) -> Result<Loader, RunError> {
-        let (packed, tokenizer) = (self.corpus.train.clone(), self.corpus.tokenizer.clone());
-        Ok(Loader::new(packed, tokenizer, stream_options(self.plan), Share::ALL, self.progress.cursor, AHEAD)?)
+        let outcome = self.steps(mode)?;
+        Ok((self.trainer, outcome))
     }
 
     fn steps(&mut self, mode: Mode) -> Result<Outcome, RunError> {
-        let seq = self.plan.data.seq_len;
         let mut live = Live::start(&self.plan.name, self.plan.schedule.total_tokens, mode);
         let mut log = MetricsLog::open(self.folder, self.progress.step)?;
         let mut events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;
-        let mut loader = self.loader()?;
         if self.plan.spike.action == SpikeAction::Rollback && self.last_checkpoint.is_none() {
             self.save()?; // something to go back to
         }
-        let mut batch = Batch::default();
+        let mut batch = StepBatch::default();
         let mut finished = true;
-        while let Some((settings, sequences)) = settings(self.plan, self.progress.tokens) {
+        while let Some((settings, planned)) = settings(self.plan, self.progress.tokens) {
             if live.stop_requested() {
                 live.message("stopping: saving a checkpoint");
                 finished = false;
                 break;
             }
-            let (start, waited) = (Instant::now(), loader.wait_seconds());
-            loader.next_batch_into(sequences, &mut batch)?;
-            self.trainer.gradients(&batch.tokens, seq, &settings);
+            let (start, waited) = (Instant::now(), self.objective.waited());
+            self.objective.next_batch(&mut self.trainer, &planned, &mut batch)?;
+            self.trainer.gradients(&batch, &settings);
             let norm = self.trainer.grad_norm();
-            let losses = self.trainer.losses(sequences, seq);
+            let losses = self.trainer.losses();
             let step = self.progress.step + 1;
             let verdict = self.progress.watch.judge(&self.plan.spike, step, losses.main, norm);
             let spike = match verdict {
@@ -277,10 +254,9 @@ impl<'a> Run<'a> {
                 Verdict::Skip(what) => Some(format!("{what}; step left out")),
                 Verdict::Rollback(what) => {
                     live.message(&format!("{what}; back to the last checkpoint"));
-                    self.roll_back(batch.cursor)?;
+                    self.roll_back()?;
                     log = MetricsLog::open(self.folder, self.progress.step)?;
                     events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;
-                    loader = self.loader()?;
                     continue;
                 }
                 Verdict::Stop(what) => return Err(RunError::Diverged(what)),
@@ -289,11 +265,11 @@ impl<'a> Run<'a> {
                 live.message(what);
             }
             let before = self.progress.tokens;
-            let tokens = (sequences * seq) as u64;
+            let tokens = batch.inputs() as u64;
             let seconds = start.elapsed().as_secs_f64();
             self.progress.step = step;
             self.progress.tokens += tokens;
-            self.progress.cursor = batch.cursor;
+            self.progress.objective = self.objective.state();
             self.progress.elapsed += seconds;
             let layers = self.layers();
             let due = |every: hadal_recipe::schedule::Every| every.is_due(step, before, before + tokens);
@@ -309,13 +285,14 @@ impl<'a> Run<'a> {
                 balance_loss: losses.balance,
                 lr: settings.lr,
                 grad_norm: norm,
-                batch: sequences as u64,
+                batch: batch.rows.len() as u64,
                 gamma: settings.gamma,
                 mtp_weight: settings.mtp_lambda,
                 tokens_per_second: rate,
                 mfu: rate * self.flops / self.peak,
-                loader_wait: loader.wait_seconds() - waited,
+                loader_wait: self.objective.waited() - waited,
                 memory: resident_bytes(),
+                figures: self.objective.figures().into_iter().collect(),
                 spike,
                 validation,
                 layers,
@@ -372,31 +349,36 @@ impl<'a> Run<'a> {
         self.progress.updates = self.trainer.optimizer.updates;
         let folder = self.folder.join("checkpoints");
         let (progress, files) = (&self.progress, &self.corpus.tokenizer_files);
-        let path = checkpoint::save(&self.trainer, progress.step, progress, files, &folder, self.plan.keep_last)?;
+        let own = self.objective.tensors();
+        let path = checkpoint::save(&self.trainer, &own, progress.step, progress, files, &folder, self.plan.keep_last)?;
         self.last_checkpoint = Some(path.clone());
         Ok(path)
     }
 
     /// Back to the last checkpoint, but not to its data: what was read since is left out.
-    fn roll_back(&mut self, cursor: Option<Cursor>) -> Result<(), RunError> {
+    fn roll_back(&mut self) -> Result<(), RunError> {
         let Some(path) = self.last_checkpoint.clone() else {
             return Err(RunError::Diverged("there is no checkpoint to go back to".into()));
         };
         let before = std::mem::take(&mut self.progress.watch);
         let elapsed = self.progress.elapsed;
-        self.progress = restore(&mut self.trainer, &path)?;
+        // The objective stays where it is.
+        self.progress = checkpoint::load(&mut self.trainer, &path)?;
+        self.trainer.optimizer.updates = self.progress.updates;
         self.progress.watch.after_rollback(&before);
-        self.progress.cursor = cursor;
+        self.progress.objective = self.objective.state();
         self.progress.elapsed = elapsed;
-        // Kept, so that a kill now resumes past the left-out data, too.
+        // Kept, so that after a kill now the left-out data stays left out.
         self.save()?;
         Ok(())
     }
 }
 
-fn restore(trainer: &mut Trainer, path: &Path) -> Result<Progress, CheckpointError> {
+/// Puts a checkpoint's state into a trainer and into the tensors of an objective.
+fn restore(trainer: &mut Trainer, objective: &mut dyn Objective, path: &Path) -> Result<Progress, CheckpointError> {
     let progress: Progress = checkpoint::load(trainer, path)?;
     trainer.optimizer.updates = progress.updates;
+    checkpoint::load_objective(path, objective.tensors_mut())?;
     Ok(progress)
 }
 

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::{Corpus, Source};
+use crate::objective::Make;
 use crate::run::{self, Outcome, Run, RunError};
 use crate::step::Trainer;
 use hadal_base::atomic::StagedDir;
@@ -123,11 +124,11 @@ impl Prepared {
 impl Session {
     /// Prepares a new run. `minutes_left` is asked, once the data is there, how long training may take, if the recipe
     /// leaves that to the machine.
-    pub fn begin(recipe: Recipe, minutes_left: impl FnOnce() -> Option<f64>, say: Say<'_>) -> Result<Self> {
+    pub fn begin(recipe: Recipe, make: Make, minutes_left: impl FnOnce() -> Option<f64>, say: Say<'_>) -> Result<Self> {
         let mut prepared = Prepared::new(recipe, say)?;
         let mut rate = None;
         if Plan::needs_measurement(&prepared.recipe) {
-            let found = run::measure(&prepared.draft, &prepared.corpus, MEASURE_SECONDS)?;
+            let found = run::measure(&prepared.draft, &prepared.corpus, make, MEASURE_SECONDS)?;
             say(&format!("this machine trains {found:.0} tokens a second"));
             if let Some(minutes) = minutes_left() {
                 prepared.recipe.schedule.minutes = minutes;
@@ -148,8 +149,9 @@ impl Session {
     }
 
     /// Trains to the end of the plan and leaves plots and, when finished, the model behind.
-    pub fn train(&self, trainer: Trainer, plain: bool, say: Say<'_>) -> Result<(Trainer, Outcome)> {
-        let mut run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, self.resumed)?;
+    pub fn train(&self, trainer: Trainer, make: Make, plain: bool, say: Say<'_>) -> Result<(Trainer, Outcome)> {
+        let objective = make(&self.plan, &self.corpus)?;
+        let mut run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, objective, self.resumed)?;
         if let Some(checkpoint) = &self.after {
             run = run.after(checkpoint)?;
         }

@@ -16,6 +16,7 @@ use hadal_weights::{Dtype, ModelConfig, SaveOptions, TensorFile, WeightFormat};
 use safetensors::tensor::{Dtype as Written, View};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// The file in a checkpoint.
@@ -34,15 +35,18 @@ pub const WEIGHT: &str = "weight";
 pub const MOMENTS: [&str; 2] = ["m", "v"];
 /// The moving average.
 pub const EMA: &str = "ema";
+/// What the objective keeps.
+const OBJECTIVE: &str = "objective";
 
 fn key(what: &str, name: &str) -> String {
     format!("{what}/{name}")
 }
 
-/// A part of a tensor, as the safetensors writer wants it.
+/// Some elements of a tensor, as the safetensors writer wants them.
 struct Slice<'a> {
     tensor: &'a Tensor,
-    part: &'a Part,
+    shape: &'a [usize],
+    range: Range<usize>,
 }
 
 impl View for Slice<'_> {
@@ -50,27 +54,33 @@ impl View for Slice<'_> {
         if self.tensor.dtype() == DType::Bf16 { Written::BF16 } else { Written::F32 }
     }
     fn shape(&self) -> &[usize] {
-        &self.part.shape
+        self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
         Cow::Borrowed(match self.tensor.dtype() {
-            DType::Bf16 => bytemuck::cast_slice(&self.tensor.bf16()[self.part.range()]),
-            _ => bytemuck::cast_slice(&self.tensor.f32()[self.part.range()]),
+            DType::Bf16 => bytemuck::cast_slice(&self.tensor.bf16()[self.range.clone()]),
+            _ => bytemuck::cast_slice(&self.tensor.f32()[self.range.clone()]),
         })
     }
     fn data_len(&self) -> usize {
-        self.part.len() * self.tensor.dtype().size()
+        self.range.len() * self.tensor.dtype().size()
     }
 }
 
-/// Writes tensors, each of which holds one kind of thing of a parameter: (what, parameter, tensor).
+/// Writes tensors, each of which holds one kind of thing of a parameter (what, parameter, tensor), and the objective's own.
 pub fn write<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'static str, &'a Parameter, &'a Tensor)>,
+    objective: &[(&str, &'a Tensor)],
 ) -> Result<(), CheckpointError> {
     let slices = tensors.flat_map(|(what, parameter, tensor)| {
-        parameter.parts.iter().map(move |part| (key(what, &part.name), Slice { tensor, part }))
+        let slice = move |part: &'a Part| Slice { tensor, shape: &part.shape, range: part.range() };
+        parameter.parts.iter().map(move |part| (key(what, &part.name), slice(part)))
     });
+    let own = objective
+        .iter()
+        .map(|(name, tensor)| (key(OBJECTIVE, name), Slice { tensor, shape: tensor.shape(), range: 0..tensor.len() }));
+    let slices = slices.chain(own);
     let metadata = HashMap::from([(FORMAT_KEY.to_owned(), FORMAT.to_string())]);
     safetensors::serialize_to_file(slices, Some(metadata), path).map_err(|e| match e {
         safetensors::SafeTensorError::IoError(error) => {
@@ -82,6 +92,18 @@ pub fn write<'a>(
 
 fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
     CheckpointError::Format { path: path.to_owned(), what: what.into() }
+}
+
+fn dtype_of(t: &Tensor) -> Dtype {
+    if t.dtype() == DType::Bf16 { Dtype::Bf16 } else { Dtype::F32 }
+}
+
+/// The bytes of some elements.
+fn bytes_of(t: &mut Tensor, range: Range<usize>) -> &mut [u8] {
+    match t.dtype() {
+        DType::Bf16 => bytemuck::cast_slice_mut(&mut t.bf16_mut()[range]),
+        _ => bytemuck::cast_slice_mut(&mut t.f32_mut()[range]),
+    }
 }
 
 /// An open state file.
@@ -164,17 +186,23 @@ impl State {
 
     /// Reads a whole parameter's tensor of one kind.
     pub fn fill(&self, what: &str, of: &Parameter, into: &mut Tensor) -> Result<(), CheckpointError> {
-        let dtype = if into.dtype() == DType::Bf16 { Dtype::Bf16 } else { Dtype::F32 };
+        let dtype = dtype_of(into);
         for part in &of.parts {
             let (name, first) = self.find(what, of, part, &dtype)?;
             let at = into.dtype().size() * first;
-            let out = match into.dtype() {
-                DType::Bf16 => bytemuck::cast_slice_mut(&mut into.bf16_mut()[part.range()]),
-                _ => bytemuck::cast_slice_mut(&mut into.f32_mut()[part.range()]),
-            };
-            self.file.read(&name, at, out)?;
+            self.file.read(&name, at, bytes_of(into, part.range()))?;
         }
         Ok(())
+    }
+
+    /// Fills a tensor of the objective's.
+    pub fn fill_own(&self, name: &str, into: &mut Tensor) -> Result<(), CheckpointError> {
+        let (name, dtype) = (key(OBJECTIVE, name), dtype_of(into));
+        if self.file.info(&name) != Some((&dtype, into.shape())) {
+            let what = format!("lacks the tensor `{name}` of {dtype} {:?}: it is of another objective", into.shape());
+            return Err(bad(self.path(), what));
+        }
+        Ok(self.file.read(&name, 0, bytes_of(into, 0..into.len()))?)
     }
 
     /// Fails if the file holds a tensor of none of these kinds and parameters.
@@ -190,7 +218,7 @@ impl State {
                 _ => names.extend(parameter.parts.iter().map(|part| key(what, &part.name))),
             }
         }
-        left.retain(|name| !names.contains(*name));
+        left.retain(|name| !names.contains(*name) && !name.starts_with(OBJECTIVE));
         match left.into_iter().min() {
             Some(name) => Err(bad(self.path(), format!("has a tensor `{name}` that this run's settings do not have"))),
             None => Ok(()),

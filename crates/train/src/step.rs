@@ -7,10 +7,13 @@
 //! integers summed over the step; the selection biases move once, after the update (report 2.1.2).
 
 use crate::optim::{Ema, Masters, OptimConfig, Optimizer, clip_scale, grad_norm};
-use hadal_model::{BalanceGroups, Grads, Input, LossWeights, Model, StepStats, Values, Workspace, update_bias};
+use hadal_model::{
+    BalanceGroups, Grads, Input, LossWeights, Model, Segment, StepStats, Values, Workspace, update_bias,
+};
 use hadal_ops::Cx;
 use hadal_weights::ModelConfig;
 use hadal_weights::precision::Precision;
+use std::ops::Range;
 
 /// What the schedules say about one step.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +28,67 @@ pub struct StepSettings {
     pub mtp_lambda: f64,
     /// Balance loss: over what, and alpha.
     pub balance: Option<(BalanceGroups, f64)>,
-    /// Sequences of one micro-batch.
+    /// Rows of one micro-batch.
     pub micro_batch: usize,
+}
+
+/// The sequences of one step, one after the other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepBatch {
+    /// Tokens of all segments. Of each, all but the last are inputs and all but the first targets.
+    pub tokens: Vec<i32>,
+    /// What each token's loss counts when it is a target; empty: 1 for all.
+    pub weights: Vec<f32>,
+    /// Inputs of each segment: its tokens less one. Segments do not see each other.
+    pub segments: Vec<usize>,
+    /// Segments of each row; micro-batches are whole rows.
+    pub rows: Vec<usize>,
+}
+
+impl StepBatch {
+    /// Rows of one segment of `seq_len` inputs each.
+    pub fn uniform(tokens: Vec<i32>, seq_len: usize) -> Self {
+        let mut batch = Self { tokens, ..Self::default() };
+        batch.make_uniform(seq_len);
+        batch
+    }
+
+    /// Makes the tokens that are there rows of one segment of `seq_len` inputs each, all of weight 1.
+    pub fn make_uniform(&mut self, seq_len: usize) {
+        let (all, stride) = (self.tokens.len(), seq_len + 1);
+        assert!(all.is_multiple_of(stride), "step: {all} tokens are no whole sequences of {stride}");
+        self.weights.clear();
+        self.segments.clear();
+        self.rows.clear();
+        self.segments.resize(all / stride, seq_len);
+        self.rows.resize(all / stride, 1);
+    }
+
+    /// Input tokens of all segments: what schedules count.
+    pub fn inputs(&self) -> usize {
+        self.segments.iter().sum()
+    }
+
+    /// The segments `range`, whose first token is number `token`.
+    fn segments(&self, range: Range<usize>, token: usize) -> impl Iterator<Item = Segment<'_>> + Clone {
+        let (tokens, weights) = (&self.tokens[..], &self.weights[..]);
+        self.segments[range].iter().scan(token, move |at, inputs| {
+            let place = *at..*at + inputs + 1;
+            *at = place.end;
+            let weights = (!weights.is_empty()).then(|| &weights[place.clone()]);
+            Some(Segment { tokens: &tokens[place], weights, inputs: *inputs })
+        })
+    }
+
+    /// Sum of the weights of all targets `shift` tokens further on than the next.
+    fn weight(&self, shift: usize) -> f64 {
+        let first = shift + 1;
+        if self.weights.is_empty() {
+            return self.segments.iter().map(|inputs| inputs.saturating_sub(shift)).sum::<usize>() as f64;
+        }
+        let of = |s: Segment<'_>| s.weights.unwrap_or(&[]).iter().skip(first).map(|w| f64::from(*w)).sum::<f64>();
+        self.segments(0..self.segments.len(), 0).map(of).sum()
+    }
 }
 
 /// A model in training.
@@ -46,7 +108,9 @@ pub struct Trainer {
     /// Losses and loads of the last step.
     pub stats: StepStats,
     ws: Workspace,
-    inputs: Vec<Input>,
+    input: Input,
+    /// Weights of all targets of the last step: the main model's, and each MTP module's.
+    targets: Vec<f64>,
     mtp_weights: Vec<f32>,
 }
 
@@ -79,49 +143,50 @@ impl Trainer {
         let stats = model.stats(&cx);
         let ema = (ema_decay > 0.0).then(|| Ema::new(&cx, &model, &masters, &grads, ema_decay));
         let mtp_weights = vec![0.0; model.mtp.len()];
-        let (ws, inputs) = (Workspace::default(), Vec::new());
-        Ok(Self { cx, model, masters, optimizer, ema, grads, stats, ws, inputs, mtp_weights })
+        let (ws, input) = (Workspace::default(), Input::new(&cx, model.mtp.len()));
+        let targets = vec![0.0; 1 + model.mtp.len()];
+        Ok(Self { cx, model, masters, optimizer, ema, grads, stats, ws, input, targets, mtp_weights })
     }
 
-    /// Gradients of one step over `tokens`: sequences of `seq_len + 1` tokens one after the other.
-    pub fn gradients(&mut self, tokens: &[i32], seq_len: usize, settings: &StepSettings) {
-        let stride = seq_len + 1;
-        assert_eq!(tokens.len() % stride, 0, "step: {} tokens are no whole sequences of {stride}", tokens.len());
-        let sequences = tokens.len() / stride;
-        let depth = self.model.mtp.len();
-        let Self { cx, model, grads, stats, ws, inputs, mtp_weights, .. } = self;
-        for (k, w) in mtp_weights.iter_mut().enumerate() {
-            let targets = sequences * seq_len.saturating_sub(k + 1);
-            *w = if targets == 0 { 0.0 } else { (settings.mtp_lambda / depth as f64 / targets as f64) as f32 };
+    /// Gradients of one step.
+    pub fn gradients(&mut self, batch: &StepBatch, settings: &StepSettings) {
+        let segments = batch.segments.len();
+        assert_eq!(batch.rows.iter().sum::<usize>(), segments, "step: rows of another number of segments");
+        let Self { cx, model, grads, stats, ws, input, targets, mtp_weights, .. } = self;
+        let depth = model.mtp.len();
+        targets.clear();
+        targets.extend((0..=depth).map(|k| batch.weight(k)));
+        // A factor is made in f64 and rounded once. What has no target has no gradient.
+        let factor = |share: f64, weight: f64| if weight == 0.0 { 0.0 } else { (share / weight) as f32 };
+        for (w, weight) in mtp_weights.iter_mut().zip(&targets[1..]) {
+            *w = factor(settings.mtp_lambda / depth as f64, *weight);
         }
+        let main = factor(1.0, targets[0]);
         grads.restart();
         stats.clear();
-        for micro in tokens.chunks(settings.micro_batch.max(1) * stride) {
-            let n = micro.len() / stride;
-            let at =
-                inputs.iter().position(|i| i.seg.count() == n && i.ids.len() == n * seq_len).unwrap_or_else(|| {
-                    inputs.push(Input::new(cx, &vec![seq_len; n], depth));
-                    inputs.len() - 1
-                });
-            let input = &mut inputs[at];
-            input.fill(micro.chunks(stride));
+        let (mut first, mut token) = (0, 0);
+        for rows in batch.rows.chunks(settings.micro_batch.max(1)) {
+            let range = first..first + rows.iter().sum::<usize>();
+            let n = range.len();
+            first = range.end;
+            input.set(batch.segments(range.clone(), token));
+            token += batch.segments[range].iter().map(|inputs| inputs + 1).sum::<usize>();
             let balance = settings.balance.map(|(groups, alpha)| {
                 let share = match groups {
-                    BalanceGroups::Sequences => 1.0 / sequences as f64,
-                    BalanceGroups::Batch => n as f64 / sequences as f64,
+                    BalanceGroups::Sequences => 1.0 / segments as f64,
+                    BalanceGroups::Batch => n as f64 / segments as f64,
                 };
                 (groups, (alpha * share) as f32)
             });
-            let main = (1.0 / (sequences * seq_len) as f64) as f32;
             let weights = LossWeights { main, mtp: mtp_weights, balance };
             model.forward_backward(cx, input, &weights, None, ws, stats, grads, None);
         }
         grads.finish();
     }
 
-    /// Mean losses of the step whose gradients were taken last, over `sequences` of `seq_len` tokens.
-    pub fn losses(&self, sequences: usize, seq_len: usize) -> StepLosses {
-        let mean = |sum: f64, k: usize| sum / (sequences * seq_len.saturating_sub(k)).max(1) as f64;
+    /// Mean losses of the step whose gradients were taken last, over its targets by their weights.
+    pub fn losses(&self) -> StepLosses {
+        let mean = |sum: f64, k: usize| if self.targets[k] == 0.0 { 0.0 } else { sum / self.targets[k] };
         let mtp = self.stats.mtp.iter().enumerate().map(|(k, s)| mean(*s, k + 1)).collect();
         StepLosses { main: mean(self.stats.main, 0), mtp, balance: self.stats.balance }
     }

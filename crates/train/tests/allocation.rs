@@ -8,7 +8,7 @@ use hadal_base::{Purpose, Rng};
 use hadal_model::{BalanceGroups, Fresh};
 use hadal_ops::{Cx, DType};
 use hadal_train::optim::OptimConfig;
-use hadal_train::step::{StepSettings, Trainer};
+use hadal_train::step::{StepBatch, StepSettings, Trainer};
 use hadal_weights::ModelConfig;
 use hadal_weights::precision::Precision;
 use std::path::Path;
@@ -16,8 +16,8 @@ use std::path::Path;
 const SEQ_LEN: usize = 40;
 const SEQUENCES: usize = 5;
 
-fn step(t: &mut Trainer, tokens: &[i32], settings: &StepSettings) -> f64 {
-    t.gradients(tokens, SEQ_LEN, settings);
+fn step(t: &mut Trainer, batch: &StepBatch, settings: &StepSettings) -> f64 {
+    t.gradients(batch, settings);
     let norm = t.grad_norm();
     t.update(settings, norm);
     norm
@@ -48,11 +48,12 @@ fn a_step_allocates_nothing_after_three() {
         let fresh = Fresh { seed: 1, std: 0.1 };
         let mut t = Trainer::new(cx.clone(), &config, precision, &fresh, optim, 0.99).unwrap();
         // Different tokens every step, so that the loads of the experts differ.
-        let batches: Vec<Vec<i32>> = (0..8)
+        let batches: Vec<StepBatch> = (0..8)
             .map(|s| {
                 let rng = Rng::new(3, Purpose::Test, s);
                 let n = (SEQUENCES * (SEQ_LEN + 1)) as u64;
-                (0..n).map(|i| rng.below(i, config.vocab_size as u64) as i32).collect()
+                let tokens = (0..n).map(|i| rng.below(i, config.vocab_size as u64) as i32);
+                StepBatch::uniform(tokens.collect(), SEQ_LEN)
             })
             .collect();
         let calls = cx.threads().run(|| {

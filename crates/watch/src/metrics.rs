@@ -6,6 +6,7 @@
 //!
 //! Report section 2.1.2 for the loads: MaxVio = largest load / mean load - 1.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ pub struct StepMetrics {
     pub loader_wait: f64,
     /// Resident memory in bytes.
     pub memory: u64,
+    /// The objective's own figures, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<String, f64>,
     /// What the spike watch saw and did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spike: Option<String>,

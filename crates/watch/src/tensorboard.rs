@@ -92,6 +92,9 @@ fn summarize(out: &mut Vec<u8>, m: &StepMetrics) {
     scalar("speed/mfu", m.mfu);
     scalar("speed/loader_wait", m.loader_wait);
     scalar("speed/memory_gb", m.memory as f64 / 1e9);
+    for (name, value) in &m.figures {
+        scalar(&format!("objective/{name}"), *value);
+    }
     for l in &m.layers {
         scalar(&format!("max_vio/layer_{:02}", l.layer), l.max_vio);
         scalar(&format!("max_vio_run/layer_{:02}", l.layer), l.max_vio_run);

@@ -4,9 +4,6 @@
 //! `[bos] tokens [eos]`; one in ten is rearranged by [`Fim`] and combined tokens are split by [`BoundarySplit`], anew
 //! each epoch, as functions of (seed, epoch, document). The stream is cut into rows of `T + 1` tokens that overlap by one:
 //! row i holds tokens `iT ..= iT + T`, so that `T` inputs have `T` targets and no target is lost between rows.
-//!
-//! A share of the rows, chosen by (seed, row), are retrieval texts ([`Needles`]): their real text is the stream's next
-//! tokens, as many as the facts and questions leave room for, so that no text is lost and a position needs nothing more.
 
 use std::sync::Arc;
 
@@ -16,12 +13,8 @@ use crate::boundary::BoundarySplit;
 use crate::error::{DataError, Result};
 use crate::fim::Fim;
 use crate::hash::{Permutation, Purpose, Rng, mix};
-use crate::needle::Needles;
 use crate::pack::Packed;
 use crate::tokenizer::Tokenizer;
-
-/// Index of the random number that makes a row a retrieval text.
-const NEEDLE: u64 = 0;
 
 /// How documents become rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,9 +38,6 @@ pub struct StreamOptions {
     /// length it began with here, so that a window is the same memory in all of them.
     #[serde(default)]
     pub shuffle_len: usize,
-    /// Share of the rows in which facts are hidden and asked for.
-    #[serde(default)]
-    pub needle_rate: f64,
 }
 
 impl Default for StreamOptions {
@@ -61,7 +51,6 @@ impl Default for StreamOptions {
             bos: true,
             shuffle_rows: 0,
             shuffle_len: 0,
-            needle_rate: 0.0,
         }
     }
 }
@@ -78,9 +67,7 @@ impl StreamOptions {
             u64::from(self.bos),
             self.shuffle_rows.max(1) as u64,
         ];
-        // Left out at 0, so that positions of runs without needles keep their hash.
-        let needles = (self.needle_rate > 0.0).then_some(self.needle_rate.to_bits());
-        parts.into_iter().chain(needles).fold(0, |h, part| mix(h ^ part).wrapping_add(1))
+        parts.into_iter().fold(0, |h, part| mix(h ^ part).wrapping_add(1))
     }
 
     /// Rows of a window.
@@ -133,7 +120,6 @@ pub(super) struct Stream {
     options: StreamOptions,
     fim: Option<Fim>,
     split: BoundarySplit,
-    needles: Option<Arc<Needles>>,
     bos: Option<u32>,
     eos: u32,
     order: Permutation,
@@ -172,16 +158,6 @@ impl Stream {
             ));
         }
         let split = BoundarySplit::new(&tokenizer, options.split_rate)?;
-        if !(0.0..=1.0).contains(&options.needle_rate) {
-            let problem = format!("{} is not between 0 and 1", options.needle_rate);
-            return Err(DataError::Option { key: "needle rate", problem });
-        }
-        let needles =
-            if options.needle_rate > 0.0 { Some(Arc::new(Needles::new(&tokenizer, options.bos)?)) } else { None };
-        if let Some(need) = needles.as_ref().map(|n| n.room(1)).filter(|need| *need > options.seq_len) {
-            let problem = format!("sequences of {} tokens are too short: a needle takes {need}", options.seq_len);
-            return Err(DataError::Option { key: "needle rate", problem });
-        }
         let bos = tokenizer.special().bos.filter(|_| options.bos);
         if options.bos && bos.is_none() {
             return Err(DataError::tokenizer(None, "it has no begin token; turn off `bos`"));
@@ -195,9 +171,7 @@ impl Stream {
             return Err(DataError::Cursor("the packed text is another one".into()));
         }
         if cursor.settings != settings {
-            return Err(DataError::Cursor(
-                "seed, fill-in-middle, split rate, needles or begin tokens have changed".into(),
-            ));
+            return Err(DataError::Cursor("seed, fill-in-middle, split rate or begin tokens have changed".into()));
         }
         let documents = packed.documents() as u64;
         if cursor.document >= documents {
@@ -211,7 +185,6 @@ impl Stream {
             options,
             fim,
             split,
-            needles,
             bos,
             eos,
             order,
@@ -287,19 +260,7 @@ impl Stream {
         row.reserve(t + 1);
         self.settle()?;
         let mut source = RowSource { epoch: self.cursor.epoch, document: self.number, begins: 0 };
-        let rng = Rng::new(self.options.seed, Purpose::Needle, self.cursor.rows);
-        match self.needles.clone().filter(|_| rng.uniform(NEEDLE) < self.options.needle_rate) {
-            Some(needles) => {
-                let mut ids = Vec::with_capacity(t);
-                needles.row(t, rng.substream(NEEDLE), &mut ids, |n| {
-                    let mut text = Vec::with_capacity(n);
-                    source.begins = self.take(n, |ids| text.extend_from_slice(ids))?;
-                    Ok(text)
-                })?;
-                row.extend(ids.iter().map(|id| *id as i32));
-            }
-            None => source.begins = self.take(t, |ids| row.extend(ids.iter().map(|id| *id as i32)))?,
-        }
+        source.begins = self.take(t, |ids| row.extend(ids.iter().map(|id| *id as i32)))?;
         // The last target is the next row's first input.
         self.settle()?;
         row.push(self.current[self.cursor.offset as usize] as i32);

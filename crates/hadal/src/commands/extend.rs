@@ -2,6 +2,7 @@
 
 use crate::cli::ExtendArgs;
 use anyhow::{Context, Result, bail};
+use hadal_lab::objective;
 use hadal_recipe::recipe::{Amount, Extension, Lr};
 use hadal_train::extend::{extension_folder, is_finished, run_extensions};
 use hadal_train::session::Session;
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
     if main.plan.extensions.is_empty() {
         bail!("the run in {shown} has no stages: say how long its context is to be, as in --to 4096 --tokens 2M");
     }
-    if run_extensions(&main, args.plain, &crate::line)? {
+    if run_extensions(&main, objective, args.plain, &crate::line)? {
         say!("try: hadal niah {shown}/stage-{}", main.plan.extensions.len());
     } else {
         say!("stopped; go on with `hadal extend {shown}`");

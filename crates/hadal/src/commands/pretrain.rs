@@ -2,6 +2,7 @@
 
 use crate::cli::PretrainArgs;
 use anyhow::Result;
+use hadal_lab::objective;
 use hadal_recipe::recipe::Recipe;
 use hadal_train::extend::{is_finished, run_extensions};
 use hadal_train::run;
@@ -13,13 +14,13 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
     let session = if args.resume {
         Session::resume(Path::new(&recipe.run.out))?
     } else {
-        Session::begin(recipe, || None, &crate::line)?
+        Session::begin(recipe, objective, || None, &crate::line)?
     };
     if session.resumed && !session.plan.extensions.is_empty() && is_finished(&session.folder) {
         return stages(&session, args.plain);
     }
     let trainer = run::trainer(&session.plan, args.init.as_deref())?;
-    let (_, outcome) = session.train(trainer, args.plain, &crate::line)?;
+    let (_, outcome) = session.train(trainer, objective, args.plain, &crate::line)?;
     let folder = session.folder.display();
     say!("step {}, {} tokens; last checkpoint {}", outcome.progress.step, outcome.progress.tokens, {
         outcome.checkpoint.display()
@@ -34,7 +35,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
 }
 
 fn stages(main: &Session, plain: bool) -> Result<()> {
-    if !run_extensions(main, plain, &crate::line)? {
+    if !run_extensions(main, objective, plain, &crate::line)? {
         say!("stopped; go on with the same command and --resume");
     }
     Ok(())

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use hadal_data::baseline::{Compressor, Unigram};
 use hadal_data::{Tokenizer, fim};
 use hadal_infer::{Acceptance, generate_with_drafts};
+use hadal_lab::objective;
 use hadal_model::{Decoder, Model, count};
 use hadal_ops::Cx;
 use hadal_recipe::recipe::Recipe;
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
             let seconds = args.minutes * 60.0 - start.elapsed().as_secs_f64() - AFTER_SECONDS;
             Some((seconds * (1.0 - OVERHEAD) / 60.0).max(0.2))
         };
-        Session::begin(recipe, left, &crate::line)?
+        Session::begin(recipe, objective, left, &crate::line)?
     };
     let (plan, tokenizer) = (&session.plan, &session.corpus.tokenizer);
     ensure!(plan.extensions.is_empty(), "`stage`: quickstart has no time for stages; train the recipe with `pretrain`");
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let prompts = Prompts::choose(&texts);
     let trainer = run::trainer(plan, None)?;
     let before = answer(&trainer.cx, &trainer.model, tokenizer, &prompts)?;
-    let (trainer, outcome) = session.train(trainer, args.plain, &crate::line)?;
+    let (trainer, outcome) = session.train(trainer, objective, args.plain, &crate::line)?;
     if !outcome.finished {
         say!("stopped; go on with `hadal quickstart --resume`");
         return Ok(());

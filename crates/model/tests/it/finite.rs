@@ -41,7 +41,7 @@ fn shares(scores: &Tensor, k: usize, groups: usize) -> Vec<f64> {
 impl Problem<'_> {
     fn mtp_weights(&self) -> Vec<f64> {
         let depth = self.input.mtp.len() as f64;
-        self.input.mtp.iter().map(|m| LAMBDA / depth / m.valid as f64).collect()
+        self.input.mtp.iter().map(|m| LAMBDA / depth / m.targets.weight).collect()
     }
 
     /// Groups of tokens of the balance loss.
@@ -60,7 +60,7 @@ impl Problem<'_> {
         let observer = Some(&mut observer as _);
         let (main, mtp) = model.losses(self.cx, &self.input, Some(&self.replay), true, observer);
         let sum = |t: &Tensor| t.f32().iter().map(|v| f64::from(*v)).sum::<f64>();
-        let mut total = sum(&main) / self.input.valid as f64;
+        let mut total = sum(&main) / self.input.targets.weight;
         total += mtp.iter().zip(self.mtp_weights()).map(|(t, w)| w * sum(t)).sum::<f64>();
         let groups = self.groups();
         for ((s, experts), f) in scores.iter().zip(&self.shares) {
@@ -103,7 +103,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
 
         let mtp: Vec<f32> = problem.mtp_weights().iter().map(|w| *w as f32).collect();
         let balance = Some((groups, (ALPHA / problem.groups() as f64) as f32));
-        let weights = LossWeights { main: (1.0 / problem.input.valid as f64) as f32, mtp: &mtp, balance };
+        let weights = LossWeights { main: (1.0 / problem.input.targets.weight) as f32, mtp: &mtp, balance };
         let mut grads = Grads::new(&cx, model.params().into_iter());
         let (mut ws, mut stats) = (Workspace::default(), model.stats(&cx));
         let (mut found, k, count) = (Vec::new(), model.config.num_experts_per_tok, problem.groups());

@@ -14,32 +14,38 @@ pub struct Segments {
 impl Segments {
     /// From the starts, the end of the last segment included: `[0, 5, 12]` are two segments of 12 tokens.
     pub fn new(cx: &Cx, starts: &[usize]) -> Self {
-        assert!(
-            starts.first() == Some(&0) && starts.windows(2).all(|w| w[0] <= w[1]),
-            "segments: starts must begin with 0 and ascend: {starts:?}"
-        );
-        assert!(i32::try_from(starts[starts.len() - 1]).is_ok(), "segments: too many tokens");
-        let mut t = cx.empty(&[starts.len()], DType::I32);
-        t.i32_mut().iter_mut().zip(starts).for_each(|(d, s)| *d = *s as i32);
-        Self::with_starts(cx, t)
+        let ascending = starts.first() == Some(&0) && starts.windows(2).all(|w| w[0] <= w[1]);
+        assert!(ascending, "segments: starts must begin with 0 and ascend: {starts:?}");
+        Self::of(cx, starts.windows(2).map(|w| w[1] - w[0]))
     }
 
     /// `n` segments of `len` tokens.
     pub fn uniform(cx: &Cx, n: usize, len: usize) -> Self {
-        assert!(i32::try_from(n * len).is_ok(), "segments: too many tokens");
-        let mut t = cx.empty(&[n + 1], DType::I32);
-        t.i32_mut().iter_mut().enumerate().for_each(|(i, d)| *d = (i * len) as i32);
-        Self::with_starts(cx, t)
+        Self::of(cx, std::iter::repeat_n(len, n))
     }
 
-    fn with_starts(cx: &Cx, starts: Tensor) -> Self {
-        let count = |w: &[i32]| ((w[1] - w[0]) as usize).div_ceil(BLOCK);
-        let n = starts.i32().windows(2).map(count).sum();
-        let mut blocks = cx.empty(&[n, 2], DType::I32);
-        let pairs =
-            starts.i32().windows(2).enumerate().flat_map(|(s, w)| (0..count(w)).map(move |b| [s as i32, b as i32]));
-        blocks.i32_mut().chunks_exact_mut(2).zip(pairs).for_each(|(d, p)| d.copy_from_slice(&p));
-        Self { starts, blocks }
+    /// From the segments' lengths.
+    pub fn of(cx: &Cx, lens: impl Iterator<Item = usize> + Clone) -> Self {
+        let mut segments = Self { starts: cx.empty(&[0], DType::I32), blocks: cx.empty(&[0, 2], DType::I32) };
+        segments.set(lens);
+        segments
+    }
+
+    /// Makes them segments of other lengths, in the memory they have where it suffices.
+    pub fn set(&mut self, lens: impl Iterator<Item = usize> + Clone) {
+        let blocks = |len: usize| len.div_ceil(BLOCK);
+        let (count, n) = lens.clone().fold((0, 0), |(count, n), len| (count + 1, n + blocks(len)));
+        self.starts.resize(&[count + 1]);
+        let starts = self.starts.i32_mut();
+        starts[0] = 0;
+        let mut end = 0usize;
+        for (start, len) in starts[1..].iter_mut().zip(lens.clone()) {
+            end += len;
+            *start = i32::try_from(end).expect("segments: too many tokens");
+        }
+        self.blocks.resize(&[n, 2]);
+        let pairs = lens.enumerate().flat_map(|(s, len)| (0..blocks(len)).map(move |b| [s as i32, b as i32]));
+        self.blocks.i32_mut().chunks_exact_mut(2).zip(pairs).for_each(|(d, p)| d.copy_from_slice(&p));
     }
 
     /// The starts, end included.

@@ -16,8 +16,15 @@ pub(super) struct Outputs<'a> {
     pub(super) dz: Option<(&'a mut Tensor, usize)>,
 }
 
+/// Factor of all rows' gradients, and of each.
+#[derive(Clone, Copy)]
+pub(super) struct Factors<'a> {
+    pub(super) scale: f32,
+    pub(super) weights: Option<&'a [f32]>,
+}
+
 /// Consumes the logits `z` f32 [n, V].
-pub(super) fn cross_entropy<C: Elem>(cx: &Cx, z: &mut Tensor, targets: &[i32], scale: f32, out: Outputs<'_>) {
+pub(super) fn cross_entropy<C: Elem>(cx: &Cx, z: &mut Tensor, targets: &[i32], by: Factors<'_>, out: Outputs<'_>) {
     let (n, v) = (z.rows(), z.cols());
     let blocks = Blocks::rows(n, v);
     let z = DisjointMut::new(z.f32_mut());
@@ -32,6 +39,7 @@ pub(super) fn cross_entropy<C: Elem>(cx: &Cx, z: &mut Tensor, targets: &[i32], s
                 let pred = pred.as_ref().map(|p| &mut p.slice(r, 1)[0]);
                 (z.slice(r * v, v), losses.slice(r, 1), pred, dz.as_ref().map(|d| d.slice(r * v, v)))
             };
+            let scale = by.weights.map_or(by.scale, |w| by.scale * w[r]);
             loss[0] = dispatch(cx.isa(), Row { z, target: targets[r], scale, pred, dz });
         }
     });

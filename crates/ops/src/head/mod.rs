@@ -42,7 +42,8 @@ pub fn logits(cx: &Cx, h: &Tensor, w: &PackedWeight, out: &mut Tensor) {
 /// Losses, and on request gradients and the most likely tokens.
 ///
 /// `h` [T, D] float; `w` [V, D], with its backward form if `grad`; `targets` i32 `[T]`, -1 for none; `scale`: gradient
-/// of the total with respect to each loss. Writes `losses` f32 `[T]` and `pred` i32 `[T]`, the first index of the largest
+/// of the total with respect to each loss, times the token's own factor in `weights` f32 `[T]` where they are given (exact for
+/// 1). Losses are written without either. Writes `losses` f32 `[T]` and `pred` i32 `[T]`, the first index of the largest
 /// logit (0 where all are NaN), ignored targets included.
 pub fn loss(
     cx: &Cx,
@@ -50,6 +51,7 @@ pub fn loss(
     w: &PackedWeight,
     targets: &Tensor,
     scale: f32,
+    weights: Option<&Tensor>,
     losses: &mut Tensor,
     mut grad: Option<HeadGrad<'_>>,
     mut pred: Option<&mut Tensor>,
@@ -59,6 +61,9 @@ pub fn loss(
     let (t, d, v) = (h.rows(), h.cols(), w.n());
     assert!(w.groups() == 1 && w.k() == d && v > 0, "{op}: h is {h:?}, the weight {} x [{v}, {}]", w.groups(), w.k());
     assert!(targets.len() == t && losses.len() == t, "{op}: targets {targets:?}, losses {losses:?} for {t} tokens");
+    if let Some(weights) = weights {
+        assert!(weights.len() == t, "{op}: weights {weights:?} for {t} tokens");
+    }
     if let Some(pred) = &pred {
         assert!(pred.len() == t, "{op}: pred is {pred:?} for {t} tokens");
     }
@@ -97,7 +102,8 @@ pub fn loss(
             linear::forward(cx, &cpu::rows(cx, h, rows.start, rows.len()), w, &mut z, Acc::Write);
             with_elem!(w.dtype(), C => {
                 let dz = dz.as_mut().map(|dz| (&mut *dz, from - start));
-                cpu::cross_entropy::<C>(cx, &mut z, &targets.i32()[rows.clone()], scale, cpu::Outputs {
+                let factors = cpu::Factors { scale, weights: weights.map(|w| &w.f32()[rows.clone()]) };
+                cpu::cross_entropy::<C>(cx, &mut z, &targets.i32()[rows.clone()], factors, cpu::Outputs {
                     losses: &mut losses.f32_mut()[rows.clone()],
                     pred: pred.as_deref_mut().map(|p| &mut p.i32_mut()[rows]),
                     dz,

@@ -47,10 +47,10 @@ fn run(cx: &Cx, c: &Case, mut dh: Tensor, mut dw: Tensor, acc: Acc) -> Out {
     let (mut losses, mut pred) = (cx.empty(&[t], DType::F32), cx.empty(&[t], DType::I32));
     let targets = cx.indices(&[t], &c.targets);
     let grad = HeadGrad { dh: &mut dh, dh_acc: acc, dw: Some((&mut dw, acc)) };
-    loss(cx, &c.h, &c.packed, &targets, c.scale, &mut losses, Some(grad), Some(&mut pred));
+    loss(cx, &c.h, &c.packed, &targets, c.scale, None, &mut losses, Some(grad), Some(&mut pred));
     // Without the prediction (chunks of ignored targets are left out then) and without gradients: the same.
     let mut alone = cx.empty(&[t], DType::F32);
-    loss(cx, &c.h, &c.packed, &targets, c.scale, &mut alone, None, None);
+    loss(cx, &c.h, &c.packed, &targets, c.scale, None, &mut alone, None, None);
     assert_eq!(bits(&alone), bits(&losses));
     Out { losses, pred, dh, dw }
 }
@@ -168,7 +168,7 @@ fn silent_chunks_are_zero_without_a_prediction() {
             let (mut dh, mut dw) = (cx.empty(c.h.shape(), DType::F32), cx.empty(c.w.shape(), DType::F32));
             let mut losses = cx.empty(&[c.h.rows()], DType::F32);
             let grad = HeadGrad { dh: &mut dh, dh_acc: Acc::Write, dw: Some((&mut dw, Acc::Write)) };
-            loss(cx, &c.h, &c.packed, &targets, c.scale, &mut losses, Some(grad), pred);
+            loss(cx, &c.h, &c.packed, &targets, c.scale, None, &mut losses, Some(grad), pred);
             [losses, dh, dw].map(|t| t.to_vec_f32())
         };
         assert_eq!(gradients(None), gradients(Some(&mut cx.empty(&[c.h.rows()], DType::I32))));
@@ -216,7 +216,7 @@ fn the_prediction_is_the_first_of_the_largest() {
         let h = cx.tensor(&[4, d], &[1.0, 0.0, 0.0, 0.0, f32::NAN, 0.0, -1.0, 0.0], DType::F32);
         let (mut losses, mut pred) = (cx.empty(&[4], DType::F32), cx.empty(&[4], DType::I32));
         let targets = cx.indices(&[4], &[-1, 3, 3, -1]);
-        loss(&cx, &h, &packed, &targets, 1.0, &mut losses, None, Some(&mut pred));
+        loss(&cx, &h, &packed, &targets, 1.0, None, &mut losses, None, Some(&mut pred));
         assert_eq!(pred.i32(), [70, 0, 0, 0]);
         let losses = losses.f32();
         assert!(losses[0] == 0.0 && (losses[1] - 150f32.ln()).abs() < 1e-5 && losses[2].is_nan() && losses[3] == 0.0);

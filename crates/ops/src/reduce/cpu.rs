@@ -2,6 +2,7 @@
 
 use crate::kernel::{Blocks, Elem, Kernel, LANES, dispatch, sum_lanes, with_elem};
 use crate::{Cx, DType, DisjointMut, Tensor};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 struct Sum<'a, T, const SQUARES: bool>(&'a [T]);
@@ -35,21 +36,52 @@ fn term<const FMA: bool, const SQUARES: bool>(v: f32, acc: f64) -> f64 {
 }
 
 pub(super) fn sum<const SQUARES: bool>(cx: &Cx, x: &Tensor) -> f64 {
-    let blocks = Blocks::elements(x.len());
-    // The blocks' sums, an f64 as two words each: tensors hold no f64.
-    let mut parts = cx.empty(&[blocks.count(), 2], DType::I32);
     with_elem!(x.dtype(), T => {
-        let x = T::of_tensor(x);
-        let parts = DisjointMut::new(parts.i32_mut());
-        cx.threads().each(blocks.count(), |b| {
-            let bits = dispatch(cx.isa(), Sum::<T, SQUARES>(&x[blocks.range(b)])).to_bits();
-            // SAFETY: one row of `parts` for each block.
-            let part = unsafe { parts.slice(2 * b, 2) };
-            (part[0], part[1]) = ((bits >> 32) as i32, bits as i32);
-        });
+        let all = T::of_tensor(x);
+        by_blocks(cx, x.len(), |part| dispatch(cx.isa(), Sum::<T, SQUARES>(&all[part])))
+    })
+}
+
+/// The blocks' sums, made by all threads and added in order.
+fn by_blocks(cx: &Cx, len: usize, sum: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
+    let blocks = Blocks::elements(len);
+    // An f64 as two words each: tensors hold no f64.
+    let mut parts = cx.empty(&[blocks.count(), 2], DType::I32);
+    let words = DisjointMut::new(parts.i32_mut());
+    cx.threads().each(blocks.count(), |b| {
+        let bits = sum(blocks.range(b)).to_bits();
+        // SAFETY: one row of `parts` for each block.
+        let part = unsafe { words.slice(2 * b, 2) };
+        (part[0], part[1]) = ((bits >> 32) as i32, bits as i32);
     });
     let value = |part: &[i32]| f64::from_bits(u64::from(part[0] as u32) << 32 | u64::from(part[1] as u32));
     parts.i32().chunks_exact(2).map(value).sum()
+}
+
+/// Products of two f32 are exact in f64, fused or not.
+struct Dot<'a>(&'a [f32], &'a [f32]);
+
+impl Kernel for Dot<'_> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> f64 {
+        let mut acc = [0.0f64; LANES];
+        let (x, y) = (self.0.chunks_exact(LANES), self.1.chunks_exact(LANES));
+        for (acc, (x, y)) in acc.iter_mut().zip(x.remainder().iter().zip(y.remainder())) {
+            *acc = f64::from(*x) * f64::from(*y);
+        }
+        for (x, y) in x.zip(y) {
+            for i in 0..LANES {
+                acc[i] += f64::from(x[i]) * f64::from(y[i]);
+            }
+        }
+        sum_lanes(acc)
+    }
+}
+
+pub(super) fn dot(cx: &Cx, x: &Tensor, y: &Tensor) -> f64 {
+    let (x, y) = (x.f32(), y.f32());
+    by_blocks(cx, x.len(), |part| dispatch(cx.isa(), Dot(&x[part.clone()], &y[part])))
 }
 
 /// Largest magnitude, as bits: infinities and NaN are the largest of all.

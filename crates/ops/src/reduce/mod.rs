@@ -9,7 +9,7 @@ mod cpu;
 mod tests;
 
 use crate::kernel::expect_float;
-use crate::{Cx, Device, Tensor};
+use crate::{Cx, DType, Device, Tensor};
 
 /// `sum x^2`.
 pub fn sum_squares(cx: &Cx, x: &Tensor) -> f64 {
@@ -25,6 +25,15 @@ pub fn sum(cx: &Cx, x: &Tensor) -> f64 {
     expect_float("sum", x.dtype());
     match x.device() {
         Device::Cpu => cpu::sum::<false>(cx, x),
+    }
+}
+
+/// `sum x y` of two f32 tensors, in the order of [`sum`]: with ones for `y` its bits.
+pub fn dot(cx: &Cx, x: &Tensor, y: &Tensor) -> f64 {
+    let of = (x.dtype(), y.dtype(), x.len());
+    assert_eq!(of, (DType::F32, DType::F32, y.len()), "dot: {x:?} with {y:?}");
+    match x.device() {
+        Device::Cpu => cpu::dot(cx, x, y),
     }
 }
 

@@ -54,6 +54,9 @@ pub struct Recipe {
     pub model: Model,
     #[serde(default)]
     pub data: Data,
+    /// What is trained.
+    #[serde(default)]
+    pub objective: Objective,
     #[serde(default)]
     pub batch: Batch,
     #[serde(default)]
@@ -118,6 +121,22 @@ pub struct Model {
     /// `config.json`'s own fields; they win over `config`. The string "none" stands for JSON's null.
     #[serde(flatten)]
     pub fields: toml::Table,
+}
+
+/// What is trained, by name, with settings of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Objective {
+    /// `pretraining`, or one of another crate.
+    pub name: String,
+    /// What it reads beside.
+    #[serde(flatten)]
+    pub settings: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self { name: "pretraining".into(), settings: serde_json::Map::new() }
+    }
 }
 
 /// Where the text comes from.

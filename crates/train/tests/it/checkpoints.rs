@@ -35,7 +35,7 @@ fn a_loaded_trainer_goes_on_bit_for_bit() {
         let dir = tempfile::tempdir().unwrap();
         let mut unbroken = small(compute, moments);
         steps(&mut unbroken, 0..3);
-        let path = save(&unbroken, 3, &json!({"tokens": 48}), &[], dir.path(), 0).unwrap();
+        let path = save(&unbroken, &[], 3, &json!({"tokens": 48}), &[], dir.path(), 0).unwrap();
         let saved = state(&unbroken);
         steps(&mut unbroken, 3..6);
 
@@ -63,7 +63,7 @@ fn saving_removes_leftovers_and_old_checkpoints_and_replaces_its_own() {
     fs::write(&extra, "{}").unwrap();
     let mut t = small(DType::F32, DType::F32);
     assert!(checkpoints(&folder).unwrap().is_empty(), "a folder that is not there has no checkpoint");
-    save(&t, 1, &json!(1), &[], &folder, 2).unwrap();
+    save(&t, &[], 1, &json!(1), &[], &folder, 2).unwrap();
     // What a killed process leaves, by the name of one that is surely gone.
     let mut child = std::process::Command::new("true").spawn().unwrap();
     child.wait().unwrap();
@@ -71,14 +71,14 @@ fn saving_removes_leftovers_and_old_checkpoints_and_replaces_its_own() {
     fs::create_dir(&left).unwrap();
     fs::write(left.join("model.safetensors"), "half").unwrap();
     for step in 2..5 {
-        save(&t, step, &json!(step), std::slice::from_ref(&extra), &folder, 2).unwrap();
+        save(&t, &[], step, &json!(step), std::slice::from_ref(&extra), &folder, 2).unwrap();
     }
     assert_eq!(names(&folder), ["step-00000003", "step-00000004"]);
     let newest = checkpoints(&folder).unwrap().pop().unwrap();
     assert_eq!(fs::read_to_string(newest.join("tokenizer.json")).unwrap(), "{}");
     // The same step again takes the place of the first.
     steps(&mut t, 0..1);
-    save(&t, 4, &json!("again"), &[], &folder, 0).unwrap();
+    save(&t, &[], 4, &json!("again"), &[], &folder, 0).unwrap();
     assert_eq!(names(&folder), ["step-00000003", "step-00000004"]);
     let mut other = small(DType::F32, DType::F32);
     assert_eq!(load::<Value>(&mut other, &newest).unwrap(), json!("again"));
@@ -94,7 +94,7 @@ fn refusal(t: &mut Trainer, path: &Path) -> String {
 fn damaged_and_foreign_states_are_errors_that_name_the_file_and_the_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let t = small(DType::F32, DType::F32);
-    let path = save(&t, 1, &json!(1), &[], dir.path(), 0).unwrap();
+    let path = save(&t, &[], 1, &json!(1), &[], dir.path(), 0).unwrap();
     let tensors = path.join("state/tensors.safetensors");
 
     // Other settings: no averages; moments of another format; averages that were not saved.
@@ -104,7 +104,7 @@ fn damaged_and_foreign_states_are_errors_that_name_the_file_and_the_tensor() {
     let mut narrow = trainer(Cx::cpu(1, DType::F32), DType::Bf16, 0.99);
     let e = refusal(&mut narrow, &path);
     assert!(e.contains("`m/model.embed_tokens.weight`") && e.contains("BF16") || e.contains("Bf16"), "{e}");
-    let without = save(&plain, 2, &json!(2), &[], dir.path(), 0).unwrap();
+    let without = save(&plain, &[], 2, &json!(2), &[], dir.path(), 0).unwrap();
     let e = refusal(&mut small(DType::F32, DType::F32), &without);
     assert!(e.contains("lacks the tensor `ema/"), "{e}");
 
@@ -134,22 +134,22 @@ fn a_save_that_fails_names_the_path_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("checkpoints");
     let mut t = small(DType::F32, DType::F32);
-    let before = save(&t, 1, &json!(1), &[], &folder, 1).unwrap();
+    let before = save(&t, &[], 1, &json!(1), &[], &folder, 1).unwrap();
     let saved = state(&t);
     steps(&mut t, 0..1);
 
     // A file to copy that is not there: fails when the weights are written already.
     let missing = dir.path().join("no-such-tokenizer.json");
-    let e = save(&t, 1, &json!(2), &[missing], &folder, 1).expect_err("nothing to copy");
+    let e = save(&t, &[], 1, &json!(2), &[missing], &folder, 1).expect_err("nothing to copy");
     assert!(matches!(e, CheckpointError::Io { .. }) && e.to_string().contains("no-such-tokenizer.json"), "{e}");
     // A file in the place of the folder.
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let e = save(&t, 2, &json!(2), &[], &file.join("checkpoints"), 1).expect_err("no folder");
+    let e = save(&t, &[], 2, &json!(2), &[], &file.join("checkpoints"), 1).expect_err("no folder");
     assert!(e.to_string().contains(&file.display().to_string()), "{e}");
     // A folder in which nothing may be created.
     if let Some((folder, restore)) = unwritable(&folder) {
-        let e = save(&t, 2, &json!(2), &[], &folder, 1).expect_err("not writable").to_string();
+        let e = save(&t, &[], 2, &json!(2), &[], &folder, 1).expect_err("not writable").to_string();
         restore();
         assert!(e.contains(&folder.display().to_string()), "{e}");
     }

@@ -3,7 +3,7 @@
 use crate::{SETTINGS, state, tokens, train, trainer_in};
 use hadal_model::Stored;
 use hadal_ops::{Cx, DType};
-use hadal_train::step::{StepSettings, Trainer};
+use hadal_train::step::{StepBatch, StepSettings, Trainer};
 use hadal_weights::precision::Precision;
 
 const SEQ_LEN: usize = 19;
@@ -44,7 +44,7 @@ fn threads_do_not_change_a_bit_of_three_steps() {
 /// Loads and gradients of one step over four sequences.
 fn gradients(t: &mut Trainer, micro_batch: usize) -> (Vec<Vec<i32>>, Vec<Vec<f32>>) {
     let tokens = batch(t, 0, 4);
-    t.gradients(&tokens, SEQ_LEN, &StepSettings { micro_batch, ..SETTINGS });
+    t.gradients(&StepBatch::uniform(tokens.to_vec(), SEQ_LEN), &StepSettings { micro_batch, ..SETTINGS });
     (t.stats.loads.iter().map(|l| l.i32().to_vec()).collect(), t.grads.iter().map(|g| g.f32().to_vec()).collect())
 }
 

@@ -4,14 +4,16 @@ mod balancing;
 mod checkpoints;
 mod invariants;
 mod nudge;
+mod objective;
 mod precision;
 mod ten_steps;
+mod weights;
 
 use hadal_base::{Purpose, Rng};
 use hadal_model::BalanceGroups;
 use hadal_ops::{Cx, DType};
 use hadal_train::optim::OptimConfig;
-use hadal_train::step::{StepSettings, Trainer};
+use hadal_train::step::{StepBatch, StepSettings, Trainer};
 use hadal_weights::Checkpoint;
 use hadal_weights::ModelConfig;
 use hadal_weights::precision::Precision;
@@ -52,10 +54,10 @@ fn tokens(config: &ModelConfig, step: u64, n: usize) -> Vec<i32> {
 
 /// One step on `tokens`; returns its losses and gradient norm.
 fn train(t: &mut Trainer, tokens: &[i32], seq_len: usize, settings: &StepSettings) -> (Vec<f64>, f64) {
-    t.gradients(tokens, seq_len, settings);
+    t.gradients(&StepBatch::uniform(tokens.to_vec(), seq_len), settings);
     let norm = t.grad_norm();
     t.update(settings, norm);
-    let losses = t.losses(tokens.len() / (seq_len + 1), seq_len);
+    let losses = t.losses();
     ([vec![losses.main, losses.balance], losses.mtp].concat(), norm)
 }
 

@@ -5,6 +5,7 @@ use hadal_ops::{Accumulator, DType};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::Recipe;
 use hadal_train::run;
+use hadal_train::step::StepBatch;
 use hadal_weights::ModelConfig;
 
 #[test]
@@ -20,8 +21,8 @@ fn a_run_multiplies_as_its_recipe_says() {
         assert_eq!(t.cx.accumulator(), accumulator);
         assert_eq!(t.model.blocks[0].attn.out.weight().dtype(), DType::U8);
         let tokens = tokens(&t.model.config, 0, 2 * 33);
-        t.gradients(&tokens, 32, &SETTINGS);
-        t.losses(2, 32).main
+        t.gradients(&StepBatch::uniform(tokens.clone(), 32), &SETTINGS);
+        t.losses().main
     });
     assert!(losses[0] != losses[1] && losses[1] != losses[2] && losses[0] != losses[2], "{losses:?}");
 }

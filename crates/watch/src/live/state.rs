@@ -123,6 +123,9 @@ impl State {
         if let Some(vio) = m.mean_max_vio() {
             add(format!("max_vio {vio:.2}"));
         }
+        for (name, value) in &m.figures {
+            add(format!("{name} {value:.3}"));
+        }
         add(format!("{} tok/s", count(m.tokens_per_second)));
         add(format!("mfu {:.0}%", 100.0 * m.mfu));
         if let Some(eta) = self.eta() {

@@ -63,7 +63,7 @@ fn progress(frame: &mut Frame<'_>, area: Rect, s: &State) {
 
 fn figures(frame: &mut Frame<'_>, area: Rect, s: &State) {
     let mut lines = Vec::new();
-    let mut add = |name: &'static str, value: String| {
+    let mut add = |name: &str, value: String| {
         lines.push(Line::from(vec![Span::from(format!(" {name:<12}")).dim(), Span::from(value)]));
     };
     if let Some(m) = &s.last {
@@ -77,6 +77,9 @@ fn figures(frame: &mut Frame<'_>, area: Rect, s: &State) {
         add("lr", format!("{:.2e}", m.lr));
         add("grad norm", format!("{:.3}", m.grad_norm));
         add("batch", format!("{} sequences", m.batch));
+        for (name, value) in &m.figures {
+            add(name, format!("{value:.4}"));
+        }
         add("tokens/s", count(m.tokens_per_second));
         add("MFU", format!("{:.1}%", 100.0 * m.mfu));
         add("memory", format!("{:.2} GB", m.memory as f64 / 1e9));

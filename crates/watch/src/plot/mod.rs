@@ -8,6 +8,7 @@ mod heatmap;
 pub mod panel;
 
 use hadal_base::{IoError, atomic};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use plotters::coord::Shift;
@@ -95,8 +96,18 @@ pub fn training(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<(), P
             curves: vec![Curve::faint(norm.clone(), PINK), Curve::line("", smooth(&norm), PINK)],
         },
     ];
-    write(path, (960, 860), PlotError::draw("the training curves"), |root| {
-        panel::stack(root, title, &unit.label, &panels, &[5, 2, 2])
+    // A panel for each figure of the objective's own.
+    let mut panels = panels.into_iter().collect::<Vec<_>>();
+    let names: BTreeSet<&str> = steps.iter().flat_map(|m| m.figures.keys().map(String::as_str)).collect();
+    for name in &names {
+        let own = points(&|m| m.figures.get(*name).copied());
+        let curves = vec![Curve::faint(own.clone(), SKY), Curve::line("", smooth(&own), SKY)];
+        panels.push(Panel { y: name, scale: Scale::Linear, curves });
+    }
+    let heights: Vec<u32> = [5, 2, 2].into_iter().chain(names.iter().map(|_| 2)).collect();
+    let size = (960, 860 + 190 * names.len() as u32);
+    write(path, size, PlotError::draw("the training curves"), |root| {
+        panel::stack(root, title, &unit.label, &panels, &heights)
     })
 }
 

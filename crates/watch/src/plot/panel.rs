@@ -79,13 +79,13 @@ impl Curve {
 }
 
 /// Curves with one vertical axis.
-pub struct Panel {
-    pub y: &'static str,
+pub struct Panel<'a> {
+    pub y: &'a str,
     pub scale: Scale,
     pub curves: Vec<Curve>,
 }
 
-impl Panel {
+impl Panel<'_> {
     fn range(&self) -> Range<f64> {
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
         for &(_, y) in self.curves.iter().flat_map(|c| &c.points) {
@@ -132,7 +132,7 @@ pub fn stack<B: DrawingBackend>(
     root: &DrawingArea<B, Shift>,
     title: &str,
     x_label: &str,
-    panels: &[Panel],
+    panels: &[Panel<'_>],
     shares: &[u32],
 ) -> Result<(), String> {
     let root = root.titled(title, ("sans-serif", 20).into_font().color(&BLACK)).map_err(|e| e.to_string())?;
@@ -165,7 +165,7 @@ fn draw<B: DrawingBackend, Y>(
     x_label: &str,
     x: Range<f64>,
     y: Y,
-    panel: &Panel,
+    panel: &Panel<'_>,
 ) -> Result<(), String>
 where
     Y: AsRangedCoord<Value = f64>,

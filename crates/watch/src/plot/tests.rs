@@ -47,6 +47,7 @@ pub(crate) fn run(steps: u64, balanced: bool) -> Vec<StepMetrics> {
                 mfu: 0.61,
                 loader_wait: 0.0001,
                 memory: 812_000_000,
+                figures: [("reward".to_owned(), t)].into(),
                 spike: None,
                 validation: (step % (steps / 8).max(1) == 0).then(|| Validation {
                     loss: loss + 0.05,
