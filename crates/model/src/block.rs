@@ -2,6 +2,7 @@
 
 use crate::build::Builder;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
+use crate::linear::Linear;
 use crate::mla::{Mla, MlaDeferred, MlaSaved};
 use crate::moe::{Moe, MoeDeferred, MoeSaved};
 use crate::norm;
@@ -97,19 +98,34 @@ impl Block {
     }
 
     pub(crate) fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
-        self.attn.params().for_each(&mut *f);
+        self.attn.visit(f);
         f(&self.norm);
         match &self.mlp {
             Mlp::Dense(m) => m.params().for_each(f),
             Mlp::Moe(m) => m.params().for_each(f),
         }
     }
-    pub(crate) fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Param)) {
-        self.attn.params_mut().for_each(&mut *f);
+    pub(crate) fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
+        self.attn.visit_mut(f);
         f(&mut self.norm);
         match &mut self.mlp {
             Mlp::Dense(m) => m.params_mut().for_each(f),
             Mlp::Moe(m) => m.params_mut().for_each(f),
+        }
+    }
+
+    pub(crate) fn linears<'a>(&'a self, f: &mut dyn FnMut(&'a Linear)) {
+        self.attn.linears().for_each(&mut *f);
+        match &self.mlp {
+            Mlp::Dense(m) => m.linears().for_each(f),
+            Mlp::Moe(m) => m.linears().for_each(f),
+        }
+    }
+    pub(crate) fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        self.attn.linears_mut().for_each(&mut *f);
+        match &mut self.mlp {
+            Mlp::Dense(m) => m.linears_mut().for_each(f),
+            Mlp::Moe(m) => m.linears_mut().for_each(f),
         }
     }
 

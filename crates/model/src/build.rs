@@ -33,7 +33,7 @@ impl<'a> Builder<'a> {
 
     /// The next parameter as a linear layer.
     pub(crate) fn linear(&mut self, role: Role) -> Linear {
-        Linear { param: self.take(role) }
+        Linear::new(self.take(role))
     }
 
     /// The next parameter, a gain.

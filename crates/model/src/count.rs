@@ -85,6 +85,7 @@ fn part_of(role: Role) -> &'static str {
         Role::Norm => "norms",
         Role::MtpProjection => "MTP projection",
         Role::Head => "output head",
+        Role::Adapter => unreachable!("adapters are in no list"),
     }
 }
 

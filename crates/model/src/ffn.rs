@@ -40,6 +40,12 @@ impl Ffn {
     pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
         [&mut self.gate_up.param, &mut self.down.param].into_iter()
     }
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        [&self.gate_up, &self.down].into_iter()
+    }
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.gate_up, &mut self.down].into_iter()
+    }
 
     /// `y_td += FFN(u_td)`, y f32.
     pub fn forward(&self, cx: &Cx, u: &Tensor, y: &mut Tensor) -> FfnSaved {

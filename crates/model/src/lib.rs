@@ -1,5 +1,6 @@
 //! The DeepSeek-V3 model: layers with explicit forward and backward, losses, caches, counting.
 
+mod adapter;
 mod balance;
 mod batch;
 mod block;
@@ -23,6 +24,7 @@ mod values;
 #[cfg(test)]
 mod wiring_tests;
 
+pub use adapter::Adapter;
 pub use balance::update_bias;
 pub use batch::{IGNORE, Input, MtpInput, Segment, Targets};
 pub use block::{Block, BlockDeferred, BlockSaved, Mlp};

@@ -1,18 +1,26 @@
 //! A linear layer with its three passes: `y = x W^T`, `dx = dy W`, `dW = dy^T x`, in the format of the stored weight.
 //!
-//! One matrix, or one of each expert over rows that lie together (grouped). Shapes: T rows, n outputs, k inputs.
+//! One matrix, or one of each expert over rows that lie together (grouped). Shapes: T rows, n outputs, k inputs. Low-rank
+//! adapters ([`Adapter`]) add to the outputs of the parts that they are attached to.
 
+use crate::adapter::Adapter;
 use crate::param::{Grads, Param};
 use hadal_ops::linear::{self, Operand, PackedWeight};
 use hadal_ops::{Acc, Cx, MatMut, Tensor};
 
-/// The layer: its parameter is all it has.
+/// The layer.
 pub struct Linear {
     /// `[groups * n, k]`.
     pub param: Param,
+    /// Attached to parts of its outputs.
+    pub adapters: Vec<Adapter>,
 }
 
 impl Linear {
+    pub(crate) fn new(param: Param) -> Self {
+        Self { param, adapters: Vec::new() }
+    }
+
     /// The panels that products read.
     pub fn weight(&self) -> &PackedWeight {
         self.param.weight()
@@ -20,15 +28,21 @@ impl Linear {
 
     /// `y_tn (acc)= x_tk W^T`
     pub fn forward<'a, 'b>(&self, cx: &Cx, x: impl Into<Operand<'a>>, y: impl Into<MatMut<'b>>, acc: Acc) {
-        linear::forward(cx, x, self.weight(), y, acc);
+        let (x, mut y) = (x.into(), y.into());
+        let n = y.cols();
+        linear::forward(cx, x, self.weight(), y.columns_mut(0..n), acc);
+        self.adapters.iter().for_each(|a| a.forward(cx, x, None, &mut y));
     }
 
     /// `dx_tk (acc)= dy_tn W`
     pub fn backward_input<'a, 'b>(&self, cx: &Cx, dy: impl Into<Operand<'a>>, dx: impl Into<MatMut<'b>>, acc: Acc) {
-        linear::backward_input(cx, dy, self.weight(), dx, acc);
+        let (dy, mut dx) = (dy.into(), dx.into());
+        let k = dx.cols();
+        linear::backward_input(cx, dy, self.weight(), dx.columns_mut(0..k), acc);
+        self.adapters.iter().for_each(|a| a.backward_input(cx, dy, None, &mut dx));
     }
 
-    /// `dW (+)= dy_tn^T x_tk`, if anybody wants it.
+    /// `dW (+)= dy_tn^T x_tk`, if anybody wants it, and the adapters' gradients.
     pub fn backward_weight<'a, 'b>(
         &self,
         cx: &Cx,
@@ -36,9 +50,11 @@ impl Linear {
         x: impl Into<Operand<'b>>,
         grads: &mut Grads,
     ) {
+        let (dy, x) = (dy.into(), x.into());
         if let Some((dw, acc)) = grads.target(&self.param) {
             linear::backward_weight(cx, dy, x, self.weight().dtype(), dw, acc);
         }
+        self.adapters.iter().for_each(|a| a.backward_weight(cx, dy, x, None, grads));
     }
 
     /// As [`Linear::forward`], each group on its rows `offsets[g]..offsets[g + 1]`.
@@ -50,7 +66,10 @@ impl Linear {
         y: impl Into<MatMut<'b>>,
         acc: Acc,
     ) {
-        linear::grouped_forward(cx, x, self.weight(), offsets, y, acc);
+        let (x, mut y) = (x.into(), y.into());
+        let n = y.cols();
+        linear::grouped_forward(cx, x, self.weight(), offsets, y.columns_mut(0..n), acc);
+        self.adapters.iter().for_each(|a| a.forward(cx, x, Some(offsets), &mut y));
     }
 
     /// As [`Linear::backward_input`], each group on its rows.
@@ -62,7 +81,10 @@ impl Linear {
         dx: impl Into<MatMut<'b>>,
         acc: Acc,
     ) {
-        linear::grouped_backward_input(cx, dy, self.weight(), offsets, dx, acc);
+        let (dy, mut dx) = (dy.into(), dx.into());
+        let k = dx.cols();
+        linear::grouped_backward_input(cx, dy, self.weight(), offsets, dx.columns_mut(0..k), acc);
+        self.adapters.iter().for_each(|a| a.backward_input(cx, dy, Some(offsets), &mut dx));
     }
 
     /// As [`Linear::backward_weight`], each group over its rows.
@@ -74,8 +96,10 @@ impl Linear {
         offsets: &Tensor,
         grads: &mut Grads,
     ) {
+        let (dy, x) = (dy.into(), x.into());
         if let Some((dw, acc)) = grads.target(&self.param) {
             linear::grouped_backward_weight(cx, dy, x, offsets, self.weight().dtype(), dw, acc);
         }
+        self.adapters.iter().for_each(|a| a.backward_weight(cx, dy, x, Some(offsets), grads));
     }
 }

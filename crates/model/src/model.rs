@@ -159,22 +159,35 @@ impl Model {
         self.params().iter().map(|p| p.stored().bytes()).sum()
     }
 
-    /// Shows every parameter, in the order of the list.
+    /// Shows every parameter, in the order of the list, then those of adapters: in the order of their indices.
     pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
         f(&self.embed);
         self.blocks.iter().for_each(|b| b.visit(f));
         f(&self.norm);
         self.head.iter().for_each(|h| f(&h.param));
         self.mtp.iter().for_each(|m| m.visit(f));
+        self.linears(&mut |layer| layer.adapters.iter().for_each(|a| [&a.down, &a.up].into_iter().for_each(&mut *f)));
     }
     /// As [`Model::visit`], writable.
-    pub fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Param)) {
+    pub fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
         f(&mut self.embed);
         self.blocks.iter_mut().for_each(|b| b.visit_mut(f));
         f(&mut self.norm);
         self.head.iter_mut().for_each(|h| f(&mut h.param));
         self.mtp.iter_mut().for_each(|m| m.visit_mut(f));
+        self.linears_mut(&mut |layer| {
+            layer.adapters.iter_mut().for_each(|a| [&mut a.down, &mut a.up].into_iter().for_each(&mut *f));
+        });
     }
+    /// Every linear layer of blocks and MTP modules that adapters may attach to; routers are none.
+    pub(crate) fn linears<'a>(&'a self, f: &mut dyn FnMut(&'a Linear)) {
+        self.blocks.iter().chain(self.mtp.iter().map(|m| &m.block)).for_each(|b| b.linears(f));
+    }
+    /// As [`Model::linears`], writable.
+    pub(crate) fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
+        self.blocks.iter_mut().chain(self.mtp.iter_mut().map(|m| &mut m.block)).for_each(|b| b.linears_mut(f));
+    }
+
     /// All parameters in the order of the list.
     pub fn params(&self) -> Vec<&Param> {
         let mut all = Vec::new();

@@ -80,6 +80,12 @@ impl Moe {
         let shared = self.shared.iter_mut().flat_map(Ffn::params_mut);
         self.router.params_mut().chain([&mut self.gate_up.param, &mut self.down.param]).chain(shared)
     }
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        [&self.gate_up, &self.down].into_iter().chain(self.shared.iter().flat_map(Ffn::linears))
+    }
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.gate_up, &mut self.down].into_iter().chain(self.shared.iter_mut().flat_map(Ffn::linears_mut))
+    }
 
     /// Phase dispatch: sorts tokens by expert and gathers their rows.
     pub fn dispatch(&self, cx: &Cx, u: &Tensor, routing: &Routing) -> Dispatched {

@@ -78,7 +78,7 @@ impl Mtp {
         self.block.visit(f);
         f(&self.norm);
     }
-    pub(crate) fn visit_mut<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Param)) {
+    pub(crate) fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
         f(&mut self.enorm);
         f(&mut self.hnorm);
         f(&mut self.eh_proj.param);

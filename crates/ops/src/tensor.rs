@@ -293,7 +293,20 @@ macro_rules! mat_common {
 mat_common!(MatRef);
 mat_common!(MatMut);
 
+impl MatRef<'_> {
+    /// Columns `range` of the view.
+    pub fn columns(&self, range: std::ops::Range<usize>) -> MatRef<'_> {
+        assert!(range.end <= self.cols, "columns {range:?} of {}", self.cols);
+        MatRef { tensor: self.tensor, col: self.col + range.start, cols: range.len() }
+    }
+}
+
 impl MatMut<'_> {
+    /// Columns `range` of the view, writable.
+    pub fn columns_mut(&mut self, range: std::ops::Range<usize>) -> MatMut<'_> {
+        assert!(range.end <= self.cols, "columns {range:?} of {}", self.cols);
+        MatMut { tensor: self.tensor, col: self.col + range.start, cols: range.len() }
+    }
     /// Host elements from the first of the view to the end of the tensor, writable.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         let col = self.col;

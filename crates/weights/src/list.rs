@@ -58,6 +58,8 @@ pub enum Role {
     RouterBias,
     /// `eh_proj` of an MTP module.
     MtpProjection,
+    /// One of the two matrices of a low-rank adapter. In no list: adapters are added to a model.
+    Adapter,
 }
 
 impl Role {
@@ -161,6 +163,7 @@ impl Parameter {
             Role::ExpertDown => table.expert_down,
             Role::Router => Product::F32,
             Role::MtpProjection => table.mtp_proj,
+            Role::Adapter => Product::Compute,
         })
     }
     /// The name that stands for it in messages: its first part's.

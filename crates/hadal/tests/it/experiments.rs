@@ -19,7 +19,10 @@ const TINY: &str = r#"[
     "model.intermediate_size=48", "model.moe_intermediate_size=16", "model.max_position_embeddings=256",
 "#;
 
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/src");
+/// Text to train on.
+fn sources() -> &'static str {
+    crate::setup::corpus().to_str().unwrap()
+}
 
 /// A description in a folder of its own, and the experiment's folder beside it.
 struct Pair {
@@ -70,10 +73,10 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
     let e = fails(pair.command(out, &["--domain", "maths=/nowhere"]));
     assert!(e.contains("/nowhere") && !out.exists(), "{e}");
     let domains = [
-        concat!("code=", env!("CARGO_MANIFEST_DIR"), "/../data/src/hash.rs"),
+        concat!("code=", env!("CARGO_MANIFEST_DIR"), "/../base/src/rng.rs"),
         concat!("english=", env!("CARGO_MANIFEST_DIR"), "/../../docs/data.md"),
     ];
-    let more = ["--tokens", "1536", "--text", SOURCES, "--domain", domains[0], "--domain", domains[1]];
+    let more = ["--tokens", "1536", "--text", sources(), "--domain", domains[0], "--domain", domains[1]];
     let args = pair.command(out, &more);
     let said = ok(args.clone());
     assert!(said.contains("It specialises. **") && said.contains("specialisation free 0."), "{said}");
@@ -111,7 +114,7 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
 fn seeds_are_trained_in_turn_and_a_killed_experiment_ends_in_the_same_report() {
     let pair = Pair::new(2);
     let out = &pair.out;
-    let more = ["--tokens", "4k", "--text", SOURCES];
+    let more = ["--tokens", "4k", "--text", sources()];
     let said = ok(pair.command(out, &more));
     let turns = ["free, seed 1", "no balance, seed 1", "free, seed 2", "no balance, seed 2"];
     let places = turns.map(|t| said.find(&format!("== {t}\n")).unwrap());
@@ -162,9 +165,9 @@ fn seeds_are_trained_in_turn_and_a_killed_experiment_ends_in_the_same_report() {
 #[test]
 fn changed_arguments_are_refused_by_name() {
     let pair = Pair::new(1);
-    let same = ["--tokens", "1536", "--text", SOURCES];
+    let same = ["--tokens", "1536", "--text", sources()];
     // What never began binds nothing.
-    let e = fails(pair.command(&pair.out, &["--tokens", "512", "--text", SOURCES]));
+    let e = fails(pair.command(&pair.out, &["--tokens", "512", "--text", sources()]));
     assert!(e.contains("2 steps are too few"), "{e}");
     ok(pair.command(&pair.out, &same));
     for (change, says) in [
@@ -177,9 +180,9 @@ fn changed_arguments_are_refused_by_name() {
         let e = fails(pair.command(&pair.out, &[&same[..], change].concat()));
         assert!(e.contains(says), "{change:?}: {e}");
     }
-    let e = fails(pair.command(&pair.out, &["--tokens", "2k", "--text", SOURCES]));
+    let e = fails(pair.command(&pair.out, &["--tokens", "2k", "--text", sources()]));
     assert!(e.contains("--tokens 1536 gives, not --tokens 2000") && e.contains("another --out"), "{e}");
-    let e = fails(pair.command(&pair.out, &["--tokens", "5%", "--text", SOURCES]));
+    let e = fails(pair.command(&pair.out, &["--tokens", "5%", "--text", sources()]));
     assert!(e.contains("--tokens: write a number"), "{e}");
     let twice =
         ["--domain", concat!("a=", env!("CARGO_MANIFEST_DIR")), "--domain", concat!("a=", env!("CARGO_MANIFEST_DIR"))];
@@ -189,7 +192,7 @@ fn changed_arguments_are_refused_by_name() {
 #[test]
 fn a_budget_gives_all_runs_one_length() {
     let pair = Pair::new(2);
-    let more = ["--text", SOURCES, "--set", "schedule.max_tokens=1536", "--budget"];
+    let more = ["--text", sources(), "--set", "schedule.max_tokens=1536", "--budget"];
     let with = |minutes| pair.command(&pair.out, &[&more[..], &[minutes]].concat());
     let e = fails(with("0.00001"));
     assert!(e.contains("--budget") && !pair.out.join("length.json").exists(), "{e}");
@@ -221,7 +224,7 @@ fn kinds_of_text_are_trained_on_in_equal_parts_and_measured_on_what_is_held_out(
     };
     std::fs::write(&maths, (0..400).map(line).collect::<String>()).unwrap();
     let maths = format!("maths={}", maths.display());
-    let code = format!("code={SOURCES}");
+    let code = format!("code={}", sources());
     // One file: it is cut.
     let english = concat!("english=", env!("CARGO_MANIFEST_DIR"), "/../../ARCHITECTURE.md");
     let more = ["--tokens", "1536", "--domain", english, "--domain", &code, "--domain", &maths];
@@ -275,7 +278,7 @@ fn a_context_is_asked_about_before_and_after_its_stages() {
              base = \"as long\"\nwithin = 100.0\n"
         );
         std::fs::write(&file, text).unwrap();
-        let fixed = ["experiment", file.to_str().unwrap(), "--tokens", "1536", "--plain", "--text", SOURCES, "--out"];
+        let fixed = ["experiment", file.to_str().unwrap(), "--tokens", "1536", "--plain", "--text", sources(), "--out"];
         ok(fixed.iter().copied().chain([out.to_str().unwrap()]))
     };
     let said = describe(100.0);

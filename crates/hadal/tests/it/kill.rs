@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// `hadal pretrain` of a tiny model on this repository's own sources, 40 steps, a checkpoint every other one.
+/// `hadal pretrain` of a tiny model on the tests' own text, 40 steps, a checkpoint every other one.
 fn pretrain(out: &Path, resume: bool, precision: &str) -> Child {
     let mut command = command(out);
     command.args(["--set", &format!("run.precision={precision}")]);
@@ -18,7 +18,7 @@ fn pretrain(out: &Path, resume: bool, precision: &str) -> Child {
 
 /// The same as a command to add to.
 pub(crate) fn command(out: &Path) -> Command {
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/src");
+    let text = crate::setup::corpus();
     let sets = [
         format!("run.out={}", out.display()),
         format!("data.text=[\"{}\"]", text.display()),

@@ -47,7 +47,7 @@ fn a_dump_holds_what_the_library_computes() {
     ok(["dump", model_arg, "--ids", ids, "--out", out_arg, "--grads", "--threads", "2"]);
 
     let cx = Cx::cpu(1, DType::F32);
-    let model = Model::load(&cx, &Checkpoint::open(&model_dir).unwrap()).unwrap();
+    let model = Model::load_to_train(&cx, &Checkpoint::open(&model_dir).unwrap(), Precision::COMPUTE).unwrap();
     let slices: Vec<&[i32]> = sequences.iter().map(Vec::as_slice).collect();
     let expect = dump(&cx, &model, &slices, true, None);
     let got = tensors(&out);

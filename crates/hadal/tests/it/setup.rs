@@ -1,5 +1,6 @@
 //! Running the program, and something for it to work on.
 
+use hadal_base::{Purpose, Rng};
 use hadal_model::{Fresh, Model};
 use hadal_ops::{Cx, DType};
 use hadal_weights::precision::Precision;
@@ -8,11 +9,39 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use tempfile::TempDir;
 
 /// A checkpoint of the model crate's tests.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures").join(name)
+}
+
+/// A folder with text to train on, the same in every run of the tests: lines of code whose words and numbers vary.
+pub(crate) fn corpus() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let words = "row key value head layer expert token step norm gate loss rank batch weight scale shard".split(' ');
+        let words: Vec<&str> = words.collect();
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus");
+        std::fs::create_dir_all(&folder).unwrap();
+        for file in 0..10u64 {
+            let rng = Rng::new(7, Purpose::Test, file);
+            let word = |i: u64| words[rng.below(i, words.len() as u64) as usize];
+            let function = |i: u64| {
+                let (at, n) = (16 * i, rng.below(16 * i + 9, 900));
+                let [name, a, b, c] = [at, at + 1, at + 2, at + 3].map(word);
+                format!(
+                    "/// The {c} of a {a} with its {b}.\npub fn {name}_{c}_{i}({a}: usize, {b}: &[f32]) -> f32 {{\n    \
+                     let {c} = {b}[{a} % {n}] + {n}.0;\n    if {c} > {}.5 {{ {c} * 2.0 }} else {{ {name}({a}, {n}) }}\n}}\n\n",
+                    n * 3 % 71
+                )
+            };
+            let text: String = (0..40).map(function).collect();
+            std::fs::write(folder.join(format!("part_{file}.rs")), text).unwrap();
+        }
+        folder
+    })
 }
 
 /// Runs the program with `input` on its standard input.

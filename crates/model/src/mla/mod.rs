@@ -127,28 +127,48 @@ impl Mla {
         }
     }
 
-    pub(crate) fn params(&self) -> impl Iterator<Item = &Param> {
-        let query = match &self.query {
-            Query::Latent { norm, up, .. } => [Some(norm), Some(&up.param)],
-            Query::Full(q) => [Some(&q.param), None],
-        };
-        [&self.norm, &self.down.param].into_iter().chain(query.into_iter().flatten()).chain([
-            &self.kv_norm,
-            &self.kv_up.param,
-            &self.out.param,
-        ])
+    /// Its parameters in the list's order.
+    pub(crate) fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
+        f(&self.norm);
+        f(&self.down.param);
+        match &self.query {
+            Query::Latent { norm, up, .. } => {
+                f(norm);
+                f(&up.param);
+            }
+            Query::Full(q) => f(&q.param),
+        }
+        f(&self.kv_norm);
+        f(&self.kv_up.param);
+        f(&self.out.param);
     }
-
-    pub(crate) fn params_mut(&mut self) -> impl Iterator<Item = &mut Param> {
-        let query = match &mut self.query {
-            Query::Latent { norm, up, .. } => [Some(norm), Some(&mut up.param)],
-            Query::Full(q) => [Some(&mut q.param), None],
+    pub(crate) fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
+        f(&mut self.norm);
+        f(&mut self.down.param);
+        match &mut self.query {
+            Query::Latent { norm, up, .. } => {
+                f(norm);
+                f(&mut up.param);
+            }
+            Query::Full(q) => f(&mut q.param),
+        }
+        f(&mut self.kv_norm);
+        f(&mut self.kv_up.param);
+        f(&mut self.out.param);
+    }
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let query = match &self.query {
+            Query::Latent { up, .. } => up,
+            Query::Full(q) => q,
         };
-        [&mut self.norm, &mut self.down.param].into_iter().chain(query.into_iter().flatten()).chain([
-            &mut self.kv_norm,
-            &mut self.kv_up.param,
-            &mut self.out.param,
-        ])
+        [&self.down, query, &self.kv_up, &self.out].into_iter()
+    }
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let query = match &mut self.query {
+            Query::Latent { up, .. } => up,
+            Query::Full(q) => q,
+        };
+        [&mut self.down, query, &mut self.kv_up, &mut self.out].into_iter()
     }
 
     /// Columns of the query latent in `a`.

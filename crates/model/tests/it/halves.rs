@@ -17,7 +17,14 @@ struct Deferred {
     blocks: Vec<BlockDeferred>,
 }
 
-fn head_grad(cx: &Cx, model: &Model, h: &Tensor, targets: &hadal_model::Targets, weight: f32, grads: &mut Grads) -> Tensor {
+fn head_grad(
+    cx: &Cx,
+    model: &Model,
+    h: &Tensor,
+    targets: &hadal_model::Targets,
+    weight: f32,
+    grads: &mut Grads,
+) -> Tensor {
     let mut losses = cx.empty(&[h.rows()], DType::F32);
     let mut dh = cx.empty(h.shape(), DType::F32);
     let grad = HeadGrad { dh: &mut dh, dh_acc: Acc::Write, dw: grads.target(model.head()) };

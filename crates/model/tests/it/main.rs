@@ -1,5 +1,6 @@
 //! Integration tests of the model: parity with an independent implementation, and the invariants of ARCHITECTURE.md.
 
+mod adapters;
 mod balance;
 mod bf16;
 mod checkpoints;

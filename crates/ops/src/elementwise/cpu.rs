@@ -2,7 +2,7 @@
 //! row numbers need no care.
 
 use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
-use crate::{Cx, MatMut, MatRef, Tensor};
+use crate::{Cx, DisjointMut, MatMut, MatRef, Tensor};
 use std::ops::Range;
 
 struct Cast<'a, S, D> {
@@ -31,6 +31,32 @@ pub(super) fn cast(cx: &Cx, src: MatRef<'_>, mut dst: MatMut<'_>) {
         let (src, dst) = (Rows::<S>::new(&src), &RowsMut::<D>::new(&mut dst));
         cx.threads().each(blocks.count(), |b| dispatch(cx.isa(), Cast { src, dst, rows: blocks.range(b) }));
     }));
+}
+
+struct Scale<'a, T> {
+    x: &'a mut [T],
+    factor: f32,
+}
+
+impl<T: Elem> Kernel for Scale<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.x.iter_mut().for_each(|x| *x = T::round(x.get() * self.factor));
+    }
+}
+
+pub(super) fn scale(cx: &Cx, x: &mut Tensor, factor: f32) {
+    let blocks = Blocks::elements(x.len());
+    with_elem!(x.dtype(), T => {
+        let all = DisjointMut::new(T::of_tensor_mut(x));
+        cx.threads().each(blocks.count(), |b| {
+            let part = blocks.range(b);
+            // SAFETY: blocks are disjoint.
+            let x = unsafe { all.slice(part.start, part.len()) };
+            dispatch(cx.isa(), Scale { x, factor });
+        });
+    });
 }
 
 struct Add<'a, S, D> {

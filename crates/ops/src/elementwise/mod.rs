@@ -34,6 +34,14 @@ pub fn cast<'s, 'd>(cx: &Cx, src: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'
     }
 }
 
+/// `x *= factor`, in place.
+pub fn scale(cx: &Cx, x: &mut Tensor, factor: f32) {
+    expect_float("scale", x.dtype());
+    match x.device() {
+        Device::Cpu => cpu::scale(cx, x, factor),
+    }
+}
+
 /// `dst += a`.
 pub fn add<'s, 'd>(cx: &Cx, a: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'d>>) {
     let _scope = cx.scope("add", 0, 0);

@@ -41,7 +41,7 @@ impl<'a> Operand<'a> {
     }
 
     /// As floats: what is quantised is taken back to `dtype`, in `kept`.
-    pub(super) fn floats<'b>(self, cx: &Cx, dtype: DType, kept: &'b mut Option<Tensor>) -> MatRef<'b>
+    pub fn floats<'b>(self, cx: &Cx, dtype: DType, kept: &'b mut Option<Tensor>) -> MatRef<'b>
     where
         'a: 'b,
     {
