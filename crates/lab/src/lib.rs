@@ -12,6 +12,7 @@ mod kinds;
 mod length;
 mod measure;
 pub mod niah;
+mod nudge;
 #[cfg(test)]
 mod plot_tests;
 pub mod plots;

@@ -377,16 +377,13 @@ pub struct Run {
     pub threads: usize,
     /// Row of the precision table that the run takes.
     pub precision: RunPrecision,
-    /// Moves the weight with this number (from 1; 0: none) of the last norm by one rounding to bf16: a run that differs in no
-    /// other way, as a control.
-    pub nudge: usize,
     /// The run's folder.
     pub out: String,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, nudge: 0, out: "runs".into() }
+        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, out: "runs".into() }
     }
 }
 
