@@ -79,6 +79,10 @@ pub struct Member {
     /// What it changes beside [`Experiment::set`].
     #[serde(default)]
     pub set: Vec<String>,
+    /// Number (from 1; 0: none) of the weight of the last norm that is moved by one rounding to bf16 before the first step:
+    /// a control, which differs from its base in nothing else.
+    #[serde(default)]
+    pub nudge: usize,
 }
 
 impl Member {

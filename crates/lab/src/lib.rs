@@ -13,6 +13,7 @@ mod length;
 mod measure;
 pub mod needles;
 pub mod niah;
+mod nudge;
 #[cfg(test)]
 mod plot_tests;
 pub mod plots;

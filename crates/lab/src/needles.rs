@@ -32,11 +32,16 @@ pub fn make(plan: &Plan, corpus: &Corpus) -> Result<Box<dyn Objective>, RunError
 /// Pre-training's batches with needles.
 struct WithNeedles {
     inner: Pretraining,
+    hiding: Hiding,
+    /// Rows given so far.
+    rows: u64,
+}
+
+/// Which rows have needles.
+struct Hiding {
     needles: Needles,
     seed: u64,
     rate: f64,
-    /// Rows given so far.
-    rows: u64,
 }
 
 impl WithNeedles {
@@ -53,9 +58,12 @@ impl WithNeedles {
         if need > have {
             return Err(wrong(&format!("name`: sequences of {have} tokens are too short: a needle takes {need}")));
         }
-        Ok(Self { inner: Pretraining::new(plan, corpus), needles, seed: plan.run.seed, rate, rows: 0 })
+        let hiding = Hiding { needles, seed: plan.run.seed, rate };
+        Ok(Self { inner: Pretraining::new(plan, corpus), hiding, rows: 0 })
     }
+}
 
+impl Hiding {
     /// Hides facts in a row of inputs and one target, if it is one of those.
     fn hide(&self, row: &mut [i32], number: u64) -> Result<(), RunError> {
         let rng = Rng::new(self.seed, Purpose::Needle, number);
@@ -77,7 +85,7 @@ impl Objective for WithNeedles {
         let stride = batch.segments.first().map_or(1, |inputs| inputs + 1);
         let mut tokens = std::mem::take(&mut batch.tokens);
         for row in tokens.chunks_exact_mut(stride) {
-            self.hide(row, self.rows)?;
+            self.hiding.hide(row, self.rows)?;
             self.rows += 1;
         }
         batch.tokens = tokens;
@@ -104,5 +112,45 @@ impl Objective for WithNeedles {
 
     fn waited(&self) -> f64 {
         self.inner.waited()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Hiding;
+    use hadal_data::needle::Needles;
+    use hadal_data::tokenizer::TrainOptions;
+    use hadal_data::{Document, Tokenizer};
+
+    #[test]
+    fn the_share_of_rows_that_was_asked_for_has_needles_and_each_row_always_the_same() {
+        let document =
+            |(i, text): (usize, &str)| Document { id: format!("{i}"), group: "g".into(), text: text.to_owned() };
+        let text = [include_str!("needles.rs"), include_str!("verdict.rs")];
+        let documents: Vec<Document> = text.into_iter().enumerate().map(document).collect();
+        let options = TrainOptions { vocab_size: 512, ..TrainOptions::default() };
+        let (tokenizer, _) = Tokenizer::train(&documents, &options).unwrap();
+        let ids: Vec<i32> = tokenizer.encode(&documents[0].text).into_iter().map(|id| id as i32).collect();
+        let needles = Needles::new(&tokenizer, true).unwrap();
+        let inputs = needles.room(1) + 20;
+        let hiding = Hiding { needles, seed: 7, rate: 0.3 };
+        let row = |number: u64| {
+            let mut row = ids[..=inputs].to_vec();
+            hiding.hide(&mut row, number).unwrap();
+            row
+        };
+        let rows = 1000;
+        let (mut changed, mut asking) = (0, 0);
+        for number in 0..rows {
+            let row = row(number);
+            changed += u64::from(row != ids[..=inputs]);
+            let shown = tokenizer.decode(&row.iter().map(|id| *id as u32).collect::<Vec<_>>());
+            asking += u64::from(shown.matches("The magic number of ").count() >= 2);
+        }
+        assert_eq!(changed, asking, "a row is left alone or has a fact and its question");
+        // Five standard deviations of a binomial count.
+        let (mean, sd) = (rows as f64 * 0.3, (rows as f64 * 0.3 * 0.7).sqrt());
+        assert!((changed as f64 - mean).abs() < 5.0 * sd, "{changed} of {rows}");
+        assert!((0..50).all(|number| row(number) == row(number)));
     }
 }

@@ -3,7 +3,7 @@
 use crate::experiment::{Experiment, Member};
 use crate::fidelity::Fidelity;
 use crate::findings::Series;
-use crate::{checks, kinds, measure, needles, precisions, report};
+use crate::{checks, kinds, measure, needles, nudge, precisions, report};
 use anyhow::{Result, anyhow, bail};
 use hadal_recipe::plan::{PLAN_FILE, Plan};
 use hadal_recipe::recipe::Recipe;
@@ -135,8 +135,10 @@ impl Work<'_> {
                 lengths.apply(&mut recipe);
                 let plan = Plan::new(&recipe, None)?;
                 let folder = PathBuf::from(&recipe.run.out);
+                nudge::check(member, &plan)?;
                 if folder.join(PLAN_FILE).exists() {
                     checks::same_plan(&folder, &plan)?;
+                    nudge::same(&folder, member)?;
                 }
                 let (steps, smooth) = (plan.schedule.total_steps(), self.experiment.smooth);
                 if steps < 2 * smooth as u64 {
@@ -156,9 +158,11 @@ impl Work<'_> {
                 } else {
                     let mut prepared = prepared.map_or_else(|| Prepared::new(recipe.clone(), self.say), Ok)?;
                     prepared.recipe = recipe;
+                    nudge::record(&folder, member)?;
                     prepared.begin(None)?
                 };
-                let trainer = run::trainer(&session.plan, None)?;
+                let mut trainer = run::trainer(&session.plan, None)?;
+                nudge::apply(&mut trainer, member);
                 if !session.train(trainer, needles::make, self.args.plain, self.say)?.1.finished {
                     return Ok(false);
                 }

@@ -11,33 +11,14 @@ pub struct Cx {
     threads: Threads,
     isa: Isa,
     compute: DType,
-    accumulator: Accumulator,
     profile: Option<Profile>,
-}
-
-/// What holds the sums of products of FP8 codes (report 3.3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accumulator {
-    /// f32.
-    F32,
-    /// Some 14 bits as in Hopper's tensor cores, simulated, promoted to f32 after each 128 of the contraction.
-    Promoted14,
-    /// The same, never promoted.
-    Only14,
 }
 
 impl Cx {
     /// A context on this machine's processor. `threads` 0 means all; `compute` is F32 or Bf16.
     pub fn cpu(threads: usize, compute: DType) -> Self {
         assert!(matches!(compute, DType::F32 | DType::Bf16), "cx: compute format must be floating point");
-        Self {
-            pool: Pool::new(),
-            threads: Threads::new(threads),
-            isa: Isa::detect(),
-            compute,
-            accumulator: Accumulator::F32,
-            profile: None,
-        }
+        Self { pool: Pool::new(), threads: Threads::new(threads), isa: Isa::detect(), compute, profile: None }
     }
 
     /// The same context on another instruction path (tests force each one).
@@ -49,12 +30,6 @@ impl Cx {
     /// The same context with another compute format.
     pub fn with_compute(mut self, compute: DType) -> Self {
         self.compute = compute;
-        self
-    }
-
-    /// The same context with another accumulator of FP8 products.
-    pub fn with_accumulator(mut self, accumulator: Accumulator) -> Self {
-        self.accumulator = accumulator;
         self
     }
 
@@ -86,10 +61,6 @@ impl Cx {
     /// The instruction path.
     pub fn isa(&self) -> Isa {
         self.isa
-    }
-    /// What holds the sums of FP8 products.
-    pub fn accumulator(&self) -> Accumulator {
-        self.accumulator
     }
     /// The thread pool.
     pub fn threads(&self) -> &Threads {

@@ -35,7 +35,7 @@ mod tensor;
 #[cfg(test)]
 mod testing;
 
-pub use cx::{Accumulator, Cx};
+pub use cx::Cx;
 pub use hadal_base::{Purpose, Rng};
 pub use half::bf16;
 pub use isa::Isa;

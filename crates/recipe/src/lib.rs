@@ -3,6 +3,7 @@
 pub mod extension;
 pub mod plan;
 pub mod recipe;
+mod removed;
 pub mod schedule;
 
 pub use plan::{PLAN_FILE, Plan, PlanError};

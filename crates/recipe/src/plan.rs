@@ -20,6 +20,7 @@ use crate::recipe::{
     Amount, Balance, BalanceMethod, Data, Objective, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text,
     Total, nearest,
 };
+use crate::removed;
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
 
 /// Name of the plan in a run's folder.
@@ -78,6 +79,9 @@ pub enum PlanError {
         "{path} is of version {found}, this program writes version {VERSION}: resume it with the program that began it"
     )]
     Version { path: String, found: u64 },
+    /// The plan asks for something that is gone.
+    #[error("{path}: `{key}` {message}; go on with this run in the program that began it")]
+    Removed { path: String, key: String, message: String },
 }
 
 impl Plan {
@@ -92,10 +96,6 @@ impl Plan {
             Text::One(t) => Some(vec![t.clone()]),
             Text::Many(t) => Some(t.clone()),
         };
-        if recipe.run.nudge > model.hidden_size {
-            let message = format!("the last norm has {} weights", model.hidden_size);
-            return Err(recipe.source.at_key("run.nudge", message));
-        }
         let schedule = resolve_schedule(recipe, tokens_per_second)?;
         let every = |key: &str, amount: Amount| match amount {
             Amount::Steps(n) if n > 0 => Ok(Every::Steps(n)),
@@ -169,11 +169,16 @@ impl Plan {
         let shown = path.display().to_string();
         let malformed = |error| PlanError::Malformed { path: shown.clone(), error };
         let text = fs::read_to_string(&path).at("read", &path)?;
-        let value: Value = serde_json::from_str(&text).map_err(malformed)?;
+        let mut value: Value = serde_json::from_str(&text).map_err(malformed)?;
         let found = value.get("version").and_then(Value::as_u64).unwrap_or(0);
         if found != u64::from(VERSION) {
             return Err(PlanError::Version { path: shown, found });
         }
+        removed::take_from_plan(&mut value).map_err(|(key, removed)| PlanError::Removed {
+            path: shown.clone(),
+            key,
+            message: removed.message(),
+        })?;
         serde_json::from_value(value).map_err(malformed)
     }
 
@@ -211,7 +216,6 @@ fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
         ("data.seq_len", r.data.seq_len >= 2, "must be at least 2"),
         ("data.fim_rate", share(r.data.fim_rate), "must lie in 0 to 1"),
         ("data.boundary_split_rate", share(r.data.boundary_split_rate), "must lie in 0 to 1"),
-        ("data.needle_rate", share(r.data.needle_rate), "must lie in 0 to 1"),
         ("data.validation_share", (0.0..=0.5).contains(&r.data.validation_share), "must lie in 0 to 0.5"),
         ("batch.sequences", r.batch.sequences >= 1, "must be at least 1"),
         ("batch.micro_batch", r.batch.micro_batch >= 1, "must be at least 1"),
@@ -312,8 +316,8 @@ fn resolve_precision(r: &Recipe) -> Result<Precision, RecipeError> {
     let codes = table.products().contains(&Product::Fp8);
     for (key, value) in r.precision.iter().filter(|(key, value)| plain[*key] != **value) {
         let why = match key.as_str() {
-            "gradients" | "accumulator" if !codes => "acts on products in fp8, and this run has none",
-            "gradients" | "accumulator" | "recompute" => continue,
+            "gradients" if !codes => "acts on products in fp8, and this run has none",
+            "gradients" | "recompute" => continue,
             _ if r.run.precision == RunPrecision::F32 && value.as_str() != Some("f32") => {
                 "an f32 run is f32 throughout: the table varies bf16 and fp8 runs"
             }

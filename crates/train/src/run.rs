@@ -28,8 +28,6 @@ use std::time::Instant;
 
 /// Every so many steps the experts' loads are logged whole (they are most of a line).
 const LOADS_EVERY: u64 = 10;
-/// One rounding to bf16, relative.
-const NUDGE: f32 = 1.0 / 128.0;
 
 /// Why a run ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -102,17 +100,7 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         weight_decay: o.weight_decay,
         moments: if o.moments == Storage::F32 { DType::F32 } else { DType::Bf16 },
     };
-    let mut trainer = Trainer::new(cx, &plan.model, plan.precision, values, optim, plan.ema_decay as f32)?;
-    if let Some(number) = plan.run.nudge.checked_sub(1) {
-        // All tokens pass here, and a bit of the master weight alone would be lost in packing and in updates.
-        let Trainer { cx, model, .. } = &mut trainer;
-        let nudged = model.norm.edit(cx, |norm| {
-            let weight = &mut norm.f32_mut()[number];
-            *weight += *weight * NUDGE;
-        });
-        nudged.unwrap_or_else(|shared| panic!("nudge: {shared}"));
-    }
-    Ok(trainer)
+    Ok(Trainer::new(cx, &plan.model, plan.precision, values, optim, plan.ema_decay as f32)?)
 }
 
 /// Tokens a second of training steps as `plan` has them, measured for about `seconds` on a trainer of its own.

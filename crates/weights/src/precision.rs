@@ -64,32 +64,6 @@ pub enum Gradients {
     Block,
 }
 
-/// What holds the sums of products of codes (report 3.3.2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Accumulator {
-    /// f32: the report's promotion each 128, with exact enough sums in between.
-    #[default]
-    #[serde(rename = "f32")]
-    F32,
-    /// Some 14 bits between promotions, as in Hopper's tensor cores; simulated, and slow.
-    #[serde(rename = "14-bit-promoted")]
-    Promoted14,
-    /// Some 14 bits throughout: what the report found wanting.
-    #[serde(rename = "14-bit")]
-    Only14,
-}
-
-impl Accumulator {
-    /// For a context.
-    pub fn of_products(self) -> hadal_ops::Accumulator {
-        match self {
-            Self::F32 => hadal_ops::Accumulator::F32,
-            Self::Promoted14 => hadal_ops::Accumulator::Promoted14,
-            Self::Only14 => hadal_ops::Accumulator::Only14,
-        }
-    }
-}
-
 /// The table. Fields are the rows that can vary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,9 +97,6 @@ pub struct Precision {
     pub recompute: bool,
     /// What shares a scale in products for input gradients.
     pub gradients: Gradients,
-    /// What holds the sums of products of codes.
-    #[serde(default)]
-    pub accumulator: Accumulator,
 }
 
 impl Precision {
@@ -145,7 +116,6 @@ impl Precision {
         attn_out_input: Keep::Compute,
         recompute: false,
         gradients: Gradients::Tile,
-        accumulator: Accumulator::F32,
     };
 
     /// The report's FP8 training. The compute format of the context should be bf16.
@@ -164,7 +134,6 @@ impl Precision {
         attn_out_input: Keep::E5m6,
         recompute: true,
         gradients: Gradients::Tile,
-        accumulator: Accumulator::F32,
     };
 
     /// The formats of all products.
@@ -215,6 +184,6 @@ impl Formats {
 
     /// A context that computes so, with so many threads (0: one for each core).
     pub fn cx(&self, threads: usize) -> Cx {
-        Cx::cpu(threads, self.compute).with_accumulator(self.table.accumulator.of_products())
+        Cx::cpu(threads, self.compute)
     }
 }

@@ -3,8 +3,8 @@
 use crate::cli::{BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, ProductFormat};
 use anyhow::{Result, ensure};
 use hadal_ops::gemm::bench::{self, Layer, Orientation, Pair, Row, Spec};
-use hadal_ops::linear::accumulator;
-use hadal_ops::{Acc, Accumulator, Cx, DType};
+use hadal_ops::linear::accumulator::{self, Accumulator};
+use hadal_ops::{Acc, Cx, DType};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::Recipe;
 use hadal_train::bench::peak_rss_bytes;

@@ -12,15 +12,15 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// Settings of a tiny model on this repository's own sources.
-const TINY: &str = r#"[
-    "data.seq_len=256", "data.validation_share=0.1", "data.shuffle_rows=8", "data.needle_rate=0.5", "batch.sequences=1",
-    "batch.micro_batch=1", "batch.ramp.from=1", "checkpoint.every=50%", "eval.every=50%", "eval.tokens=256", "ema.decay=0",
+pub(crate) const TINY: &str = r#"[
+    "data.seq_len=256", "data.validation_share=0.1", "data.shuffle_rows=8", "objective.name=needles", "objective.rate=0.5",
+    "batch.sequences=1", "batch.micro_batch=1", "batch.ramp.from=1", "checkpoint.every=50%", "eval.every=50%", "eval.tokens=256", "ema.decay=0",
     "run.threads=1", "model.vocab_size=512", "model.hidden_size=32", "model.num_hidden_layers=2",
     "model.intermediate_size=48", "model.moe_intermediate_size=16", "model.max_position_embeddings=256",
 "#;
 
 /// Text to train on.
-fn sources() -> &'static str {
+pub(crate) fn sources() -> &'static str {
     crate::setup::corpus().to_str().unwrap()
 }
 
@@ -62,7 +62,7 @@ fn json(path: &Path) -> Value {
 }
 
 /// Losses of a run, step by step.
-fn losses(run: &Path) -> Vec<f64> {
+pub(crate) fn losses(run: &Path) -> Vec<f64> {
     metrics::read(run).unwrap().iter().map(|m| m.loss).collect()
 }
 

@@ -8,6 +8,7 @@ mod kill;
 #[cfg(target_os = "linux")]
 mod memory;
 mod models;
+mod nudge;
 mod old_run;
 mod setup;
 mod spikes;

@@ -14,7 +14,8 @@ fn command(out: &Path) -> Command {
     let mut command = crate::kill::command(out);
     for set in [
         "data.seq_len=256",
-        "data.needle_rate=0.5",
+        "objective.name=needles",
+        "objective.rate=0.5",
         "model.max_position_embeddings=256",
         "schedule.total_tokens=1536",
         "checkpoint.every=2 steps",

@@ -6,25 +6,61 @@
 //! accumulator holds the sum of all of k in units of the first scale: where all scales are one, as with one for a tensor,
 //! exactly the products of codes enter it.
 
-use super::{Kernel, LANES, SCALED, STEP_BYTES, Tile, portable};
+use super::outer::{Outer, STEPS, outer_with};
+use super::scaled::{CHUNK, ScaledProduct, multiply_scaled_with};
+use super::{Kernel, LANES, SCALED, STEP_BYTES, Tile, portable, steps};
 use crate::kernel::{Kernel as Loop, dispatch};
-use crate::{Accumulator, Isa};
+use crate::{Acc, Cx, DType, Isa};
 
 /// Steps that one instruction takes: 32 of k.
 const INSTRUCTION: usize = 16;
 /// The last of the accumulator's 14 bits, as a share of the first.
 const LAST_BIT: f32 = 1.0 / 8192.0;
 
-/// The kernel for an accumulator, unless that is f32. A is packed, or rows.
-pub(super) fn kernel(isa: Isa, accumulator: Accumulator, packed: bool) -> Option<Kernel> {
-    let run = match (accumulator, packed) {
-        (Accumulator::F32, _) => return None,
-        (Accumulator::Promoted14, false) => on::<true, 4>(isa),
-        (Accumulator::Promoted14, true) => on::<true, STEP_BYTES>(isa),
-        (Accumulator::Only14, false) => on::<false, 4>(isa),
-        (Accumulator::Only14, true) => on::<false, STEP_BYTES>(isa),
+/// [`super::multiply_scaled`] with a short accumulator, promoted or not.
+///
+/// # Safety
+/// As there.
+pub(crate) unsafe fn multiply_scaled(
+    cx: &Cx,
+    promote: bool,
+    groups: usize,
+    product: impl Fn(usize) -> ScaledProduct + Sync,
+) {
+    // Without promotion the kernel must see all of k at once.
+    let chunk = if promote { CHUNK } else { product(0).k.max(1).next_multiple_of(CHUNK) };
+    // SAFETY: the caller's promise; the kernel is of the context's path.
+    unsafe { multiply_scaled_with(cx, (kernel(cx.isa(), promote, false), chunk), groups, product) };
+}
+
+/// [`super::outer::outer`] of operands with scales, with a short accumulator, promoted or not.
+///
+/// # Safety
+/// As there; every product must have scales.
+pub(crate) unsafe fn outer(
+    cx: &Cx,
+    promote: bool,
+    groups: usize,
+    rows: usize,
+    size: (usize, usize),
+    acc: Acc,
+    product: impl Fn(usize) -> Outer + Sync,
+) {
+    let dtype = DType::Bf16;
+    let block = if promote { STEPS } else { steps(dtype, rows).max(STEPS) };
+    // SAFETY: the caller's promise; the kernel is of the context's path.
+    unsafe { outer_with(cx, (kernel(cx.isa(), promote, true), block), groups, rows, size, dtype, acc, product) };
+}
+
+/// The kernel of an instruction path. A is packed, or rows.
+fn kernel(isa: Isa, promote: bool, packed: bool) -> Kernel {
+    let run = match (promote, packed) {
+        (true, false) => on::<true, 4>(isa),
+        (true, true) => on::<true, STEP_BYTES>(isa),
+        (false, false) => on::<false, 4>(isa),
+        (false, true) => on::<false, STEP_BYTES>(isa),
     };
-    Some(Kernel { run, rows: 4, panels: |_| 1 })
+    Kernel { run, rows: 4, panels: |_| 1 }
 }
 
 fn on<const PROMOTE: bool, const STEP: usize>(isa: Isa) -> super::Run {

@@ -21,7 +21,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod bench;
-mod limited;
+pub(crate) mod limited;
 pub(crate) mod outer;
 pub(crate) mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -36,7 +36,7 @@ pub use peak::peak_gflops;
 pub(crate) use scaled::{ScaledProduct, multiply_scaled};
 pub(crate) use task::{Product, multiply};
 
-use crate::{Acc, Cx, DType, Isa};
+use crate::{Acc, DType, Isa};
 
 /// Lanes of a panel.
 pub(crate) const LANES: usize = 16;
@@ -171,10 +171,5 @@ impl Kernel {
             Isa::Avx2 => avx2::kernel(dtype, packed),
             _ => portable::kernel(dtype, packed),
         }
-    }
-
-    /// The one for codes in bf16 with scales.
-    pub(crate) fn of_codes(cx: &Cx, packed: bool) -> Self {
-        limited::kernel(cx.isa(), cx.accumulator(), packed).unwrap_or_else(|| Self::of(cx.isa(), DType::Bf16, packed))
     }
 }

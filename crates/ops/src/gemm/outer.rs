@@ -8,11 +8,10 @@ use super::pack::{Panels, Rows, lanes_from_cols};
 use super::slots::Slots;
 use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, fence, steps};
 use crate::fp8::TILE;
-use crate::{Acc, Accumulator, Cx, DType};
+use crate::{Acc, Cx, DType};
 
-/// Steps of one block of the contraction (512 rows of bf16), where the accumulator does not have to hold all of them. Part of
-/// the definition of the result's bits.
-const STEPS: usize = 256;
+/// Steps of one block of the contraction (512 rows of bf16). Part of the definition of the result's bits.
+pub(super) const STEPS: usize = 256;
 /// Sizes a tile of C may have, largest first.
 const SIZES: [(usize, usize); 6] = [(512, 512), (512, 256), (256, 256), (128, 256), (128, 128), (64, 128)];
 /// Bytes that the packed parts of one tile's operands may have: about half of the second-level cache.
@@ -62,14 +61,31 @@ pub(crate) unsafe fn outer(
     acc: Acc,
     product: impl Fn(usize) -> Outer + Sync,
 ) {
+    let kernel = Kernel::of(cx.isa(), dtype, true);
+    // SAFETY: the caller's promise.
+    unsafe { outer_with(cx, (kernel, STEPS), groups, rows, (m, n), dtype, acc, product) };
+}
+
+/// The same with a given kernel for packed operands of `dtype`, which sees `block` steps of the contraction at a time.
+///
+/// # Safety
+/// As above, and the processor must have the kernel's instructions.
+pub(super) unsafe fn outer_with(
+    cx: &Cx,
+    (kernel, block): (Kernel, usize),
+    groups: usize,
+    rows: usize,
+    (m, n): (usize, usize),
+    dtype: DType,
+    acc: Acc,
+    product: impl Fn(usize) -> Outer + Sync,
+) {
     if m == 0 || n == 0 || groups == 0 {
         return;
     }
     let per_step = if dtype == DType::Bf16 { 2 } else { 1 };
     let (height, width) = size(cx, groups, (m, n), steps(dtype, rows / groups).min(STEPS));
     let (down, across) = (m.div_ceil(height), n.div_ceil(width));
-    let codes = product(0).scales.is_some();
-    let block = if codes && cx.accumulator() == Accumulator::Only14 { steps(dtype, rows).max(STEPS) } else { STEPS };
     // One line more than the steps, so that neighbouring panels do not share cache sets.
     let panel = (block + 1) * STEP_BYTES;
     let slots = Slots::new(cx, (width + height) / LANES * panel);
@@ -85,7 +101,7 @@ pub(crate) unsafe fn outer(
         };
         // SAFETY: the caller's promise; tiles are disjoint.
         slots.with(|scratch| unsafe {
-            tile(cx, &product, place, (m, n), dtype, out, scratch, (block * per_step, panel));
+            tile(cx, kernel, &product, place, (m, n), dtype, out, scratch, (block * per_step, panel));
         });
         if out == Out::StreamF32 {
             fence();
@@ -109,6 +125,7 @@ fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize,
 /// `panel` bytes.
 unsafe fn tile(
     cx: &Cx,
+    kernel: Kernel,
     p: &Outer,
     place: Place,
     (c_rows, c_cols): (usize, usize),
@@ -118,7 +135,6 @@ unsafe fn tile(
     (most, panel): (usize, usize),
 ) {
     let Place { at: (m0, n0), size: (m, n) } = place;
-    let kernel = if p.scales.is_some() { Kernel::of_codes(cx, true) } else { Kernel::of(cx.isa(), dtype, true) };
     let panels = n.div_ceil(LANES);
     let np = (kernel.panels)(kernel.rows);
     let mut row = 0;

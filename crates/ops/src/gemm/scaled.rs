@@ -10,11 +10,10 @@ use super::task::{Blocks, Part, cut, each_block, rows_of_blocks};
 use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile};
 use crate::fp8::TILE;
 use crate::fp8::grid::to_bf16;
-use crate::{Acc, Accumulator, Cx, DType};
+use crate::{Acc, Cx, DType};
 
-/// Elements of k that are in bf16 at a time, where the accumulator does not have to hold all of k. Part of the definition
-/// of the result's bits.
-const CHUNK: usize = 512;
+/// Elements of k that are in bf16 at a time. Part of the definition of the result's bits.
+pub(super) const CHUNK: usize = 512;
 /// Panels of a task: half a MiB of bf16, so that a row is decoded for some 500 lanes at a time.
 const PANELS: usize = 33;
 
@@ -30,8 +29,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(cx: &Cx, k: usize) -> Self {
-        let chunk = if cx.accumulator() == Accumulator::Only14 { k.max(1).next_multiple_of(CHUNK) } else { CHUNK };
+    fn new(chunk: usize) -> Self {
         Self { chunk, row: chunk * 2 + 64, panel: chunk / 2 * STEP_BYTES + 64 }
     }
 }
@@ -73,24 +71,45 @@ unsafe impl Sync for ScaledProduct {}
 /// # Safety
 /// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
 pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(usize) -> ScaledProduct + Sync) {
+    // SAFETY: the caller's promise.
+    unsafe { multiply_scaled_with(cx, (Kernel::of(cx.isa(), DType::Bf16, false), CHUNK), groups, product) };
+}
+
+/// The same with a given kernel for plain rows of bf16, which sees `chunk` elements of k at a time (whole `CHUNK`s).
+///
+/// # Safety
+/// As above, and the processor must have the kernel's instructions.
+pub(super) unsafe fn multiply_scaled_with(
+    cx: &Cx,
+    (kernel, chunk): (Kernel, usize),
+    groups: usize,
+    product: impl Fn(usize) -> ScaledProduct + Sync,
+) {
     let size = |g: usize| (product(g).m, product(g).n);
     let blocks = |g: usize, rows: usize| Blocks::cut(size(g).0, size(g).1, rows, PANELS);
     let rows = rows_of_blocks(cx, groups, &blocks);
     let first = product(0);
     let widest = Blocks::cut(rows, first.n, rows, PANELS).panels;
-    let sizes = Scratch::new(cx, first.k);
+    let sizes = Scratch::new(chunk);
     let sums = if first.k > sizes.chunk { rows * widest * LANES * 4 } else { 0 };
     let slots = Slots::new(cx, rows * sizes.row + widest * sizes.panel + sums);
     each_block(cx, groups, rows, &blocks, size, |g, blocks, part| {
         // SAFETY: the caller's promise; blocks of one product are disjoint in C. The scratch has room for the largest.
-        slots.with(|scratch| unsafe { block(cx, &product(g), blocks, part, sizes, scratch) });
+        slots.with(|scratch| unsafe { block(cx, kernel, &product(g), blocks, part, sizes, scratch) });
     });
 }
 
-unsafe fn block(cx: &Cx, p: &ScaledProduct, blocks: &Blocks, part: Part, sizes: Scratch, scratch: *mut u8) {
+unsafe fn block(
+    cx: &Cx,
+    kernel: Kernel,
+    p: &ScaledProduct,
+    blocks: &Blocks,
+    part: Part,
+    sizes: Scratch,
+    scratch: *mut u8,
+) {
     let Part { rows: (row0, row1), panels: (panel0, panel1) } = part;
     let (rows, panels) = (row1 - row0, panel1 - panel0);
-    let kernel = Kernel::of_codes(cx, false);
     let row_tiles = rows.div_ceil(kernel.rows);
     let np = (kernel.panels)(rows.div_ceil(row_tiles));
     let panel_tiles = panels.div_ceil(np);

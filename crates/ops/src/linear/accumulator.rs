@@ -1,8 +1,106 @@
 //! What a short accumulator does to FP8 products (report 3.3.2): near 2% at K = 4096 in the largest error, the report says.
+//!
+//! A simulation, for measurements and tests. The products that a model makes have sums in f32 and know nothing of it.
 
-use super::{PackedWeight, forward};
+use super::grad::{self, ByTokens};
+use super::{ByWeight, Operand, PackedWeight};
 use crate::fp8::{Quantized, Style, TILE};
-use crate::{Acc, Accumulator, Cx, DType, Purpose, Rng, Tensor};
+use crate::gemm::limited;
+use crate::{Acc, Cx, DType, MatMut, Purpose, Rng, Tensor};
+
+/// What holds the sums of products of codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accumulator {
+    /// f32, as everywhere else.
+    F32,
+    /// Some 14 bits as in Hopper's tensor cores, simulated, promoted to f32 after each 128 of the contraction.
+    Promoted14,
+    /// The same, never promoted.
+    Only14,
+}
+
+/// The three products of a weight in E4M3 (`offsets`: one of several groups) with this accumulator. Contracts are those of
+/// the functions of the same names in [`crate::linear`].
+impl Accumulator {
+    /// Whether the short accumulator is promoted; none for f32.
+    fn promoted(self) -> Option<bool> {
+        match self {
+            Self::F32 => None,
+            Self::Promoted14 => Some(true),
+            Self::Only14 => Some(false),
+        }
+    }
+
+    /// `y[T,n] (acc)= x[T,k] W[n,k]^T`
+    pub fn forward<'a, 'b>(
+        self,
+        cx: &Cx,
+        x: impl Into<Operand<'a>>,
+        w: &PackedWeight,
+        offsets: Option<&Tensor>,
+        y: impl Into<MatMut<'b>>,
+        acc: Acc,
+    ) {
+        self.by_weight(cx, "short forward", x.into(), w, false, offsets, y.into(), acc);
+    }
+
+    /// `dx[T,k] (acc)= dy[T,n] W[n,k]`
+    pub fn backward_input<'a, 'b>(
+        self,
+        cx: &Cx,
+        dy: impl Into<Operand<'a>>,
+        w: &PackedWeight,
+        offsets: Option<&Tensor>,
+        dx: impl Into<MatMut<'b>>,
+        acc: Acc,
+    ) {
+        self.by_weight(cx, "short backward_input", dy.into(), w, true, offsets, dx.into(), acc);
+    }
+
+    /// `dw[n,k] (acc)= dy[T,n]^T x[T,k]`
+    pub fn backward_weight<'a, 'b>(
+        self,
+        cx: &Cx,
+        dy: impl Into<Operand<'a>>,
+        x: impl Into<Operand<'b>>,
+        offsets: Option<&Tensor>,
+        dw: &mut Tensor,
+        acc: Acc,
+    ) {
+        let (op, dy, x) = ("short backward_weight", dy.into(), x.into());
+        let Some(promote) = self.promoted() else {
+            return grad::by_tokens(cx, op, dy, x, offsets, DType::U8, dw, acc);
+        };
+        let product = ByTokens::new(op, &dy, &x, offsets, dw);
+        let (dy, x) = (product.columns(cx, dy), product.columns(cx, x));
+        let ByTokens { rows, n, k, count, .. } = product;
+        // SAFETY: shapes were checked; every group has rows and a part of dw to itself, and scales.
+        unsafe { limited::outer(cx, promote, count, rows, (n, k), acc, product.codes(&dy, &x)) };
+    }
+
+    fn by_weight(
+        self,
+        cx: &Cx,
+        op: &'static str,
+        x: Operand<'_>,
+        w: &PackedWeight,
+        backward: bool,
+        offsets: Option<&Tensor>,
+        mut y: MatMut<'_>,
+        acc: Acc,
+    ) {
+        assert_eq!(w.dtype(), DType::U8, "{op}: a weight in {:?}", w.dtype());
+        assert!(offsets.is_some() || w.groups() == 1, "{op}: a weight of {} groups needs offsets", w.groups());
+        let Some(promote) = self.promoted() else {
+            return super::by_weight(cx, op, x, w, backward, offsets, y, acc);
+        };
+        let product = ByWeight::new(op, &x, w, backward, offsets, &mut y);
+        let mut kept = None;
+        let x = x.tiles(cx, w.style(backward), (w.groups(), &product.groups), &mut kept);
+        // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.
+        unsafe { limited::multiply_scaled(cx, promote, w.groups(), product.codes(x, w, acc)) };
+    }
+}
 
 /// Errors of a product's results, relative to their root mean square.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,7 +139,7 @@ pub fn errors(cx: &Cx, size: usize, k: usize, accumulators: &[Accumulator]) -> V
     let scale = rms(&exact);
     let one = |accumulator: &Accumulator| {
         let mut y = cx.zeros(&[size, size], DType::F32);
-        forward(&cx.clone().with_accumulator(*accumulator), &x_codes, &weight, &mut y, Acc::Write);
+        accumulator.forward(cx, &x_codes, &weight, None, &mut y, Acc::Write);
         let far: Vec<f64> = y.f32().iter().zip(&exact).map(|(y, e)| (f64::from(*y) - e).abs() / scale).collect();
         Errors { rms: rms(&far), most: far.iter().copied().fold(0.0, f64::max) }
     };

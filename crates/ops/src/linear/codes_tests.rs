@@ -4,7 +4,8 @@ use super::*;
 use crate::fp8::definition::Grid;
 use crate::fp8::{E4M3, Quantized, Shape, Style, TILE};
 use crate::testing::{contexts, random};
-use crate::{Accumulator, Isa, Threads};
+use crate::{Isa, Threads};
+use accumulator::Accumulator;
 
 mod products;
 mod special;
@@ -77,9 +78,8 @@ fn a_short_accumulator_is_its_definition() {
         packed.pack(&base, &w);
         for promoted in [true, false] {
             let accumulator = if promoted { Accumulator::Promoted14 } else { Accumulator::Only14 };
-            let cx = base.clone().with_accumulator(accumulator);
-            let mut y = cx.tensor(&[rows, n], &vec![0.5; rows * n], DType::F32);
-            forward(&cx, &x, &packed, &mut y, Acc::Add);
+            let mut y = base.tensor(&[rows, n], &vec![0.5; rows * n], DType::F32);
+            accumulator.forward(&base, &x, &packed, None, &mut y, Acc::Add);
             for (i, got) in y.to_vec_f32().iter().enumerate() {
                 let (x, w) = (&xq[i / n * k..][..k], &wq[i % n * k..][..k]);
                 // In f32: the scales of a block, and what enters the accumulator, which is in units of the block's scale
@@ -112,14 +112,13 @@ fn a_short_accumulator_loses_bits_unless_promoted_in_all_orientations() {
     let (tall_x, tall_y) =
         (random(&base, &[rows, 32], DType::F32, 1.0, 4), random(&base, &[rows, 16], DType::F32, 1.0, 5));
     let dy = random(&base, &[4, n], DType::F32, 1.0, 6);
-    let all = |accumulator| {
-        let cx = base.clone().with_accumulator(accumulator);
-        let mut y = cx.zeros(&[4, n], DType::F32);
-        forward(&cx, &x, &packed, &mut y, Acc::Write);
-        let mut dx = cx.zeros(&[4, k], DType::F32);
-        backward_input(&cx, &dy, &packed, &mut dx, Acc::Write);
-        let mut dw = cx.zeros(&[16, 32], DType::F32);
-        backward_weight(&cx, &tall_y, &tall_x, DType::U8, &mut dw, Acc::Write);
+    let all = |accumulator: Accumulator| {
+        let mut y = base.zeros(&[4, n], DType::F32);
+        accumulator.forward(&base, &x, &packed, None, &mut y, Acc::Write);
+        let mut dx = base.zeros(&[4, k], DType::F32);
+        accumulator.backward_input(&base, &dy, &packed, None, &mut dx, Acc::Write);
+        let mut dw = base.zeros(&[16, 32], DType::F32);
+        accumulator.backward_weight(&base, &tall_y, &tall_x, None, &mut dw, Acc::Write);
         [y, dx, dw].map(|t| t.to_vec_f32())
     };
     let rms = |a: &[f32], b: &[f32]| {

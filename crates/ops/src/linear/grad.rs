@@ -33,7 +33,7 @@ pub fn grouped_backward_weight<'a, 'b>(
     by_tokens(cx, "grouped backward_weight", dy.into(), x.into(), Some(offsets), dtype, dw, acc);
 }
 
-fn by_tokens(
+pub(super) fn by_tokens(
     cx: &Cx,
     op: &'static str,
     dy: Operand<'_>,
@@ -43,30 +43,13 @@ fn by_tokens(
     dw: &mut Tensor,
     acc: Acc,
 ) {
-    let count = offsets.map_or(1, |o| o.len() - 1);
-    let (rows, n, k) = (x.rows(), dy.cols(), x.cols());
-    assert_eq!(dy.rows(), rows, "{op}: dy [{}, {n}] and x [{rows}, {k}]", dy.rows());
-    assert_eq!(dw.len(), count * n * k, "{op}: dw {:?} for {count} x {n} x {k}", dw.shape());
-    assert_eq!(dw.dtype(), DType::F32, "{op}: dw {:?}", dw.dtype());
-    let groups = Groups::new(op, offsets, count, rows);
+    let product = ByTokens::new(op, &dy, &x, offsets, dw);
+    let ByTokens { rows, n, k, count, ref groups, c } = product;
     let _scope = cx.scope(op, 2 * (rows * n * k) as u64, 0);
-    let c = Shared::of(dw);
     if dtype == DType::U8 {
-        let range = |g: usize| groups.range(g);
-        let quantize = |x: Operand<'_>| match x {
-            Operand::Plain(x) => Columns::of_floats(cx, &x, count, &range),
-            Operand::Tiles(x) => Columns::of_tiles(cx, x, count, &range),
-        };
-        let (dy, x) = (quantize(dy), quantize(x));
-        let (a, b) = (Rows::of(&dy.grid.mat()), Rows::of(&x.grid.mat()));
+        let (dy, x) = (product.columns(cx, dy), product.columns(cx, x));
         // SAFETY: shapes were checked; every group has rows and a part of dw to itself, and scales.
-        unsafe {
-            outer(cx, count, rows, (n, k), DType::Bf16, acc, |g| {
-                let (first, rows) = groups.range(g);
-                let scales = Some([dy.scales_of(g), x.scales_of(g)]);
-                Outer { rows, a: a.at(first, 0), b: b.at(first, 0), c: c.get().add(g * n * k * 4), scales }
-            });
-        }
+        unsafe { outer(cx, count, rows, (n, k), DType::Bf16, acc, product.codes(&dy, &x)) };
         return;
     }
     let mut kept = [None, None];
@@ -78,5 +61,54 @@ fn by_tokens(
             let (first, rows) = groups.range(g);
             Outer { rows, a: a.at(first, 0), b: b.at(first, 0), c: c.get().add(g * n * k * 4), scales: None }
         });
+    }
+}
+
+/// A product over tokens: its checked shapes, and where the result lies.
+pub(super) struct ByTokens<'a> {
+    pub(super) rows: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Groups.
+    pub(super) count: usize,
+    groups: Groups<'a>,
+    c: Shared,
+}
+
+impl<'a> ByTokens<'a> {
+    pub(super) fn new(
+        op: &str,
+        dy: &Operand<'_>,
+        x: &Operand<'_>,
+        offsets: Option<&'a Tensor>,
+        dw: &mut Tensor,
+    ) -> Self {
+        let count = offsets.map_or(1, |o| o.len() - 1);
+        let (rows, n, k) = (x.rows(), dy.cols(), x.cols());
+        assert_eq!(dy.rows(), rows, "{op}: dy [{}, {n}] and x [{rows}, {k}]", dy.rows());
+        assert_eq!(dw.len(), count * n * k, "{op}: dw {:?} for {count} x {n} x {k}", dw.shape());
+        assert_eq!(dw.dtype(), DType::F32, "{op}: dw {:?}", dw.dtype());
+        Self { rows, n, k, count, groups: Groups::new(op, offsets, count, rows), c: Shared::of(dw) }
+    }
+
+    /// An operand in tiles of 128x1.
+    pub(super) fn columns(&self, cx: &Cx, x: Operand<'_>) -> Columns {
+        let range = |g: usize| self.groups.range(g);
+        match x {
+            Operand::Plain(x) => Columns::of_floats(cx, &x, self.count, &range),
+            Operand::Tiles(x) => Columns::of_tiles(cx, x, self.count, &range),
+        }
+    }
+
+    /// The products of all groups, of operands in tiles of 128x1.
+    pub(super) fn codes<'b>(&'b self, dy: &'b Columns, x: &'b Columns) -> impl Fn(usize) -> Outer + Sync {
+        let (a, b) = (Rows::of(&dy.grid.mat()), Rows::of(&x.grid.mat()));
+        move |g| {
+            let (first, rows) = self.groups.range(g);
+            let scales = Some([dy.scales_of(g), x.scales_of(g)]);
+            // SAFETY: every group has rows.
+            let (a, b) = unsafe { (a.at(first, 0), b.at(first, 0)) };
+            Outer { rows, a, b, c: self.c.get().wrapping_add(g * self.n * self.k * 4), scales }
+        }
     }
 }

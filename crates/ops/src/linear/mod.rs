@@ -37,6 +37,7 @@ pub use grad::{backward_weight, grouped_backward_weight};
 pub use operand::Operand;
 pub use weight::PackedWeight;
 
+use crate::fp8::Quantized;
 use crate::gemm::pack::{PACK_ROWS, Rows, convert_row};
 use crate::gemm::{Product, ScaledProduct, multiply, multiply_scaled};
 use crate::{Acc, Cx, DType, MatMut, MatRef, Tensor};
@@ -118,54 +119,15 @@ fn by_weight(
     mut y: MatMut<'_>,
     acc: Acc,
 ) {
-    let (k, n) = if backward { (w.n(), w.k()) } else { (w.k(), w.n()) };
-    let shapes = (x.cols(), y.cols(), x.rows());
-    assert!(
-        shapes == (k, n, y.rows()),
-        "{op}: [{}, {}] by a weight of {} x {} into [{}, {}]",
-        x.rows(),
-        x.cols(),
-        w.n(),
-        w.k(),
-        y.rows(),
-        y.cols()
-    );
-    let groups = Groups::new(op, offsets, w.groups(), x.rows());
+    let product = ByWeight::new(op, &x, w, backward, offsets, &mut y);
+    let ByWeight { k, n, ref groups, c, c_dtype, c_row, .. } = product;
     let _scope = cx.scope(op, 2 * (x.rows() * n * k) as u64, 0);
     let dtype = w.dtype();
-    let (c_dtype, c_row) = (y.dtype(), y.stride() * y.dtype().size());
-    let c = match c_dtype {
-        DType::F32 => Shared(y.f32_mut().as_mut_ptr().cast()),
-        _ => Shared(y.bf16_mut().as_mut_ptr().cast()),
-    };
     if dtype == DType::U8 {
         let mut kept = None;
-        let x = x.tiles(cx, w.style(backward), (w.groups(), &groups), &mut kept);
-        let (codes, scales) = (x.codes(), x.scales());
-        let (a_row, a_scales_row) = (codes.cols(), scales.cols());
+        let x = x.tiles(cx, w.style(backward), (w.groups(), groups), &mut kept);
         // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.
-        unsafe {
-            multiply_scaled(cx, w.groups(), |g| {
-                let (first, m) = groups.range(g);
-                let (b, b_scales, b_lanes) = w.codes(g, backward);
-                ScaledProduct {
-                    m,
-                    n,
-                    k,
-                    a: codes.u8().as_ptr().add(first * a_row),
-                    a_row,
-                    a_scales: scales.f32().as_ptr().add(first * a_scales_row),
-                    a_scales_row,
-                    b,
-                    b_scales,
-                    b_lanes,
-                    c: c.get().add(first * c_row),
-                    c_row,
-                    c_dtype,
-                    acc,
-                }
-            });
-        }
+        unsafe { multiply_scaled(cx, w.groups(), product.codes(x, w, acc)) };
         return;
     }
     let mut kept = None;
@@ -180,6 +142,76 @@ fn by_weight(
             let b = if backward { w.backward_panels(g) } else { w.forward_panels(g) };
             Product { m, n, k, dtype, a, a_row, b, c: c.get().add(first * c_row), c_row, c_dtype, acc }
         });
+    }
+}
+
+/// A product by a weight: its checked shapes, and where the result lies.
+struct ByWeight<'a> {
+    /// By the weight as backward for inputs reads it.
+    backward: bool,
+    k: usize,
+    n: usize,
+    groups: Groups<'a>,
+    c: Shared,
+    c_dtype: DType,
+    /// Bytes from one row of the result to the next.
+    c_row: usize,
+}
+
+impl<'a> ByWeight<'a> {
+    fn new(
+        op: &str,
+        x: &Operand<'_>,
+        w: &PackedWeight,
+        backward: bool,
+        offsets: Option<&'a Tensor>,
+        y: &mut MatMut<'_>,
+    ) -> Self {
+        let (k, n) = if backward { (w.n(), w.k()) } else { (w.k(), w.n()) };
+        let shapes = (x.cols(), y.cols(), x.rows());
+        assert!(
+            shapes == (k, n, y.rows()),
+            "{op}: [{}, {}] by a weight of {} x {} into [{}, {}]",
+            x.rows(),
+            x.cols(),
+            w.n(),
+            w.k(),
+            y.rows(),
+            y.cols()
+        );
+        let groups = Groups::new(op, offsets, w.groups(), x.rows());
+        let (c_dtype, c_row) = (y.dtype(), y.stride() * y.dtype().size());
+        let c = match c_dtype {
+            DType::F32 => Shared(y.f32_mut().as_mut_ptr().cast()),
+            _ => Shared(y.bf16_mut().as_mut_ptr().cast()),
+        };
+        Self { backward, k, n, groups, c, c_dtype, c_row }
+    }
+
+    /// The products of all groups, of an operand's codes and a weight's.
+    fn codes<'b>(&'b self, x: &'b Quantized, w: &'b PackedWeight, acc: Acc) -> impl Fn(usize) -> ScaledProduct + Sync {
+        let (codes, scales) = (x.codes(), x.scales());
+        let (a_row, a_scales_row) = (codes.cols(), scales.cols());
+        move |g| {
+            let (first, m) = self.groups.range(g);
+            let (b, b_scales, b_lanes) = w.codes(g, self.backward);
+            ScaledProduct {
+                m,
+                n: self.n,
+                k: self.k,
+                a: codes.u8().as_ptr().wrapping_add(first * a_row),
+                a_row,
+                a_scales: scales.f32().as_ptr().wrapping_add(first * a_scales_row),
+                a_scales_row,
+                b,
+                b_scales,
+                b_lanes,
+                c: self.c.get().wrapping_add(first * self.c_row),
+                c_row: self.c_row,
+                c_dtype: self.c_dtype,
+                acc,
+            }
+        }
     }
 }
 

@@ -167,8 +167,6 @@ pub struct Data {
     pub fim_span: usize,
     /// Share of combined punctuation-and-line-break tokens that is split at random.
     pub boundary_split_rate: f64,
-    /// Share of sequences in which facts are hidden and asked for, so that a small model learns to look things up.
-    pub needle_rate: f64,
     /// Sequences of a window in which their order is shuffled, so that a batch is not one document; 0: in order.
     pub shuffle_rows: usize,
     /// Share of the text held out for validation, in whole packages or files.
@@ -185,7 +183,6 @@ impl Default for Data {
             fim_rate: 0.1,
             fim_span: 0,
             boundary_split_rate: 0.1,
-            needle_rate: 0.0,
             shuffle_rows: 1024,
             validation_share: 0.05,
         }
@@ -396,16 +393,13 @@ pub struct Run {
     pub threads: usize,
     /// Row of the precision table that the run takes.
     pub precision: RunPrecision,
-    /// Moves the weight with this number (from 1; 0: none) of the last norm by one rounding to bf16: a run that differs in no
-    /// other way, as a control.
-    pub nudge: usize,
     /// The run's folder.
     pub out: String,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, nudge: 0, out: "runs".into() }
+        Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, out: "runs".into() }
     }
 }
 

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::RecipeError;
+use crate::removed;
 
 /// The written text of a recipe and the place of every key in it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,7 +26,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Parses `text` and `overrides` (each `dotted.key=value`) into a `T`.
+    /// Parses `text` and `overrides` (each `dotted.key=value`) into a `T`, without the keys that were removed.
     pub(super) fn read<T: DeserializeOwned>(
         name: &str,
         text: &str,
@@ -48,6 +49,7 @@ impl Source {
         let mut keys = BTreeMap::new();
         collect(root.get_ref(), "", &mut keys);
         let found = Self { keys, ..source.clone() };
+        removed::take_from_recipe(root.get_mut()).map_err(|r| found.at_key(r.key, r.message()))?;
         let value = T::deserialize(Deserializer::from(root)).map_err(|e| found.error(e.message(), e.span()))?;
         Ok((value, found))
     }

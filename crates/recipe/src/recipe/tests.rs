@@ -225,7 +225,7 @@ fn an_unknown_recipe_lists_the_known() {
 
 #[test]
 fn the_precision_table_is_a_column_with_rows_of_its_own() {
-    use hadal_weights::precision::{Accumulator, Gradients, Keep, Precision, Product};
+    use hadal_weights::precision::{Gradients, Keep, Precision, Product};
     let plan = |sets: &[&str]| {
         let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
         Recipe::load("quickstart", &sets).and_then(|r| Plan::new(&r, Some(1e4)))
@@ -238,7 +238,6 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         "precision.gradients=block",
         "precision.swiglu_input=compute",
         "precision.recompute=false",
-        "precision.accumulator=14-bit-promoted",
     ]);
     let (product, keep) = (Product::Compute, Keep::Compute);
     let want = Precision {
@@ -246,7 +245,6 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         gradients: Gradients::Block,
         swiglu_input: keep,
         recompute: false,
-        accumulator: Accumulator::Promoted14,
         ..Precision::FP8
     };
     assert_eq!(mixed.unwrap().precision, want);
@@ -255,7 +253,6 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
         (&["precision.expert_down=fp4"], "precision.expert_down"),
         (&["precision.dispatch=e5m6"], "precision.dispatch"),
         (&["precision.recompute=3"], "precision.recompute"),
-        (&["precision.accumulator=22-bit"], "precision.accumulator"),
         (&["run.precision=f32", "precision.kv_up=fp8"], "precision.kv_up"),
         (&["run.precision=fp4"], "run.precision"),
     ] {
@@ -284,7 +281,6 @@ fn rows_of_the_precision_table_are_checked_where_they_stand() {
         ("fp8", "recompute = true\nkv_up = 8", "16: `precision.kv_up`: is 8, not a string (for example \"fp8\")"),
         ("bf16", "dispatch = \"e5m6\"", "15: `precision.dispatch`: is \"compute\" or \"fp8\""),
         ("bf16", "recompute = true\ngradients = \"block\"", &format!("16: `precision.gradients`: {none}")),
-        ("bf16", "dispatch = \"fp8\"\naccumulator = \"14-bit\"", &format!("16: `precision.accumulator`: {none}")),
         ("f32", "gradients = \"block\"", &format!("15: `precision.gradients`: {none}")),
         ("f32", "recompute = true\nkv_up = \"fp8\"", &format!("16: `precision.kv_up`: {f32}")),
         ("f32", "swiglu_input = \"fp8\"", &format!("15: `precision.swiglu_input`: {f32}")),
@@ -293,8 +289,7 @@ fn rows_of_the_precision_table_are_checked_where_they_stand() {
     }
     for (run, rows) in [
         ("f32", "recompute = true\nkv_up = \"compute\"\ngate_up = \"f32\"\ngradients = \"tile\""),
-        ("bf16", "kv_up = \"fp8\"\ngradients = \"block\"\naccumulator = \"14-bit\""),
-        ("fp8", "accumulator = \"14-bit-promoted\""),
+        ("bf16", "kv_up = \"fp8\"\ngradients = \"block\""),
     ] {
         plan(&recipe(run, rows), &[]);
     }

@@ -3,7 +3,6 @@
 mod balancing;
 mod checkpoints;
 mod invariants;
-mod nudge;
 mod objective;
 mod precision;
 mod ten_steps;

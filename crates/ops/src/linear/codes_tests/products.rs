@@ -2,6 +2,7 @@
 
 use crate::fp8::definition::Grid;
 use crate::fp8::{E5M2, E5M6, Quantized, Shape, Style, TILE};
+use crate::linear::accumulator::Accumulator;
 use crate::linear::reference::{Sum, close, products, transposed};
 use crate::linear::{Operand, PackedWeight, grouped_backward_input, grouped_backward_weight, grouped_forward};
 use crate::testing::{contexts, random};
@@ -143,6 +144,11 @@ impl Task {
 
     /// What y, dx and dw become, and what they were.
     pub(super) fn run(&self, cx: &Cx, c: &Case) -> [[Vec<f32>; 2]; 3] {
+        self.run_with(cx, c, None)
+    }
+
+    /// The same with a given accumulator, if one is given.
+    pub(super) fn run_with(&self, cx: &Cx, c: &Case, accumulator: Option<Accumulator>) -> [[Vec<f32>; 2]; 3] {
         let (groups, rows) = (c.counts.len(), self.x.rows());
         let mut packed = PackedWeight::new(cx, groups, c.n, c.k, DType::U8, true).with_gradients(c.gradients);
         packed.pack(cx, &self.w);
@@ -156,9 +162,15 @@ impl Task {
         let (mut y, mut dx) = (full(rows, c.n, c.out, 0.3), full(rows, c.k, c.out, 1e-4));
         let mut dw = full(groups * c.n, c.k, DType::F32, 1e-2);
         let old = [&y, &dx, &dw].map(Tensor::to_vec_f32);
-        grouped_forward(cx, x, &packed, &offsets, &mut y, c.acc);
-        grouped_backward_input(cx, dy, &packed, &offsets, &mut dx, c.acc);
-        grouped_backward_weight(cx, dy, x, &offsets, DType::U8, &mut dw, c.acc);
+        if let Some(accumulator) = accumulator {
+            accumulator.forward(cx, x, &packed, Some(&offsets), &mut y, c.acc);
+            accumulator.backward_input(cx, dy, &packed, Some(&offsets), &mut dx, c.acc);
+            accumulator.backward_weight(cx, dy, x, Some(&offsets), &mut dw, c.acc);
+        } else {
+            grouped_forward(cx, x, &packed, &offsets, &mut y, c.acc);
+            grouped_backward_input(cx, dy, &packed, &offsets, &mut dx, c.acc);
+            grouped_backward_weight(cx, dy, x, &offsets, DType::U8, &mut dw, c.acc);
+        }
         let mut old = old.into_iter();
         [y, dx, dw].map(|t| [t.to_vec_f32(), old.next().unwrap_or_default()])
     }

@@ -1,8 +1,9 @@
 //! NaN, infinities, zeros of either sign and numbers near nothing in operands of products.
 
 use super::products::{Case, E5M6_POWERS, PLAIN, POWERS, Task, Which, check};
+use crate::linear::accumulator::Accumulator;
 use crate::testing::contexts;
-use crate::{Acc, Accumulator, DType};
+use crate::{Acc, DType};
 use std::ops::Range;
 
 /// Outputs and inputs: three tiles, the last of them ragged.
@@ -34,7 +35,7 @@ fn spoils(c: &Case, places: [Place; 3]) {
     check(c);
     for cx in contexts() {
         for accumulator in [Accumulator::Promoted14, Accumulator::Only14] {
-            let results = task.run(&cx.clone().with_accumulator(accumulator), c);
+            let results = task.run_with(&cx, c, Some(accumulator));
             for ([got, _], want) in results.iter().zip(&task.want) {
                 let same = got.iter().zip(want).all(|(got, want)| got.is_nan() == want.0.is_nan());
                 assert!(same, "{:?} {accumulator:?} on {}", c.filled, cx.isa().name());
@@ -98,14 +99,13 @@ fn zeros_and_subnormal_numbers_are_what_they_are() {
 /// A contraction over nothing is zero, whatever holds the sums.
 #[test]
 fn nothing_to_sum_is_zero() {
-    use crate::linear::{PackedWeight, forward};
+    use crate::linear::PackedWeight;
     for cx in contexts() {
         for accumulator in [Accumulator::F32, Accumulator::Promoted14, Accumulator::Only14] {
-            let cx = cx.clone().with_accumulator(accumulator);
             let mut weight = PackedWeight::new(&cx, 1, 20, 0, DType::U8, false);
             weight.pack(&cx, &cx.zeros(&[20, 0], DType::F32));
             let mut y = cx.empty(&[3, 20], DType::F32);
-            forward(&cx, &cx.zeros(&[3, 0], DType::Bf16), &weight, &mut y, Acc::Write);
+            accumulator.forward(&cx, &cx.zeros(&[3, 0], DType::Bf16), &weight, None, &mut y, Acc::Write);
             assert!(y.f32().iter().all(|v| *v == 0.0));
         }
     }
