@@ -30,6 +30,7 @@ pub mod reduce;
 pub mod rmsnorm;
 mod rng;
 pub mod rope;
+mod slots;
 pub mod swiglu;
 mod team;
 mod tensor;
