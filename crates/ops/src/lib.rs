@@ -29,6 +29,7 @@ mod profile;
 pub mod reduce;
 pub mod rmsnorm;
 pub mod rope;
+mod slots;
 pub mod swiglu;
 mod team;
 mod tensor;

@@ -30,7 +30,8 @@ impl Threads {
     }
 
     /// Calls `f(0)` … `f(n - 1)`, each once, on any thread in any order. What a task computes must not depend on which
-    /// thread runs it. Tasks should take at least a few microseconds.
+    /// thread runs it. Tasks should take at least a few microseconds. They make no tensors: how much memory there is must
+    /// not depend on which tasks meet.
     pub fn each(&self, n: usize, f: impl Fn(usize) + Sync) {
         self.0.each(n, &f);
     }

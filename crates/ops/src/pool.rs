@@ -1,7 +1,10 @@
 //! A size-class pool of aligned buffers that takes them back in any order.
 //!
-//! After the first steps a training step finds every buffer it needs here and allocates nothing.
+//! After the first steps a training step finds every buffer it needs here and allocates nothing. For this to hold however
+//! the threads are scheduled, tasks of a parallel loop take nothing: two that meet for the first time after many steps
+//! would need a buffer more than ever before. Their scratch is taken before the loop (`slots.rs`).
 
+use crate::team::in_task;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
@@ -107,7 +110,14 @@ impl Pool {
     }
 
     /// A buffer of at least `bytes` bytes. Contents are initialised but unspecified.
+    ///
+    /// # Panics
+    /// In a task of a parallel loop, under debug assertions.
     pub(crate) fn take(&self, bytes: usize) -> Buffer {
+        debug_assert!(
+            !in_task(),
+            "pool: {bytes} bytes taken in a task: how many there are depends on which tasks meet"
+        );
         let (size, class) = class_of(bytes);
         let mut inner = self.lock();
         inner.live_bytes += size;
@@ -164,5 +174,20 @@ mod tests {
         assert_eq!((pool.usage(), pool.requested()), ((1024, 1024), 900));
         pool.give(b);
         assert_eq!((pool.usage(), pool.requested()), ((0, 1024), 0));
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    fn a_task_takes_nothing_on_any_number_of_threads() {
+        use crate::{Cx, DType};
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        for (threads, tasks) in [(1, 1), (1, 3), (2, 1), (2, 3)] {
+            let cx = Cx::cpu(threads, DType::F32);
+            let run = || cx.threads().each(tasks, |_| drop(cx.empty(&[5], DType::F32)));
+            let payload = catch_unwind(AssertUnwindSafe(run)).expect_err("must panic");
+            assert!(payload.downcast_ref::<String>().is_some_and(|m| m.contains("20 bytes taken in a task")));
+            // After a loop, also one that panicked, the thread may take buffers again.
+            assert_eq!(cx.empty(&[5], DType::F32).len(), 5);
+        }
     }
 }

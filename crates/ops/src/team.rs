@@ -7,6 +7,7 @@
 //! allocates nothing.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -18,6 +19,28 @@ use std::time::{Duration, Instant};
 const SLOTS: usize = 16;
 /// How long an idle worker looks for work before it sleeps.
 const LOOK: Duration = Duration::from_micros(200);
+
+thread_local! {
+    /// Whether this thread runs a task.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the caller is part of a task. Only known under debug assertions.
+pub(crate) fn in_task() -> bool {
+    cfg!(debug_assertions) && IN_TASK.get()
+}
+
+/// Runs a task, or all that a thread takes of a loop.
+fn as_task(run: impl FnOnce()) {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            IN_TASK.set(self.0);
+        }
+    }
+    let _before = cfg!(debug_assertions).then(|| Before(IN_TASK.replace(true)));
+    run();
+}
 
 /// One loop. Lives on its caller's stack.
 struct Job {
@@ -41,7 +64,7 @@ impl Job {
                 unsafe { (self.call)(self.data, i) };
             }
         };
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(run)) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| as_task(run))) {
             self.next.store(self.count, Ordering::Relaxed);
             lock(&self.panic).get_or_insert(payload);
         }
@@ -120,7 +143,7 @@ impl Team {
     pub(crate) fn each<F: Fn(usize) + Sync>(&self, n: usize, f: &F) {
         let free = |s: &&Slot| !s.taken.load(Ordering::Relaxed) && !s.taken.swap(true, Ordering::Acquire);
         let slot = if n <= 1 || self.workers.is_empty() { None } else { self.shared.slots.iter().find(free) };
-        let Some(slot) = slot else { return (0..n).for_each(f) };
+        let Some(slot) = slot else { return as_task(|| (0..n).for_each(f)) };
         unsafe fn call<F: Fn(usize)>(data: *const (), i: usize) {
             // SAFETY: `data` came from a reference to an F that outlives the job.
             unsafe { (*data.cast::<F>())(i) }

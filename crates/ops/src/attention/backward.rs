@@ -14,7 +14,6 @@ use crate::{Cx, DType, DisjointMut, MatMut, MatRef, Tensor};
 use std::f32::consts::LOG2_E;
 
 struct Backward<'a, E> {
-    cx: &'a Cx,
     x: Inputs<'a, E>,
     d_o: &'a [E],
     o: &'a [E],
@@ -43,7 +42,6 @@ pub(super) fn run<E: Elem>(
     let tokens = seg.tokens();
     let mut rope = cx.empty(&[s.heads, tokens, s.d_rope], DType::F32);
     let work = Backward {
-        cx,
         x,
         d_o: E::of(d_o),
         o: E::of(o),
@@ -91,8 +89,21 @@ struct Keys {
 }
 
 impl<E: Elem> Work<E> for Backward<'_, E> {
+    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+        let s = &self.x.s;
+        let room = self.x.seg.longest().next_multiple_of(BLOCK);
+        let (ld_d, ld_v) = (s.lanes_qk(), s.lanes_v());
+        let (wd, wv) = (ld_d / K::PAIR, ld_v / K::PAIR);
+        2 * room * (wd + wv)
+            + 2 * room
+            + room * ld_d
+            + BLOCK * (2 * wd + wv + ld_d + ld_v)
+            + 2 * ROWS * BLOCK
+            + 3 * BLOCK * BLOCK / K::PAIR
+    }
+
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize) {
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
         let (x, s) = (&self.x, &self.x.s);
         let (segment, head) = (task / s.heads, task % s.heads);
         let (start, len) = x.seg.span(segment);
@@ -104,13 +115,6 @@ impl<E: Elem> Work<E> for Backward<'_, E> {
         let (ld_d, ld_v) = (s.lanes_qk(), s.lanes_v());
         let (wd, wv) = (ld_d / K::PAIR, ld_v / K::PAIR);
 
-        let words = 2 * room * (wd + wv)
-            + 2 * room
-            + room * ld_d
-            + BLOCK * (2 * wd + wv + ld_d + ld_v)
-            + 2 * ROWS * BLOCK
-            + 3 * BLOCK * BLOCK / K::PAIR;
-        let mut scratch = Scratch::new(self.cx, words);
         let qs = Queries {
             qt: scratch.take(room * wd),
             dot: scratch.take(room * wv),
@@ -304,7 +308,7 @@ struct SumHeads<'a, E> {
 
 impl<E: Elem> Work<E> for SumHeads<'_, E> {
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize) {
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, _: Scratch) {
         let from = task * BLOCK;
         for t in from..self.tokens.min(from + BLOCK) {
             for col in (0..self.d).step_by(16) {

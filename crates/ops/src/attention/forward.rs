@@ -15,7 +15,6 @@ use std::f32::consts::{LN_2, LOG2_E};
 const GROUP: usize = 2;
 
 struct Forward<'a, E> {
-    cx: &'a Cx,
     x: Inputs<'a, E>,
     o: DisjointMut<'a, E>,
     lse: DisjointMut<'a, f32>,
@@ -32,13 +31,19 @@ pub(super) fn run<E: Elem>(
     lse: &mut Tensor,
 ) {
     let x = Inputs { q: E::of(q), kv: E::of(kv), k_rope: E::of_mat(&k_rope), rope_stride: k_rope.stride(), seg, s: *s };
-    let work = Forward { cx, x, o: DisjointMut::new(E::of_mut(o)), lse: DisjointMut::new(lse.f32_mut()) };
+    let work = Forward { x, o: DisjointMut::new(E::of_mut(o)), lse: DisjointMut::new(lse.f32_mut()) };
     each(cx, seg.blocks() * s.heads, &work);
 }
 
 impl<E: Elem> Work<E> for Forward<'_, E> {
+    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+        let s = &self.x.s;
+        let (wd, ld_v) = (s.lanes_qk() / K::PAIR, s.lanes_v());
+        2 * wd * BLOCK + 16 * GROUP * BLOCK + BLOCK / K::PAIR * (BLOCK + ld_v) + BLOCK * ld_v + 3 * BLOCK
+    }
+
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize) {
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
         let (x, s) = (&self.x, &self.x.s);
         let (segment, block) = x.seg.block(task / s.heads);
         let head = task % s.heads;
@@ -50,8 +55,6 @@ impl<E: Elem> Work<E> for Forward<'_, E> {
         let (wd, steps) = (ld_d / K::PAIR, s.contraction() / K::PAIR);
         let c = s.scale * LOG2_E;
 
-        let words = 2 * wd * BLOCK + 16 * GROUP * BLOCK + BLOCK / K::PAIR * (BLOCK + ld_v) + BLOCK * ld_v + 3 * BLOCK;
-        let mut scratch = Scratch::new(self.cx, words);
         let qt: *mut u32 = scratch.take(wd * BLOCK);
         let k_rows: *mut u32 = scratch.take(wd * BLOCK);
         let scores: *mut f32 = scratch.take(16 * GROUP * BLOCK);

@@ -6,8 +6,10 @@
 //! | `Avx512F32` | f32 | one f32 | fused multiply-add |
 //! | `Avx2`, `Plain` | either | one f32 | f32; bf16 inputs are widened exactly, P and dS stay f32 |
 
+use super::Scratch;
 use super::lanes::{Lanes, Plain};
 use super::tile::{self, Panels, Rows, Start};
+use crate::slots::Slots;
 use crate::{Cx, Isa, MatMut, MatRef, Tensor};
 use half::bf16;
 use std::marker::PhantomData;
@@ -81,26 +83,42 @@ impl Elem for bf16 {
 
 /// A parallel loop's body, generic over the kernel.
 pub(crate) trait Work<E: Elem>: Sync {
+    /// Words of scratch that a task needs at most. Every piece it takes counts as whole cache lines.
+    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+        0
+    }
+
     /// Task number `task`.
     ///
     /// # Safety
     /// The kernel's instructions must be available, and each task must run once.
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize);
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, scratch: Scratch);
 }
 
 /// Runs tasks `0..n` on the threads of `cx` with the kernel of its instruction path.
 pub(crate) fn each<E: Elem>(cx: &Cx, n: usize, work: &impl Work<E>) {
-    cx.threads().each(n, |task| {
-        // SAFETY: `cx` only holds an instruction path that this processor has; `each` runs every task once.
-        unsafe {
-            match cx.isa() {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 => E::Wide::enter(work, task),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => Avx2::<E>::enter(work, task),
-                _ => PlainKernel::<E>::enter(work, task),
-            }
+    // SAFETY: `cx` only holds an instruction path that this processor has.
+    unsafe {
+        match cx.isa() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => each_with::<E::Wide>(cx, n, work),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => each_with::<Avx2<E>>(cx, n, work),
+            _ => each_with::<PlainKernel<E>>(cx, n, work),
         }
+    }
+}
+
+/// Runs tasks `0..n` with kernel `K`, each with scratch to itself.
+///
+/// # Safety
+/// The kernel's instructions must be available.
+unsafe fn each_with<K: Kernel>(cx: &Cx, n: usize, work: &impl Work<K::E>) {
+    let words = work.scratch::<K>();
+    let slots = Slots::new(cx, cx.threads().count().min(n), 4 * words);
+    cx.threads().each(n, |task| {
+        // SAFETY: the caller's; `each` runs every task once, and the memory is this task's for so long.
+        slots.with(|memory| unsafe { K::enter(work, task, Scratch::new(memory.cast(), words)) });
     });
 }
 
@@ -115,7 +133,7 @@ pub(crate) trait Kernel: 'static {
     const PAIR: usize;
 
     /// Runs a task with the instructions enabled.
-    unsafe fn enter(work: &impl Work<Self::E>, task: usize);
+    unsafe fn enter(work: &impl Work<Self::E>, task: usize, scratch: Scratch);
 
     /// See `tile`.
     unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start);
@@ -209,9 +227,9 @@ impl<E: Elem> Kernel for PlainKernel<E> {
     type E = E;
     type L = Plain;
     const PAIR: usize = 1;
-    unsafe fn enter(work: &impl Work<E>, task: usize) {
+    unsafe fn enter(work: &impl Work<E>, task: usize, scratch: Scratch) {
         // SAFETY: the caller's.
-        unsafe { work.run::<Self>(task) }
+        unsafe { work.run::<Self>(task, scratch) }
     }
     #[inline(always)]
     unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
@@ -229,22 +247,22 @@ pub(crate) use x86::{Avx2, Avx512Bf16, Avx512F32};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Elem, Kernel, Panels, PhantomData, Rows, Start, Work, tile};
+    use super::{Elem, Kernel, Panels, PhantomData, Rows, Scratch, Start, Work, tile};
     use crate::attention::lanes::{Ymm2, Zmm};
     use crate::attention::transpose::transpose16;
     use half::bf16;
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    unsafe fn enter_avx512<K: Kernel, W: Work<K::E>>(work: &W, task: usize) {
+    unsafe fn enter_avx512<K: Kernel, W: Work<K::E>>(work: &W, task: usize, scratch: Scratch) {
         // SAFETY: the caller's.
-        unsafe { work.run::<K>(task) }
+        unsafe { work.run::<K>(task, scratch) }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn enter_avx2<K: Kernel, W: Work<K::E>>(work: &W, task: usize) {
+    unsafe fn enter_avx2<K: Kernel, W: Work<K::E>>(work: &W, task: usize, scratch: Scratch) {
         // SAFETY: the caller's.
-        unsafe { work.run::<K>(task) }
+        unsafe { work.run::<K>(task, scratch) }
     }
 
     /// AVX2 and FMA.
@@ -253,9 +271,9 @@ mod x86 {
         type E = E;
         type L = Ymm2;
         const PAIR: usize = 1;
-        unsafe fn enter(work: &impl Work<E>, task: usize) {
+        unsafe fn enter(work: &impl Work<E>, task: usize, scratch: Scratch) {
             // SAFETY: the caller's.
-            unsafe { enter_avx2::<Self, _>(work, task) }
+            unsafe { enter_avx2::<Self, _>(work, task, scratch) }
         }
         #[inline(always)]
         unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
@@ -274,9 +292,9 @@ mod x86 {
         type E = f32;
         type L = Zmm;
         const PAIR: usize = 1;
-        unsafe fn enter(work: &impl Work<f32>, task: usize) {
+        unsafe fn enter(work: &impl Work<f32>, task: usize, scratch: Scratch) {
             // SAFETY: the caller's.
-            unsafe { enter_avx512::<Self, _>(work, task) }
+            unsafe { enter_avx512::<Self, _>(work, task, scratch) }
         }
         #[inline(always)]
         unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
@@ -325,9 +343,9 @@ mod x86 {
         type E = bf16;
         type L = Zmm;
         const PAIR: usize = 2;
-        unsafe fn enter(work: &impl Work<bf16>, task: usize) {
+        unsafe fn enter(work: &impl Work<bf16>, task: usize, scratch: Scratch) {
             // SAFETY: the caller's.
-            unsafe { enter_avx512::<Self, _>(work, task) }
+            unsafe { enter_avx512::<Self, _>(work, task, scratch) }
         }
         #[inline(always)]
         unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {

@@ -131,22 +131,27 @@ impl<E: Elem> Inputs<'_, E> {
 
 /// Scratch memory of one task, cut into pieces.
 pub(crate) struct Scratch {
-    memory: Tensor,
+    memory: *mut u32,
+    words: usize,
     at: usize,
 }
 
 impl Scratch {
-    /// Room for `words` words in pieces of whole cache lines.
-    pub(crate) fn new(cx: &Cx, words: usize) -> Self {
-        Self { memory: cx.empty(&[words], DType::F32), at: 0 }
+    /// `words` words from `memory` on.
+    ///
+    /// # Safety
+    /// They must be this task's alone, and start at a cache line.
+    unsafe fn new(memory: *mut u32, words: usize) -> Self {
+        Self { memory, words, at: 0 }
     }
-    /// The next piece.
+    /// The next piece, in whole cache lines.
     pub(crate) fn take<T>(&mut self, words: usize) -> *mut T {
         const { assert!(size_of::<T>() == 4) };
         let start = self.at;
         self.at += words.next_multiple_of(16);
-        assert!(self.at <= self.memory.len(), "attention: scratch of {} words is short", self.memory.len());
-        self.memory.f32_mut()[start..].as_mut_ptr().cast()
+        assert!(self.at <= self.words, "attention: scratch of {} words is short", self.words);
+        // SAFETY: inside the scratch.
+        unsafe { self.memory.add(start).cast() }
     }
 }
 

@@ -69,6 +69,10 @@ impl Segments {
         let w = &self.starts()[s..s + 2];
         (w[0] as usize, (w[1] - w[0]) as usize)
     }
+    /// Length of the longest segment.
+    pub(crate) fn longest(&self) -> usize {
+        (0..self.count()).map(|s| self.span(s).1).max().unwrap_or(0)
+    }
     /// Number of query blocks of all segments.
     pub(crate) fn blocks(&self) -> usize {
         self.blocks.dim(0)

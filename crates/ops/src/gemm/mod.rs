@@ -29,7 +29,6 @@ mod pack512;
 mod peak;
 mod portable;
 mod scaled;
-pub(crate) mod slots;
 mod task;
 
 pub use peak::peak_gflops;

@@ -5,9 +5,9 @@
 //! in its row or column of tiles, which costs less than sending packed operands through memory.
 
 use super::pack::{Panels, Rows, lanes_from_cols};
-use super::slots::Slots;
 use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, fence, steps};
 use crate::fp8::TILE;
+use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
 
 /// Steps of one block of the contraction (512 rows of bf16). Part of the definition of the result's bits.
@@ -88,7 +88,7 @@ pub(super) unsafe fn outer_with(
     let (down, across) = (m.div_ceil(height), n.div_ceil(width));
     // One line more than the steps, so that neighbouring panels do not share cache sets.
     let panel = (block + 1) * STEP_BYTES;
-    let slots = Slots::new(cx, (width + height) / LANES * panel);
+    let slots = Slots::new(cx, cx.threads().count(), (width + height) / LANES * panel);
     cx.threads().each(groups * down * across, |task| {
         let at = (task / across % down * height, task % across * width);
         let place = Place { at, size: (height.min(m - at.0), width.min(n - at.1)) };

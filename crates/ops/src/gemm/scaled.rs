@@ -5,11 +5,11 @@
 //! second-level cache: memory sees half of bf16's bytes. Sums over 128 of k are promoted to f32 and scaled there. The
 //! order of a sum is that of `gemm`, with these blocks; it depends on k alone.
 
-use super::slots::Slots;
 use super::task::{Blocks, Part, cut, each_block, rows_of_blocks};
 use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile};
 use crate::fp8::TILE;
 use crate::fp8::grid::to_bf16;
+use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
 
 /// Elements of k that are in bf16 at a time. Part of the definition of the result's bits.
@@ -92,7 +92,7 @@ pub(super) unsafe fn multiply_scaled_with(
     let widest = Blocks::cut(rows, first.n, rows, PANELS).panels;
     let sizes = Scratch::new(chunk);
     let sums = if first.k > sizes.chunk { rows * widest * LANES * 4 } else { 0 };
-    let slots = Slots::new(cx, rows * sizes.row + widest * sizes.panel + sums);
+    let slots = Slots::new(cx, cx.threads().count(), rows * sizes.row + widest * sizes.panel + sums);
     each_block(cx, groups, rows, &blocks, size, |g, blocks, part| {
         // SAFETY: the caller's promise; blocks of one product are disjoint in C. The scratch has room for the largest.
         slots.with(|scratch| unsafe { block(cx, kernel, &product(g), blocks, part, sizes, scratch) });

@@ -3,8 +3,8 @@
 //! A task is up to [`ROWS`] rows by so many panels that B's part is about [`B_BYTES`]: it lies in the second-level cache
 //! together with A's part. What is computed never depends on how it is cut.
 
-use super::slots::Slots;
 use super::{BLOCK, Kernel, LANES, Out, STEP_BYTES, Tile, fetch, panel_bytes, steps};
+use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
 
 /// Rows a task may have, most first.
@@ -145,7 +145,7 @@ pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) ->
     // Sums of several blocks meet in f32 before they are rounded.
     let long = first.c_dtype == DType::Bf16 && steps(first.dtype, first.k) > BLOCK;
     let widest = Blocks::of(&Product { m: rows, ..first }, rows).panels;
-    let slots = long.then(|| Slots::new(cx, rows * widest * LANES * 4));
+    let slots = long.then(|| Slots::new(cx, cx.threads().count(), rows * widest * LANES * 4));
     let size = |g: usize| (product(g).m, product(g).n);
     each_block(cx, groups, rows, &blocks, size, |g, _, part| {
         let p = product(g);

@@ -91,7 +91,7 @@ fn run<E: Elem>(cx: &Cx, q_lat: &Tensor, caches: &[&Tensor], lens: &[usize], z: 
     }
     let mut partial = cx.empty(&[b * z.parts, z.heads, z.row], DType::F32);
     let groups = z.heads.div_ceil(HEADS);
-    let work = Parts { cx, q: E::of(&q), caches, lens, z, groups, partial: DisjointMut::new(partial.f32_mut()) };
+    let work = Parts { q: E::of(&q), caches, lens, z, groups, partial: DisjointMut::new(partial.f32_mut()) };
     each(cx, b * z.parts * groups, &work);
     let work = Merge { lens, z, partial: partial.f32(), o: DisjointMut::new(E::of_mut(o_lat)) };
     each(cx, b, &work);

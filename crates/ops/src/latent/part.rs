@@ -9,12 +9,11 @@ use crate::attention::pack::{self, Part};
 use crate::attention::tile::{Panels, ROWS, Rows, Start};
 use crate::attention::weights::{Span, Stats, softmax};
 use crate::attention::{BLOCK, Scratch};
-use crate::{Cx, DisjointMut, Tensor};
+use crate::{DisjointMut, Tensor};
 use std::f32::consts::LOG2_E;
 
 /// A task is (sequence, part, group of heads).
 pub(super) struct Parts<'a, E> {
-    pub(super) cx: &'a Cx,
     pub(super) q: &'a [E],
     pub(super) caches: &'a [&'a Tensor],
     pub(super) lens: &'a [usize],
@@ -25,8 +24,16 @@ pub(super) struct Parts<'a, E> {
 }
 
 impl<E: Elem> Work<E> for Parts<'_, E> {
+    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+        let z = &self.z;
+        let nh_pad = HEADS.min(z.heads).next_multiple_of(16);
+        let (ld_d, ld_v) = ((z.dc + z.dr).next_multiple_of(16), z.dc.next_multiple_of(16));
+        let wd = ld_d / K::PAIR;
+        wd * (nh_pad + BLOCK) + BLOCK * nh_pad + BLOCK / K::PAIR * (nh_pad + ld_v) + nh_pad * ld_v + 3 * nh_pad
+    }
+
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize) {
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
         let z = &self.z;
         let (place, group) = (task / self.groups, task % self.groups);
         let (sequence, part) = (place / z.parts, place % z.parts);
@@ -41,9 +48,6 @@ impl<E: Elem> Work<E> for Parts<'_, E> {
         let d = z.dc + z.dr;
         let (ld_d, ld_v) = (d.next_multiple_of(16), z.dc.next_multiple_of(16));
         let wd = ld_d / K::PAIR;
-        let words =
-            wd * (nh_pad + BLOCK) + BLOCK * nh_pad + BLOCK / K::PAIR * (nh_pad + ld_v) + nh_pad * ld_v + 3 * nh_pad;
-        let mut scratch = Scratch::new(self.cx, words);
         let qt: *mut u32 = scratch.take(wd * nh_pad);
         let k_rows: *mut u32 = scratch.take(wd * BLOCK);
         let scores: *mut f32 = scratch.take(BLOCK * nh_pad);
@@ -107,7 +111,7 @@ pub(super) struct Merge<'a, E> {
 
 impl<E: Elem> Work<E> for Merge<'_, E> {
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize) {
+    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, _: Scratch) {
         let z = &self.z;
         let n = self.lens[task].div_ceil(SPLIT);
         let ld_v = z.row - 16;
