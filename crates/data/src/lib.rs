@@ -33,7 +33,7 @@ pub use error::{DataError, Result};
 pub use eval::{EvalOptions, EvalSet, EvalWindow};
 pub use loader::{Batch, Cursor, Loader, Share, StreamOptions};
 pub use pack::Packed;
-pub use source::{Document, SourceOptions, Texts, read_paths};
+pub use source::{Document, LeftOut, SourceOptions, Texts, read_paths};
 pub use tokenizer::Tokenizer;
 
 #[cfg(test)]
