@@ -1,7 +1,7 @@
 //! Text to batches (report, section 4.1): documents, the tokenizer, packed token files, the resumable loader.
 //!
 //! In the order of the data's way: [`source`] and [`cargo_sources`] read documents, [`filter`] leaves out what is not
-//! worth learning, [`split`] holds out whole packages, [`tokenizer`] turns text into ids, [`pack`] stores them in
+//! worth learning ([`pieces`] cuts what is too long), [`split`] holds out whole packages, [`tokenizer`] turns text into ids, [`pack`] stores them in
 //! [`shard`] files, and [`loader`] gives batches, with fill-in-middle ([`fim`]) and boundary splits ([`boundary`])
 //! applied on the way, and facts to look up ([`needle`]). [`eval`] lays windows over held-out documents; [`baseline`] says
 //! what a model must beat.
@@ -24,6 +24,7 @@ pub mod needle;
 pub mod pack;
 #[cfg(feature = "parquet")]
 mod parquet;
+pub mod pieces;
 pub mod shard;
 pub mod source;
 pub mod split;
