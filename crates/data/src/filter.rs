@@ -167,15 +167,14 @@ impl FilterReport {
 }
 
 impl std::fmt::Display for FilterReport {
-    /// "kept 2 of 5 documents (1.0 of 3.1 MB): 2 too long (2.0 MB), 1 with few letters (0.1 MB)".
+    /// "kept 2 of 5 documents (1.0 MB of 3.1 MB); left out 2 too long (2.0 MB), 1 with few letters (0.1 MB)".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mb = |bytes: u64| bytes as f64 / 1e6;
         let all = self.all();
-        write!(f, "kept {} of {} documents ({:.1} of {:.1} MB)", self.kept.0, all.0, mb(self.kept.1), mb(all.1))?;
+        write!(f, "kept {} of {} documents ({} of {})", self.kept.0, all.0, size(self.kept.1), size(all.1))?;
         let reasons = Reason::ALL.iter().zip(self.dropped).filter(|(_, (count, _))| *count > 0);
         for (i, (reason, (count, bytes))) in reasons.enumerate() {
             let before = if i == 0 { "; left out" } else { "," };
-            write!(f, "{before} {count} {} ({:.1} MB)", reason.name(), mb(bytes))?;
+            write!(f, "{before} {count} {} ({})", reason.name(), size(bytes))?;
         }
         match self.cut {
             (0, _) => Ok(()),
@@ -183,6 +182,11 @@ impl std::fmt::Display for FilterReport {
             (n, pieces) => write!(f, "; {n} long documents were cut into {pieces} pieces"),
         }
     }
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    if bytes < 100_000 { format!("{:.1} kB", bytes as f64 / 1e3) } else { format!("{:.1} MB", bytes as f64 / 1e6) }
 }
 
 /// What the parallel pass finds out about a document.

@@ -52,8 +52,12 @@ fn every_reason_is_found_and_counted() {
     let bytes: u64 = report.kept.1 + report.dropped.iter().map(|d| d.1).sum::<u64>();
     assert_eq!(bytes, texts.iter().map(|(t, _)| t.len() as u64).sum::<u64>());
     let told = report.to_string();
-    assert!(told.starts_with("kept 3 of 14 documents (") && told.contains(" MB); left out 1 too short ("), "{told}");
-    assert!(told.contains(", 1 near copies (0.0 MB)") && !told.contains("pieces"), "{told}");
+    assert!(
+        told.starts_with("kept 3 of 14 documents (")
+            && told.contains(" MB); left out 1 too short (0.0 kB), 1 too long ("),
+        "{told}"
+    );
+    assert!(told.contains(", 1 near copies (") && !told.contains("pieces"), "{told}");
 }
 
 #[test]
@@ -115,8 +119,11 @@ fn a_filter_that_leaves_almost_nothing_is_an_error() {
     let error =
         |documents: Vec<Document>| filter(documents, &FilterOptions::prose()).1.check().map_err(|e| e.to_string());
     let told = error(vec![document(0, &sums), document(1, "a"), document(2, "b")]).unwrap_err();
-    assert!(told.starts_with("the filter kept 0 of 3 documents (0.0 of 0.0 MB); left out 2 too short"), "{told}");
-    assert!(told.contains(", 1 with few letters (0.0 MB); turn the filter off with data.filter = \"none\""), "{told}");
+    assert!(
+        told.starts_with("the filter kept 0 of 3 documents (0.0 kB of 0.4 kB); left out 2 too short (0.0 kB)"),
+        "{told}"
+    );
+    assert!(told.contains(", 1 with few letters (0.4 kB); turn the filter off with data.filter = \"none\""), "{told}");
     assert!(error(Vec::new()).is_err());
     // A tenth must stay; copies are no loss.
     let prose = code(20, "alpha");

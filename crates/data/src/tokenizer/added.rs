@@ -17,9 +17,7 @@ fn is_markup(name: &str) -> bool {
     let between = |open: &str, close: &str| {
         name.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)).is_some_and(|inner| !inner.is_empty())
     };
-    between("<|", "|>")
-        || between("<\u{ff5c}", "\u{ff5c}>")
-        || ROLES.iter().any(|(_, names)| names.iter().any(|n| *n == name))
+    between("<|", "|>") || between("<\u{ff5c}", "\u{ff5c}>") || ROLES.iter().any(|(_, names)| names.contains(&name))
 }
 
 /// Marks as special what is, so that the library takes those names in text for text, and returns their names. A name that
