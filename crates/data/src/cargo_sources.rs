@@ -118,9 +118,7 @@ pub fn read(lock: &str, cargo_home: &Path) -> Result<CargoSources> {
         .collect();
     let mut texts = Texts::default();
     for one in read {
-        let one = one?;
-        texts.documents.extend(one.documents);
-        texts.not_utf8 += one.not_utf8;
+        texts.append(one?);
     }
     Ok(CargoSources { texts, found, missing })
 }

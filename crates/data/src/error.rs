@@ -76,6 +76,12 @@ pub enum DataError {
         /// What is wrong and which values are right.
         problem: String,
     },
+    /// The filter left almost nothing of the text.
+    #[error(
+        "the filter {0}; turn the filter off with data.filter = \"none\" (`data pack`: leave out --filter), or give \
+         other text"
+    )]
+    Filtered(String),
 }
 
 impl DataError {

@@ -1,13 +1,16 @@
 //! Leaves out what a model should not spend tokens on: copies, near copies, generated and minified files, tables.
 //!
 //! Every document is judged by itself first (parallel), then compared with those kept before it (in order), so that
-//! what stays depends on the input and its order only. Near copies are found by [`crate::minhash`].
+//! what stays depends on the input and its order only. Near copies are found by [`crate::minhash`]. Code of over a
+//! mebibyte is left out, since people do not write such files; prose of that length is a book, and is cut into pieces.
 
 use ahash::{AHashMap as HashMap, AHashSet as HashSet};
 use rayon::prelude::*;
 
+use crate::error::{DataError, Result};
 use crate::hash::hash_bytes;
 use crate::minhash::{NearCopies, Sketch};
+use crate::pieces::cut_document;
 use crate::source::Document;
 
 /// Why a document was left out.
@@ -53,14 +56,14 @@ impl Reason {
         Self::Crowded,
     ];
 
-    /// For people.
+    /// For people, after a number of documents.
     pub fn name(self) -> &'static str {
         match self {
             Self::TooShort => "too short",
             Self::TooLong => "too long",
             Self::Generated => "generated",
-            Self::LongLines => "long lines",
-            Self::FewLetters => "few letters",
+            Self::LongLines => "with long lines",
+            Self::FewLetters => "with few letters",
             Self::Table => "tables",
             Self::Repetitive => "repetitive",
             Self::Copy => "copies",
@@ -96,6 +99,8 @@ pub struct FilterOptions {
     pub near_copy: f64,
     /// Whether lines like "automatically generated" near the top count.
     pub generated_markers: bool,
+    /// Whether documents of over `max_bytes` are cut into pieces instead of being left out.
+    pub cut_long: bool,
 }
 
 impl Default for FilterOptions {
@@ -111,14 +116,21 @@ impl Default for FilterOptions {
             max_group_share: 0.03,
             near_copy: 0.8,
             generated_markers: true,
+            cut_long: false,
         }
     }
 }
 
 impl FilterOptions {
-    /// For prose: whole paragraphs may stand on one line.
+    /// For prose: whole paragraphs may stand on one line, and a document may be a book, which is most of the text.
     pub fn prose() -> Self {
-        Self { max_mean_line: usize::MAX, max_long_line_share: 1.0, ..Self::default() }
+        Self {
+            max_mean_line: usize::MAX,
+            max_long_line_share: 1.0,
+            max_group_share: 1.0,
+            cut_long: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -129,26 +141,52 @@ pub struct FilterReport {
     pub kept: (usize, u64),
     /// Documents and bytes left out for each reason, in the order of [`Reason::ALL`].
     pub dropped: [(usize, u64); REASONS],
+    /// Documents that were too long, and the pieces they were cut into; the pieces count as documents.
+    pub cut: (usize, usize),
 }
 
 impl FilterReport {
     /// Documents and bytes left out for one reason.
     pub fn dropped_for(&self, reason: Reason) -> (usize, u64) {
-        self.dropped[Reason::ALL.iter().position(|r| *r == reason).expect("every reason is listed")]
+        self.dropped[reason as usize]
+    }
+
+    /// Documents and bytes there were.
+    fn all(&self) -> (usize, u64) {
+        self.dropped.iter().fold(self.kept, |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// An error where nothing was kept, or less than a tenth of the text. Copies do not count: what they say is kept.
+    pub fn check(&self) -> Result<()> {
+        let copies: u64 = [Reason::Copy, Reason::NearCopy].iter().map(|r| self.dropped_for(*r).1).sum();
+        if self.kept.0 > 0 && self.kept.1 >= (self.all().1 - copies) / 10 {
+            return Ok(());
+        }
+        Err(DataError::Filtered(self.to_string()))
     }
 }
 
 impl std::fmt::Display for FilterReport {
+    /// "kept 2 of 5 documents (1.0 MB of 3.1 MB); left out 2 too long (2.0 MB), 1 with few letters (0.1 MB)".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mb = |bytes: u64| bytes as f64 / 1e6;
-        write!(f, "kept {} documents ({:.1} MB)", self.kept.0, mb(self.kept.1))?;
-        for (reason, (count, bytes)) in Reason::ALL.iter().zip(self.dropped) {
-            if count > 0 {
-                write!(f, ", left out {count} {} ({:.1} MB)", reason.name(), mb(bytes))?;
-            }
+        let all = self.all();
+        write!(f, "kept {} of {} documents ({} of {})", self.kept.0, all.0, size(self.kept.1), size(all.1))?;
+        let reasons = Reason::ALL.iter().zip(self.dropped).filter(|(_, (count, _))| *count > 0);
+        for (i, (reason, (count, bytes))) in reasons.enumerate() {
+            let before = if i == 0 { "; left out" } else { "," };
+            write!(f, "{before} {count} {} ({})", reason.name(), size(bytes))?;
         }
-        Ok(())
+        match self.cut {
+            (0, _) => Ok(()),
+            (1, pieces) => write!(f, "; 1 long document was cut into {pieces} pieces"),
+            (n, pieces) => write!(f, "; {n} long documents were cut into {pieces} pieces"),
+        }
     }
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    if bytes < 100_000 { format!("{:.1} kB", bytes as f64 / 1e3) } else { format!("{:.1} MB", bytes as f64 / 1e6) }
 }
 
 /// What the parallel pass finds out about a document.
@@ -159,6 +197,8 @@ enum Verdict {
 
 /// Keeps the documents worth learning from, in their order.
 pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Document>, FilterReport) {
+    let mut report = FilterReport::default();
+    let documents = if options.cut_long { cut_long(documents, options.max_bytes, &mut report) } else { documents };
     let search_near = options.near_copy <= 1.0;
     let verdicts: Vec<Verdict> = documents
         .par_iter()
@@ -171,7 +211,6 @@ pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Documen
             },
         })
         .collect();
-    let mut report = FilterReport::default();
     let mut kept = Vec::with_capacity(documents.len());
     let mut exact_seen: HashSet<u64> = HashSet::new();
     let mut near = NearCopies::new(options.near_copy);
@@ -200,6 +239,21 @@ pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Documen
     }
     let kept = thin_out(kept, options.max_group_share, &mut report);
     (kept, report)
+}
+
+/// Cuts documents of over `most` bytes.
+fn cut_long(documents: Vec<Document>, most: usize, report: &mut FilterReport) -> Vec<Document> {
+    let mut out = Vec::with_capacity(documents.len());
+    for document in documents {
+        if document.text.len() <= most {
+            out.push(document);
+            continue;
+        }
+        let pieces = cut_document(document);
+        report.cut = (report.cut.0 + 1, report.cut.1 + pieces.len());
+        out.extend(pieces);
+    }
+    out
 }
 
 /// Takes documents from groups with more than `share` of all text.

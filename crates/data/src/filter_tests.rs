@@ -51,7 +51,13 @@ fn every_reason_is_found_and_counted() {
     }
     let bytes: u64 = report.kept.1 + report.dropped.iter().map(|d| d.1).sum::<u64>();
     assert_eq!(bytes, texts.iter().map(|(t, _)| t.len() as u64).sum::<u64>());
-    assert!(report.to_string().starts_with("kept 3 documents") && report.to_string().contains("1 near copies"));
+    let told = report.to_string();
+    assert!(
+        told.starts_with("kept 3 of 14 documents (")
+            && told.contains(" MB); left out 1 too short (0.0 kB), 1 too long ("),
+        "{told}"
+    );
+    assert!(told.contains(", 1 near copies (") && !told.contains("pieces"), "{told}");
 }
 
 #[test]
@@ -85,4 +91,43 @@ fn no_package_is_most_of_the_text() {
     // Two groups are no choice.
     let two = documents[..2].to_vec();
     assert_eq!(filter(two, &options).0.len(), 2);
+}
+
+#[test]
+fn long_prose_is_cut_and_kept() {
+    // Sentences that differ, so that nothing is a copy or repetitive.
+    let number = |i: usize, n: usize| crate::hash::mix((i * 8 + n) as u64) % 9973;
+    let sentence =
+        |i: usize| format!("{} ships of {} sailed to {} islands.\n\n", number(i, 0), number(i, 1), number(i, 2));
+    let book: String = (0..40_000).map(sentence).collect();
+    let note = "A short note of the author, which fits into a single document, as notes do.";
+    let documents = vec![document(0, &book), document(1, note)];
+    let (kept, report) = filter(documents.clone(), &FilterOptions::prose());
+    assert!(kept.iter().map(|d| d.text.as_str()).collect::<String>() == format!("{book}{note}"), "{report}");
+    assert_eq!((report.cut, report.kept.0), ((1, kept.len() - 1), kept.len()));
+    assert!(kept.len() > 50 && kept.iter().all(|d| d.text.len() <= FilterOptions::prose().max_bytes));
+    assert!(report.to_string().ends_with(&format!("; 1 long document was cut into {} pieces", kept.len() - 1)));
+    report.check().unwrap();
+    // Code of that length was not written by people.
+    let (kept, report) = filter(documents, &FilterOptions { max_mean_line: 200, ..FilterOptions::default() });
+    assert_eq!((kept.len(), report.dropped_for(Reason::TooLong).0, report.cut), (1, 1, (0, 0)));
+}
+
+#[test]
+fn a_filter_that_leaves_almost_nothing_is_an_error() {
+    let sums = "12+34=46\n".repeat(40);
+    let error =
+        |documents: Vec<Document>| filter(documents, &FilterOptions::prose()).1.check().map_err(|e| e.to_string());
+    let told = error(vec![document(0, &sums), document(1, "a"), document(2, "b")]).unwrap_err();
+    assert!(
+        told.starts_with("the filter kept 0 of 3 documents (0.0 kB of 0.4 kB); left out 2 too short (0.0 kB)"),
+        "{told}"
+    );
+    assert!(told.contains(", 1 with few letters (0.4 kB); turn the filter off with data.filter = \"none\""), "{told}");
+    assert!(error(Vec::new()).is_err());
+    // A tenth must stay; copies are no loss.
+    let prose = code(20, "alpha");
+    assert!(error(vec![document(0, &prose), document(1, &sums.repeat(50))]).is_err());
+    assert_eq!(error(vec![document(0, &prose), document(1, &sums)]), Ok(()));
+    assert_eq!(error((0..40).map(|i| document(i, &prose)).collect()), Ok(()));
 }

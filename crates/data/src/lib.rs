@@ -1,7 +1,7 @@
 //! Text to batches (report, section 4.1): documents, the tokenizer, packed token files, the resumable loader.
 //!
 //! In the order of the data's way: [`source`] and [`cargo_sources`] read documents, [`filter`] leaves out what is not
-//! worth learning, [`split`] holds out whole packages, [`tokenizer`] turns text into ids, [`pack`] stores them in
+//! worth learning ([`pieces`] cuts what is too long), [`split`] holds out whole packages, [`tokenizer`] turns text into ids, [`pack`] stores them in
 //! [`shard`] files, and [`loader`] gives batches, with fill-in-middle ([`fim`]) and boundary splits ([`boundary`])
 //! applied on the way. [`needle`] makes texts with facts to look up. [`eval`] lays windows over held-out documents; [`baseline`] says
 //! what a model must beat.
@@ -23,6 +23,7 @@ pub mod needle;
 pub mod pack;
 #[cfg(feature = "parquet")]
 mod parquet;
+pub mod pieces;
 pub mod shard;
 pub mod source;
 pub mod split;
@@ -32,7 +33,7 @@ pub use error::{DataError, Result};
 pub use eval::{EvalOptions, EvalSet, EvalWindow};
 pub use loader::{Batch, Cursor, Loader, Share, StreamOptions};
 pub use pack::Packed;
-pub use source::{Document, SourceOptions, Texts, read_paths};
+pub use source::{Document, LeftOut, SourceOptions, Texts, read_paths};
 pub use tokenizer::Tokenizer;
 
 #[cfg(test)]

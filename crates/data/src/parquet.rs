@@ -8,9 +8,9 @@ use parquet::record::Field;
 use parquet::schema::types::Type;
 
 use crate::error::{DataError, Result};
-use crate::source::{Document, SourceOptions, Texts};
+use crate::source::{Document, SourceOptions, Texts, Why};
 
-/// Reads the text column of a file. Rows whose text is null are passed over.
+/// Reads the text column of a file. Rows whose text is null, empty or not UTF-8 are left out and counted.
 pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
     let damaged = |problem: String| DataError::NoText { path: path.to_path_buf(), problem };
     let file = File::open(path).map_err(DataError::io("read", path))?;
@@ -32,15 +32,18 @@ pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Tex
         let row = row.map_err(|e| damaged(format!("row {number} cannot be read ({e})")))?;
         let id = format!("{id}:{number}");
         let (mut text, mut group) = (None, id.clone());
+        let mut why = Why::NoText;
         for (name, field) in row.get_column_iter() {
             if *name == options.text_field {
                 text = match field {
                     Field::Str(text) => Some(text.clone()),
-                    Field::Bytes(bytes) => {
-                        let text = std::str::from_utf8(bytes.data()).ok().map(str::to_owned);
-                        texts.not_utf8 += usize::from(text.is_none());
-                        text
-                    }
+                    Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+                        Ok(text) => Some(text.to_owned()),
+                        Err(_) => {
+                            why = Why::NotUtf8;
+                            None
+                        }
+                    },
                     Field::Null => None,
                     _ => return Err(damaged(format!("the column `{name}` does not hold text"))),
                 };
@@ -51,8 +54,9 @@ pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Tex
                 };
             }
         }
-        if let Some(text) = text {
-            texts.documents.push(Document { id, group, text });
+        match text {
+            Some(text) if !text.is_empty() => texts.documents.push(Document { id, group, text }),
+            _ => texts.left_out.add(why, || id),
         }
     }
     Ok(texts)

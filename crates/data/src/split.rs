@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{DataError, Result};
 use crate::hash::{Purpose, Rng, hash_bytes};
+use crate::pieces::cut_document;
 use crate::source::Document;
 
 /// Training and held-out documents, both in their original order.
@@ -21,8 +22,8 @@ pub struct Split {
 }
 
 /// Holds out groups of about `share` of all bytes (0 holds out nothing). With a single group, whole documents are
-/// held out instead. At least one group (or document) stays on each side.
-pub fn hold_out(documents: Vec<Document>, share: f64, seed: u64) -> Result<Split> {
+/// held out instead, and with a single document pieces of it. At least one group (or document) stays on each side.
+pub fn hold_out(mut documents: Vec<Document>, share: f64, seed: u64) -> Result<Split> {
     if !(0.0..=0.5).contains(&share) {
         return Err(DataError::Option {
             key: "validation share",
@@ -31,6 +32,9 @@ pub fn hold_out(documents: Vec<Document>, share: f64, seed: u64) -> Result<Split
     }
     if share == 0.0 {
         return Ok(Split { train: documents, validation: Vec::new(), held_out: Vec::new() });
+    }
+    if documents.len() == 1 {
+        documents = documents.into_iter().flat_map(cut_document).collect();
     }
     let mut bytes_of: BTreeMap<&str, u64> = BTreeMap::new();
     for document in &documents {
@@ -45,8 +49,8 @@ pub fn hold_out(documents: Vec<Document>, share: f64, seed: u64) -> Result<Split
     }
     if bytes_of.len() < 2 {
         return Err(DataError::TooLittle(
-            "one document cannot be split into training and validation; give more files, or name a held-out file \
-             yourself"
+            "one short document cannot be split into training and validation; give more text, or hold nothing out (a \
+             validation share of 0)"
                 .into(),
         ));
     }
@@ -163,8 +167,17 @@ mod tests {
     #[test]
     fn one_document_is_too_little_and_shares_are_checked() {
         assert!(matches!(hold_out(documents(&[(1, 1)]), 0.05, 1), Err(DataError::TooLittle(_))));
+        assert!(matches!(hold_out(Vec::new(), 0.05, 1), Err(DataError::TooLittle(_))));
         assert!(hold_out(documents(&[(1, 1)]), 0.0, 1).is_ok());
         assert!(matches!(hold_out(documents(&[(1, 1)]), 0.9, 1), Err(DataError::Option { .. })));
+        // A single long document is cut; nothing of it is lost or in another order.
+        let text = "A line of a poem.\nAnother.\n\n".repeat(2000);
+        let one = Document { id: "poem".into(), group: "poem".into(), text: text.clone() };
+        let split = hold_out(vec![one], 0.05, 1).unwrap();
+        assert!((1..=2).contains(&split.validation.len()) && split.train.len() > 20, "{:?}", split.held_out);
+        let mut all: Vec<&Document> = split.train.iter().chain(&split.validation).collect();
+        all.sort_by_key(|d| d.id.rsplit(':').next().and_then(|n| n.parse::<usize>().ok()));
+        assert_eq!(all.iter().map(|d| d.text.as_str()).collect::<String>(), text);
         // One group: documents are held out.
         let split = hold_out(documents(&[(1, 10), (1, 20), (1, 900)]), 0.05, 1).unwrap();
         assert_eq!((split.train.len(), split.held_out.len()), (1, 2));

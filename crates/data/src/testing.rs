@@ -13,7 +13,7 @@ pub(crate) fn documents() -> Vec<Document> {
         include_str!("filter.rs"),
         include_str!("hash.rs"),
         include_str!("minhash.rs"),
-        include_str!("source.rs"),
+        include_str!("source/mod.rs"),
         include_str!("split.rs"),
         "D\u{e9}j\u{e0} vu \u{2014} \u{6df1}\u{5ea6}\u{6c42}\u{7d22} 12345 \u{1f600}\u{1f600}\n",
     ];

@@ -86,7 +86,7 @@ impl Targets {
         (self.count, self.weight) = (0, 0.0);
         let mut at = 0;
         for segment in segments {
-            for next in shift + 1..segment.inputs + 1 {
+            for next in (shift + 1)..=segment.inputs {
                 let weight = segment.weights.map_or(1.0, |w| w.get(next).copied().unwrap_or(0.0));
                 let target = segment.tokens.get(next).filter(|_| weight != 0.0);
                 ids[at] = target.copied().unwrap_or(IGNORE);

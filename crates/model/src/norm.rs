@@ -23,12 +23,11 @@ pub(crate) fn backward<'a>(
     dx_acc: Acc,
     grads: &mut Grads,
 ) {
-    match grads.target(w) {
-        Some((dw, acc)) => rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, dw, acc),
+    if let Some((dw, acc)) = grads.target(w) {
+        rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, dw, acc);
+    } else {
         // Of a frozen gain the gradient is made all the same, with that of the input, and forgotten.
-        None => {
-            let mut dw = cx.empty(w.spec.shape.as_slice(), DType::F32);
-            rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, &mut dw, Acc::Write);
-        }
+        let mut dw = cx.empty(w.spec.shape.as_slice(), DType::F32);
+        rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, &mut dw, Acc::Write);
     }
 }

@@ -65,7 +65,7 @@ fn by_threads<T: Send>(
     cx: &Cx,
     spec: &Parameter,
     out: &mut [T],
-    read: &(dyn Fn(&Part, usize, &mut [T]) -> Result<(), Error> + Sync),
+    read: &(impl Fn(&Part, usize, &mut [T]) -> Result<(), Error> + Sync),
 ) -> Result<(), Error> {
     let failed = Mutex::new(None);
     let count = out.len().div_ceil(PIECE);

@@ -19,8 +19,7 @@ fn config() -> ModelConfig {
 }
 
 fn model(cx: &Cx, config: &ModelConfig, precision: Precision) -> Model {
-    let model = Model::fresh(cx, config, precision, Fresh { seed: 3, std: 0.05 });
-    model
+    Model::fresh(cx, config, precision, Fresh { seed: 3, std: 0.05 })
 }
 
 fn ids() -> Vec<i32> {

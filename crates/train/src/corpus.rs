@@ -8,7 +8,7 @@ use hadal_data::filter::{FilterOptions, filter};
 use hadal_data::tokenizer::TrainOptions;
 use hadal_data::{DataError, Document, EvalOptions, EvalSet, Packed, SourceOptions, Texts, Tokenizer, pack};
 use hadal_data::{read_paths, split};
-use hadal_recipe::recipe::Data;
+use hadal_recipe::recipe::{Data, Filter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,11 +55,17 @@ impl Corpus {
         }
         let texts = read(source, say)?;
         let (count, megabytes) = (texts.documents.len(), texts.bytes() as f64 / 1e6);
+        say(&format!("{count} documents, {megabytes:.1} MB"));
+        if !texts.left_out.is_empty() {
+            say(&format!("not read: {}", texts.left_out));
+        }
         let code = matches!(source, Source::CargoLock(_));
-        let options = if code { FilterOptions::default() } else { FilterOptions::prose() };
-        let (documents, report) = filter(texts.documents, &options);
-        let (kept, bytes) = report.kept;
-        say(&format!("{count} files, {megabytes:.1} MB; kept {kept}, {:.1} MB", bytes as f64 / 1e6));
+        let documents = match data.filter {
+            Filter::None => texts.documents,
+            Filter::Code => filtered(texts.documents, &FilterOptions::default(), say)?,
+            Filter::Auto if code => filtered(texts.documents, &FilterOptions::default(), say)?,
+            Filter::Auto | Filter::Prose => filtered(texts.documents, &FilterOptions::prose(), say)?,
+        };
         let split = split::hold_out(documents, data.validation_share, seed)?;
         let held = split.held_out.join(", ");
         say(&format!("held out for validation: {held} ({:.2} MB)", megabytes_of(&split.validation)));
@@ -146,6 +152,18 @@ pub fn pack_split(
         rate.mb_per_second()
     ));
     Ok(())
+}
+
+/// What the filter keeps, with its report said: an error where that is almost nothing.
+fn filtered(
+    documents: Vec<Document>,
+    options: &FilterOptions,
+    say: &mut dyn FnMut(&str),
+) -> Result<Vec<Document>, DataError> {
+    let (documents, report) = filter(documents, options);
+    report.check()?;
+    say(&report.to_string());
+    Ok(documents)
 }
 
 fn megabytes_of(documents: &[Document]) -> f64 {

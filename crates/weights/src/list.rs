@@ -151,8 +151,8 @@ impl Parameter {
     pub fn product(&self, table: &Precision) -> Option<Product> {
         Some(match self.role {
             Role::Norm | Role::RouterBias => return None,
-            Role::Embedding if !self.tied => return None,
-            Role::Embedding | Role::Head => Product::Compute,
+            Role::Embedding => return self.tied.then_some(Product::Compute),
+            Role::Head | Role::Adapter => Product::Compute,
             Role::AttentionDown | Role::Query => table.attn_down,
             Role::QueryUp => table.query_up,
             Role::KeyValueUp => table.kv_up,
@@ -163,7 +163,6 @@ impl Parameter {
             Role::ExpertDown => table.expert_down,
             Role::Router => Product::F32,
             Role::MtpProjection => table.mtp_proj,
-            Role::Adapter => Product::Compute,
         })
     }
     /// The name that stands for it in messages: its first part's.

@@ -10,8 +10,11 @@ use std::sync::{Mutex, PoisonError};
 
 use ahash::AHashMap;
 use serde_json::Value;
+use tokenizers::AddedToken;
 
-use super::pretoken::{self, CJK, NUMBERS, WORDS};
+use super::added::{Part, Words};
+use super::pretoken;
+use super::recognise::is_ours;
 
 /// Longest piece that is cached, in bytes.
 const CACHED_BYTES: usize = 48;
@@ -20,11 +23,12 @@ const CACHED_PIECES: usize = 1 << 17;
 /// From so many bytes a heap finds the next merge instead of a scan.
 const LONG_PIECE: usize = 96;
 
-/// Merge rules and caches.
+/// Merge rules, added words and caches.
 pub(super) struct FastBpe {
     byte_ids: [u32; 256],
     /// (left, right) to (rank, merged id).
     merges: AHashMap<(u32, u32), (u32, u32)>,
+    words: Words,
     caches: Mutex<Vec<Cache>>,
 }
 
@@ -48,43 +52,15 @@ pub(super) fn byte_chars() -> [char; 256] {
     table
 }
 
-/// Whether a `tokenizer.json`'s pre-tokenizer is exactly the one written out in [`pretoken`].
-fn cuts_like_ours(json: &Value) -> bool {
-    let Some(passes) = json["pre_tokenizer"]["pretokenizers"].as_array() else { return false };
-    let [a, b, c, last] = passes.as_slice() else { return false };
-    let is_split = |pass: &Value, pattern: &str| {
-        pass["type"] == "Split"
-            && pass["pattern"]["Regex"] == pattern
-            && pass["behavior"] == "Isolated"
-            && pass["invert"] != Value::Bool(true)
-    };
-    is_split(a, NUMBERS)
-        && is_split(b, CJK)
-        && is_split(c, WORDS)
-        && last["type"] == "ByteLevel"
-        && last["add_prefix_space"] == Value::Bool(false)
-        && last["use_regex"] == Value::Bool(false)
-}
-
 impl FastBpe {
-    /// Reads the rules out of a `tokenizer.json`; `None` where it is of another kind than ours, so that the library
-    /// must encode.
-    pub(super) fn from_json(json: &Value) -> Option<Self> {
-        let model = &json["model"];
-        let off = |key: &str| model[key].is_null() || model[key] == Value::Bool(false) || model[key] == "";
-        let plain = [
-            "dropout",
-            "unk_token",
-            "continuing_subword_prefix",
-            "end_of_word_suffix",
-            "byte_fallback",
-            "ignore_merges",
-        ];
-        let no_normalizer =
-            json["normalizer"].is_null() || json["normalizer"]["normalizers"].as_array().is_some_and(Vec::is_empty);
-        if model["type"] != "BPE" || !plain.iter().all(|key| off(key)) || !no_normalizer || !cuts_like_ours(json) {
+    /// Reads the rules out of a `tokenizer.json`; `None` where it is of another kind than ours, or where added words want
+    /// what only the library does, so that the library must encode.
+    pub(super) fn new<'a>(json: &Value, added: impl Iterator<Item = (u32, &'a AddedToken)>) -> Option<Self> {
+        if !is_ours(json) {
             return None;
         }
+        let words = Words::new(added)?;
+        let model = &json["model"];
         let vocab = model["vocab"].as_object()?;
         let id_of = |token: &str| Some(vocab.get(token)?.as_u64()? as u32);
         let mut byte_ids = [0; 256];
@@ -103,13 +79,16 @@ impl FastBpe {
             // Where a rule stands twice the library keeps the last rank.
             merges.insert((id_of(left)?, id_of(right)?), (rank as u32, merged));
         }
-        Some(Self { byte_ids, merges, caches: Mutex::default() })
+        Some(Self { byte_ids, merges, words, caches: Mutex::default() })
     }
 
     /// Appends the ids of a text.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let mut cache = self.caches.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        pretoken::split(text, |piece| self.encode_piece(piece.as_bytes(), &mut cache, out));
+        self.words.split(text, |part| match part {
+            Part::Text(text) => pretoken::split(text, |piece| self.encode_piece(piece.as_bytes(), &mut cache, out)),
+            Part::Token(id) => out.push(id),
+        });
         self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
     }
 

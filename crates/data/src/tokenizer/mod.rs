@@ -1,14 +1,18 @@
 //! The tokenizer: byte-level BPE as Hugging Face `tokenizer.json`, ours or anyone's.
 //!
 //! Section 2 of the specification: byte-level BPE, a pre-tokenizer that keeps punctuation and line breaks in one
-//! token ([`pretoken`]). Files of that layout, the released DeepSeek-V3 tokenizer among them, are encoded by our own
-//! faster code, all others by the `tokenizers` library. Text is data: the names of special tokens inside it are
-//! encoded like any other characters; only [`Tokenizer::encode_with_special`] recognises them, for prompts that the
-//! caller wrote.
+//! token ([`pretoken`]). Files that mean that, the released DeepSeek-V3 tokenizer among them, are encoded by our own
+//! faster code ([`recognise`]), all others by the `tokenizers` library. Text is data: the names of special tokens inside
+//! it are encoded like any other characters ([`added`] says which tokens are special); only
+//! [`Tokenizer::encode_with_special`] recognises them, for prompts that the caller wrote. Other added words are encoded
+//! wherever they stand.
 
+mod added;
 mod bpe;
 mod decode;
+mod merges;
 pub mod pretoken;
+mod recognise;
 mod train;
 
 use std::path::Path;
@@ -17,9 +21,11 @@ use std::time::Instant;
 use ahash::AHashMap;
 use rayon::prelude::*;
 use serde_json::Value;
+use tokenizers::AddedToken;
 
 use crate::error::{DataError, Result};
 use crate::hash::hash_bytes;
+use added::{Names, Part};
 use bpe::{FastBpe, byte_chars};
 pub use decode::StreamDecoder;
 use hadal_base::atomic::write_file;
@@ -75,7 +81,8 @@ pub struct Tokenizer {
     blob: Vec<u8>,
     starts: Vec<u32>,
     special: Vec<bool>,
-    by_name: AHashMap<String, u32>,
+    /// Names of the special tokens, for prompts.
+    names: Option<Names>,
     ids: SpecialIds,
     byte_level: bool,
 }
@@ -117,16 +124,7 @@ impl Tokenizer {
             DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file anew"))
         };
         let mut value: Value = serde_json::from_str(&json).map_err(|e| bad(&e))?;
-        let fast = FastBpe::from_json(&value);
-        // Special tokens, and ordinary added ones that mark up a conversation, must not arise from text. Marked as
-        // special, the library encodes them as text when told so.
-        for token in value["added_tokens"].as_array_mut().into_iter().flatten() {
-            let is_markup =
-                token["content"].as_str().is_some_and(|c| c.len() > 2 && c.starts_with('<') && c.ends_with('>'));
-            if is_markup {
-                token["special"] = Value::Bool(true);
-            }
-        }
+        let special_names = added::mark_special(&mut value);
         let mut library: tokenizers::Tokenizer = serde_json::from_value(value.clone()).map_err(|e| bad(&e))?;
         library.set_encode_special_tokens(true);
         // A file may ask for truncation or padding of every input: neither belongs in training data.
@@ -142,21 +140,23 @@ impl Tokenizer {
             return Err(bad(&format_args!("its largest id is {}", size - 1)));
         }
         let (blob, starts) = token_table(&library, size, byte_level);
+        // As the library has them: where a name stands twice, or in the model's vocabulary, the id is its choice.
+        let mut added: Vec<(u32, AddedToken)> = library.get_added_tokens_decoder().into_iter().collect();
+        added.sort_by_key(|(id, _)| *id);
+        added.iter_mut().for_each(|(_, token)| token.special = special_names.contains(&token.content));
+        let fast = FastBpe::new(&value, added.iter().map(|(id, token)| (*id, token)));
         let mut special = vec![false; size];
-        let mut by_name = AHashMap::new();
-        for (id, token) in library.get_added_tokens_decoder() {
-            if token.special {
-                special[id as usize] = true;
-                by_name.insert(token.content, id);
-            }
+        for (id, _) in added.iter().filter(|(_, token)| token.special) {
+            special[*id as usize] = true;
         }
+        let names = Names::new(added.iter().filter(|(_, t)| t.special).map(|(id, t)| (&t.content, Some(*id))));
         let config_value = match &config {
             Some(text) => serde_json::from_str(text)
                 .map_err(|e| DataError::tokenizer(path, format!("its tokenizer_config.json is not JSON ({e})")))?,
             None => Value::Null,
         };
         let ids = special_ids(&library, &config_value);
-        Ok(Self { json, config, library, fast, blob, starts, special, by_name, ids, byte_level })
+        Ok(Self { json, config, library, fast, blob, starts, special, names, ids, byte_level })
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder; `transformers` loads them.
@@ -200,18 +200,13 @@ impl Tokenizer {
 
     /// The ids of a prompt in which special tokens may be written by name. For text that the caller wrote only.
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
+        let Some(names) = &self.names else { return self.encode(text) };
         let mut ids = Vec::new();
-        let mut rest = text;
-        loop {
-            let hits = self.by_name.iter().filter_map(|(name, id)| Some((rest.find(name.as_str())?, name.len(), *id)));
-            let Some((at, len, id)) = hits.min_by_key(|(at, len, id)| (*at, std::cmp::Reverse(*len), *id)) else {
-                self.encode_into(rest, &mut ids);
-                return ids;
-            };
-            self.encode_into(&rest[..at], &mut ids);
-            ids.push(id);
-            rest = &rest[at + len..];
-        }
+        names.split(text, |part| match part {
+            Part::Text(text) => self.encode_into(text, &mut ids),
+            Part::Token(id) => ids.push(id),
+        });
+        ids
     }
 
     /// The ids of many texts, in parallel, and how fast that was.

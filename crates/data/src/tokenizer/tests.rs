@@ -103,6 +103,88 @@ fn foreign_tokenizers_load() {
     assert!(t.eos().unwrap_err().to_string().contains("tokenizer_config.json"));
 }
 
+/// The trained tokenizer with words added as `transformers` adds them: (name, special, normalized, single_word).
+fn with_words(words: &[(&str, bool, bool, bool)]) -> [Tokenizer; 2] {
+    let mut json: Value = serde_json::from_str(&TRAINED.json).unwrap();
+    for (i, (content, special, normalized, single_word)) in words.iter().enumerate() {
+        json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
+            "id": 900 + i, "content": content, "special": special, "normalized": normalized,
+            "single_word": single_word, "lstrip": false, "rstrip": false,
+        }));
+    }
+    let fast = Tokenizer::from_json(json.to_string(), None, None).unwrap();
+    let mut slow = Tokenizer::from_json(json.to_string(), None, None).unwrap();
+    slow.fast = None;
+    [fast, slow]
+}
+
+#[test]
+fn added_words_are_encoded_and_special_ones_are_not() {
+    let words = [
+        ("Gremio", false, true, false),
+        ("tricalcium", false, true, false),
+        ("<think>", false, false, false),
+        ("<|user|>", false, true, false),
+        ("<\u{ff5c}Tool\u{ff5c}>", false, false, false),
+        ("[MASK]", true, false, false),
+        // A role's name, though nothing says that it is special.
+        ("</s>", false, true, false),
+    ];
+    let [fast, slow] = with_words(&words);
+    assert!(fast.is_lossless());
+    let text = "Gremio: a (tricalcium)\n<think>Gremio</s><|user|><\u{ff5c}Tool\u{ff5c}>[MASK]<|eos_token|>";
+    for t in [&fast, &slow] {
+        let ids = t.encode(text);
+        let added: Vec<u32> = ids.iter().copied().filter(|id| *id >= 900 || *id < 6).collect();
+        assert_eq!(added, [900, 901, 902, 900]);
+        let plain = |text: &str| TRAINED.encode(text);
+        let around = [vec![900], plain(": a ("), vec![901], plain(")\n"), vec![902, 900]].concat();
+        assert_eq!((&ids[..around.len()], t.decode(&ids)), (&*around, text.to_owned()));
+        // In a prompt all are found.
+        let ids = t.encode_with_special(text);
+        let added: Vec<u32> = ids.iter().copied().filter(|id| *id >= 900 || *id < 6).collect();
+        assert_eq!(added, [900, 901, 902, 900, 906, 903, 904, 905, 1]);
+    }
+    // Flags that only the library knows.
+    let [with_flag, _] = with_words(&[("word", false, true, true)]);
+    assert!(with_flag.fast.is_none());
+    assert_eq!(with_flag.encode("word").as_slice(), [900]);
+    assert_eq!(with_flag.encode("words"), TRAINED.encode("words"));
+    // A special token's flags change nothing in text.
+    assert!(with_words(&[("<|x|>", true, false, true)])[0].fast.is_some());
+}
+
+/// A word made of a vocabulary's token has the token's id.
+#[test]
+fn an_added_word_of_the_vocabulary_keeps_its_id() {
+    let letters = |id: &u32| matches!(TRAINED.token_bytes(*id), [b'a'..=b'z', b'a'..=b'z', b'a'..=b'z']);
+    let id = (300..900).find(letters).unwrap();
+    let word = TRAINED.decode(&[id]);
+    let [fast, slow] = with_words(&[(&word, false, true, false)]);
+    let text = format!("zzz{word}");
+    assert_eq!(fast.encode(&text).last(), Some(&id));
+    assert_eq!(fast.encode(&text), slow.encode(&text));
+}
+
+#[test]
+fn a_released_spelling_takes_the_fast_path() {
+    // Real line breaks in the expression, merges as "a b", fields absent or at their defaults.
+    let mut json: Value = serde_json::from_str(&TRAINED.json).unwrap();
+    let words = &mut json["pre_tokenizer"]["pretokenizers"][2]["pattern"]["Regex"];
+    *words = words.as_str().unwrap().replace("\\r", "\r").replace("\\n", "\n").into();
+    json["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": []});
+    for merge in json["model"]["merges"].as_array_mut().unwrap() {
+        *merge = format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()).into();
+    }
+    json["model"].as_object_mut().unwrap().remove("ignore_merges");
+    let t = Tokenizer::from_json(json.to_string(), None, None).unwrap();
+    assert!(t.is_lossless() && t.json != TRAINED.json);
+    for text in [include_str!("mod.rs"), "a\r\n\r\n  b\n\t;\n\n"] {
+        assert_eq!(t.encode(text), SLOW.encode(text));
+    }
+    assert!(crate::fim::Fim::new(&t, 0.1, None).unwrap().is_some());
+}
+
 #[test]
 fn a_smaller_text_gives_a_smaller_vocabulary_and_options_are_checked() {
     let one = [Document { id: "x".into(), group: "x".into(), text: "ab ab ab".into() }];
@@ -116,10 +198,44 @@ fn a_smaller_text_gives_a_smaller_vocabulary_and_options_are_checked() {
 }
 
 #[test]
+fn up_to_the_limit_is_learned_from_and_all_over_the_text() {
+    let document = |name: &str, text: String| Document { id: name.into(), group: name.into(), text };
+    // One document beyond the limit: each half has a word of its own, and a small document beside it.
+    let half = |word: &str| format!("{word} and more of it. ").repeat(3000);
+    let one = [document("one", half("beginning") + &half("conclusion")), document("two", "a tiny second file".into())];
+    let options = TrainOptions { vocab_size: 300, max_bytes: 32_000, ..TrainOptions::default() };
+    let (t, report) = Tokenizer::train(&one, &options).unwrap();
+    assert!((31_000..=32_000).contains(&report.bytes), "{}", report.bytes);
+    assert_eq!((t.encode(" beginning").len(), t.encode(" conclusion").len()), (1, 1));
+    assert_eq!(Tokenizer::train(&one, &options).unwrap().0.fingerprint(), t.fingerprint());
+    let other = Tokenizer::train(&one, &TrainOptions { seed: 2, ..options.clone() }).unwrap();
+    assert_ne!(other.1.pieces + other.1.bytes as usize, report.pieces + report.bytes as usize);
+    // All of it fits, to the byte: nothing is cut.
+    let all = one.iter().map(|d| d.text.len() as u64).sum();
+    let (_, report) = Tokenizer::train(&one, &TrainOptions { max_bytes: all, ..options }).unwrap();
+    assert_eq!(report.bytes, all);
+}
+
+#[test]
 fn long_pieces_are_merged_alike() {
     for text in ["=".repeat(5000), " ".repeat(700), "ab".repeat(400), format!("{}\n", "();".repeat(300))] {
         assert_eq!(TRAINED.encode(&text), SLOW.encode(&text));
     }
+}
+
+/// Quadratic ways would take minutes.
+#[test]
+fn a_very_long_run_of_letters_is_trained_on_and_encoded() {
+    let start = Instant::now();
+    let run: String = (0..300_000u64).map(|i| char::from(b'a' + (crate::hash::mix(i) % 26) as u8)).collect();
+    for text in [run, "\u{e9}".repeat(150_000), "12".repeat(150_000), " \u{3000}".repeat(90_000), "-\n".repeat(150_000)]
+    {
+        let one = [Document { id: "x".into(), group: "x".into(), text }];
+        let (t, _) = Tokenizer::train(&one, &TrainOptions { vocab_size: 400, ..TrainOptions::default() }).unwrap();
+        assert!(t.decode(&t.encode(&one[0].text)) == one[0].text);
+        assert!(TRAINED.decode(&TRAINED.encode(&one[0].text)) == one[0].text);
+    }
+    assert!(start.elapsed().as_secs() < 120, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -146,6 +262,16 @@ proptest! {
         let mut streamed: String = ids.iter().map(|id| stream.push(*id)).collect();
         streamed += &stream.finish();
         prop_assert_eq!(streamed, text);
+    }
+
+    #[test]
+    fn added_words_are_found_as_the_library_finds_them(
+        words in prop::collection::vec(("[a-c<|> ]{1,4}", any::<bool>(), any::<bool>()), 1..6), text in "[a-c<|> \n]{0,60}"
+    ) {
+        let words: Vec<(&str, bool, bool, bool)> = words.iter().map(|(w, s, n)| (w.as_str(), *s, *n, false)).collect();
+        let [fast, slow] = with_words(&words);
+        prop_assert!(fast.fast.is_some());
+        prop_assert_eq!(fast.encode(&text), slow.encode(&text));
     }
 
     #[test]

@@ -1,15 +1,13 @@
 //! Training a byte-level BPE vocabulary on a sample of the documents.
 //!
-//! Pieces are cut and counted in parallel by [`pretoken`](super::pretoken); the `tokenizers` library then finds the
-//! merges from the counts. Its own way to the counts, through the generic expressions and offset-keeping strings,
-//! takes most of the time of its training.
+//! Pieces are cut and counted in parallel by [`pretoken`](super::pretoken); [`merges`] then finds what to merge. The result
+//! is that of the `tokenizers` library.
 
 use std::time::Instant;
 
 use ahash::AHashMap;
-use compact_str::CompactString;
 use rayon::prelude::*;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -19,9 +17,10 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::bpe::byte_chars;
 use super::pretoken::{self, CJK, NUMBERS, WORDS};
-use super::{SPECIAL_TOKENS, Tokenizer};
+use super::{SPECIAL_TOKENS, Tokenizer, merges};
 use crate::error::{DataError, Result};
 use crate::hash::{Purpose, Rng, hash_bytes};
+use crate::pieces;
 use crate::source::Document;
 
 /// How a tokenizer is trained.
@@ -29,7 +28,7 @@ use crate::source::Document;
 pub struct TrainOptions {
     /// Tokens in all, special ones included: 4,096 to 131,072 are sensible.
     pub vocab_size: usize,
-    /// Most bytes of text to count; documents beyond are sampled by a hash of their names.
+    /// Most bytes of text to count; of more, a sample is taken by a hash of the documents' names, of long ones in pieces.
     pub max_bytes: u64,
     /// Fewest occurrences of a pair that is merged.
     pub min_frequency: u64,
@@ -63,8 +62,10 @@ impl TrainReport {
     }
 }
 
-/// The largest sample: the library counts pairs in 32 bits.
+/// The largest sample: places are numbered in 32 bits.
 const MOST_BYTES: u64 = 2 << 30;
+/// Where text is sampled, a document of over this share of the sample is sampled in pieces.
+const SAMPLE_PIECES: u64 = 64;
 
 impl Tokenizer {
     /// Trains a tokenizer. It has fewer tokens than asked for where the text has no more pairs to merge.
@@ -94,25 +95,12 @@ impl Tokenizer {
         let counts = count_pieces(&sample);
         let count_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let chars = byte_chars();
-        let words: AHashMap<CompactString, u64> = counts
-            .iter()
-            .map(|(piece, count)| (piece.bytes().map(|b| chars[usize::from(b)]).collect(), *count))
-            .collect();
         let specials: Vec<AddedToken> = SPECIAL_TOKENS.iter().map(|t| AddedToken::from(*t, true)).collect();
-        let trainer = BpeTrainer::builder()
-            .show_progress(false)
-            .vocab_size(options.vocab_size)
-            .min_frequency(options.min_frequency)
-            .special_tokens(specials.clone())
-            .initial_alphabet(chars.into_iter().collect())
-            .build();
-        let failed = |e: tokenizers::Error| DataError::tokenizer(None, format!("training failed: {e}"));
-        let mut model = BPE::default();
-        trainer.do_train(&words, &mut model).map_err(failed)?;
-        let json = assemble(model, &specials).map_err(failed)?;
+        let model = model(&counts, options);
+        let json = model.and_then(|model| assemble(model, &specials));
+        let json = json.map_err(|e| DataError::tokenizer(None, format!("training failed: {e}")))?;
         let report = TrainReport {
-            bytes: sample.iter().map(|d| d.text.len() as u64).sum(),
+            bytes: sample.iter().map(|text| text.len() as u64).sum(),
             pieces: counts.len(),
             count_seconds,
             merge_seconds: start.elapsed().as_secs_f64(),
@@ -121,29 +109,64 @@ impl Tokenizer {
     }
 }
 
-/// The documents to count, in the order of a keyed hash of their names.
-fn sample<'d>(documents: &'d [Document], options: &TrainOptions) -> Vec<&'d Document> {
-    let rng = Rng::new(options.seed, Purpose::Subset, 2);
-    let mut order: Vec<&Document> = documents.iter().filter(|d| !d.text.is_empty()).collect();
-    order.sort_by_cached_key(|d| (rng.bits(hash_bytes(d.id.as_bytes())), &d.id));
-    let mut sum = 0;
-    order.retain(|d| {
-        let fits = sum + d.text.len() as u64 <= options.max_bytes;
-        sum += if fits { d.text.len() as u64 } else { 0 };
-        fits
-    });
-    order
+/// The vocabulary and its merges: special tokens, bytes in the order of the characters that stand for them, then what was
+/// merged.
+fn model(counts: &AHashMap<&str, u64>, options: &TrainOptions) -> tokenizers::Result<BPE> {
+    let chars = byte_chars();
+    let mut bytes: Vec<u8> = (0..=255).collect();
+    bytes.sort_by_key(|b| chars[usize::from(*b)]);
+    let specials = SPECIAL_TOKENS.iter().map(|t| t.as_bytes().to_vec());
+    let tokens: Vec<Vec<u8>> = specials.chain(bytes.iter().map(|b| vec![*b])).collect();
+    let mut byte_ids = [0; 256];
+    for (byte, id) in bytes.iter().zip(SPECIAL_TOKENS.len() as u32..) {
+        byte_ids[usize::from(*byte)] = id;
+    }
+    let counts = counts.iter().map(|(piece, count)| (*piece, *count));
+    let found = merges::find(counts, tokens, &byte_ids, options.vocab_size, options.min_frequency);
+    let names: Vec<String> =
+        found.tokens.iter().map(|token| token.iter().map(|b| chars[usize::from(*b)]).collect()).collect();
+    let pairs = found.pairs.iter().map(|(a, b)| (names[*a as usize].clone(), names[*b as usize].clone())).collect();
+    let vocab: AHashMap<String, u32> = names.into_iter().zip(0..).collect();
+    BPE::builder().vocab_and_merges(vocab, pairs).build()
 }
 
-fn count_pieces<'d>(documents: &[&'d Document]) -> AHashMap<&'d str, u64> {
+/// The text to count. Where all of it is not too much, that is all; otherwise it is taken in the order of a keyed hash of
+/// the documents' names, and no more than fits. So that a long document neither fills the sample nor falls out of it as a
+/// whole, its pieces are chosen one by one.
+fn sample<'d>(documents: &'d [Document], options: &TrainOptions) -> Vec<&'d str> {
+    let rng = Rng::new(options.seed, Purpose::Subset, 2);
+    let all: u64 = documents.iter().map(|d| d.text.len() as u64).sum();
+    let longest = if all > options.max_bytes { (options.max_bytes / SAMPLE_PIECES).max(1) } else { all };
+    let mut order = Vec::new();
+    for document in documents.iter().filter(|d| !d.text.is_empty()) {
+        let name = hash_bytes(document.id.as_bytes());
+        if document.text.len() as u64 <= longest {
+            order.push((rng.bits(name), &document.id, 0, document.text.as_str()));
+        } else {
+            let rng = rng.substream(name);
+            let pieces = pieces::cut(&document.text, longest.div_ceil(2) as usize).enumerate();
+            order.extend(pieces.map(|(i, piece)| (rng.bits(i as u64), &document.id, i, piece)));
+        }
+    }
+    order.sort_unstable();
+    let mut sum = 0;
+    order.retain(|(.., text)| {
+        let fits = sum + text.len() as u64 <= options.max_bytes;
+        sum += if fits { text.len() as u64 } else { 0 };
+        fits
+    });
+    order.into_iter().map(|(.., text)| text).collect()
+}
+
+fn count_pieces<'d>(texts: &[&'d str]) -> AHashMap<&'d str, u64> {
     // Few large parts: joining the counts of many small ones would cost more than counting.
-    let part = documents.len().div_ceil(rayon::current_num_threads() * 4).max(1);
-    documents
+    let part = texts.len().div_ceil(rayon::current_num_threads() * 4).max(1);
+    texts
         .par_chunks(part)
-        .map(|documents| {
+        .map(|texts| {
             let mut counts = AHashMap::new();
-            for document in documents {
-                pretoken::split(&document.text, |piece| *counts.entry(piece).or_default() += 1);
+            for text in texts {
+                pretoken::split(text, |piece| *counts.entry(piece).or_default() += 1);
             }
             counts
         })

@@ -26,13 +26,16 @@ fn pack_text(args: &DataPackArgs) -> Result<()> {
     let tokenizer = Tokenizer::load(&args.tokenizer)?;
     let texts = read_paths(&args.text, &SourceOptions::default())?;
     say!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
+    if !texts.left_out.is_empty() {
+        say!("not read: {}", texts.left_out);
+    }
     let mut documents = texts.documents;
     if let Some(kind) = args.filter {
         let options = if kind == Filter::Code { FilterOptions::default() } else { FilterOptions::prose() };
         let (kept, report) = filter(documents, &options);
+        report.check()?;
         say!("{report}");
         documents = kept;
-        ensure!(!documents.is_empty(), "the filter left nothing: give more text, or leave out --filter");
     }
     let split = split::hold_out(documents, args.validation, 1)?;
     if !split.held_out.is_empty() {

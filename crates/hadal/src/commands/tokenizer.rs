@@ -15,6 +15,9 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
 fn train(args: &TokenizerTrainArgs) -> Result<()> {
     let texts = read_paths(&args.text, &SourceOptions::default())?;
     say!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
+    if !texts.left_out.is_empty() {
+        say!("not read: {}", texts.left_out);
+    }
     let max_bytes = (args.megabytes as u64).saturating_mul(1_000_000);
     let options = TrainOptions { vocab_size: args.vocab, max_bytes, ..TrainOptions::default() };
     let (tokenizer, report) = Tokenizer::train(&texts.documents, &options)?;

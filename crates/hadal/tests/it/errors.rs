@@ -18,7 +18,9 @@ fn models_that_are_none_are_named() {
     refuses(&["generate", "/nowhere", "x"], &["/nowhere does not exist"]);
     refuses(&["generate", empty, "x"], &[empty, "no config.json"]);
     let config = fixture("tied").join("config.json");
-    refuses(&["eval", config.to_str().unwrap(), config.to_str().unwrap()], &["is a file", "folder"]);
+    let text = dir.path().join("text.txt");
+    fs::write(&text, "A line.\n").unwrap();
+    refuses(&["eval", config.to_str().unwrap(), text.to_str().unwrap()], &["is a file", "folder"]);
     refuses(&["generate", fixture("tied").to_str().unwrap(), "x"], &["tokenizer.json", "copy"]);
     refuses(&["inspect", "nonsense"], &["nonsense", "deepseek-v3"]);
     fs::write(dir.path().join("config.json"), "{").unwrap();

@@ -25,7 +25,7 @@ pub(crate) fn corpus() -> &'static Path {
         let words: Vec<&str> = words.collect();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus");
         std::fs::create_dir_all(&folder).unwrap();
-        for file in 0..10u64 {
+        for file in 0..25u64 {
             let rng = Rng::new(7, Purpose::Test, file);
             let word = |i: u64| words[rng.below(i, words.len() as u64) as usize];
             let function = |i: u64| {
@@ -37,7 +37,7 @@ pub(crate) fn corpus() -> &'static Path {
                     n * 3 % 71
                 )
             };
-            let text: String = (0..40).map(function).collect();
+            let text: String = (0..16).map(function).collect();
             std::fs::write(folder.join(format!("part_{file}.rs")), text).unwrap();
         }
         folder

@@ -72,8 +72,7 @@ impl Fixture {
 /// A model with fresh weights whose every contraction is longer than a tile of 128: a dense block, one of experts, MTP.
 pub(crate) fn wide(cx: &Cx, precision: Precision) -> Model {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/wide.json");
-    let model = Model::fresh(cx, &ModelConfig::from_file(path).unwrap(), precision, Fresh { seed: 3, std: 0.05 });
-    model
+    Model::fresh(cx, &ModelConfig::from_file(path).unwrap(), precision, Fresh { seed: 3, std: 0.05 })
 }
 
 /// The expert choices in a dump or in the oracle's results, one tensor for each MoE layer.

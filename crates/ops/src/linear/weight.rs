@@ -7,6 +7,7 @@ use crate::fp8::{E4M3, Style, TILE};
 use crate::gemm::pack::{Panels, Rows, lanes_from_cols, lanes_from_rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
 use crate::{Cx, DType, Tensor};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes from which on packed weights are not expected to be in any cache when they are used.
 const STREAMED: usize = 4 << 20;
@@ -14,8 +15,8 @@ const STREAMED: usize = 4 << 20;
 /// Bytes of the rows that one task reads and packs at a time.
 const BAND: usize = 256 << 10;
 
-fn lock<T>(m: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Weights `[groups, n, k]` in the compute format and in the forms that products read: panels with n as lanes for
@@ -132,21 +133,25 @@ impl PackedWeight {
         let band = (BAND / (k * source.size()).max(1)).next_multiple_of(LANES).min(n.next_multiple_of(LANES));
         let bands = n.div_ceil(band);
         let to = self.writer();
-        let failed = std::sync::Mutex::new(None);
+        let failed = Mutex::new(None);
+        let buffers = cx.threads().count().min(groups * bands);
+        let buffers = Mutex::new((0..buffers).map(|_| cx.empty(&[band, k], source)).collect::<Vec<_>>());
         cx.threads().each(groups * bands, |task| {
             let (group, row) = (task / bands, task % bands * band);
             let rows = band.min(n - row);
             if lock(&failed).is_some() {
                 return;
             }
-            let mut values = cx.empty(&[rows, k], source);
+            let mut values = lock(&buffers).pop().expect("a buffer for each thread");
+            values.resize(&[rows, k]);
             match read(group * n + row, &mut values) {
                 // SAFETY: the band holds the rows; a band is one task's.
                 Ok(()) => unsafe { to.pack_rows(cx, group, row, rows, Rows::of(&values.mat())) },
                 Err(e) => drop(lock(&failed).get_or_insert(e)),
             }
+            lock(&buffers).push(values);
         });
-        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// The values of row `row` (rows of all groups are counted on), as products read them: rounded to the weight's format, or

@@ -149,11 +149,28 @@ pub enum Text {
     Many(Vec<String>),
 }
 
+/// What is left out of the text: copies, and what is not worth learning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// `Code` for the lock file's sources, `Prose` for everything else.
+    #[default]
+    Auto,
+    /// By the habits of source code.
+    Code,
+    /// By those of prose; long documents are cut into pieces.
+    Prose,
+    /// Nothing is left out.
+    None,
+}
+
 /// Text, tokenizer and packing (report section 4.1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     pub text: Text,
+    /// What is left out of the text before it is packed.
+    pub filter: Filter,
     /// `"train"`, or the path of an existing `tokenizer.json`.
     pub tokenizer: String,
     /// Tokens of the tokenizer to train, special ones included; 0 means the model's `vocab_size`.
@@ -177,6 +194,7 @@ impl Default for Data {
     fn default() -> Self {
         Self {
             text: Text::One("cargo-lock".into()),
+            filter: Filter::Auto,
             tokenizer: "train".into(),
             vocab_size: 0,
             seq_len: 4096,

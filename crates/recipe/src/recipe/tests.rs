@@ -99,6 +99,18 @@ fn errors_in_overrides_name_the_override() {
 }
 
 #[test]
+fn the_filter_is_a_choice_and_old_plans_have_none() {
+    assert_eq!(plan(MINIMAL, &[]).data.filter, Filter::Auto);
+    let set = plan(MINIMAL, &["data.filter=none"]);
+    assert_eq!(set.data.filter, Filter::None);
+    let e = error(MINIMAL, &["data.filter=no"]);
+    assert!(e.starts_with("--set data.filter=no") && e.contains("prose"), "{e}");
+    let mut old = serde_json::to_value(&set).unwrap();
+    assert_eq!(old["data"].as_object_mut().unwrap().remove("filter"), Some("none".into()));
+    assert_eq!(serde_json::from_value::<Plan>(old).unwrap().data.filter, Filter::Auto);
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused() {
     for (set, key) in [
         ("schedule.warmup=30M", "schedule.warmup"),

@@ -44,7 +44,7 @@ fn threads_do_not_change_a_bit_of_three_steps() {
 /// Loads and gradients of one step over four sequences.
 fn gradients(t: &mut Trainer, micro_batch: usize) -> (Vec<Vec<i32>>, Vec<Vec<f32>>) {
     let tokens = batch(t, 0, 4);
-    t.gradients(&StepBatch::uniform(tokens.to_vec(), SEQ_LEN), &StepSettings { micro_batch, ..SETTINGS });
+    t.gradients(&StepBatch::uniform(tokens, SEQ_LEN), &StepSettings { micro_batch, ..SETTINGS });
     (t.stats.loads.iter().map(|l| l.i32().to_vec()).collect(), t.grads.iter().map(|g| g.f32().to_vec()).collect())
 }
 

@@ -89,6 +89,7 @@ fn an_objective_runs_the_model_shows_figures_and_resumes_to_the_bit() {
         "checkpoint.keep_last=0",
         "data.shuffle_rows=4",
         "data.validation_share=0.3",
+        "data.filter=none",
     ];
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
     let plan = Plan::new(&Recipe::load("quickstart", &sets).unwrap(), None).unwrap();

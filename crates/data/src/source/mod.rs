@@ -2,19 +2,24 @@
 //!
 //! A folder is walked recursively in the order of its names; hidden entries and build outputs are passed over and
 //! symbolic links are not followed. What counts as text is decided by the ending; a file named directly is read as
-//! text whatever its ending. `.jsonl` (also `.jsonl.zst`) holds one document a line, as text or as question and answer.
-//! Text that is not UTF-8 is left out and counted, never repaired: a replacement character would be learnt.
+//! text whatever its ending. `.jsonl` holds one document a line, as text or as question and answer; a `.json` file that
+//! is named directly holds an array of documents. Files that gzip, zstd or xz compressed are unpacked.
+//! Text that is not UTF-8 is left out, never repaired: a replacement character would be learnt. Everything left out is
+//! counted with its reason ([`LeftOut`]).
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+mod bytes;
+mod json;
+mod left_out;
+
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde_json::{Map, Value};
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{DataError, Result};
 use hadal_base::IoError;
+pub use left_out::{LeftOut, Why};
 
 /// One text, and the group it may be held out with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +52,8 @@ impl Default for SourceOptions {
 pub struct Texts {
     /// In the order of the paths given, then of names.
     pub documents: Vec<Document>,
-    /// Files or lines left out because they are not UTF-8.
-    pub not_utf8: usize,
-    /// Files in folders whose ending is not one of text.
-    pub other_files: usize,
+    /// Files and lines that gave no document, with the reasons.
+    pub left_out: LeftOut,
 }
 
 impl Texts {
@@ -59,10 +62,9 @@ impl Texts {
         self.documents.iter().map(|d| d.text.len() as u64).sum()
     }
 
-    fn append(&mut self, mut other: Self) {
+    pub(crate) fn append(&mut self, mut other: Self) {
         self.documents.append(&mut other.documents);
-        self.not_utf8 += other.not_utf8;
-        self.other_files += other.other_files;
+        self.left_out.append(other.left_out);
     }
 }
 
@@ -87,20 +89,20 @@ fn passed_over(entry: &DirEntry) -> bool {
 enum Kind {
     Plain,
     JsonLines,
+    Json,
     Parquet,
 }
 
+/// What a file holds by its name; the ending of a compression comes after that of the kind.
 fn kind_of(path: &Path) -> Option<Kind> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-    let (stem, ending) = name.rsplit_once('.')?;
-    let json_lines = ending == "jsonl" || (ending == "zst" && stem.rsplit_once('.').is_some_and(|(_, e)| e == "jsonl"));
-    if json_lines {
-        return Some(Kind::JsonLines);
+    let name = ["gz", "zst", "xz"].iter().find_map(|e| name.strip_suffix(e)?.strip_suffix('.')).unwrap_or(&name);
+    match name.rsplit_once('.')?.1 {
+        "jsonl" | "ndjson" => Some(Kind::JsonLines),
+        "json" => Some(Kind::Json),
+        "parquet" => Some(Kind::Parquet),
+        ending => TEXT_ENDINGS.binary_search(&ending).is_ok().then_some(Kind::Plain),
     }
-    if ending == "parquet" {
-        return Some(Kind::Parquet);
-    }
-    TEXT_ENDINGS.binary_search(&ending).is_ok().then_some(Kind::Plain)
 }
 
 /// Reads every document under `paths`. An error where a path cannot be read or nothing at all is found.
@@ -115,6 +117,12 @@ pub fn read_paths<P: AsRef<Path>>(paths: &[P], options: &SourceOptions) -> Resul
         } else {
             let name = path.to_string_lossy().into_owned();
             let kind = kind_of(path).unwrap_or(Kind::Plain);
+            // What was named is wanted: if it cannot be text, going on without it would be wrong.
+            if let Some(bytes::Opened::Refused(_, problem)) =
+                (kind != Kind::Parquet).then(|| bytes::open(path)).transpose()?
+            {
+                return Err(DataError::NoText { path: path.to_path_buf(), problem: problem.into() });
+            }
             texts.append(read_file(path, kind, &name, &name, options)?);
         }
     }
@@ -123,9 +131,8 @@ pub fn read_paths<P: AsRef<Path>>(paths: &[P], options: &SourceOptions) -> Resul
         return Err(DataError::NoText {
             path,
             problem: format!(
-                "no text found ({} files of other kinds, {} that are not UTF-8); give .txt, .md, source code or .jsonl \
-                 files, or folders of them",
-                texts.other_files, texts.not_utf8
+                "no text found ({}); give .txt, .md, source code or .jsonl files, or folders of them",
+                if texts.left_out.is_empty() { "no files".into() } else { texts.left_out.to_string() }
             ),
         });
     }
@@ -151,8 +158,9 @@ pub(crate) fn read_folder(
             continue;
         }
         match kind_of(entry.path()) {
+            // In folders `.json` files are settings more often than text.
+            Some(Kind::Json) | None => texts.left_out.add(Why::OtherKind, || entry.path().display().to_string()),
             Some(kind) => files.push((entry.into_path(), kind)),
-            None => texts.other_files += 1,
         }
     }
     let read: Vec<Result<Texts>> = files
@@ -173,19 +181,27 @@ pub(crate) fn read_folder(
 }
 
 fn read_file(path: &Path, kind: Kind, id: &str, group: &str, options: &SourceOptions) -> Result<Texts> {
-    match kind {
-        Kind::Plain => read_plain(path, id, group),
-        Kind::JsonLines => read_json_lines(path, id, options),
-        Kind::Parquet => read_parquet(path, id, options),
+    if kind == Kind::Parquet {
+        return read_parquet(path, id, options);
     }
-}
-
-fn read_plain(path: &Path, id: &str, group: &str) -> Result<Texts> {
-    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
     let mut texts = Texts::default();
-    match String::from_utf8(bytes) {
-        Ok(text) => texts.documents.push(Document { id: id.into(), group: group.into(), text: without_bom(text) }),
-        Err(_) => texts.not_utf8 = 1,
+    let mut reader = match bytes::open(path)? {
+        bytes::Opened::Text(reader) => reader,
+        bytes::Opened::Refused(why, _) => {
+            texts.left_out.add(why, || id.into());
+            return Ok(texts);
+        }
+    };
+    if kind == Kind::JsonLines {
+        return json::read_lines(&mut reader, path, id, options);
+    }
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(DataError::io("read", path))?;
+    match String::from_utf8(bytes).map(without_bom) {
+        Ok(text) if kind == Kind::Json => return json::read_array(&text, path, id, options),
+        Ok(text) if text.is_empty() => texts.left_out.add(Why::Empty, || id.into()),
+        Ok(text) => texts.documents.push(Document { id: id.into(), group: group.into(), text }),
+        Err(_) => texts.left_out.add(Why::NotUtf8, || id.into()),
     }
     Ok(texts)
 }
@@ -195,64 +211,6 @@ fn without_bom(text: String) -> String {
         Some(rest) => rest.to_owned(),
         None => text,
     }
-}
-
-fn read_json_lines(path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
-    let file = File::open(path).map_err(DataError::io("read", path))?;
-    let mut reader: Box<dyn BufRead> = if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("zst")) {
-        let decoder = zstd::stream::read::Decoder::new(file).map_err(DataError::io("read", path))?;
-        Box::new(BufReader::new(decoder))
-    } else {
-        Box::new(BufReader::with_capacity(1 << 20, file))
-    };
-    let mut texts = Texts::default();
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(DataError::io("read", path))? == 0 {
-            break;
-        }
-        let Ok(text) = std::str::from_utf8(&line) else {
-            texts.not_utf8 += 1;
-            continue;
-        };
-        if text.trim().is_empty() {
-            continue;
-        }
-        let document = json_document(text.trim_start_matches('\u{feff}'), id, number, options)
-            .map_err(|problem| DataError::JsonLine { path: path.to_path_buf(), line: number, problem })?;
-        texts.documents.push(document);
-    }
-    Ok(texts)
-}
-
-fn json_document(line: &str, id: &str, number: usize, options: &SourceOptions) -> Result<Document, String> {
-    let value: Value = serde_json::from_str(line).map_err(|e| format!("not JSON ({e})"))?;
-    let Value::Object(mut fields) = value else {
-        return Err("not a JSON object".into());
-    };
-    let field = &options.text_field;
-    let text = match fields.remove(field) {
-        Some(Value::String(text)) => text,
-        Some(_) => return Err(format!("the field `{field}` is not a string")),
-        None => question_and_answer(&fields).filter(|_| field == "text").ok_or_else(|| {
-            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
-            format!("no field `{field}` (it has: {})", names.join(", "))
-        })?,
-    };
-    let id = format!("{id}:{number}");
-    let group = match options.group_field.as_ref().and_then(|key| fields.get(key)) {
-        Some(Value::String(group)) => group.clone(),
-        Some(other) => other.to_string(),
-        None => id.clone(),
-    };
-    Ok(Document { id, group, text })
-}
-
-/// Exercises are written as a question and its answer, each on lines of its own here.
-fn question_and_answer(fields: &Map<String, Value>) -> Option<String> {
-    let string = |key| fields.get(key).and_then(Value::as_str);
-    Some(format!("{}\n{}", string("question")?, string("answer")?))
 }
 
 #[cfg(feature = "parquet")]
@@ -269,5 +227,4 @@ fn read_parquet(path: &Path, _id: &str, _options: &SourceOptions) -> Result<Text
 }
 
 #[cfg(test)]
-#[path = "source_tests.rs"]
 mod tests;

@@ -1,0 +1,146 @@
+//! Documents in JSON: one a line (`.jsonl`), or the items of one array (`.json`).
+//!
+//! A document is an object with a field of text, or question and answer; an array may hold plain strings. Where the text
+//! is missing, null or empty, there is no document: such lines are counted. A file none of whose lines has the field is
+//! an error, since it is another field that holds the text.
+
+use std::io::BufRead;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::left_out::Why;
+use super::{Document, SourceOptions, Texts};
+use crate::error::{DataError, Result};
+
+/// One file while it is read.
+struct Reading<'a> {
+    path: &'a Path,
+    id: &'a str,
+    options: &'a SourceOptions,
+    texts: Texts,
+    /// The fields of the first object that lacks the one that is wanted.
+    other_fields: Option<String>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(path: &'a Path, id: &'a str, options: &'a SourceOptions) -> Self {
+        Self { path, id, options, texts: Texts::default(), other_fields: None }
+    }
+
+    /// What has been read, if it has the field that was asked for.
+    fn finish(mut self) -> Result<Texts> {
+        if !self.texts.documents.is_empty() {
+            return Ok(self.texts);
+        }
+        if let Some(has) = self.other_fields {
+            return Err(DataError::NoText {
+                path: self.path.to_path_buf(),
+                problem: format!("no line has a field `{}` (the first has: {has})", self.options.text_field),
+            });
+        }
+        if self.texts.left_out.is_empty() {
+            self.texts.left_out.add(Why::Empty, || self.id.to_owned());
+        }
+        Ok(self.texts)
+    }
+
+    /// Takes one document. `number` is that of the line, or of the array's item.
+    fn take(&mut self, value: Value, number: usize) -> Result<()> {
+        let id = format!("{}:{number}", self.id);
+        let text = match value {
+            Value::Object(mut fields) => {
+                let text = self.text_of(&mut fields).map_err(|problem| self.problem(number, problem))?;
+                text.map(|text| (text, self.group_of(&fields).unwrap_or_else(|| id.clone())))
+            }
+            _ => return Err(self.problem(number, "not a JSON object".into())),
+        };
+        match text {
+            Some((text, group)) if !text.is_empty() => self.texts.documents.push(Document { id, group, text }),
+            _ => self.texts.left_out.add(Why::NoText, || id),
+        }
+        Ok(())
+    }
+
+    fn text_of(&mut self, fields: &mut Map<String, Value>) -> Result<Option<String>, String> {
+        let field = &self.options.text_field;
+        match fields.remove(field) {
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Null) => Ok(None),
+            Some(_) => Err(format!("the field `{field}` is not a string")),
+            None => {
+                let text = question_and_answer(fields).filter(|_| field == "text");
+                if text.is_none() && self.other_fields.is_none() {
+                    let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+                    self.other_fields = Some(names.join(", "));
+                }
+                Ok(text)
+            }
+        }
+    }
+
+    fn group_of(&self, fields: &Map<String, Value>) -> Option<String> {
+        match self.options.group_field.as_ref().and_then(|key| fields.get(key))? {
+            Value::String(group) => Some(group.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+
+    fn problem(&self, line: usize, problem: String) -> DataError {
+        DataError::JsonLine { path: self.path.to_path_buf(), line, problem }
+    }
+}
+
+/// Exercises are written as a question and its answer, each on lines of its own here.
+fn question_and_answer(fields: &Map<String, Value>) -> Option<String> {
+    let string = |key| fields.get(key).and_then(Value::as_str);
+    Some(format!("{}\n{}", string("question")?, string("answer")?))
+}
+
+/// Reads one document a line.
+pub(super) fn read_lines(reader: &mut dyn BufRead, path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
+    let mut reading = Reading::new(path, id, options);
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if reader.read_until(b'\n', &mut line).map_err(DataError::io("read", path))? == 0 {
+            break;
+        }
+        let Ok(text) = std::str::from_utf8(&line) else {
+            reading.texts.left_out.add(Why::NotUtf8, || format!("{id}:{number}"));
+            continue;
+        };
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if text.is_empty() {
+            continue;
+        }
+        let value = serde_json::from_str(text).map_err(|e| reading.problem(number, format!("not JSON ({e})")))?;
+        reading.take(value, number)?;
+    }
+    reading.finish()
+}
+
+/// Reads a `.json` file: an array of documents or of strings, or (as such files often are) one document a line.
+pub(super) fn read_array(text: &str, path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
+    let problem = |problem: String| DataError::NoText { path: path.to_path_buf(), problem };
+    if !text.trim_start().starts_with('[') {
+        return read_lines(&mut text.as_bytes(), path, id, options).map_err(|e| match e {
+            DataError::JsonLine { line, problem: why, .. } => problem(format!(
+                "neither an array of documents nor one document a line (line {line}: {why}); rename it to .txt to take \
+                 it as plain text"
+            )),
+            other => other,
+        });
+    }
+    let items: Vec<Value> = serde_json::from_str(text).map_err(|e| problem(format!("not JSON ({e})")))?;
+    let mut reading = Reading::new(path, id, options);
+    for (i, item) in items.into_iter().enumerate() {
+        let item = match item {
+            Value::String(text) => Value::Object(Map::from_iter([(options.text_field.clone(), Value::String(text))])),
+            Value::Null => Value::Object(Map::from_iter([(options.text_field.clone(), Value::Null)])),
+            other => other,
+        };
+        reading.take(item, i + 1)?;
+    }
+    reading.finish()
+}
