@@ -25,7 +25,7 @@ struct Begun {
     nudge: usize,
 }
 
-/// Refuses the number of a weight that the model has not.
+/// Refuses a number beyond the weights of the last norm.
 pub(crate) fn check(member: &Member, plan: &Plan) -> Result<()> {
     let weights = plan.model.hidden_size;
     if member.nudge > weights {

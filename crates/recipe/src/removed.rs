@@ -120,7 +120,7 @@ mod tests {
             "run = {nudge = 0, seed = 1}\n",
             "[precision]\naccumulator = \"f32\"\n",
         ] {
-            // A line before the first table, if it is none itself.
+            // A table of the file, or an override.
             let found = if old.starts_with('[') { plan(old, &[]) } else { plan("", &[old.trim_end()]) };
             assert_eq!(found.unwrap(), new, "{old}");
         }

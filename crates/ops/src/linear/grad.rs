@@ -69,7 +69,7 @@ pub(super) struct ByTokens<'a> {
     pub(super) rows: usize,
     pub(super) n: usize,
     pub(super) k: usize,
-    /// Groups.
+    /// Number of groups.
     pub(super) count: usize,
     groups: Groups<'a>,
     c: Shared,

@@ -147,7 +147,7 @@ fn by_weight(
 
 /// A product by a weight: its checked shapes, and where the result lies.
 struct ByWeight<'a> {
-    /// By the weight as backward for inputs reads it.
+    /// Whether the weight is read as in `backward_input`.
     backward: bool,
     k: usize,
     n: usize,
