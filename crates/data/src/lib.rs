@@ -21,8 +21,6 @@ pub mod loader;
 pub mod minhash;
 pub mod needle;
 pub mod pack;
-#[cfg(feature = "parquet")]
-mod parquet;
 pub mod pieces;
 pub mod shard;
 pub mod source;

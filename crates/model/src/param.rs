@@ -313,3 +313,35 @@ impl Grads {
         self.slots.iter().flatten().map(|s| &s.grad)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Param, Purpose};
+    use hadal_ops::{Cx, DType};
+    use hadal_weights::ModelConfig;
+    use hadal_weights::list::parameters;
+    use hadal_weights::precision::Precision;
+
+    #[test]
+    fn weights_to_be_read_take_what_their_file_takes_for_every_built_in_configuration() {
+        let cx = Cx::cpu(1, DType::Bf16);
+        for name in ModelConfig::names() {
+            for tied in [false, true] {
+                let config =
+                    ModelConfig { tie_word_embeddings: tied, ..ModelConfig::named(name).expect("it has a name") };
+                let (mut file, mut stored) = (0, 0);
+                for (index, mut spec) in parameters(&config).into_iter().enumerate() {
+                    file += 2 * spec.len();
+                    // Experts take alike: room for one, which no page is touched of, is enough to know.
+                    let groups = std::mem::replace(&mut spec.groups, 1);
+                    spec.shape[0] /= groups;
+                    let param = Param::new(&cx, spec, index, &Precision::COMPUTE, Purpose::Inference, DType::Bf16);
+                    stored += groups * param.stored().bytes();
+                }
+                let share = stored as f64 / file as f64;
+                println!("{name}: {stored} bytes stored, {file} in a BF16 file: {share:.4}");
+                assert!(share <= 1.03, "{name}, tied {tied}: {share}");
+            }
+        }
+    }
+}

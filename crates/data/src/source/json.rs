@@ -9,8 +9,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::document::{Document, SourceOptions, Texts};
 use super::left_out::Why;
-use super::{Document, SourceOptions, Texts};
 use crate::error::{DataError, Result};
 
 /// One file while it is read.

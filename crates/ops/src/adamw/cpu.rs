@@ -2,7 +2,7 @@
 
 use super::{AdamW, Factors};
 use crate::gemm::LANES;
-use crate::gemm::pack::Rows;
+use crate::gemm::places::Rows;
 use crate::kernel::{Blocks, Elem, Kernel, dispatch, with_elem};
 use crate::linear::{PackedWeight, codes};
 use crate::math::fma;

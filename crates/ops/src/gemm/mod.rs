@@ -27,6 +27,7 @@ pub(crate) mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack512;
 mod peak;
+pub(crate) mod places;
 mod portable;
 mod scaled;
 mod task;

@@ -4,7 +4,8 @@
 //! [`STEPS`] steps at a time, into scratch that stays in its second-level cache: an element is packed once for every tile
 //! in its row or column of tiles, which costs less than sending packed operands through memory.
 
-use super::pack::{Panels, Rows, lanes_from_cols};
+use super::pack::lanes_from_cols;
+use super::places::{Panels, Rows};
 use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, fence, steps};
 use crate::fp8::TILE;
 use crate::slots::Slots;

@@ -1,6 +1,6 @@
 //! Packing with AVX-512: sixteen words of a row at a time, transposed in registers or interleaved by permutes.
 
-use super::pack::{Panels, Rows};
+use super::places::{Panels, Rows};
 use super::{LANES, STEP_BYTES, fence};
 use crate::DType;
 use std::arch::x86_64::*;

@@ -3,7 +3,7 @@
 use super::{Groups, Operand, Shared};
 use crate::fp8::columns::Columns;
 use crate::gemm::outer::{Outer, outer};
-use crate::gemm::pack::Rows;
+use crate::gemm::places::Rows;
 use crate::{Acc, Cx, DType, Tensor};
 
 /// `dw[n,k] (acc)= dy[T,n]^T x[T,k]`, dw f32. `dtype` is the format of the product; U8 stands for E4M3, both operands in tiles

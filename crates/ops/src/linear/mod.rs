@@ -38,7 +38,8 @@ pub use operand::Operand;
 pub use weight::PackedWeight;
 
 use crate::fp8::Quantized;
-use crate::gemm::pack::{PACK_ROWS, Rows, convert_row};
+use crate::gemm::pack::{PACK_ROWS, convert_row};
+use crate::gemm::places::Rows;
 use crate::gemm::{Product, ScaledProduct, multiply, multiply_scaled};
 use crate::{Acc, Cx, DType, MatMut, MatRef, Tensor};
 

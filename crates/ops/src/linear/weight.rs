@@ -4,7 +4,8 @@
 
 use super::Shared;
 use crate::fp8::{E4M3, Style, TILE};
-use crate::gemm::pack::{Panels, Rows, lanes_from_cols, lanes_from_rows};
+use crate::gemm::pack::{lanes_from_cols, lanes_from_rows};
+use crate::gemm::places::{Panels, Rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
 use crate::{Cx, DType, Tensor};
 use std::sync::{Mutex, MutexGuard, PoisonError};

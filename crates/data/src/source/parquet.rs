@@ -7,8 +7,9 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::schema::types::Type;
 
+use super::document::{Document, SourceOptions, Texts};
+use super::left_out::Why;
 use crate::error::{DataError, Result};
-use crate::source::{Document, SourceOptions, Texts, Why};
 
 /// Reads the text column of a file. Rows whose text is null, empty or not UTF-8 are left out and counted.
 pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
