@@ -9,6 +9,7 @@ pub mod fidelity;
 mod figures;
 pub mod findings;
 mod kinds;
+pub mod learned;
 mod length;
 mod measure;
 pub mod needles;

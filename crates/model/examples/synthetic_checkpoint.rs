@@ -19,7 +19,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [out, rest @ ..] = args.as_slice() else { return Err("which folder to write?".into()) };
     let name = rest.first().map_or("deepseek-v3", String::as_str);
     let mut config = ModelConfig::named(name).map_or_else(|| ModelConfig::from_file(name), Ok)?;
-    config.num_nextn_predict_layers = 1;
     if let Some(layers) = rest.get(1) {
         config.num_hidden_layers = layers.parse()?;
     }

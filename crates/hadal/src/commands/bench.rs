@@ -9,6 +9,7 @@ use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::Recipe;
 use hadal_train::bench::peak_rss_bytes;
 use hadal_weights::ModelConfig;
+use hadal_weights::list::{Role, parameters};
 use serde_json::json;
 
 /// Seconds for each product in one pass over the list.
@@ -153,28 +154,32 @@ fn middle<T>(passes: usize, pass: impl Fn() -> Vec<T>, by: impl Fn(&T) -> f64) -
 }
 
 /// The linear layers of a model as they are multiplied: matrices that share an input are one product.
-fn layers(c: &ModelConfig) -> Vec<Layer<'static>> {
-    let all = c.num_hidden_layers + c.num_nextn_predict_layers;
-    let moe = (0..all).filter(|l| c.is_moe_layer(*l)).count();
-    let (d, heads, latent) = (c.hidden_size, c.num_attention_heads, c.kv_lora_rank + c.qk_rope_head_dim);
-    let query = heads * c.qk_head_dim();
-    let mut layers = match c.q_lora_rank {
-        Some(rank) => vec![("down", rank + latent, d, all, 1), ("q_b", query, rank, all, 1)],
-        None => vec![("q", query, d, all, 1), ("kv_a", latent, d, all, 1)],
-    };
-    let (expert, shared) = (c.moe_intermediate_size, c.n_shared_experts * c.moe_intermediate_size);
-    layers.extend([
-        ("kv_b", heads * (c.qk_nope_head_dim + c.v_head_dim), c.kv_lora_rank, all, 1),
-        ("o", d, heads * c.v_head_dim, all, 1),
-        ("dense gate+up", 2 * c.intermediate_size, d, all - moe, 1),
-        ("dense down", d, c.intermediate_size, all - moe, 1),
-        ("shared gate+up", 2 * shared, d, if shared > 0 { moe } else { 0 }, 1),
-        ("shared down", d, shared, if shared > 0 { moe } else { 0 }, 1),
-        ("experts gate+up", 2 * expert, d, moe, c.n_routed_experts),
-        ("experts down", d, expert, moe, c.n_routed_experts),
-        ("eh_proj", d, 2 * d, c.num_nextn_predict_layers, 1),
-        ("head", c.vocab_size, d, 1 + c.num_nextn_predict_layers, 1),
-    ]);
-    layers.retain(|l| l.3 > 0);
+fn layers(config: &ModelConfig) -> Vec<Layer<'static>> {
+    let mut layers: Vec<Layer<'static>> = Vec::new();
+    for parameter in parameters(config) {
+        let name = match parameter.role {
+            Role::AttentionDown => "attention down",
+            Role::Query => "q",
+            Role::QueryUp => "q_b",
+            Role::KeyValueUp => "kv_b",
+            Role::AttentionOut => "o",
+            Role::DenseGateUp => "dense gate+up",
+            Role::DenseDown => "dense down",
+            Role::SharedGateUp => "shared gate+up",
+            Role::SharedDown => "shared down",
+            Role::ExpertGateUp => "experts gate+up",
+            Role::ExpertDown => "experts down",
+            Role::MtpProjection => "eh_proj",
+            Role::Head => "head",
+            Role::Embedding if parameter.tied => "head",
+            Role::Embedding | Role::Norm | Role::Router | Role::RouterBias | Role::Adapter => continue,
+        };
+        // MTP modules read the one head, too.
+        let times = if name == "head" { 1 + config.num_nextn_predict_layers } else { 1 };
+        match layers.iter_mut().find(|layer| layer.0 == name) {
+            Some(layer) => layer.3 += times,
+            None => layers.push((name, parameter.n(), parameter.k(), times, parameter.groups)),
+        }
+    }
     layers
 }
