@@ -82,6 +82,16 @@ pub enum DataError {
          other text"
     )]
     Filtered(String),
+    /// A file of documents, none of which has the field that holds the text.
+    #[error("{}: no line has a field `{field}` (the first has: {has})", path.display())]
+    NoField {
+        /// The file.
+        path: PathBuf,
+        /// The field that was asked for.
+        field: String,
+        /// The fields that are there.
+        has: String,
+    },
 }
 
 impl DataError {

@@ -34,10 +34,8 @@ impl<'a> Reading<'a> {
             return Ok(self.texts);
         }
         if let Some(has) = self.other_fields {
-            return Err(DataError::NoText {
-                path: self.path.to_path_buf(),
-                problem: format!("no line has a field `{}` (the first has: {has})", self.options.text_field),
-            });
+            let field = self.options.text_field.clone();
+            return Err(DataError::NoField { path: self.path.to_path_buf(), field, has });
         }
         if self.texts.left_out.is_empty() {
             self.texts.left_out.add(Why::Empty, || self.id.to_owned());

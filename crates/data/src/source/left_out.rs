@@ -16,6 +16,8 @@ pub enum Why {
     NotUtf8,
     /// A file that begins with the mark of UTF-16 or UTF-32.
     Utf16,
+    /// A file of documents in a folder that has not got the field of the text.
+    NoField,
     /// An archive, or a file of a compression that is not read.
     Archive,
 }
@@ -34,6 +36,8 @@ impl Why {
             (Self::NotUtf8, _) => "files or lines that are not UTF-8",
             (Self::Utf16, 1) => "file in UTF-16 or UTF-32",
             (Self::Utf16, _) => "files in UTF-16 or UTF-32",
+            (Self::NoField, 1) => "file of documents without the field of the text",
+            (Self::NoField, _) => "files of documents without the field of the text",
             (Self::Archive, 1) => "archive",
             (Self::Archive, _) => "archives",
         }

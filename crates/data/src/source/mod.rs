@@ -128,7 +128,16 @@ pub(crate) fn read_folder(
             let group = format!("{root}/{}", first.unwrap_or_default());
             // Ids use one separator on every system, so that choices keyed by them are the same.
             let parts: Vec<_> = relative.components().map(|c| c.as_os_str().to_string_lossy()).collect();
-            read_file(path, *kind, &format!("{root}/{}", parts.join("/")), &group, options)
+            let id = format!("{root}/{}", parts.join("/"));
+            match read_file(path, *kind, &id, &group, options) {
+                // Folders hold files of records that are not for reading, too.
+                Err(DataError::NoField { field, has, .. }) => {
+                    let mut texts = Texts::default();
+                    texts.left_out.add(Why::NoField, || format!("{id} has no `{field}`, but {has}"));
+                    Ok(texts)
+                }
+                read => read,
+            }
         })
         .collect();
     for one in read {

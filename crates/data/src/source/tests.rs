@@ -33,6 +33,19 @@ fn folders_are_read_in_the_order_of_names() {
 }
 
 #[test]
+fn records_without_the_field_are_counted_in_a_folder_and_an_error_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "metrics.jsonl", b"{\"loss\": 1, \"step\": 2}\n");
+    let error = read_paths(&[dir.path()], &SourceOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("metrics.jsonl has no `text`, but loss, step"), "{error}");
+    write(dir.path(), "a.txt", b"a");
+    let texts = read_paths(&[dir.path()], &SourceOptions::default()).unwrap();
+    assert_eq!((texts.documents.len(), texts.left_out.count(Why::NoField)), (1, 1));
+    let error = read_paths(&[dir.path().join("metrics.jsonl")], &SourceOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("no line has a field `text` (the first has: loss, step)"), "{error}");
+}
+
+#[test]
 fn endings_are_sorted_for_the_search() {
     assert!(TEXT_ENDINGS.is_sorted());
 }
@@ -64,10 +77,10 @@ fn exercises_are_question_and_answer() {
     assert_eq!(texts, ["1 + 1?\n2", "a"]);
     // Not where another field was asked for, and not of anything but strings.
     let options = SourceOptions { text_field: "body".into(), group_field: None };
-    let error = read_paths(&[dir.path()], &options).unwrap_err().to_string();
+    let error = read_paths(&[dir.path().join("x.jsonl")], &options).unwrap_err().to_string();
     assert!(error.contains("no line has a field `body` (the first has: answer, question)"), "{error}");
     write(dir.path(), "x.jsonl", b"{\"question\":\"1 + 1?\",\"answer\":2}\n");
-    let error = read_paths(&[dir.path()], &SourceOptions::default()).unwrap_err().to_string();
+    let error = read_paths(&[dir.path().join("x.jsonl")], &SourceOptions::default()).unwrap_err().to_string();
     assert!(error.contains("no line has a field `text`"), "{error}");
 }
 
