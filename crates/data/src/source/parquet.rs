@@ -38,13 +38,13 @@ pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Tex
             if *name == options.text_field {
                 text = match field {
                     Field::Str(text) => Some(text.clone()),
-                    Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
-                        Ok(text) => Some(text.to_owned()),
-                        Err(_) => {
+                    Field::Bytes(bytes) => {
+                        let read = std::str::from_utf8(bytes.data());
+                        if read.is_err() {
                             why = Why::NotUtf8;
-                            None
                         }
-                    },
+                        read.ok().map(ToOwned::to_owned)
+                    }
                     Field::Null => None,
                     _ => return Err(damaged(format!("the column `{name}` does not hold text"))),
                 };

@@ -2,8 +2,8 @@
 //!
 //! Section 2 of the specification: byte-level BPE, a pre-tokenizer that keeps punctuation and line breaks in one
 //! token ([`pretoken`]). Files that mean that, the released DeepSeek-V3 tokenizer among them, are encoded by our own
-//! faster code ([`recognise`]), all others by the `tokenizers` library. Text is data: the names of special tokens inside
-//! it are encoded like any other characters ([`added`] says which tokens are special); only
+//! faster code (`recognise.rs`), all others by the `tokenizers` library. Text is data: the names of special tokens inside
+//! it are encoded like any other characters (`added.rs` says which tokens are special); only
 //! [`Tokenizer::encode_with_special`] recognises them, for prompts that the caller wrote. Other added words are encoded
 //! wherever they stand.
 
