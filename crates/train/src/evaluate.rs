@@ -78,7 +78,7 @@ impl Stretch {
     }
 }
 
-/// The window in [`STRETCHES`], without those that no document is long enough for.
+/// The window in `STRETCHES`, without those that no document is long enough for.
 pub fn by_place(places: &[AtPosition]) -> Vec<Stretch> {
     let size = places.len().div_ceil(STRETCHES);
     let stretch = |(i, part): (usize, &[AtPosition])| {
