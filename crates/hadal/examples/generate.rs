@@ -18,6 +18,6 @@ fn main() -> anyhow::Result<()> {
         print!("{}", text.push(token));
         true
     });
-    println!();
+    println!("{}", text.finish());
     Ok(())
 }

@@ -13,7 +13,7 @@ use hadal_train::corpus::Corpus;
 use hadal_train::objective::{self, Objective, Pretraining};
 use hadal_train::run::RunError;
 use hadal_train::step::{StepBatch, Trainer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The name in recipes.
 pub const NAME: &str = "needles";
@@ -33,8 +33,6 @@ pub fn make(plan: &Plan, corpus: &Corpus) -> Result<Box<dyn Objective>, RunError
 struct WithNeedles {
     inner: Pretraining,
     hiding: Hiding,
-    /// Rows given so far.
-    rows: u64,
 }
 
 /// Which rows have needles.
@@ -59,7 +57,7 @@ impl WithNeedles {
             return Err(wrong(&format!("name`: sequences of {have} tokens are too short: a needle takes {need}")));
         }
         let hiding = Hiding { needles, seed: plan.run.seed, rate };
-        Ok(Self { inner: Pretraining::new(plan, corpus), hiding, rows: 0 })
+        Ok(Self { inner: Pretraining::new(plan, corpus), hiding })
     }
 }
 
@@ -81,29 +79,23 @@ impl Hiding {
 
 impl Objective for WithNeedles {
     fn next_batch(&mut self, trainer: &mut Trainer, step: &StepPlan, batch: &mut StepBatch) -> Result<(), RunError> {
+        let first = self.inner.cursor().map_or(0, |cursor| cursor.rows);
         self.inner.next_batch(trainer, step, batch)?;
         let stride = batch.segments.first().map_or(1, |inputs| inputs + 1);
         let mut tokens = std::mem::take(&mut batch.tokens);
-        for row in tokens.chunks_exact_mut(stride) {
-            self.hiding.hide(row, self.rows)?;
-            self.rows += 1;
+        for (row, number) in tokens.chunks_exact_mut(stride).zip(first..) {
+            self.hiding.hide(row, number)?;
         }
         batch.tokens = tokens;
         Ok(())
     }
 
     fn state(&self) -> Value {
-        json!({"pretraining": self.inner.state(), "rows": self.rows})
+        self.inner.state()
     }
 
     fn resume(&mut self, state: Value) -> Result<(), RunError> {
-        // An extension may begin after a run without needles.
-        let (inner, rows) = match state.get("pretraining") {
-            Some(inner) => (inner.clone(), state["rows"].as_u64().unwrap_or(0)),
-            None => (state, 0),
-        };
-        self.rows = rows;
-        self.inner.resume(inner)
+        self.inner.resume(state)
     }
 
     fn tensors(&self) -> Vec<(&str, &Tensor)> {

@@ -30,10 +30,7 @@ impl Adapter {
     /// `s x A^T`, `[T, r]` in the compute format.
     fn low(&self, cx: &Cx, x: MatRef<'_>, offsets: Option<&Tensor>) -> Tensor {
         let mut t = cx.empty(&[x.rows(), self.down.spec.n()], cx.compute());
-        match offsets {
-            None => linear::forward(cx, x, self.down.weight(), &mut t, Acc::Write),
-            Some(offsets) => linear::grouped_forward(cx, x, self.down.weight(), offsets, &mut t, Acc::Write),
-        }
+        linear::grouped_forward(cx, x, self.down.weight(), offsets, &mut t, Acc::Write);
         elementwise::scale(cx, &mut t, self.scale);
         t
     }
@@ -42,10 +39,7 @@ impl Adapter {
     fn d_low(&self, cx: &Cx, dy: MatRef<'_>, offsets: Option<&Tensor>) -> Tensor {
         let mut d = cx.empty(&[dy.rows(), self.down.spec.n()], cx.compute());
         let dy = dy.columns(self.columns.clone());
-        match offsets {
-            None => linear::backward_input(cx, dy, self.up.weight(), &mut d, Acc::Write),
-            Some(offsets) => linear::grouped_backward_input(cx, dy, self.up.weight(), offsets, &mut d, Acc::Write),
-        }
+        linear::grouped_backward_input(cx, dy, self.up.weight(), offsets, &mut d, Acc::Write);
         elementwise::scale(cx, &mut d, self.scale);
         d
     }
@@ -54,22 +48,14 @@ impl Adapter {
         let mut kept = None;
         let t = self.low(cx, x.floats(cx, cx.compute(), &mut kept), offsets);
         let y = y.columns_mut(self.columns.clone());
-        match offsets {
-            None => linear::forward(cx, &t, self.up.weight(), y, Acc::Add),
-            Some(offsets) => linear::grouped_forward(cx, &t, self.up.weight(), offsets, y, Acc::Add),
-        }
+        linear::grouped_forward(cx, &t, self.up.weight(), offsets, y, Acc::Add);
     }
 
     pub(crate) fn backward_input(&self, cx: &Cx, dy: Operand<'_>, offsets: Option<&Tensor>, dx: &mut MatMut<'_>) {
         let mut kept = None;
         let d = self.d_low(cx, dy.floats(cx, cx.compute(), &mut kept), offsets);
         let k = dx.cols();
-        match offsets {
-            None => linear::backward_input(cx, &d, self.down.weight(), dx.columns_mut(0..k), Acc::Add),
-            Some(offsets) => {
-                linear::grouped_backward_input(cx, &d, self.down.weight(), offsets, dx.columns_mut(0..k), Acc::Add);
-            }
-        }
+        linear::grouped_backward_input(cx, &d, self.down.weight(), offsets, dx.columns_mut(0..k), Acc::Add);
     }
 
     pub(crate) fn backward_weight(
@@ -84,10 +70,8 @@ impl Adapter {
         let x = x.floats(cx, cx.compute(), &mut kept_x);
         let dy = dy.floats(cx, cx.compute(), &mut kept_dy);
         let mut product = |param: &Param, dy: MatRef<'_>, x: MatRef<'_>| {
-            let Some((dw, acc)) = grads.target(param) else { return };
-            match offsets {
-                None => linear::backward_weight(cx, dy, x, cx.compute(), dw, acc),
-                Some(offsets) => linear::grouped_backward_weight(cx, dy, x, offsets, cx.compute(), dw, acc),
+            if let Some((dw, acc)) = grads.target(param) {
+                linear::grouped_backward_weight(cx, dy, x, offsets, cx.compute(), dw, acc);
             }
         };
         product(&self.up, dy.columns(self.columns.clone()), self.low(cx, x, offsets).mat());

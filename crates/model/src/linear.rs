@@ -28,18 +28,12 @@ impl Linear {
 
     /// `y_tn (acc)= x_tk W^T`
     pub fn forward<'a, 'b>(&self, cx: &Cx, x: impl Into<Operand<'a>>, y: impl Into<MatMut<'b>>, acc: Acc) {
-        let (x, mut y) = (x.into(), y.into());
-        let n = y.cols();
-        linear::forward(cx, x, self.weight(), y.columns_mut(0..n), acc);
-        self.adapters.iter().for_each(|a| a.forward(cx, x, None, &mut y));
+        self.grouped_forward(cx, x, None, y, acc);
     }
 
     /// `dx_tk (acc)= dy_tn W`
     pub fn backward_input<'a, 'b>(&self, cx: &Cx, dy: impl Into<Operand<'a>>, dx: impl Into<MatMut<'b>>, acc: Acc) {
-        let (dy, mut dx) = (dy.into(), dx.into());
-        let k = dx.cols();
-        linear::backward_input(cx, dy, self.weight(), dx.columns_mut(0..k), acc);
-        self.adapters.iter().for_each(|a| a.backward_input(cx, dy, None, &mut dx));
+        self.grouped_backward_input(cx, dy, None, dx, acc);
     }
 
     /// `dW (+)= dy_tn^T x_tk`, if anybody wants it, and the adapters' gradients.
@@ -50,56 +44,53 @@ impl Linear {
         x: impl Into<Operand<'b>>,
         grads: &mut Grads,
     ) {
-        let (dy, x) = (dy.into(), x.into());
-        if let Some((dw, acc)) = grads.target(&self.param) {
-            linear::backward_weight(cx, dy, x, self.weight().dtype(), dw, acc);
-        }
-        self.adapters.iter().for_each(|a| a.backward_weight(cx, dy, x, None, grads));
+        self.grouped_backward_weight(cx, dy, x, None, grads);
     }
 
-    /// As [`Linear::forward`], each group on its rows `offsets[g]..offsets[g + 1]`.
-    pub fn grouped_forward<'a, 'b>(
+    /// As [`Linear::forward`], each group on its rows `offsets[g]..offsets[g + 1]`. Without offsets there
+    /// is one group of all rows.
+    pub fn grouped_forward<'a, 'b, 'c>(
         &self,
         cx: &Cx,
         x: impl Into<Operand<'a>>,
-        offsets: &Tensor,
+        offsets: impl Into<Option<&'c Tensor>>,
         y: impl Into<MatMut<'b>>,
         acc: Acc,
     ) {
-        let (x, mut y) = (x.into(), y.into());
+        let (x, offsets, mut y) = (x.into(), offsets.into(), y.into());
         let n = y.cols();
         linear::grouped_forward(cx, x, self.weight(), offsets, y.columns_mut(0..n), acc);
-        self.adapters.iter().for_each(|a| a.forward(cx, x, Some(offsets), &mut y));
+        self.adapters.iter().for_each(|a| a.forward(cx, x, offsets, &mut y));
     }
 
     /// As [`Linear::backward_input`], each group on its rows.
-    pub fn grouped_backward_input<'a, 'b>(
+    pub fn grouped_backward_input<'a, 'b, 'c>(
         &self,
         cx: &Cx,
         dy: impl Into<Operand<'a>>,
-        offsets: &Tensor,
+        offsets: impl Into<Option<&'c Tensor>>,
         dx: impl Into<MatMut<'b>>,
         acc: Acc,
     ) {
-        let (dy, mut dx) = (dy.into(), dx.into());
+        let (dy, offsets, mut dx) = (dy.into(), offsets.into(), dx.into());
         let k = dx.cols();
         linear::grouped_backward_input(cx, dy, self.weight(), offsets, dx.columns_mut(0..k), acc);
-        self.adapters.iter().for_each(|a| a.backward_input(cx, dy, Some(offsets), &mut dx));
+        self.adapters.iter().for_each(|a| a.backward_input(cx, dy, offsets, &mut dx));
     }
 
     /// As [`Linear::backward_weight`], each group over its rows.
-    pub fn grouped_backward_weight<'a, 'b>(
+    pub fn grouped_backward_weight<'a, 'b, 'c>(
         &self,
         cx: &Cx,
         dy: impl Into<Operand<'a>>,
         x: impl Into<Operand<'b>>,
-        offsets: &Tensor,
+        offsets: impl Into<Option<&'c Tensor>>,
         grads: &mut Grads,
     ) {
-        let (dy, x) = (dy.into(), x.into());
+        let (dy, x, offsets) = (dy.into(), x.into(), offsets.into());
         if let Some((dw, acc)) = grads.target(&self.param) {
             linear::grouped_backward_weight(cx, dy, x, offsets, self.weight().dtype(), dw, acc);
         }
-        self.adapters.iter().for_each(|a| a.backward_weight(cx, dy, x, Some(offsets), grads));
+        self.adapters.iter().for_each(|a| a.backward_weight(cx, dy, x, offsets, grads));
     }
 }

@@ -4,7 +4,6 @@ use hadal_base::{Purpose, Rng, name_key};
 use hadal_ops::{Chunks, Cx, DType, Tensor, bf16};
 use hadal_weights::list::{Kind, Parameter, Part};
 use hadal_weights::{Checkpoint, Dtype, Error};
-use std::sync::{Mutex, PoisonError};
 
 /// Values of parameters, part by part. Asked by several threads at once.
 pub trait Values: Sync {
@@ -67,15 +66,9 @@ fn by_threads<T: Send>(
     out: &mut [T],
     read: &(impl Fn(&Part, usize, &mut [T]) -> Result<(), Error> + Sync),
 ) -> Result<(), Error> {
-    let failed = Mutex::new(None);
     let count = out.len().div_ceil(PIECE);
     let all = Chunks::new(out, PIECE);
-    cx.threads().each(count, |i| {
-        if let Err(e) = pieces(spec, i * PIECE, all.take(i), read) {
-            failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
-        }
-    });
-    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    cx.threads().try_each(count, |i| pieces(spec, i * PIECE, all.take(i), read))
 }
 
 /// Fresh weights: normal(0, std) for matrices, ones for norms, zeros for biases. A value depends on seed, name and place

@@ -2,8 +2,8 @@
 
 use crate::team::Team;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The thread pool of a context.
 #[derive(Clone)]
@@ -34,6 +34,21 @@ impl Threads {
     /// not depend on which tasks meet.
     pub fn each(&self, n: usize, f: impl Fn(usize) + Sync) {
         self.0.each(n, &f);
+    }
+
+    /// As [`Threads::each`], of tasks that can fail. The first error ends the loop and comes back.
+    pub fn try_each<E: Send>(&self, n: usize, f: impl Fn(usize) -> Result<(), E> + Sync) -> Result<(), E> {
+        let (failed, error) = (AtomicBool::new(false), Mutex::new(None));
+        self.each(n, |task| {
+            if failed.load(Ordering::Relaxed) {
+                return;
+            }
+            if let Err(e) = f(task) {
+                failed.store(true, Ordering::Relaxed);
+                error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+            }
+        });
+        error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 }
 

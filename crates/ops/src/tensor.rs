@@ -54,9 +54,16 @@ pub struct Tensor {
     dtype: DType,
 }
 
+/// A shape with ones behind it.
+fn extents(shape: &[usize]) -> [usize; MAX_RANK] {
+    assert!(shape.len() <= MAX_RANK, "tensor: rank {} is over {MAX_RANK}", shape.len());
+    let mut extents = [1; MAX_RANK];
+    extents[..shape.len()].copy_from_slice(shape);
+    extents
+}
+
 impl Tensor {
     pub(crate) fn take(pool: &Pool, shape: &[usize], dtype: DType) -> Self {
-        assert!(shape.len() <= MAX_RANK, "tensor: rank {} is over {MAX_RANK}", shape.len());
         let len: usize = shape.iter().product();
         let memory = Memory::Pooled(Some(pool.take(len * dtype.size())), pool.clone());
         Self::over(memory, shape, dtype)
@@ -64,14 +71,11 @@ impl Tensor {
 
     /// Zeros in memory of exactly their size, outside of any pool.
     pub(crate) fn fixed(shape: &[usize], dtype: DType) -> Self {
-        assert!(shape.len() <= MAX_RANK, "tensor: rank {} is over {MAX_RANK}", shape.len());
         Self::over(Memory::Own(Fixed::new(shape.iter().product::<usize>() * dtype.size())), shape, dtype)
     }
 
     fn over(memory: Memory, shape: &[usize], dtype: DType) -> Self {
-        let mut dims = [1; MAX_RANK];
-        dims[..shape.len()].copy_from_slice(shape);
-        Self { memory, shape: dims, rank: shape.len(), dtype }
+        Self { memory, shape: extents(shape), rank: shape.len(), dtype }
     }
 
     /// Extents, outermost first.
@@ -117,9 +121,7 @@ impl Tensor {
         let bytes = shape.iter().product::<usize>() * self.dtype.size();
         let Memory::Pooled(Some(buffer), pool) = &self.memory else { panic!("resize: {self:?} is not of a pool") };
         if bytes <= buffer.capacity() {
-            let mut dims = [1; MAX_RANK];
-            dims[..shape.len()].copy_from_slice(shape);
-            (self.shape, self.rank) = (dims, shape.len());
+            (self.shape, self.rank) = (extents(shape), shape.len());
         } else {
             *self = Self::take(&pool.clone(), shape, self.dtype);
         }
@@ -128,9 +130,7 @@ impl Tensor {
     /// The same elements under another shape.
     pub fn reshape(mut self, shape: &[usize]) -> Self {
         assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape: {:?} to {shape:?}", self.shape());
-        self.shape = [1; MAX_RANK];
-        self.shape[..shape.len()].copy_from_slice(shape);
-        self.rank = shape.len();
+        (self.shape, self.rank) = (extents(shape), shape.len());
         self
     }
 

@@ -103,6 +103,15 @@ pub fn save(
     Ok(path)
 }
 
+/// Copies files into a folder that is there.
+pub(crate) fn copy_into(files: &[PathBuf], folder: &Path) -> Result<(), IoError> {
+    for file in files {
+        let to = folder.join(file.file_name().unwrap_or_default());
+        fs::copy(file, &to).at("write", &to)?;
+    }
+    Ok(())
+}
+
 fn write(
     trainer: &Trainer,
     objective: &[(&str, &Tensor)],
@@ -111,10 +120,7 @@ fn write(
     into: &Path,
 ) -> Result<(), CheckpointError> {
     write_weights(trainer, into, WeightFormat::Bf16)?;
-    for file in extra {
-        let to = into.join(file.file_name().unwrap_or_default());
-        fs::copy(file, &to).at("write", &to)?;
-    }
+    copy_into(extra, into)?;
     let dir = into.join("state");
     fs::create_dir_all(&dir).at("create", &dir)?;
     state::write(&into.join(STATE_FILE), state(trainer).into_iter(), objective)?;

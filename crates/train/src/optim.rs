@@ -62,7 +62,7 @@ impl Masters {
 }
 
 /// The model in training is the trainer's own.
-fn unshared<T>(result: Result<T, hadal_model::Shared>) -> T {
+pub(crate) fn unshared<T>(result: Result<T, hadal_model::Shared>) -> T {
     result.unwrap_or_else(|shared| panic!("training: {shared}"))
 }
 

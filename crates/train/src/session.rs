@@ -185,10 +185,7 @@ impl Session {
         let target = self.folder.join("model");
         let staged = StagedDir::new(&target)?;
         checkpoint::write_weights(trainer, staged.path(), WeightFormat::Bf16)?;
-        for file in &self.corpus.tokenizer_files {
-            let to = staged.path().join(file.file_name().unwrap_or_default());
-            std::fs::copy(file, &to).at("write", &to)?;
-        }
+        checkpoint::copy_into(&self.corpus.tokenizer_files, staged.path())?;
         staged.commit_replacing()?;
         Ok(())
     }

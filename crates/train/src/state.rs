@@ -42,6 +42,11 @@ fn key(what: &str, name: &str) -> String {
     format!("{what}/{name}")
 }
 
+/// Whether a key is of this kind.
+fn is_of(what: &str, key: &str) -> bool {
+    key.strip_prefix(what).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// Some elements of a tensor, as the safetensors writer wants them.
 struct Slice<'a> {
     tensor: &'a Tensor,
@@ -152,7 +157,7 @@ impl State {
 
     /// Whether anything of this kind is there.
     pub fn has(&self, what: &str) -> bool {
-        self.file.names().any(|name| name.strip_prefix(what).is_some_and(|rest| rest.starts_with('/')))
+        self.file.names().any(|name| is_of(what, name))
     }
 
     /// The tensor that holds a part, and the part's first element in it.
@@ -218,7 +223,7 @@ impl State {
                 _ => names.extend(parameter.parts.iter().map(|part| key(what, &part.name))),
             }
         }
-        left.retain(|name| !names.contains(*name) && !name.starts_with(OBJECTIVE));
+        left.retain(|name| !names.contains(*name) && !is_of(OBJECTIVE, name));
         match left.into_iter().min() {
             Some(name) => Err(bad(self.path(), format!("has a tensor `{name}` that this run's settings do not have"))),
             None => Ok(()),

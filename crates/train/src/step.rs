@@ -6,7 +6,7 @@
 //! weight gradients give 128 tokens of a micro-batch one scale, so that a cut elsewhere rounds otherwise. Expert loads are
 //! integers summed over the step; the selection biases move once, after the update (report 2.1.2).
 
-use crate::optim::{Ema, Masters, OptimConfig, Optimizer, clip_scale, grad_norm};
+use crate::optim::{Ema, Masters, OptimConfig, Optimizer, clip_scale, grad_norm, unshared};
 use hadal_model::{
     BalanceGroups, Grads, Input, LossWeights, Model, Segment, StepStats, Values, Workspace, update_bias,
 };
@@ -204,8 +204,7 @@ impl Trainer {
         if settings.gamma > 0.0 {
             for (block, loads) in self.model.moe_blocks_mut().zip(&self.stats.loads) {
                 if let Some(bias) = block.moe_mut().and_then(|m| m.router.bias.as_mut()) {
-                    let moved = bias.edit(&self.cx, |bias| update_bias(bias, loads, settings.gamma as f32));
-                    moved.unwrap_or_else(|shared| panic!("training: {shared}"));
+                    unshared(bias.edit(&self.cx, |bias| update_bias(bias, loads, settings.gamma as f32)));
                 }
             }
         }

@@ -74,13 +74,7 @@ pub fn read_paths<P: AsRef<Path>>(paths: &[P], options: &SourceOptions) -> Resul
         } else {
             let name = path.to_string_lossy().into_owned();
             let kind = kind_of(path).unwrap_or(Kind::Plain);
-            // What was named is wanted: if it cannot be text, going on without it would be wrong.
-            if let Some(bytes::Opened::Refused(_, problem)) =
-                (kind != Kind::Parquet).then(|| bytes::open(path)).transpose()?
-            {
-                return Err(DataError::NoText { path: path.to_path_buf(), problem: problem.into() });
-            }
-            texts.append(read_file(path, kind, &name, &name, options)?);
+            texts.append(read_file(path, kind, &name, &name, options, true)?);
         }
     }
     if texts.documents.is_empty() {
@@ -129,7 +123,7 @@ pub(crate) fn read_folder(
             // Ids use one separator on every system, so that choices keyed by them are the same.
             let parts: Vec<_> = relative.components().map(|c| c.as_os_str().to_string_lossy()).collect();
             let id = format!("{root}/{}", parts.join("/"));
-            match read_file(path, *kind, &id, &group, options) {
+            match read_file(path, *kind, &id, &group, options, false) {
                 // Folders hold files of records that are not for reading, too.
                 Err(DataError::NoField { field, has, .. }) => {
                     let mut texts = Texts::default();
@@ -146,13 +140,17 @@ pub(crate) fn read_folder(
     Ok(texts)
 }
 
-fn read_file(path: &Path, kind: Kind, id: &str, group: &str, options: &SourceOptions) -> Result<Texts> {
+/// Reads one file. What was `named` is wanted: if it cannot be text, going on without it would be wrong.
+fn read_file(path: &Path, kind: Kind, id: &str, group: &str, options: &SourceOptions, named: bool) -> Result<Texts> {
     if kind == Kind::Parquet {
         return read_parquet(path, id, options);
     }
     let mut texts = Texts::default();
     let mut reader = match bytes::open(path)? {
         bytes::Opened::Text(reader) => reader,
+        bytes::Opened::Refused(_, problem) if named => {
+            return Err(DataError::NoText { path: path.to_path_buf(), problem: problem.into() });
+        }
         bytes::Opened::Refused(why, _) => {
             texts.left_out.add(why, || id.into());
             return Ok(texts);

@@ -167,16 +167,12 @@ impl Job {
         let Self { spec: s, format, offsets, master, weight, x, dy, sent, y, dx, dw } = self;
         let x = sent[0].as_ref().map_or(Operand::Plain(x.mat()), Operand::Tiles);
         let dy = sent[1].as_ref().map_or(Operand::Plain(dy.mat()), Operand::Tiles);
-        match (s.orientation, s.groups) {
-            (Orientation::Forward, 1) => linear::forward(cx, x, weight, y, Acc::Write),
-            (Orientation::Forward, _) => linear::grouped_forward(cx, x, weight, offsets, y, Acc::Write),
-            (Orientation::BackwardInput, 1) => linear::backward_input(cx, dy, weight, dx, Acc::Write),
-            (Orientation::BackwardInput, _) => linear::grouped_backward_input(cx, dy, weight, offsets, dx, Acc::Write),
-            (Orientation::BackwardWeight, 1) => linear::backward_weight(cx, dy, x, *format, dw, s.acc),
-            (Orientation::BackwardWeight, _) => {
-                linear::grouped_backward_weight(cx, dy, x, offsets, *format, dw, s.acc);
-            }
-            (Orientation::Pack, _) => weight.pack(cx, master),
+        let offsets = (s.groups > 1).then_some(&*offsets);
+        match s.orientation {
+            Orientation::Forward => linear::grouped_forward(cx, x, weight, offsets, y, Acc::Write),
+            Orientation::BackwardInput => linear::grouped_backward_input(cx, dy, weight, offsets, dx, Acc::Write),
+            Orientation::BackwardWeight => linear::grouped_backward_weight(cx, dy, x, offsets, *format, dw, s.acc),
+            Orientation::Pack => weight.pack(cx, master),
         }
     }
 }

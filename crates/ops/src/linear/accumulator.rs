@@ -90,7 +90,6 @@ impl Accumulator {
         acc: Acc,
     ) {
         assert_eq!(w.dtype(), DType::U8, "{op}: a weight in {:?}", w.dtype());
-        assert!(offsets.is_some() || w.groups() == 1, "{op}: a weight of {} groups needs offsets", w.groups());
         let Some(promote) = self.promoted() else {
             return super::by_weight(cx, op, x, w, backward, offsets, y, acc);
         };

@@ -16,21 +16,23 @@ pub fn backward_weight<'a, 'b>(
     dw: &mut Tensor,
     acc: Acc,
 ) {
-    by_tokens(cx, "linear backward_weight", dy.into(), x.into(), None, dtype, dw, acc);
+    grouped_backward_weight(cx, dy, x, None, dtype, dw, acc);
 }
 
 /// `dw_g[n,k] (acc)= dy_g^T x_g` over the rows of every group g; dw `[G*n, k]` or `[G, n, k]`. A group without rows gets
-/// zeros (or adds nothing).
-pub fn grouped_backward_weight<'a, 'b>(
+/// zeros (or adds nothing). Without offsets there is one group of all rows.
+pub fn grouped_backward_weight<'a, 'b, 'c>(
     cx: &Cx,
     dy: impl Into<Operand<'a>>,
     x: impl Into<Operand<'b>>,
-    offsets: &Tensor,
+    offsets: impl Into<Option<&'c Tensor>>,
     dtype: DType,
     dw: &mut Tensor,
     acc: Acc,
 ) {
-    by_tokens(cx, "grouped backward_weight", dy.into(), x.into(), Some(offsets), dtype, dw, acc);
+    let offsets = offsets.into();
+    let op = if offsets.is_some() { "grouped backward_weight" } else { "linear backward_weight" };
+    by_tokens(cx, op, dy.into(), x.into(), offsets, dtype, dw, acc);
 }
 
 pub(super) fn by_tokens(

@@ -45,9 +45,7 @@ use crate::{Acc, Cx, DType, MatMut, MatRef, Tensor};
 
 /// `y[T,n] (acc)= x[T,k] W[n,k]^T`
 pub fn forward<'a, 'b>(cx: &Cx, x: impl Into<Operand<'a>>, w: &PackedWeight, y: impl Into<MatMut<'b>>, acc: Acc) {
-    let (x, y) = (x.into(), y.into());
-    assert!(w.groups() == 1, "linear forward: a weight of {} groups needs offsets", w.groups());
-    by_weight(cx, "linear forward", x, w, false, None, y, acc);
+    grouped_forward(cx, x, w, None, y, acc);
 }
 
 /// `dx[T,k] (acc)= dy[T,n] W[n,k]`
@@ -58,33 +56,36 @@ pub fn backward_input<'a, 'b>(
     dx: impl Into<MatMut<'b>>,
     acc: Acc,
 ) {
-    let (dy, dx) = (dy.into(), dx.into());
-    assert!(w.groups() == 1, "linear backward_input: a weight of {} groups needs offsets", w.groups());
-    by_weight(cx, "linear backward_input", dy, w, true, None, dx, acc);
+    grouped_backward_input(cx, dy, w, None, dx, acc);
 }
 
-/// `y[r,n] (acc)= x[r,k] W_g[n,k]^T` for the rows r of every group g. Rows from `offsets[G]` on are left as they are.
-pub fn grouped_forward<'a, 'b>(
+/// `y[r,n] (acc)= x[r,k] W_g[n,k]^T` for the rows r of every group g. Rows from `offsets[G]` on are left as they are. Without
+/// offsets there is one group of all rows.
+pub fn grouped_forward<'a, 'b, 'c>(
     cx: &Cx,
     x: impl Into<Operand<'a>>,
     w: &PackedWeight,
-    offsets: &Tensor,
+    offsets: impl Into<Option<&'c Tensor>>,
     y: impl Into<MatMut<'b>>,
     acc: Acc,
 ) {
-    by_weight(cx, "grouped forward", x.into(), w, false, Some(offsets), y.into(), acc);
+    let offsets = offsets.into();
+    let op = if offsets.is_some() { "grouped forward" } else { "linear forward" };
+    by_weight(cx, op, x.into(), w, false, offsets, y.into(), acc);
 }
 
-/// `dx[r,k] (acc)= dy[r,n] W_g[n,k]` for the rows r of every group g. Rows from `offsets[G]` on are left as they are.
-pub fn grouped_backward_input<'a, 'b>(
+/// `dx[r,k] (acc)= dy[r,n] W_g[n,k]` for the rows r of every group g, as [`grouped_forward`].
+pub fn grouped_backward_input<'a, 'b, 'c>(
     cx: &Cx,
     dy: impl Into<Operand<'a>>,
     w: &PackedWeight,
-    offsets: &Tensor,
+    offsets: impl Into<Option<&'c Tensor>>,
     dx: impl Into<MatMut<'b>>,
     acc: Acc,
 ) {
-    by_weight(cx, "grouped backward_input", dy.into(), w, true, Some(offsets), dx.into(), acc);
+    let offsets = offsets.into();
+    let op = if offsets.is_some() { "grouped backward_input" } else { "linear backward_input" };
+    by_weight(cx, op, dy.into(), w, true, offsets, dx.into(), acc);
 }
 
 /// The groups' row ranges: `[0, rows]` when there is one group.
@@ -168,6 +169,7 @@ impl<'a> ByWeight<'a> {
         offsets: Option<&'a Tensor>,
         y: &mut MatMut<'_>,
     ) -> Self {
+        assert!(offsets.is_some() || w.groups() == 1, "{op}: a weight of {} groups needs offsets", w.groups());
         let (k, n) = if backward { (w.n(), w.k()) } else { (w.k(), w.n()) };
         let shapes = (x.cols(), y.cols(), x.rows());
         assert!(

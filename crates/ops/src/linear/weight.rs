@@ -134,25 +134,21 @@ impl PackedWeight {
         let band = (BAND / (k * source.size()).max(1)).next_multiple_of(LANES).min(n.next_multiple_of(LANES));
         let bands = n.div_ceil(band);
         let to = self.writer();
-        let failed = Mutex::new(None);
         let buffers = cx.threads().count().min(groups * bands);
         let buffers = Mutex::new((0..buffers).map(|_| cx.empty(&[band, k], source)).collect::<Vec<_>>());
-        cx.threads().each(groups * bands, |task| {
+        cx.threads().try_each(groups * bands, |task| {
             let (group, row) = (task / bands, task % bands * band);
             let rows = band.min(n - row);
-            if lock(&failed).is_some() {
-                return;
-            }
             let mut values = lock(&buffers).pop().expect("a buffer for each thread");
             values.resize(&[rows, k]);
-            match read(group * n + row, &mut values) {
+            let done = read(group * n + row, &mut values);
+            if done.is_ok() {
                 // SAFETY: the band holds the rows; a band is one task's.
-                Ok(()) => unsafe { to.pack_rows(cx, group, row, rows, Rows::of(&values.mat())) },
-                Err(e) => drop(lock(&failed).get_or_insert(e)),
+                unsafe { to.pack_rows(cx, group, row, rows, Rows::of(&values.mat())) };
             }
             lock(&buffers).push(values);
-        });
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+            done
+        })
     }
 
     /// The values of row `row` (rows of all groups are counted on), as products read them: rounded to the weight's format, or
@@ -161,26 +157,21 @@ impl PackedWeight {
         let (group, row) = (row / self.n, row % self.n);
         assert!(group < self.groups && out.len() == self.k, "row {row} of group {group} into {} values", out.len());
         let (panel, lane, lanes) = (row / LANES, row % LANES, self.n.next_multiple_of(LANES));
+        // A step holds this many elements of each lane.
+        let step = if self.dtype == DType::F32 { 1 } else { 2 };
+        let start = (group * lanes + panel * LANES) * self.k.next_multiple_of(step) + step * lane;
+        let at = |i: usize| start + i / step * step * LANES + i % step;
+        let out = out.iter_mut().enumerate();
         match self.dtype {
-            DType::F32 => {
-                let from = &self.forward.f32()[group * lanes * self.k + panel * LANES * self.k + lane..];
-                out.iter_mut().zip(from.iter().step_by(LANES)).for_each(|(o, v)| *o = *v);
-            }
-            DType::Bf16 => {
-                let even = self.k.next_multiple_of(2);
-                let from = &self.forward.bf16()[group * lanes * even + panel * LANES * even..];
-                let at = |i: usize| i / 2 * 2 * LANES + 2 * lane + i % 2;
-                out.iter_mut().enumerate().for_each(|(i, o)| *o = from[at(i)].to_f32());
-            }
+            DType::F32 => out.for_each(|(i, o)| *o = self.forward.f32()[at(i)]),
+            DType::Bf16 => out.for_each(|(i, o)| *o = self.forward.bf16()[at(i)].to_f32()),
             _ => {
-                let (even, tiles) = (self.k.next_multiple_of(2), self.k.div_ceil(TILE));
-                let from = &self.forward.u8()[group * lanes * even + panel * LANES * even..];
                 let scales = self.scales.as_ref().expect("a weight of codes has scales")[0].f32();
-                let at = |i: usize| i / 2 * 2 * LANES + 2 * lane + i % 2;
-                for (i, o) in out.iter_mut().enumerate() {
+                let tiles = self.k.div_ceil(TILE);
+                out.for_each(|(i, o)| {
                     let scale = scales[(group * tiles + i / TILE) * lanes + row];
-                    *o = E4M3.decode(u16::from(from[at(i)])) * scale;
-                }
+                    *o = E4M3.decode(u16::from(self.forward.u8()[at(i)])) * scale;
+                });
             }
         }
     }
