@@ -125,7 +125,7 @@ fn a_filter_that_leaves_almost_nothing_is_an_error() {
     );
     assert!(told.contains(", 1 with few letters (0.4 kB); turn the filter off with data.filter = \"none\""), "{told}");
     assert!(error(Vec::new()).is_err());
-    // A tenth must stay; copies are no loss.
+    // At least a tenth of the text must stay. Copies do not count.
     let prose = code(20, "alpha");
     assert!(error(vec![document(0, &prose), document(1, &sums.repeat(50))]).is_err());
     assert_eq!(error(vec![document(0, &prose), document(1, &sums)]), Ok(()));

@@ -11,7 +11,7 @@ pub const IGNORE: i32 = -1;
 pub struct Segment<'a> {
     /// Its tokens: the inputs, and one more if the last input has a target.
     pub tokens: &'a [i32],
-    /// What each token's loss counts when it is a target; none: 1 for all. A token of weight 0 is no target.
+    /// Weight of each token's loss when the token is a target; `None` means 1 for all. A token of weight 0 is not a target.
     pub weights: Option<&'a [f32]>,
     /// Number of inputs: that of the tokens, or one less.
     pub inputs: usize,

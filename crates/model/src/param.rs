@@ -170,7 +170,7 @@ impl Param {
         Ok(())
     }
 
-    /// Takes all values from `values`, a band of rows at a time and by all threads: beside what is stored there is no copy.
+    /// Reads all values from `values`, a band of rows at a time and with all threads. No second copy of them is held.
     pub(crate) fn fill(&mut self, cx: &Cx, values: &dyn Values) -> Result<(), Error> {
         let spec = self.spec.clone();
         let k = spec.k();
@@ -332,7 +332,7 @@ mod tests {
                 let (mut file, mut stored) = (0, 0);
                 for (index, mut spec) in parameters(&config).into_iter().enumerate() {
                     file += 2 * spec.len();
-                    // Experts take alike: room for one, which no page is touched of, is enough to know.
+                    // All experts have the same size. Room for one is enough, and none of its pages is touched.
                     let groups = std::mem::replace(&mut spec.groups, 1);
                     spec.shape[0] /= groups;
                     let param = Param::new(&cx, spec, index, &Precision::COMPUTE, Purpose::Inference, DType::Bf16);

@@ -56,7 +56,7 @@ impl StepBatch {
     /// Makes the tokens that are there rows of one segment of `seq_len` inputs each, all of weight 1.
     pub fn make_uniform(&mut self, seq_len: usize) {
         let (all, stride) = (self.tokens.len(), seq_len + 1);
-        assert!(all.is_multiple_of(stride), "step: {all} tokens are no whole sequences of {stride}");
+        assert!(all.is_multiple_of(stride), "step: {all} tokens are not a whole number of sequences of {stride}");
         self.weights.clear();
         self.segments.clear();
         self.rows.clear();

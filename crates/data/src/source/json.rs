@@ -1,8 +1,8 @@
 //! Documents in JSON: one a line (`.jsonl`), or the items of one array (`.json`).
 //!
 //! A document is an object with a field of text, or question and answer; an array may hold plain strings. Where the text
-//! is missing, null or empty, there is no document: such lines are counted. A file none of whose lines has the field is
-//! an error, since it is another field that holds the text.
+//! is missing, null or empty, there is no document: such lines are counted. If no line of a file has the field, that is
+//! an error, since the text must be in another field.
 
 use std::io::BufRead;
 use std::path::Path;

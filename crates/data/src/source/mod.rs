@@ -124,7 +124,7 @@ pub(crate) fn read_folder(
             let parts: Vec<_> = relative.components().map(|c| c.as_os_str().to_string_lossy()).collect();
             let id = format!("{root}/{}", parts.join("/"));
             match read_file(path, *kind, &id, &group, options, false) {
-                // Folders hold files of records that are not for reading, too.
+                // A folder may also hold records that are not text.
                 Err(DataError::NoField { field, has, .. }) => {
                     let mut texts = Texts::default();
                     texts.left_out.add(Why::NoField, || format!("{id} has no `{field}`, but {has}"));

@@ -174,7 +174,7 @@ fn layers(config: &ModelConfig) -> Vec<Layer<'static>> {
             Role::Embedding if parameter.tied => "head",
             Role::Embedding | Role::Norm | Role::Router | Role::RouterBias | Role::Adapter => continue,
         };
-        // MTP modules read the one head, too.
+        // MTP modules use the same head.
         let times = if name == "head" { 1 + config.num_nextn_predict_layers } else { 1 };
         match layers.iter_mut().find(|layer| layer.0 == name) {
             Some(layer) => layer.3 += times,

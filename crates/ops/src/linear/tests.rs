@@ -1,6 +1,7 @@
 //! Every path, orientation and mixture of formats against f64, and the same bits however the work is divided.
 
 use super::*;
+use crate::fp8::{Shape, Style};
 use crate::gemm::BLOCK;
 use crate::{Isa, Purpose, Rng};
 use hadal_testkit::gemm::matmul;
@@ -317,4 +318,32 @@ fn a_wrong_shape_is_named() {
     let weight = PackedWeight::new(&cx, 1, 4, 6, DType::Bf16, false);
     let (x, mut y) = (cx.zeros(&[3, 5], DType::Bf16), cx.zeros(&[3, 4], DType::F32));
     forward(&cx, &x, &weight, &mut y, Acc::Write);
+}
+
+/// The values of a packed weight, read back row by row, are those that were packed, in the weight's format. Sizes that fill
+/// no panel, no step and no tile, and several groups where there can be some.
+#[test]
+fn rows_read_back_are_those_that_were_packed() {
+    let cx = Cx::cpu(2, DType::Bf16);
+    for (dtype, groups, n, k) in [(DType::F32, 3, 19, 7), (DType::Bf16, 3, 37, 9), (DType::U8, 1, 149, 131)] {
+        let w = random(&cx, &[groups * n, k], DType::F32, 5);
+        let mut packed = PackedWeight::new(&cx, groups, n, k, dtype, false);
+        packed.pack(&cx, &w);
+        let block = Style { shape: Shape::Block, ..Style::TILES };
+        let want: Vec<f32> = match dtype {
+            DType::F32 | DType::Bf16 => seen(w.f32(), dtype).into_iter().map(|v| v as f32).collect(),
+            _ => Quantized::new(&cx, &w, block).dequantize(&cx, DType::F32).f32().to_vec(),
+        };
+        let mut row = vec![0.0; k];
+        for (r, want) in want.chunks_exact(k).enumerate() {
+            packed.row(r, &mut row);
+            assert_eq!(row, want, "{dtype:?}: row {r}");
+        }
+        let ids: Vec<i32> = (0..(groups * n) as i32).rev().collect();
+        let mut indices = cx.zeros(&[ids.len()], DType::I32);
+        indices.i32_mut().copy_from_slice(&ids);
+        let mut x = cx.zeros(&[ids.len(), k], DType::F32);
+        crate::embedding::forward_packed(&cx, &packed, &indices, &mut x);
+        assert!(x.f32().chunks_exact(k).eq(want.chunks_exact(k).rev()), "{dtype:?}: looked up");
+    }
 }
