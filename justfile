@@ -49,6 +49,11 @@ bench-fp8 THREADS="0":
 experiment *ARGS:
     cargo run --release -- experiment {{ARGS}}
 
+# Time to the first token and memory of a checkpoint, alternating with `cat` of its files: just bench-load MODEL
+bench-load MODEL ROUNDS="7":
+    cargo build --release
+    python3 oracle/time_loading.py target/release/hadal {{MODEL}} {{ROUNDS}}
+
 # Memory traffic of the pointwise operations.
 bench-pointwise:
     cargo bench -p hadal-ops --bench pointwise
