@@ -1,23 +1,23 @@
-# `just` lists the recipes. Each is a plain command that works without `just`, too.
+# `just` lists the recipes. Each is a plain command that also works without `just`.
 
 _list:
     @just --list --unsorted
 
-# The two commands of the README: train a small model and see that it learned ...
+# The first command of the README: trains a small model and shows that it learned.
 quickstart *ARGS:
     cargo run --release -- quickstart {{ARGS}}
 
-# ... and all tests.
+# The second command of the README: runs all tests.
 test:
     cargo test --workspace
 
-# Layout and lints, as CI wants them.
+# Formatting and lints, as CI checks them.
 lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy -p hadal-data --features parquet -- -D warnings
 
-# Everything a change must pass.
+# Everything that a change must pass.
 ci:
     .ci/run
 
@@ -33,7 +33,7 @@ deny:
 pretrain *ARGS:
     cargo run --release -- pretrain {{ARGS}}
 
-# Matrix products of the `small` recipe's step, as a share of the instruction peak: just bench-gemm 2 --precision fp8
+# Matrix products of a step of the recipe `small`, as a share of the instruction peak: just bench-gemm 2 --precision fp8
 bench-gemm THREADS="0" *ARGS:
     cargo run --release -- bench gemm small --threads {{THREADS}} {{ARGS}}
 
@@ -41,7 +41,7 @@ bench-gemm THREADS="0" *ARGS:
 bench-train *ARGS:
     cargo run --release -- bench train {{ARGS}}
 
-# Quantisation, packing and products of FP8.
+# Quantising, packing and products in FP8.
 bench-fp8 THREADS="0":
     cargo run --release -p hadal-ops --example quantize {{THREADS}}
 
@@ -58,7 +58,7 @@ bench-load MODEL ROUNDS="7":
 bench-pointwise:
     cargo bench -p hadal-ops --bench pointwise
 
-# The data path: reading, filter, tokenizer, packing, loading, baselines.
+# The whole data path: reading, filter, tokenizer, packing, loading, baselines.
 bench-data *PATHS:
     cargo run --release -p hadal-data --example corpus {{PATHS}}
 
@@ -66,6 +66,6 @@ bench-data *PATHS:
 fixtures:
     python oracle/make_fixtures.py crates/model/tests/fixtures
 
-# Make one variant's results for comparison with `hadal dump` (oracle/README.md).
+# Make the results of one variant, for comparison with `hadal dump` (oracle/README.md).
 oracle VARIANT="norope" SIZE="full":
     python oracle/make_fixtures.py target/oracle --size {{SIZE}} --variant {{VARIANT}}
