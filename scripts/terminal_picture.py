@@ -34,6 +34,7 @@ class Shapes:
         self.bars, self.paths = [], {}
 
     def bar(self, x, y, width, height, fill):
+        fill = "#2c62ab" if fill == COLOURS["blue"] else fill  # Letters stand on it.
         last = self.bars[-1] if self.bars else None
         if last and last[1:2] + last[3:] == [y, height, fill] and abs(last[0] + last[2] - x) < 1e-6:
             last[2] += width
