@@ -53,8 +53,12 @@ record() {
     [[ $precision != tied ]] || set=(--set model.tie_word_embeddings=true --set model.q_lora_rank=none --set model.scoring_func=softmax)
     (cd "$work" && "$hadal" pretrain "$here/golden.toml" --plain --set run.out="$run" "${set[@]}") > "$work/log" 2>&1 ||
       { tail -n 5 "$work/log"; exit 1; }
-    for part in "$run" "$run/stage-1"; do
-      local name=${part//\//-}
+    local longer=$run/extension-1
+    # Its name before `[[stage]]` became `[[extension]]`.
+    [[ -d $work/$longer ]] || longer=$run/stage-1
+    for part in "$run" "$longer"; do
+      local name=$run
+      [[ $part == "$run" ]] || name=$run-extension-1
       numbers "$work/$part" > "$out/$name.metrics"
       for what in "--dtype bf16" "--dtype f32" "--dtype f32 --ema" "--dtype fp8"; do
         rm -rf "$work/exported"
@@ -65,8 +69,8 @@ record() {
       (cd "$work/$part/model" && sha256sum -- *.safetensors) >> "$out/$name.sums"
     done
     "$hadal" eval "$work/$run" "$work/text" --window 64 --json 2> /dev/null | sed -E 's/"[a-z_]*(seconds|per_second)":[^,}]*,?//g' > "$out/$run.eval"
-    "$hadal" generate "$work/$run/stage-1" "the model of" -n 40 --temperature 0 > "$out/$run.greedy" 2> /dev/null
-    "$hadal" generate "$work/$run/stage-1" "the model of" -n 40 --seed 3 > "$out/$run.sampled" 2> /dev/null
+    "$hadal" generate "$work/$longer" "the model of" -n 40 --temperature 0 > "$out/$run.greedy" 2> /dev/null
+    "$hadal" generate "$work/$longer" "the model of" -n 40 --seed 3 > "$out/$run.sampled" 2> /dev/null
     echo "[[1,2,3,4,5,6,7,8,9,10,11,12],[20,21,22,23,24,25,26,27,28,29,30,31]]" > "$work/ids.json"
     "$hadal" dump "$work/$run" --ids "$work/ids.json" --grads --out "$work/dump.safetensors" > /dev/null
     (cd "$work" && sha256sum dump.safetensors) > "$out/$run.dump"

@@ -15,7 +15,7 @@ pub enum Purpose {
     Shuffle = 3,
     /// Random splits of combined tokens; step is the epoch and the document.
     TokenSplit = 4,
-    /// Sampling of generated tokens; step is the position.
+    /// Sampling of generated tokens; step is the request, a substream the sample, and index the position.
     Sample = 5,
     /// Anything in tests.
     Test = 6,

@@ -83,7 +83,8 @@ pub enum DataError {
     )]
     Filtered(String),
     /// A file of documents, none of which has the field that holds the text.
-    #[error("{}: no line has a field `{field}` (the first has: {has})", path.display())]
+    #[error("{}: no document has a field `{field}` (the first has: {has}); name the field that holds the text with \
+         data.text_field in a recipe or --text-field", path.display())]
     NoField {
         /// The file.
         path: PathBuf,

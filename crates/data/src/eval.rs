@@ -78,6 +78,25 @@ impl EvalSet {
         Self::of_ids(tokenizer.encode_all(texts).0.into_iter().zip(bytes), tokenizer, options)
     }
 
+    /// Windows over about the first `limit` tokens of texts. The text in which the limit falls is cut there.
+    pub fn of_first_tokens(texts: &[&str], limit: usize, tokenizer: &Tokenizer, options: EvalOptions) -> Result<Self> {
+        let (mut documents, mut left) = (Vec::new(), limit);
+        for text in texts {
+            if left == 0 {
+                break;
+            }
+            let mut ids = tokenizer.encode(text);
+            let mut bytes = text.len() as u64;
+            if ids.len() > left {
+                ids.truncate(left);
+                bytes = ids.iter().map(|id| tokenizer.token_bytes(*id).len() as u64).sum();
+            }
+            left -= ids.len();
+            documents.push((ids, bytes));
+        }
+        Self::of_ids(documents, tokenizer, options)
+    }
+
     /// Windows over documents given as ids and the bytes of their text.
     pub fn of_ids(
         ids: impl IntoIterator<Item = (Vec<u32>, u64)>,

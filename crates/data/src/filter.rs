@@ -190,7 +190,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// What the parallel pass finds out about a document.
-enum Verdict {
+enum Finding {
     Out(Reason),
     Candidate { exact: u64, sketch: Option<Box<Sketch>> },
 }
@@ -200,12 +200,12 @@ pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Documen
     let mut report = FilterReport::default();
     let documents = if options.cut_long { cut_long(documents, options.max_bytes, &mut report) } else { documents };
     let search_near = options.near_copy <= 1.0;
-    let verdicts: Vec<Verdict> = documents
+    let verdicts: Vec<Finding> = documents
         .par_iter()
         .with_max_len(16)
         .map(|document| match quality(&document.text, options) {
-            Some(reason) => Verdict::Out(reason),
-            None => Verdict::Candidate {
+            Some(reason) => Finding::Out(reason),
+            None => Finding::Candidate {
                 exact: normalised_hash(&document.text),
                 sketch: if search_near { Sketch::of(&document.text).map(Box::new) } else { None },
             },
@@ -216,9 +216,9 @@ pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Documen
     let mut near = NearCopies::new(options.near_copy);
     for (document, verdict) in documents.into_iter().zip(verdicts) {
         let reason = match verdict {
-            Verdict::Out(reason) => Some(reason),
-            Verdict::Candidate { exact, .. } if exact_seen.contains(&exact) => Some(Reason::Copy),
-            Verdict::Candidate { exact, sketch } => {
+            Finding::Out(reason) => Some(reason),
+            Finding::Candidate { exact, .. } if exact_seen.contains(&exact) => Some(Reason::Copy),
+            Finding::Candidate { exact, sketch } => {
                 let is_near = sketch.is_some_and(|s| !near.insert(*s));
                 if !is_near {
                     exact_seen.insert(exact);

@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Pre-train a model from a recipe, or go on with a stopped run
     Pretrain(PretrainArgs),
-    /// Train a finished run on for a longer context: the stages of its recipe, or one more
+    /// Train a finished run on for a longer context: the extensions of its recipe, or one more
     Extend(ExtendArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
@@ -82,6 +82,24 @@ pub(crate) struct QuickstartArgs {
     pub(crate) plain: bool,
 }
 
+/// Options of every command that reads text.
+#[derive(Args)]
+pub(crate) struct TextArgs {
+    /// Files and folders (.txt, .md, source code, .jsonl)
+    #[arg(required = true)]
+    pub(crate) text: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) field: FieldArgs,
+}
+
+/// Where documents are records.
+#[derive(Args)]
+pub(crate) struct FieldArgs {
+    /// Field of .jsonl, .json and .parquet files that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub(crate) text_field: String,
+}
+
 #[derive(Args)]
 pub(crate) struct TokenizerArgs {
     #[command(subcommand)]
@@ -96,9 +114,8 @@ pub(crate) enum TokenizerCommand {
 
 #[derive(Args)]
 pub(crate) struct TokenizerTrainArgs {
-    /// Files and folders (.txt, .md, source code, .jsonl)
-    #[arg(required = true)]
-    pub(crate) text: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// Number of tokens, special ones included
     #[arg(long, default_value_t = 8192)]
     pub(crate) vocab: usize,
@@ -132,9 +149,8 @@ pub(crate) enum Filter {
 
 #[derive(Args)]
 pub(crate) struct DataPackArgs {
-    /// Files and folders (.txt, .md, source code, .jsonl)
-    #[arg(required = true)]
-    pub(crate) text: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// Folder with tokenizer.json, or the file itself
     #[arg(long)]
     pub(crate) tokenizer: PathBuf,
@@ -171,16 +187,16 @@ pub(crate) struct PretrainArgs {
 pub(crate) struct ExtendArgs {
     /// Folder of a finished run
     pub(crate) run: PathBuf,
-    /// Adds a stage with sequences of so many tokens (without it: the stages that the run's recipe has)
+    /// Adds an extension with sequences of so many tokens (without it: the extensions that the run's recipe has)
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub(crate) to: Option<usize>,
-    /// Length of the new stage: tokens ("2M") or steps ("1000 steps")
+    /// Length of the new extension: tokens ("2M") or steps ("1000 steps")
     #[arg(long, value_name = "AMOUNT", requires = "to")]
     pub(crate) tokens: Option<String>,
-    /// YaRN's factor [default: that of the stage before, or as much as --to needs]
+    /// YaRN's factor [default: that of the extension before, or as much as --to needs]
     #[arg(long, requires = "to")]
     pub(crate) factor: Option<f64>,
-    /// Length that the factor multiplies [default: that of the stage before, or the run's first sequence length]
+    /// Length that the factor multiplies [default: that of the extension before, or the run's first sequence length]
     #[arg(long, value_name = "TOKENS", requires = "to")]
     pub(crate) original_len: Option<usize>,
     /// Constant learning rate, as a number or a share of the run's peak [default: where the run ended]
@@ -223,7 +239,7 @@ pub(crate) struct SampleArgs {
 impl SampleArgs {
     pub(crate) fn params(&self) -> SampleParams {
         let Self { temperature, top_p, top_k, min_p, seed, .. } = *self;
-        SampleParams { temperature, top_k, top_p, min_p, seed }
+        SampleParams { temperature, top_k, top_p, min_p, seed, ..SampleParams::default() }
     }
 }
 
@@ -261,8 +277,12 @@ impl Format {
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The text to continue (`-`: read it from standard input)
+    /// The text to continue (`-`: read it from standard input). Names of special tokens, `<｜User｜>` for example, are these
+    /// tokens
     pub(crate) prompt: String,
+    /// Take names of special tokens in the prompt as ordinary characters
+    #[arg(long)]
+    pub(crate) literal: bool,
     #[command(flatten)]
     pub(crate) sample: SampleArgs,
 }

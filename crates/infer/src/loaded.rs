@@ -1,6 +1,6 @@
 //! A model with its tokenizer, loaded from a folder.
 
-use hadal_data::{DataError, Tokenizer};
+use hadal_data::{DataError, Tokenizer, fim};
 use hadal_model::Model;
 use hadal_ops::Cx;
 use hadal_weights::{Checkpoint, ModelConfig};
@@ -72,8 +72,22 @@ impl Loaded {
         if tokens > rows {
             return Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows });
         }
-        let model = cx.threads().run(|| Model::load(&cx, &checkpoint))?;
+        let model = Model::load(&cx, &checkpoint)?;
         Ok(Self { cx, model, tokenizer })
+    }
+
+    /// The ids of a prompt, after the token that begins every text unless the prompt has it. Names of special tokens are
+    /// these tokens, or ordinary characters if the prompt is `literal`.
+    pub fn prompt(&self, text: &str, literal: bool) -> Vec<u32> {
+        let ids = if literal { self.tokenizer.encode(text) } else { self.tokenizer.encode_with_special(text) };
+        let begin = self.tokenizer.special().bos.filter(|bos| ids.first() != Some(bos));
+        begin.into_iter().chain(ids).collect()
+    }
+
+    /// The ids that ask for what is missing between `prefix` and `suffix` (report 4.1).
+    pub fn fim_prompt(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, DataError> {
+        let ids = fim::prompt(&self.tokenizer, prefix, suffix)?;
+        Ok(self.tokenizer.special().bos.into_iter().chain(ids).collect())
     }
 
     /// Tokens that end a text.

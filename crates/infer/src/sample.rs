@@ -15,11 +15,15 @@ pub struct SampleParams {
     pub min_p: f32,
     /// The same seed, prompt and settings give the same text.
     pub seed: u64,
+    /// Number of the request. Requests of one seed draw from streams of their own.
+    pub request: u64,
+    /// Number of the sample. Two samples of one prompt draw from streams of their own.
+    pub sample: u64,
 }
 
 impl Default for SampleParams {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0, request: 0, sample: 0 }
     }
 }
 
@@ -45,10 +49,11 @@ pub fn argmax(values: &[f32]) -> usize {
 impl Sampler {
     /// A sampler for one sequence.
     pub fn new(params: SampleParams) -> Self {
-        Self { params, rng: Rng::new(params.seed, Purpose::Sample, 0), kept: Vec::new() }
+        let SampleParams { seed, request, sample, .. } = params;
+        Self { params, rng: Rng::new(seed, Purpose::Sample, request).substream(sample), kept: Vec::new() }
     }
 
-    /// The token at `position`, a function of logits, settings, seed and position only.
+    /// The token at `position`: a function of the logits, the settings, and (seed, request, sample, position).
     pub fn next(&mut self, logits: &[f32], position: usize) -> u32 {
         let SampleParams { temperature, top_k, top_p, min_p, .. } = self.params;
         let best = argmax(logits);
@@ -134,11 +139,16 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_tokens() {
         let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
-        let draw = |seed| {
-            let mut s = Sampler::new(SampleParams { temperature: 1.0, seed, ..SampleParams::default() });
+        let draw = |seed, request, sample| {
+            let params = SampleParams { temperature: 1.0, seed, request, sample, ..SampleParams::default() };
+            let mut s = Sampler::new(params);
             (0..40).map(|i| s.next(&logits, i)).collect::<Vec<_>>()
         };
-        assert_eq!(draw(1), draw(1));
-        assert_ne!(draw(1), draw(2));
+        assert_eq!(draw(1, 0, 0), draw(1, 0, 0));
+        // Seeds, requests and samples each have a stream of their own.
+        let all = [draw(1, 0, 0), draw(2, 0, 0), draw(1, 1, 0), draw(1, 0, 1), draw(1, 1, 1)];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|other| other != one), "{i}");
+        }
     }
 }

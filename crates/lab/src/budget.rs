@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What a token that is only read costs, beside one that is trained on: the backward pass takes twice the forward pass.
 const READ: f64 = 1.0 / 3.0;
 
-/// A part of a run, its main part or a stage, at its recipe's length.
+/// A part of a run, its main part or an extension, at its recipe's length.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// Tokens to train on.
@@ -26,20 +26,21 @@ pub fn factor(runs: &[Vec<Part>], seeds: u64, seconds: f64) -> Option<f64> {
     (left > 0.0).then(|| left / sum(|p| p.tokens as f64))
 }
 
-/// Tokens of every run: its main part and its stages.
+/// Tokens of every run: its main part and its extensions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lengths {
     /// Of the main part.
     pub total_tokens: u64,
-    /// Of the stages.
-    pub stages: Vec<u64>,
+    /// Of the extensions.
+    #[serde(alias = "stages")]
+    pub extensions: Vec<u64>,
 }
 
 impl Lengths {
     /// The plan's own.
     pub fn of(plan: &Plan) -> Self {
-        let stages = plan.extensions.iter().map(|s| s.schedule.total_tokens).collect();
-        Self { total_tokens: plan.schedule.total_tokens, stages }
+        let extensions = plan.extensions.iter().map(|s| s.schedule.total_tokens).collect();
+        Self { total_tokens: plan.schedule.total_tokens, extensions }
     }
 
     /// The plan's times `factor`, in whole steps, at least one.
@@ -49,14 +50,14 @@ impl Lengths {
             let step = batch.to * batch.seq_len;
             ((plan.schedule.total_tokens as f64 * factor).round() as u64 / step).max(1) * step
         };
-        Self { total_tokens: scaled(plan), stages: plan.extensions.iter().map(scaled).collect() }
+        Self { total_tokens: scaled(plan), extensions: plan.extensions.iter().map(scaled).collect() }
     }
 
-    /// Writes them into a recipe with as many stages.
+    /// Writes them into a recipe with as many extensions.
     pub fn apply(&self, recipe: &mut Recipe) {
         recipe.schedule.total_tokens = Total::Tokens(self.total_tokens);
-        for (stage, tokens) in recipe.stage.iter_mut().zip(&self.stages) {
-            stage.total_tokens = Amount::Tokens(*tokens);
+        for (extension, tokens) in recipe.extension.iter_mut().zip(&self.extensions) {
+            extension.total_tokens = Amount::Tokens(*tokens);
         }
     }
 }
@@ -106,7 +107,7 @@ mod tests {
                 lengths
             };
             let (one, two) = (lengths(20.0), lengths(40.0));
-            let all = |l: &Lengths| [vec![l.total_tokens], l.stages.clone()].concat();
+            let all = |l: &Lengths| [vec![l.total_tokens], l.extensions.clone()].concat();
             let first = plan(&recipes[0]);
             let steps = std::iter::once(&first)
                 .chain(&first.extensions)

@@ -1,8 +1,8 @@
 //! What a command may not change: settings that the runs differ in, and those of runs that are there already.
 
+use crate::error::{Result, refuse};
 use crate::experiment::Experiment;
 use crate::work::Work;
-use anyhow::{Result, bail};
 use hadal_recipe::plan::{PLAN_FILE, Plan};
 use std::path::Path;
 
@@ -15,10 +15,10 @@ pub(crate) fn overrides(experiment: &Experiment, sets: &[String]) -> Result<()> 
     for set in sets {
         let key = key(set);
         if let Some((_, option)) = BY_OPTION.iter().find(|(k, _)| overlap(key, k)) {
-            bail!("--set {set}: an experiment takes this from {option}");
+            refuse!("--set {set}: an experiment takes this from {option}");
         }
         if let Some(run) = experiment.run.iter().find(|r| r.set.iter().any(|s| overlap(key, self::key(s)))) {
-            bail!(
+            refuse!(
                 "--set {set}: the runs of this experiment differ in it (run `{}`); it cannot be set for all",
                 run.name
             );
@@ -48,7 +48,7 @@ impl Work<'_> {
             let one = folder.join(PLAN_FILE).exists();
             if one && self.experiment.seeds > 1 || several && self.experiment.seeds == 1 {
                 let (held, asked) = if one { ("one seed", "several") } else { ("several seeds", "one") };
-                bail!("--seeds: {} holds runs of {held}, not of {asked}: {REMEDY}", self.out.display());
+                refuse!("--seeds: {} holds runs of {held}, not of {asked}: {REMEDY}", self.out.display());
             }
         }
         Ok(())
@@ -62,16 +62,16 @@ pub(crate) const REMEDY: &str = "give the same arguments, another --out, or remo
 pub(crate) fn same_plan(folder: &Path, plan: &Plan) -> Result<()> {
     let stored = Plan::load(folder)?;
     let mut plan = plan.clone();
-    let stages = stored.extensions.iter().map(|s| &s.run);
+    let extensions = stored.extensions.iter().map(|s| &s.run);
     for (ours, theirs) in
-        plan.extensions.iter_mut().map(|s| &mut s.run).zip(stages).chain([(&mut plan.run, &stored.run)])
+        plan.extensions.iter_mut().map(|s| &mut s.run).zip(extensions).chain([(&mut plan.run, &stored.run)])
     {
         ours.out.clone_from(&theirs.out);
         ours.threads = theirs.threads;
     }
     let differences = stored.differences(&plan);
     if !differences.is_empty() {
-        bail!(
+        refuse!(
             "the run in {} was begun with other settings than this command gives (there / here): {}: {REMEDY}",
             folder.display(),
             differences.join("; ")

@@ -45,7 +45,7 @@ pub struct Experiment {
     pub verdict: Vec<Verdict>,
     /// The run whose finished weights are put under the precision of every run, for their losses and gradients.
     pub fidelity: Option<String>,
-    /// Asks the first run's models, before and after the recipe's stages, what they find in a long text, and those that the
+    /// Asks the first run's models, before and after the recipe's extensions, what they find in a long text, and those that the
     /// other runs, its controls, end with.
     pub context: Option<Context>,
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What a model makes of its context.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InContext {
-    /// By what it was trained on last, `512 tokens`, `4096 tokens` (the second of one length with its stage's number), or a
+    /// By what it was trained on last, `512 tokens`, `4096 tokens` (the second of one length with its extension's number), or a
     /// control's name.
     pub model: String,
     /// Needles found.
@@ -32,7 +32,7 @@ pub struct Findings<'a> {
     pub runs: &'a [Series],
     /// How differently the kinds of text are routed, by run and seed, where kinds of text were given.
     pub specialisation: &'a [(String, Vec<f64>)],
-    /// Models before and after the stages.
+    /// Models before and after the extensions.
     pub context: &'a [InContext],
     /// One run's weights under the precision of runs, by run and seed.
     pub fidelity: &'a [(String, Vec<Fidelity>)],

@@ -1,12 +1,12 @@
 //! Kinds of text to train on in equal parts, each with a part that is held out to watch the experts on.
 
 use crate::checks::REMEDY;
-use anyhow::{Context as _, Result, bail};
+use crate::error::{LabError, Result, refuse};
 use hadal_base::atomic;
 use hadal_data::filter::{FilterOptions, filter};
 use hadal_data::hash::hash_bytes;
 use hadal_data::split::{hold_out, subset};
-use hadal_data::{Document, SourceOptions, read_paths};
+use hadal_data::{Document, SourceOptions, Texts, read_paths};
 use hadal_recipe::plan::Plan;
 use hadal_train::corpus;
 use hadal_train::session::Say;
@@ -30,20 +30,24 @@ pub(crate) fn prepare(kinds: &[(String, PathBuf)], plan: &Plan, out: &Path, say:
         json!({"kinds": kinds, "vocab_size": plan.data.vocab_size, "tokenizer": plan.data.tokenizer, "seed": seed});
     let written = folder.join(CONTENTS);
     if let Ok(text) = std::fs::read_to_string(&written) {
-        let stored: Value = serde_json::from_str(&text).with_context(|| format!("{} is damaged", written.display()))?;
+        let stored: Value = serde_json::from_str(&text).map_err(|error| LabError::Damaged { path: written, error })?;
         if stored != contents {
-            bail!("--domain: {} holds the text of {stored}, not of {contents}: {REMEDY}", folder.display());
+            refuse!("--domain: {} holds the text of {stored}, not of {contents}: {REMEDY}", folder.display());
         }
         return Ok(folder);
     }
-    let read: Vec<Vec<Document>> = kinds.iter().map(|(_, path)| documents(path)).collect::<Result<_>>()?;
+    let read: Vec<Vec<Document>> =
+        kinds.iter().map(|(name, path)| documents(name, path, say)).collect::<Result<_>>()?;
     let bytes = |documents: &[Document]| documents.iter().map(|d| d.text.len() as u64).sum::<u64>();
     let smallest = read.iter().map(|d| bytes(d)).min().unwrap_or(0);
     let (mut train, mut held_out) = (Vec::new(), Vec::new());
     for ((name, path), documents) in kinds.iter().zip(read) {
         let whole = bytes(&documents);
-        let split = hold_out(subset(&documents, smallest, seed), HELD_OUT, seed)
-            .with_context(|| format!("--domain {name}={}", path.display()))?;
+        let split = hold_out(subset(&documents, smallest, seed), HELD_OUT, seed).map_err(|error| LabError::Kind {
+            name: name.clone(),
+            path: path.clone(),
+            error,
+        })?;
         let [kept, held] = [&split.train, &split.validation].map(|d| bytes(d) as f64 / 1e6);
         say(&format!("{name}: {kept:.2} MB of {:.1} MB to train on, {held:.2} MB held out", whole as f64 / 1e6));
         let of_kind = |d: Document| Document { group: name.clone(), ..d };
@@ -60,12 +64,17 @@ pub(crate) fn prepare(kinds: &[(String, PathBuf)], plan: &Plan, out: &Path, say:
 }
 
 /// The documents of one kind, without copies and what is no text.
-fn documents(path: &Path) -> Result<Vec<Document>> {
-    let mut documents = read_paths(&[path], &SourceOptions::default())?.documents;
+fn documents(name: &str, path: &Path, say: Say<'_>) -> Result<Vec<Document>> {
+    let Texts { mut documents, left_out } = read_paths(&[path], &SourceOptions::default())?;
+    if !left_out.is_empty() {
+        say(&format!("{name}: not read: {left_out}"));
+    }
     if let [whole] = documents.as_slice() {
         documents = pieces(whole);
     }
-    Ok(filter(documents, &FilterOptions::prose()).0)
+    let (documents, report) = filter(documents, &FilterOptions::prose());
+    say(&format!("{name}: {report}"));
+    Ok(documents)
 }
 
 /// A text in pieces that end with a blank line.

@@ -1,10 +1,10 @@
 //! The evidence that a trained model learned: completions of held-out code before and after, and what it makes of the
 //! held-out text, beside compressors.
 
-use anyhow::{Context as _, Result};
+use crate::error::{Result, refuse};
 use hadal_data::baseline::{Compressor, Unigram};
 use hadal_data::{DataError, Tokenizer, fim};
-use hadal_infer::{Acceptance, generate_with_drafts};
+use hadal_infer::{Acceptance, SampleParams, generate, generate_with_drafts};
 use hadal_model::{Decoder, Model};
 use hadal_ops::Cx;
 use hadal_train::evaluate::evaluate;
@@ -12,11 +12,18 @@ use hadal_train::session::Session;
 use hadal_train::step::Trainer;
 use hadal_watch::metrics;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// New tokens of a completion.
 const NEW_TOKENS: usize = 64;
+/// How the sampled completions are drawn: what `hadal generate` does by default.
+pub const SAMPLING: SampleParams =
+    SampleParams { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.0, seed: 0, request: 0, sample: 0 };
 /// Most prompt text, in bytes.
 const PROMPT_BYTES: usize = 700;
+
+/// Above this multiple of the planned time, the page says that it took longer.
+const LATE: f64 = 1.15;
 
 /// Pieces of held-out code to complete.
 pub struct Prompts {
@@ -52,41 +59,62 @@ impl Prompts {
         Self { all }
     }
 
-    /// Greedy answers to the prompts, and how many of their tokens MTP would have drafted right.
-    pub fn answer(&self, cx: &Cx, model: &Model, tokenizer: &Tokenizer) -> Result<Answers, DataError> {
+    /// Answers to the prompts. Greedy ones say as well how many of their tokens MTP would have drafted right.
+    pub fn answer(
+        &self,
+        cx: &Cx,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        sampling: Option<SampleParams>,
+    ) -> Result<Answers, DataError> {
         let decoder = Decoder::new(cx, model);
         let stop: Vec<u32> = tokenizer.special().eos.into_iter().collect();
         let mut answers = Answers { texts: Vec::new(), acceptance: Acceptance::default() };
-        for prompt in &self.all {
+        for (request, prompt) in (0..).zip(&self.all) {
             let mut ids: Vec<u32> = tokenizer.special().bos.into_iter().collect();
             match &prompt.suffix {
                 Some(suffix) => ids.extend(fim::prompt(tokenizer, &prompt.prefix, suffix)?),
                 None => ids.extend(tokenizer.encode(&prompt.prefix)),
             }
-            let (done, seen) = cx.threads().run(|| generate_with_drafts(cx, &decoder, &ids, &stop, NEW_TOKENS));
+            let done = if let Some(params) = sampling {
+                generate(cx, &decoder, &ids, SampleParams { request, ..params }, &stop, NEW_TOKENS, &mut |_| true)
+            } else {
+                let (done, seen) = generate_with_drafts(cx, &decoder, &ids, &stop, NEW_TOKENS);
+                answers.acceptance += seen;
+                done
+            };
             answers.texts.push(tokenizer.decode(&done.tokens));
-            answers.acceptance += seen;
         }
         Ok(answers)
     }
 }
 
-/// The page of a finished run: what its model completed before and after training, and its bits per byte of held-out text
-/// beside those of compressors.
-pub fn page(session: &Session, trainer: &Trainer, prompts: &Prompts, [before, after]: [&Answers; 2]) -> Result<String> {
+/// The page of a finished run: what its model completed before training (greedily) and after (greedily and sampled), and
+/// its bits per byte of held-out text beside those of compressors.
+pub fn page(
+    session: &Session,
+    trainer: &Trainer,
+    prompts: &Prompts,
+    [before, greedy, sampled]: [&Answers; 3],
+) -> Result<String> {
     let mut page = String::from(
-        "# quickstart\n\n## Completions of held-out code (unedited; greedy, the same prompt before and after)\n\n",
+        "# quickstart\n\n## Completions of held-out code (unedited)\n\n\
+         Greedy completions take the most likely token. Small models soon repeat themselves in them. Sampled ones draw \
+         from the likely tokens (temperature 0.8, top-p 0.95).\n\n",
     );
     for (i, prompt) in prompts.all.iter().enumerate() {
-        prompt.show(&mut page, &before.texts[i], &after.texts[i])?;
+        prompt.show(&mut page, [&before.texts[i], &greedy.texts[i], &sampled.texts[i]])?;
     }
-    held_out(&mut page, session, trainer)?;
-    if let Some(rate) = after.acceptance.rate() {
-        let drafts = after.acceptance.drafts;
+    if session.corpus.validation.documents() > 0 {
+        held_out(&mut page, session, trainer)?;
+    }
+    if let Some(rate) = greedy.acceptance.rate() {
+        let drafts = greedy.acceptance.drafts;
         writeln!(page, "MTP's draft of the second next token would be accepted {:.0}% of the time", rate * 100.0)?;
         writeln!(page, "({drafts} drafts in the completions above; the report's 671B model: 85-90%).\n")?;
     }
-    let last = metrics::read(&session.folder)?.pop().context("the run has no steps")?;
+    let last = metrics::read(&session.folder)?.pop();
+    let Some(last) = last else { refuse!("the run in {} has no steps", session.folder.display()) };
     writeln!(
         page,
         "{} steps, {:.2} M tokens, {:.0} tokens/s, {:.0}% of the measured peak, {:.2} GB.\n",
@@ -99,11 +127,30 @@ pub fn page(session: &Session, trainer: &Trainer, prompts: &Prompts, [before, af
     Ok(page)
 }
 
+/// The end of the page: how long it took, beside the `planned` minutes, what is in the run's folder, and what `program` can
+/// do next.
+pub fn ending(session: &Session, program: &str, took: Duration, planned: Option<f64>) -> String {
+    let (folder, minutes) = (session.folder.display(), took.as_secs_f64() / 60.0);
+    let late = planned.filter(|planned| minutes > LATE * planned);
+    let late = late.map_or_else(String::new, |planned| {
+        format!(" That is longer than the {planned:.0} min planned: the machine became slower after it was measured.")
+    });
+    format!(
+        "The whole quickstart took {minutes:.1} min.{late}\n\n## What is there, and what to try next\n\n\
+         - {folder}/training.svg, expert_load.svg, max_vio.svg: loss curve, expert load, balance\n\
+         - {folder}/model: a Hugging Face deepseek_v3 checkpoint; {folder}/tensorboard; this page: report.md\n\n\
+         \x20   {program} generate {folder} 'pub fn new('\n\
+         \x20   {program} complete {folder}\n\
+         \x20   {program} eval {folder} crates/\n\
+         \x20   {program} inspect {folder}/model\n"
+    )
+}
+
 /// Bits per byte of held-out text: the model, the frequencies of tokens, two compressors.
 fn held_out(page: &mut String, session: &Session, trainer: &Trainer) -> Result<()> {
     let set = session.corpus.validation(session.plan.data.seq_len, None)?;
     let (cx, model) = (&trainer.cx, &trainer.model);
-    let ours = cx.threads().run(|| evaluate(cx, model, &set, &mut |_, _| true));
+    let ours = evaluate(cx, model, &set, &mut |_, _| true);
     let texts = session.corpus.validation_texts()?;
     let documents: Vec<&str> = texts.iter().map(|(_, _, t)| t.as_str()).collect();
     let unigram = Unigram::fit(&session.corpus.train, &session.corpus.tokenizer)?.bits_per_byte(&set);
@@ -162,14 +209,19 @@ impl Prompt {
         }
     }
 
-    fn show(&self, out: &mut String, before: &str, after: &str) -> std::fmt::Result {
+    fn show(&self, out: &mut String, [before, greedy, sampled]: [&str; 3]) -> std::fmt::Result {
         let kind = if self.suffix.is_some() { "fill in the middle" } else { "continue" };
         writeln!(out, "### {} ({kind})\n\n```rust\n{}", self.file, self.prefix.trim_end())?;
         match &self.suffix {
             Some(suffix) => writeln!(out, "    // <the gap>\n{}\n```\n", suffix.trim_end())?,
             None => writeln!(out, "```\n")?,
         }
-        for (who, text) in [("before training", before), ("after training", after), ("the author", &self.truth)] {
+        for (who, text) in [
+            ("before training, greedy", before),
+            ("after training, greedy", greedy),
+            ("after training, sampled", sampled),
+            ("the author", &self.truth),
+        ] {
             writeln!(out, "{who}:\n\n```text\n{}\n```\n", text.trim_end())?;
         }
         Ok(())

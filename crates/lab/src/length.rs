@@ -2,11 +2,11 @@
 
 use crate::budget::{Lengths, Part, factor};
 use crate::checks::REMEDY;
+use crate::error::{LabError, Result, refuse};
 use crate::measure::ROUTED;
 use crate::needles;
 use crate::work::Work;
-use anyhow::{Context as _, Result, anyhow, bail};
-use hadal_base::atomic;
+use hadal_base::{IoContext, atomic};
 use hadal_recipe::plan::{PLAN_FILE, Plan};
 use hadal_recipe::recipe::{Amount, Total};
 use hadal_recipe::schedule::Every;
@@ -42,15 +42,15 @@ struct Stored {
 impl Work<'_> {
     fn asked(&self) -> Result<Asked> {
         if let Some(tokens) = &self.args.tokens {
-            let tokens = Amount::parse(tokens).map_err(|e| anyhow!("--tokens: {e}"))?;
+            let tokens = Amount::parse(tokens).map_err(|e| LabError::Refused(format!("--tokens: {e}")))?;
             return match tokens {
                 Amount::Tokens(n) if n > 0 => Ok(Asked::Tokens(n)),
-                _ => bail!("--tokens: write a number of tokens above 0, as in 3M"),
+                _ => refuse!("--tokens: write a number of tokens above 0, as in 3M"),
             };
         }
         let minutes = self.args.budget.unwrap_or(self.experiment.minutes);
         if !(minutes > 0.0 && minutes.is_finite()) {
-            bail!("--budget {minutes}: give minutes above 0");
+            refuse!("--budget {minutes}: give minutes above 0");
         }
         Ok(Asked::Minutes { minutes, seeds: self.experiment.seeds })
     }
@@ -64,16 +64,16 @@ impl Work<'_> {
         let begun = self.folder(first, recipe.run.seed);
         let begun = begun.join(PLAN_FILE).exists().then_some(begun);
         if begun.is_some() && path.exists() {
-            let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = std::fs::read(&path).at("read", &path)?;
             let stored: Stored =
-                serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+                serde_json::from_slice(&text).map_err(|error| LabError::Damaged { path: path.clone(), error })?;
             if stored.asked != asked {
                 let told = |a| match a {
                     Asked::Tokens(n) => format!("--tokens {n}"),
                     Asked::Minutes { minutes, seeds } => format!("{minutes} minutes for --seeds {seeds}"),
                 };
                 let (there, here) = (told(stored.asked), told(asked));
-                bail!("{} holds runs as long as {there} gives, not {here}: {REMEDY}", self.out.display());
+                refuse!("{} holds runs as long as {there} gives, not {here}: {REMEDY}", self.out.display());
             }
             return Ok((stored.lengths, None));
         }
@@ -89,7 +89,7 @@ impl Work<'_> {
                 (lengths, Some(prepared))
             }
         };
-        std::fs::create_dir_all(&self.out).with_context(|| format!("cannot create {}", self.out.display()))?;
+        std::fs::create_dir_all(&self.out).at("create", &self.out)?;
         let text = serde_json::to_string_pretty(&Stored { asked, lengths: lengths.clone() })? + "\n";
         atomic::write_file(&path, text.as_bytes())?;
         Ok((lengths, prepared))
@@ -110,7 +110,7 @@ impl Work<'_> {
             let mut parts = Vec::new();
             let (tokens, rows) = (first.corpus.tokenizer.vocab_size(), plan.model.vocab_size);
             if tokens > rows {
-                bail!("run `{}` has rows for {rows} tokens, `{}` {tokens}: give --tokens", run.name, runs[0].name);
+                refuse!("run `{}` has rows for {rows} tokens, `{}` {tokens}: give --tokens", run.name, runs[0].name);
             }
             for part in [plan].into_iter().chain(&plan.extensions) {
                 let rate = run::measure(part, &first.corpus, needles::make, seconds)?;
@@ -124,7 +124,7 @@ impl Work<'_> {
         let others = (runs.len() as u64 * seeds - 1) as f64;
         let left = (60.0 * minutes - self.started.elapsed().as_secs_f64() - reading * others) * (1.0 - RESERVE);
         let Some(mut factor) = factor(&all, seeds, left) else {
-            bail!(
+            refuse!(
                 "{minutes} minutes are too few for {} runs: reading and validation alone take longer; give more with --budget",
                 runs.len() as u64 * seeds
             );
@@ -134,7 +134,7 @@ impl Work<'_> {
             Some(Amount::Tokens(n)) => n as f64 / plan.schedule.total_tokens as f64,
             _ => f64::INFINITY,
         };
-        // A recipe with stages has lengths that they follow from: they may be cut short, but are no longer unless asked for.
+        // A recipe with extensions has lengths that they follow from: they may be cut short, but are no longer unless asked for.
         let most = if self.experiment.context.is_some() && self.args.budget.is_none() { most.min(1.0) } else { most };
         factor = factor.min(most);
         let lengths = if factor == 1.0 { Lengths::of(plan) } else { Lengths::scaled(plan, factor) };

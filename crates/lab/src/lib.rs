@@ -4,6 +4,7 @@
 pub mod budget;
 mod checks;
 pub mod domains;
+mod error;
 pub mod experiment;
 pub mod fidelity;
 mod figures;
@@ -26,6 +27,7 @@ mod testing;
 pub mod verdict;
 mod work;
 
+pub use error::LabError;
 pub use experiment::{EXPERIMENTS, Experiment};
 pub use needles::make as objective;
 pub use work::{Options, run};

@@ -1,12 +1,12 @@
 //! What an experiment asks of its finished models: routing, accepted drafts, needles and loss by place. What was found is
 //! kept beside the run, so that a repeated command asks nothing twice.
 
+use crate::error::Result;
 use crate::experiment::Context;
 use crate::findings::InContext;
 use crate::niah::{Questions, documents_of};
 use crate::routing::{LayerRouting, routing};
 use crate::work::Work;
-use anyhow::Result;
 use hadal_base::atomic;
 use hadal_base::mix;
 use hadal_data::hash::hash_bytes;
@@ -88,7 +88,7 @@ pub(crate) fn measure(folder: &Path, kinds: &[Kind]) -> Result<Measured> {
         let sets = kinds.iter().map(|k| Ok(spread(EvalSet::of_texts(&k.texts, &loaded.tokenizer, options)?)));
         let sets: Vec<EvalSet> = sets.collect::<Result<_>>()?;
         let most = sets.iter().map(|s| s.scored).min().unwrap_or(0).min(ROUTED);
-        let route = |set: &EvalSet, most| cx.threads().run(|| routing(cx, model, set, most));
+        let route = |set: &EvalSet, most| routing(cx, model, set, most);
         let (own, along) = drafts(&loaded, &corpus, plan.data.seq_len)?;
         Ok(Measured {
             width: model.config.hidden_size,
@@ -142,13 +142,13 @@ fn drafts(loaded: &Loaded, corpus: &Corpus, most: usize) -> Result<(Acceptance, 
         corpus.validation.read(document, &mut ids)?;
         let text: Vec<u32> = loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(most).collect();
         let prompt = &text[..PROMPT.min(text.len())];
-        own += cx.threads().run(|| generate_with_drafts(cx, &decoder, prompt, &[], NEW).1);
-        along += cx.threads().run(|| acceptance_along(cx, model, &text));
+        own += generate_with_drafts(cx, &decoder, prompt, &[], NEW).1;
+        along += acceptance_along(cx, model, &text);
     }
     Ok((own, along))
 }
 
-/// A model before or after a stage.
+/// A model before or after an extension.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) found: InContext,
@@ -166,13 +166,13 @@ pub(crate) struct Place {
     pub(crate) tokens: u64,
 }
 
-/// Asks the model of the finished run in `run`, and those after its stages, what they make of long texts: all of them, or of
+/// Asks the model of the finished run in `run`, and those after its extensions, what they make of long texts: all of them, or of
 /// a control, which has a name, the last one.
 pub(crate) fn in_context(run: &Path, context: &Context, control: Option<&str>) -> Result<Vec<Part>> {
     let main = Plan::load(run)?;
     let corpus = Corpus::of_run(run, main.text.as_deref())?;
-    let stages = (1..=main.extensions.len()).map(|number| extension_folder(run, number));
-    let mut folders: Vec<PathBuf> = [run.to_owned()].into_iter().chain(stages).collect();
+    let extensions = (1..=main.extensions.len()).map(|number| extension_folder(run, number));
+    let mut folders: Vec<PathBuf> = [run.to_owned()].into_iter().chain(extensions).collect();
     if control.is_some() {
         folders.drain(..folders.len() - 1);
     }
@@ -183,7 +183,7 @@ pub(crate) fn in_context(run: &Path, context: &Context, control: Option<&str>) -
             json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "questions": context});
         let mut model = control.map_or_else(|| format!("{} tokens", plan.data.seq_len), str::to_owned);
         if names.contains(&model) {
-            model = format!("{model}, stage {}", names.len());
+            model = format!("{model}, extension {}", names.len());
         }
         names.push(model.clone());
         kept(&folder.join("in_context.json"), &of, || ask(model, &folder, &corpus, context))
@@ -201,10 +201,10 @@ fn ask(model: String, folder: &Path, corpus: &Corpus, context: &Context) -> Resu
     let long = long.longest((*tokens as usize).div_ceil(longest));
     let loaded = Loaded::open(&folder.join("model"), Some(longest), Cx::cpu(0, DType::Bf16))?;
     let cx = &loaded.cx;
-    let (perplexity, places) = cx.threads().run(|| {
+    let (perplexity, places) = {
         let loss = evaluate(cx, &loaded.model, &short, &mut |_, _| true).loss;
         (loss.exp(), evaluate_by_position(cx, &loaded.model, &long, &mut |_, _| true).1)
-    });
+    };
     let questions = Questions { lengths, depths: *depths, samples: *samples, distractors: 0, seed: 1 };
     let needles = questions.ask(&loaded, &documents_of(&corpus.validation)?, &model, &mut |_| Ok(()))?;
     let place = |p: &Stretch| Place { at: p.middle(), loss: p.loss, tokens: p.targets };

@@ -1,13 +1,17 @@
 //! Needle in a haystack over lengths and depths (report 4.3, figure 8).
 
-use anyhow::Result;
-use hadal_base::{Purpose, Rng};
-use hadal_data::Packed;
+use crate::error::Result;
+use hadal_base::{IoContext, Purpose, Rng};
 use hadal_data::needle::{Needles, Place, haystack};
+use hadal_data::{Packed, Tokenizer};
 use hadal_infer::{Loaded, retrieve};
 use hadal_model::Decoder;
-use hadal_watch::plot::NeedleCell;
+use hadal_recipe::plan::Plan;
+use hadal_watch::plot::{self, NeedleCell};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 /// Questions over lengths and depths.
 pub struct Questions<'a> {
@@ -50,7 +54,7 @@ impl Questions<'_> {
                     let text = haystack(documents, length, rng.substream(0));
                     let place = Place { length, depth, distractors: self.distractors };
                     let sample = needles.sample(&text, place, rng.substream(1))?;
-                    let got = cx.threads().run(|| retrieve(cx, &decoder, &sample.ids, sample.answer.clone()));
+                    let got = retrieve(cx, &decoder, &sample.ids, sample.answer.clone());
                     cell.asked += 1;
                     cell.found += usize::from(got.found());
                     answer(serde_json::json!({
@@ -66,6 +70,58 @@ impl Questions<'_> {
         bar.finish_and_clear();
         Ok(all)
     }
+}
+
+/// Asks as [`Questions::ask`] and writes `niah.jsonl`, a line for each answer, and `niah.svg` into `out`.
+pub fn ask_into(
+    out: &Path,
+    title: &str,
+    questions: &Questions<'_>,
+    loaded: &Loaded,
+    documents: &[Vec<u32>],
+) -> Result<Vec<NeedleCell>> {
+    std::fs::create_dir_all(out).at("create", out)?;
+    let path = out.join("niah.jsonl");
+    let mut lines = BufWriter::new(File::create(&path).at("create", &path)?);
+    let all =
+        questions.ask(loaded, documents, "", &mut |answer| Ok(writeln!(lines, "{answer}").at("write", &path)?))?;
+    lines.flush().at("write", &path)?;
+    plot::needles(&out.join("niah.svg"), title, &all)?;
+    Ok(all)
+}
+
+/// The shares found as a table for people: a row for each depth, a column for each length.
+pub fn table(cells: &[NeedleCell], lengths: &[usize], depths: usize) -> String {
+    let line = |head: String, columns: Vec<String>| head + &columns.concat();
+    let mut lines = vec![line("depth ".into(), lengths.iter().map(|l| format!("{l:>8}")).collect())];
+    for d in 0..depths {
+        let row: Vec<&NeedleCell> = cells.iter().skip(d).step_by(depths).collect();
+        let depth = row.first().map_or(0.0, |c| c.depth);
+        let shares = row.iter().map(|c| format!("{:>7.0}%", 100.0 * c.share()));
+        lines.push(line(format!("{:>4.0}% ", 100.0 * depth), shares.collect()));
+    }
+    let totals = cells.chunks(depths).map(|c| format!("{:>7.1}%", 100.0 * NeedleCell::share_of(c)));
+    lines.push(line("all   ".into(), totals.collect()));
+    lines.join("\n")
+}
+
+/// Folders above a model in which a run's held-out text is looked for: step, checkpoints, extension, run.
+const ABOVE: usize = 4;
+
+/// The held-out text of the run that made `model`, if the model lies in that run's folder.
+pub fn held_out(model: &Path, tokenizer: &Tokenizer) -> Result<Option<Vec<Vec<u32>>>> {
+    let folder = model.canonicalize().ok().and_then(|p| p.ancestors().take(ABOVE).find_map(packed_text));
+    folder.map(|folder| documents_of(&Packed::open(&folder, "validation", tokenizer)?)).transpose()
+}
+
+/// Where the run in `folder`, if there is one, has its packed text: beside the plan, or where the plan says.
+fn packed_text(folder: &Path) -> Option<PathBuf> {
+    let packed = |folder: PathBuf| folder.join("validation.json").is_file().then_some(folder);
+    let elsewhere = || match Plan::load(folder).ok()?.text.as_deref()? {
+        [path] => packed(PathBuf::from(path)),
+        _ => None,
+    };
+    packed(folder.join("data")).or_else(elsewhere)
 }
 
 /// All packed documents.

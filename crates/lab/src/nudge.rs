@@ -5,9 +5,9 @@
 //! the plan tells what the run was begun with.
 
 use crate::checks::REMEDY;
+use crate::error::{LabError, Result, refuse};
 use crate::experiment::Member;
-use anyhow::{Context as _, Result, bail};
-use hadal_base::atomic;
+use hadal_base::{IoError, atomic};
 use hadal_recipe::plan::Plan;
 use hadal_train::step::Trainer;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,7 @@ struct Begun {
 pub(crate) fn check(member: &Member, plan: &Plan) -> Result<()> {
     let weights = plan.model.hidden_size;
     if member.nudge > weights {
-        bail!("run `{}`: `nudge = {}`, but the last norm has {weights} weights", member.name, member.nudge);
+        refuse!("run `{}`: `nudge = {}`, but the last norm has {weights} weights", member.name, member.nudge);
     }
     Ok(())
 }
@@ -44,13 +44,13 @@ pub(crate) fn record(folder: &Path, member: &Member) -> Result<()> {
 pub(crate) fn same(folder: &Path, member: &Member) -> Result<()> {
     let path = folder.join(FILE);
     let begun = match std::fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?,
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| LabError::Damaged { path, error })?,
         // Runs from before this file was kept, none of them nudged: their plans would be refused.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Begun { nudge: 0 },
-        Err(e) => return Err(e).with_context(|| format!("cannot read {}", path.display())),
+        Err(e) => return Err(IoError { action: "read", path, error: e }.into()),
     };
     if begun.nudge != member.nudge {
-        bail!(
+        refuse!(
             "the run in {} was begun with `nudge = {}`, the description has `nudge = {}`: {REMEDY}",
             folder.display(),
             begun.nudge,

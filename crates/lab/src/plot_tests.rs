@@ -5,7 +5,7 @@ use crate::plots::{compare_loss, relative_loss};
 use crate::routing::LayerRouting;
 use hadal_base::mix;
 use hadal_watch::metrics::StepMetrics;
-use hadal_watch::plot::{PlotError, Run};
+use hadal_watch::plot::{PlotError, PlottedRun};
 use std::path::{Path, PathBuf};
 
 /// A falling loss with noise, and loads that even out.
@@ -35,7 +35,7 @@ fn seeds_are_faint_behind_their_mean_and_the_bound_is_dashed() {
         [0.0, 0.02, -0.02].map(|by| moved(by + shift)).into()
     };
     let (a, b) = (seeds(0.0), seeds(0.1));
-    let runs = [Run { name: "base", seeds: &a }, Run { name: "other", seeds: &b }];
+    let runs = [PlottedRun { name: "base", seeds: &a }, PlottedRun { name: "other", seeds: &b }];
     let svg = drawn("seeds.svg", |p| compare_loss(p, "Two runs of three seeds", &runs));
     assert_eq!(svg.matches(r#"stroke-width="2""#).count(), 2 + 2, "two means and their keys");
     assert_eq!(svg.matches(r#"opacity="0.3""#).count(), 6, "a faint line a seed");

@@ -2,11 +2,11 @@
 
 use hadal_watch::curve::{over_seeds, relative, smoothed};
 use hadal_watch::plot::panel::{self, Curve, Panel, Scale, axis_unit};
-use hadal_watch::plot::{BLACK, COLOURS, PlotError, Run, compare, write};
+use hadal_watch::plot::{BLACK, COLOURS, PlotError, PlottedRun, compare, write};
 use std::path::Path;
 
 /// Smoothed training loss and validation of several runs.
-pub fn compare_loss(path: &Path, title: &str, runs: &[Run<'_>]) -> Result<(), PlotError> {
+pub fn compare_loss(path: &Path, title: &str, runs: &[PlottedRun<'_>]) -> Result<(), PlotError> {
     compare(
         path,
         title,
@@ -23,8 +23,8 @@ pub fn compare_loss(path: &Path, title: &str, runs: &[Run<'_>]) -> Result<(), Pl
 pub fn relative_loss(
     path: &Path,
     title: &str,
-    base: Run<'_>,
-    runs: &[Run<'_>],
+    base: PlottedRun<'_>,
+    runs: &[PlottedRun<'_>],
     smooth: usize,
     bound: Option<f64>,
 ) -> Result<(), PlotError> {

@@ -1,9 +1,9 @@
 //! The weights of one finished run under the precision of every run: what rounding does, without what chance does.
 
+use crate::error::Result;
 use crate::fidelity::{Fidelity, sample};
 use crate::measure::{VERSION, kept};
 use crate::work::{Found, Work};
-use anyhow::Result;
 use hadal_model::Model;
 use hadal_ops::{Cx, DType};
 use hadal_recipe::plan::Plan;
@@ -49,13 +49,13 @@ fn of_seed(folder: &Path, plans: &[(String, Plan)]) -> Result<Vec<(String, Fidel
         let set = corpus.validation(own.data.seq_len, Some(TOKENS))?;
         let checkpoint = Checkpoint::open(folder.join("model"))?;
         let cx = Cx::cpu(0, DType::F32);
-        let model = cx.threads().run(|| Model::load_to_train(&cx, &checkpoint, Precision::COMPUTE))?;
-        let exact = cx.threads().run(|| sample(&cx, &model, &set, None));
+        let model = Model::load_to_train(&cx, &checkpoint, Precision::COMPUTE)?;
+        let exact = sample(&cx, &model, &set, None);
         let one = |(name, plan): &(String, Plan)| {
             let formats = plan.formats();
             let cx = formats.cx(0);
-            let under = cx.threads().run(|| Model::load_to_train(&cx, &checkpoint, formats.table))?;
-            let found = cx.threads().run(|| sample(&cx, &under, &set, Some(&exact)));
+            let under = Model::load_to_train(&cx, &checkpoint, formats.table)?;
+            let found = sample(&cx, &under, &set, Some(&exact));
             Ok((name.clone(), Fidelity::new(&model, &found, &exact)))
         };
         plans.iter().map(one).collect()

@@ -1,6 +1,7 @@
 //! The report of an experiment: table, verdicts, plots, raw numbers.
 
 use crate::domains::{Domains, expert_load_by_domain};
+use crate::error::Result;
 use crate::experiment::{Experiment, file_name};
 use crate::figures::{COLUMNS, specialised};
 use crate::findings::{Findings, InContext, Series};
@@ -8,7 +9,7 @@ use crate::measure::Measured;
 use crate::verdict::Judgement;
 use crate::work::{Found, GIVEN, Work};
 use crate::{plots, precisions};
-use anyhow::{Context as _, Result};
+use hadal_base::atomic;
 use hadal_watch::metrics::StepMetrics;
 use hadal_watch::plot;
 use hadal_watch::plot::NeedleCell;
@@ -29,16 +30,18 @@ pub(crate) fn write(work: &Work<'_>, found: &Found) -> Result<String> {
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    Ok(atomic::write_file(path, text.as_bytes())?)
 }
 
 fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
-    let all: Vec<plot::Run<'_>> = found.runs.iter().map(|Series { name, seeds }| plot::Run { name, seeds }).collect();
+    let all: Vec<plot::PlottedRun<'_>> =
+        found.runs.iter().map(|Series { name, seeds }| plot::PlottedRun { name, seeds }).collect();
     let title = &experiment.title;
     plots::compare_loss(&out.join("loss.svg"), title, &all)?;
     let (base, bound) = experiment.base();
-    let (base, others): (Vec<plot::Run<'_>>, Vec<plot::Run<'_>>) = all.iter().partition(|r| r.name == base);
-    // Runs that differ in their stages alone have one loss before them.
+    let (base, others): (Vec<plot::PlottedRun<'_>>, Vec<plot::PlottedRun<'_>>) =
+        all.iter().partition(|r| r.name == base);
+    // Runs that differ in their extensions alone have one loss before them.
     if let (Some(base), false) = (base.first(), others.is_empty() || experiment.context.is_some()) {
         let title = format!("{title}: loss relative to {}", base.name);
         plots::relative_loss(&out.join("difference.svg"), &title, *base, &others, experiment.smooth, bound)?;
@@ -55,10 +58,10 @@ fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
     if !domains.is_empty() {
         expert_load_by_domain(&out.join("domains.svg"), title, &domains)?;
     }
-    for stage in &found.context {
-        let name = &stage.found.model;
+    for extension in &found.context {
+        let name = &extension.found.model;
         let file = format!("needles-{}.svg", file_name(name));
-        plot::needles(&out.join(file), &format!("{title}: {name}"), &stage.found.needles)?;
+        plot::needles(&out.join(file), &format!("{title}: {name}"), &extension.found.needles)?;
     }
     if !found.context.is_empty() {
         let points = found.context.iter().map(|s| {

@@ -121,7 +121,7 @@ mod tests {
             config.topk_group = limit;
             let cx = Cx::cpu(2, DType::F32);
             let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 1, std: 0.1 });
-            let found = cx.threads().run(|| routing(&cx, &model, &set, u64::MAX));
+            let found = routing(&cx, &model, &set, u64::MAX);
             assert_eq!(found.len(), (0..config.num_hidden_layers).filter(|l| config.is_moe_layer(*l)).count());
             for layer in &found {
                 assert_eq!((layer.tokens, layer.load.len()), (set.scored, experts));
@@ -129,7 +129,7 @@ mod tests {
                 let nodes = layer.nodes_a_token();
                 assert!(nodes >= 1.0 && nodes <= limit.min(chosen) as f64, "{nodes} of {limit}");
             }
-            let part = cx.threads().run(|| routing(&cx, &model, &set, 30));
+            let part = routing(&cx, &model, &set, 30);
             assert!(part.iter().all(|l| l.tokens == 30 && l.load.iter().sum::<u64>() == 30 * chosen as u64));
         }
     }

@@ -1,10 +1,10 @@
 //! An experiment at work: its runs are trained, measured and reported, and what is there already is gone on with.
 
+use crate::error::{LabError, Result, refuse};
 use crate::experiment::{Experiment, Member};
 use crate::fidelity::Fidelity;
 use crate::findings::Series;
 use crate::{checks, kinds, measure, needles, nudge, precisions, report};
-use anyhow::{Result, anyhow, bail};
 use hadal_recipe::plan::{PLAN_FILE, Plan};
 use hadal_recipe::recipe::Recipe;
 use hadal_train::extend::{is_finished, run_extensions};
@@ -40,17 +40,17 @@ pub struct Options {
 /// Makes the runs of an experiment that are not there, measures them and writes the report, which it gives with the
 /// experiment's folder. None when the user stopped it: the same call goes on.
 pub fn run(args: &Options, say: Say<'_>) -> Result<Option<(String, PathBuf)>> {
-    let mut experiment = Experiment::load(&args.name).map_err(|e| anyhow!(e))?;
+    let mut experiment = Experiment::load(&args.name).map_err(LabError::Refused)?;
     experiment.seeds = args.seeds.unwrap_or(experiment.seeds);
     let stem = Path::new(&args.name).file_stem().unwrap_or_default().to_string_lossy();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/experiment-{stem}")));
     // Before hours of training rather than after.
     if let Some((name, path)) = args.domains.iter().find(|(_, path)| !path.exists()) {
-        bail!("--domain {name}={}: there is no such file or folder", path.display());
+        refuse!("--domain {name}={}: there is no such file or folder", path.display());
     }
     let name_of = |i: usize| &args.domains[i].0;
     if let Some(i) = (1..args.domains.len()).find(|i| (0..*i).any(|k| name_of(k) == name_of(*i))) {
-        bail!("--domain {}: two kinds of text have this name", name_of(i));
+        refuse!("--domain {}: two kinds of text have this name", name_of(i));
     }
     checks::overrides(&experiment, &args.set)?;
     say(&format!("{} (report {})", experiment.title, experiment.section));
@@ -92,7 +92,7 @@ pub(crate) struct Found {
     pub(crate) runs: Vec<Series>,
     /// What their models do beside their losses, by run and seed.
     pub(crate) measured: Vec<Vec<measure::Measured>>,
-    /// The first run's model and those after its stages, then what the other runs ended with.
+    /// The first run's model and those after its extensions, then what the other runs ended with.
     pub(crate) context: Vec<measure::Part>,
     /// One run's weights under every precision, by run and seed.
     pub(crate) fidelity: Vec<(String, Vec<Fidelity>)>,
@@ -142,7 +142,7 @@ impl Work<'_> {
                 }
                 let (steps, smooth) = (plan.schedule.total_steps(), self.experiment.smooth);
                 if steps < 2 * smooth as u64 {
-                    bail!("{steps} steps are too few for a mean over {smooth}: give more tokens or minutes");
+                    refuse!("{steps} steps are too few for a mean over {smooth}: give more tokens or minutes");
                 }
                 all.push((member, recipe, folder));
             }
@@ -161,6 +161,11 @@ impl Work<'_> {
                     nudge::record(&folder, member)?;
                     prepared.begin(None)?
                 };
+                if session.corpus.validation.documents() == 0 {
+                    refuse!(
+                        "an experiment measures on held-out text, and nothing is held out: set data.validation_share"
+                    );
+                }
                 let mut trainer = run::trainer(&session.plan, None)?;
                 nudge::apply(&mut trainer, member);
                 if !session.train(trainer, needles::make, self.args.plain, self.say)?.1.finished {

@@ -7,7 +7,7 @@ use hadal_ops::{Cx, DType};
 use hadal_weights::list::{Part, parameters};
 use hadal_weights::precision::Precision;
 use hadal_weights::{
-    Checkpoint, Error, ModelConfig, Quantization, SaveOptions, SaveTensor, Source, WeightFormat, write_into,
+    Checkpoint, Error, ModelConfig, Quantization, SaveOptions, SaveTensor, TensorSource, WeightFormat, write_into,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -81,6 +81,6 @@ pub fn save_parameters(
 }
 
 /// A closure as a source of values to write.
-fn as_source(source: impl FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>) -> impl Source {
+fn as_source(source: impl FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>) -> impl TensorSource {
     source
 }

@@ -1,6 +1,6 @@
 //! What the pointwise kernels share: element types, row views, and one body compiled for every instruction path.
 //!
-//! A kernel is a struct of operands whose [`Kernel::run`] is a plain loop, `inline(always)`. [`dispatch`] inlines it into
+//! A kernel is a struct of operands whose [`Pointwise::run`] is a plain loop, `inline(always)`. [`dispatch`] inlines it into
 //! a function with the path's target features, where the compiler vectorises it. Elementwise loops give the same bits
 //! for an element wherever it stands (vector body or scalar tail); sums go through [`LANES`] explicit accumulators
 //! that are added in a fixed order. Paths differ from each other only by fused multiply-add.
@@ -17,7 +17,7 @@ pub(crate) const TASK: usize = 1 << 16;
 pub(crate) const LANES: usize = 32;
 
 /// A loop that is compiled once for each instruction path.
-pub(crate) trait Kernel {
+pub(crate) trait Pointwise {
     type Out;
     /// The loop. `FMA`: the path has fused multiply-add. Implementations must be `#[inline(always)]`.
     fn run<const FMA: bool>(self) -> Self::Out;
@@ -25,7 +25,7 @@ pub(crate) trait Kernel {
 
 /// Runs a kernel on an instruction path (one the processor has, as [`crate::Cx`] makes sure).
 #[inline]
-pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
+pub(crate) fn dispatch<K: Pointwise>(isa: Isa, kernel: K) -> K::Out {
     match isa {
         Isa::Portable => kernel.run::<false>(),
         #[cfg(target_arch = "x86_64")]
@@ -41,13 +41,13 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn avx2<K: Kernel>(kernel: K) -> K::Out {
+fn avx2<K: Pointwise>(kernel: K) -> K::Out {
     kernel.run::<true>()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")]
-fn avx512<K: Kernel>(kernel: K) -> K::Out {
+fn avx512<K: Pointwise>(kernel: K) -> K::Out {
     kernel.run::<true>()
 }
 

@@ -24,11 +24,6 @@ impl Threads {
         self.0.count()
     }
 
-    /// Runs `f` as a member of the pool, which every caller is: loops in it start without a hand-over.
-    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        f()
-    }
-
     /// Calls `f(0)` … `f(n - 1)`, each once, on any thread in any order. What a task computes must not depend on which
     /// thread runs it. Tasks should take at least a few microseconds. They make no tensors: how much memory there is must
     /// not depend on which tasks meet.

@@ -1,14 +1,14 @@
-//! Stages: the extension of the context after the main run (report section 4.3).
+//! Extensions: the extension of the context after the main run (report section 4.3).
 //!
-//! A stage is a run of its own, with its own plan, folder, checkpoints and metrics, so that stopping, resuming and looking
+//! An extension is a run of its own, with its own plan, folder, checkpoints and metrics, so that stopping, resuming and looking
 //! at it need nothing new. What it has from the run before it: weights, averaged weights, AdamW's moments and its count of
 //! updates, and the place in the data. The report does not say what became of the moments; they are kept here, because a
-//! stage begins at the small learning rate at which the run before it ended: with fresh moments AdamW's first steps would
+//! extension begins at the small learning rate at which the run before it ended: with fresh moments AdamW's first steps would
 //! have the size of the learning rate in every weight, whatever the gradient.
 //!
 //! What changes: sequences are longer, positions are YaRN's, the learning rate is constant or falls once, balance and MTP
 //! weight stay as they are at the main run's end. Checkpoints and validations that the main run counts in tokens come as
-//! often in proportion to the stage's length.
+//! often in proportion to the extension's length.
 
 use hadal_weights::yarn::Yarn;
 
@@ -16,10 +16,10 @@ use crate::plan::Plan;
 use crate::recipe::{Amount, Extension, Lr, Shape};
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
 
-/// What is wrong with a stage: the key, and why.
+/// What is wrong with an extension: the key, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtensionError {
-    /// Of the `[[stage]]` table.
+    /// Of the `[[extension]]` table.
     pub key: &'static str,
     /// What it must be.
     pub message: String,
@@ -30,7 +30,7 @@ fn bad<T>(key: &'static str, message: impl Into<String>) -> Result<T, ExtensionE
 }
 
 impl Plan {
-    /// The plan of a stage after this main run, the `number`th (from 1) of its stages.
+    /// The plan of an extension after this main run, the `number`th (from 1) of its extensions.
     pub fn extension(&self, number: usize, wanted: &Extension) -> Result<Self, ExtensionError> {
         let seq_len = wanted.seq_len;
         if seq_len < 2 {
@@ -54,7 +54,7 @@ impl Plan {
         }
         // V3's own values where the model does not say: the softmax is scaled by (0.1 ln factor + 1)^2.
         let yarn = before.unwrap_or(Yarn { mscale_all_dim: 1.0, ..Yarn::default() });
-        // A first stage may only lengthen what is trained.
+        // A first extension may only lengthen what is trained.
         let scaled = factor > 1.0 || known.is_some();
         model.rope_scaling = scaled.then_some(Yarn { factor, original_max_position_embeddings: original, ..yarn });
         model.max_position_embeddings = reached;
@@ -104,7 +104,7 @@ impl Plan {
         let mut data = self.data.clone();
         data.seq_len = seq_len;
         Ok(Self {
-            name: format!("{}, stage {number}: {seq_len} tokens", self.name),
+            name: format!("{}, extension {number}: {seq_len} tokens", self.name),
             model,
             data,
             shuffle_len: self.data.seq_len,
@@ -131,7 +131,7 @@ mod tests {
     use crate::recipe::Recipe;
 
     const RECIPE: &str = "[model]\nconfig = \"small\"\n\n[schedule]\ntotal_tokens = \"20M\"\npeak_lr = 1e-3\n\n[data]\n\
-        seq_len = 512\n\n[[stage]]\nseq_len = 4096\nfactor = 32\ntotal_tokens = \"2M\"\nsequences = 4\n\n[[stage]]\n\
+        seq_len = 512\n\n[[extension]]\nseq_len = 4096\nfactor = 32\ntotal_tokens = \"2M\"\nsequences = 4\n\n[[extension]]\n\
         seq_len = 16384\ntotal_tokens = \"100 steps\"\nlr = \"2%\"\n";
 
     fn plan(text: &str) -> Result<Plan, String> {
@@ -139,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn stages_change_what_they_say_and_keep_the_rest() {
+    fn extensions_change_what_they_say_and_keep_the_rest() {
         let p = plan(RECIPE).unwrap();
-        let [a, b] = p.extensions.as_slice() else { panic!("{} stages", p.extensions.len()) };
+        let [a, b] = p.extensions.as_slice() else { panic!("{} extensions", p.extensions.len()) };
         let yarn = a.model.rope_scaling.as_ref().unwrap();
         assert_eq!((yarn.factor, yarn.original_max_position_embeddings, yarn.mscale_all_dim), (32.0, 512, 1.0));
         assert_eq!((a.model.max_position_embeddings, a.data.seq_len), (16384, 4096));
@@ -155,11 +155,11 @@ mod tests {
         assert_eq!((b.schedule.total_tokens, b.schedule.batch.to), (1_638_400, 1));
         assert!((b.schedule.lr(5) - 2e-5).abs() < 1e-12);
         assert_eq!(b.schedule.step(0).unwrap().sequences, 1);
-        // A stage may cool down.
+        // An extension may cool down.
         let p = plan(&RECIPE.replace("lr = \"2%\"", "lr = \"2%\"\nlr_end = \"1%\"")).unwrap();
         let rates = [0, 819_200, 1_638_400].map(|t| p.extensions[1].schedule.lr(t));
         assert!(rates.iter().zip([2e-5, 1.5e-5, 1e-5]).all(|(a, b)| (a - b).abs() < 1e-10), "{rates:?}");
-        // A tenth of the run is a tenth of the stage.
+        // A tenth of the run is a tenth of the extension.
         assert_eq!((p.checkpoint_every, a.checkpoint_every), (Every::Tokens(2_000_000), Every::Tokens(200_000)));
         // The window of shuffled rows keeps its size in tokens.
         assert_eq!(a.shuffle_len, 512);
@@ -169,18 +169,18 @@ mod tests {
     #[test]
     fn mistakes_are_told_by_key() {
         for (from, to, key, word) in [
-            ("factor = 32", "factor = 4", "stage.0.factor", "2048"),
-            ("factor = 32", "factor = 0.5", "stage.0.factor", "at least 1"),
-            ("seq_len = 4096", "seq_len = 1", "stage.0.seq_len", "at least 2"),
-            ("total_tokens = \"2M\"", "total_tokens = \"5%\"", "stage.0.total_tokens", "steps"),
-            ("total_tokens = \"2M\"", "total_tokens = 0", "stage.0.total_tokens", "more than 0"),
-            ("sequences = 4", "sequences = 4\nmicro_batch = 3", "stage.0.sequences", "micro-batches of 3"),
-            ("sequences = 4", "micro_batch = 0", "stage.0.micro_batch", "at least 1"),
-            ("lr = \"2%\"", "lr = \"3 steps\"", "stage.1.lr", "peak_lr"),
-            ("lr = \"2%\"", "lr = 0.0", "stage.1.lr", "above 0"),
-            ("lr = \"2%\"", "lr_end = 0.0", "stage.1.lr_end", "above 0"),
-            ("lr = \"2%\"", "original_len = 0", "stage.1.original_len", "at least 1"),
-            ("lr = \"2%\"", "learning_rate = 1", "stage", "learning_rate"),
+            ("factor = 32", "factor = 4", "extension.0.factor", "2048"),
+            ("factor = 32", "factor = 0.5", "extension.0.factor", "at least 1"),
+            ("seq_len = 4096", "seq_len = 1", "extension.0.seq_len", "at least 2"),
+            ("total_tokens = \"2M\"", "total_tokens = \"5%\"", "extension.0.total_tokens", "steps"),
+            ("total_tokens = \"2M\"", "total_tokens = 0", "extension.0.total_tokens", "more than 0"),
+            ("sequences = 4", "sequences = 4\nmicro_batch = 3", "extension.0.sequences", "micro-batches of 3"),
+            ("sequences = 4", "micro_batch = 0", "extension.0.micro_batch", "at least 1"),
+            ("lr = \"2%\"", "lr = \"3 steps\"", "extension.1.lr", "peak_lr"),
+            ("lr = \"2%\"", "lr = 0.0", "extension.1.lr", "above 0"),
+            ("lr = \"2%\"", "lr_end = 0.0", "extension.1.lr_end", "above 0"),
+            ("lr = \"2%\"", "original_len = 0", "extension.1.original_len", "at least 1"),
+            ("lr = \"2%\"", "learning_rate = 1", "extension", "learning_rate"),
         ] {
             let e = plan(&RECIPE.replace(from, to)).unwrap_err();
             assert!(e.starts_with("r.toml, line ") && e.contains(&format!("`{key}")) && e.contains(word), "{to}: {e}");
@@ -192,13 +192,13 @@ mod tests {
         let p = Plan::new(&Recipe::load("deepseek-v3", &[]).unwrap(), None).unwrap();
         let steps: Vec<u64> = p.extensions.iter().map(|s| s.schedule.total_steps()).collect();
         assert_eq!(steps, [1000, 1000]);
-        for (stage, (len, sequences)) in p.extensions.iter().zip([(32_768, 1920), (131_072, 480)]) {
-            assert_eq!((stage.data.seq_len, stage.schedule.batch.to), (len, sequences));
-            assert!((stage.schedule.lr(1) - 7.3e-6).abs() < 1e-12);
+        for (extension, (len, sequences)) in p.extensions.iter().zip([(32_768, 1920), (131_072, 480)]) {
+            assert_eq!((extension.data.seq_len, extension.schedule.batch.to), (len, sequences));
+            assert!((extension.schedule.lr(1) - 7.3e-6).abs() < 1e-12);
             // The released configuration: factor 40 over 4096, 163,840 positions.
             let released = hadal_weights::ModelConfig::named("deepseek-v3").unwrap();
-            assert_eq!(stage.model.rope_scaling, released.rope_scaling);
-            assert_eq!(stage.model.max_position_embeddings, released.max_position_embeddings);
+            assert_eq!(extension.model.rope_scaling, released.rope_scaling);
+            assert_eq!(extension.model.max_position_embeddings, released.max_position_embeddings);
         }
     }
 }

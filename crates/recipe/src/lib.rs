@@ -4,6 +4,7 @@ pub mod extension;
 pub mod plan;
 pub mod recipe;
 mod removed;
+mod renamed;
 pub mod schedule;
 
 pub use plan::{PLAN_FILE, Plan, PlanError};

@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::recipe::{
-    Amount, Balance, BalanceMethod, Data, Objective, Optimizer, Recipe, RecipeError, Run, RunPrecision, Spike, Text,
-    Total, nearest,
+    Amount, Balance, BalanceMethod, Data, Objective, Optimizer, Recipe, RecipeError, RunPrecision, RunSettings, Spike,
+    Text, Total, nearest,
 };
-use crate::removed;
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
+use crate::{removed, renamed};
 
 /// Name of the plan in a run's folder.
 pub const PLAN_FILE: &str = "plan.json";
@@ -55,14 +55,14 @@ pub struct Plan {
     pub eval_every: Every,
     pub eval_tokens: u64,
     pub spike: Spike,
-    pub run: Run,
+    pub run: RunSettings,
     /// Formats of products and of kept activations.
     pub precision: Precision,
-    /// Length of the rows that `data.shuffle_rows` counts: in a stage the main run's, otherwise 0 (its own).
+    /// Length of the rows that `data.shuffle_rows` counts: in an extension the main run's, otherwise 0 (its own).
     #[serde(default)]
     pub shuffle_len: usize,
     /// The plans of what comes after this run, one after the other.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", rename = "stages")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<Plan>,
 }
 
@@ -133,10 +133,10 @@ impl Plan {
             shuffle_len: 0,
             extensions: Vec::new(),
         };
-        let stages = recipe.stage.iter().enumerate().map(|(i, s)| {
-            plan.extension(i + 1, s).map_err(|e| recipe.source.at_key(&format!("stage.{i}.{}", e.key), e.message))
+        let extensions = recipe.extension.iter().enumerate().map(|(i, s)| {
+            plan.extension(i + 1, s).map_err(|e| recipe.source.at_key(&format!("extension.{i}.{}", e.key), e.message))
         });
-        plan.extensions = stages.collect::<Result<_, _>>()?;
+        plan.extensions = extensions.collect::<Result<_, _>>()?;
         Ok(plan)
     }
 
@@ -174,6 +174,7 @@ impl Plan {
         if found != u64::from(VERSION) {
             return Err(PlanError::Version { path: shown, found });
         }
+        renamed::in_plan(&mut value);
         removed::take_from_plan(&mut value).map_err(|(key, removed)| PlanError::Removed {
             path: shown.clone(),
             key,
@@ -182,7 +183,33 @@ impl Plan {
         serde_json::from_value(value).map_err(malformed)
     }
 
-    /// The dotted keys in which two plans differ, with both values: what a resume with a changed recipe leaves out.
+    /// The plan of the run that made a model, where `model` lies in that run's folder or is the folder itself.
+    pub fn of_model(model: &Path) -> Option<Self> {
+        let path = model.canonicalize().ok()?;
+        // A checkpoint lies in RUN/checkpoints/step-N, a finished model in RUN/model.
+        let run = path.ancestors().take(3).find(|p| p.join(PLAN_FILE).is_file())?;
+        Self::load(run).ok()
+    }
+
+    /// What a recipe says otherwise than this plan of a run that has begun: dotted keys with the run's value and the
+    /// recipe's. The folder and the threads may change, and so may what was measured; extensions may have been added.
+    pub fn contradicted_by(&self, recipe: &Recipe) -> Result<Vec<String>, RecipeError> {
+        let mut recipe = recipe.clone();
+        if Self::needs_measurement(&recipe) {
+            recipe.schedule.total_tokens = Total::Tokens(self.schedule.total_tokens);
+        }
+        let mut wanted = Self::new(&recipe, None)?;
+        let mut stored = self.clone();
+        stored.extensions.truncate(wanted.extensions.len());
+        let theirs = [&mut wanted.run].into_iter().chain(wanted.extensions.iter_mut().map(|e| &mut e.run));
+        for run in theirs.chain([&mut stored.run]).chain(stored.extensions.iter_mut().map(|e| &mut e.run)) {
+            run.out.clear();
+            run.threads = 0;
+        }
+        Ok(stored.differences(&wanted))
+    }
+
+    /// The dotted keys in which two plans differ, with both values.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let value = |p: &Self| serde_json::to_value(p).expect("a plan has string keys and finite numbers");
         let mut out = Vec::new();

@@ -79,7 +79,7 @@ pub(crate) fn take_from_recipe(recipe: &mut DeTable<'_>) -> Result<(), &'static 
     Ok(())
 }
 
-/// Takes removed keys out of a stored plan and of its stages. An error is the first one that asked for something, with its
+/// Takes removed keys out of a stored plan and of its extensions. An error is the first one that asked for something, with its
 /// full key.
 pub(crate) fn take_from_plan(plan: &mut Value) -> Result<(), (String, &'static Removed)> {
     for removed in &REMOVED {
@@ -89,9 +89,9 @@ pub(crate) fn take_from_plan(plan: &mut Value) -> Result<(), (String, &'static R
             return Err((removed.key.into(), removed));
         }
     }
-    let stages = plan.get_mut("stages").and_then(Value::as_array_mut).into_iter().flatten();
-    for (i, stage) in stages.enumerate() {
-        take_from_plan(stage).map_err(|(key, removed)| (format!("stages.{i}.{key}"), removed))?;
+    let extensions = plan.get_mut("extensions").and_then(Value::as_array_mut).into_iter().flatten();
+    for (i, extension) in extensions.enumerate() {
+        take_from_plan(extension).map_err(|(key, removed)| (format!("extensions.{i}.{key}"), removed))?;
     }
     Ok(())
 }
@@ -103,7 +103,7 @@ mod tests {
     use serde_json::{Value, json};
 
     const RECIPE: &str = "[model]\nconfig = \"small\"\n\n[schedule]\ntotal_tokens = \"20M\"\npeak_lr = 1e-3\n\n[data]\n\
-        seq_len = 512\n\n[[stage]]\nseq_len = 1024\ntotal_tokens = \"1M\"\n\n";
+        seq_len = 512\n\n[[extension]]\nseq_len = 1024\ntotal_tokens = \"1M\"\n\n";
 
     fn plan(rest: &str, set: &[&str]) -> Result<Plan, String> {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
@@ -165,13 +165,16 @@ mod tests {
         };
         let both = |plan: &mut Value| {
             old(plan);
-            old(&mut plan["stages"][0]);
+            old(&mut plan["extensions"][0]);
         };
         assert_eq!(load(&both).unwrap(), new);
         let error = load(&|plan| plan["run"]["nudge"] = json!(2)).unwrap_err();
         assert!(error.contains("plan.json: `run.nudge` was removed: a run of an experiment"), "{error}");
-        let error = load(&|plan| plan["stages"][0]["precision"]["accumulator"] = json!("14-bit")).unwrap_err();
-        assert!(error.contains("`stages.0.precision.accumulator` was removed: `hadal bench accumulator`"), "{error}");
+        let error = load(&|plan| plan["extensions"][0]["precision"]["accumulator"] = json!("14-bit")).unwrap_err();
+        assert!(
+            error.contains("`extensions.0.precision.accumulator` was removed: `hadal bench accumulator`"),
+            "{error}"
+        );
         assert!(error.contains("the program that began it"), "{error}");
     }
 }

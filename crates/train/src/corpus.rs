@@ -30,7 +30,7 @@ pub struct Corpus {
 }
 
 /// Where the text comes from.
-pub enum Source<'a> {
+pub enum TextSource<'a> {
     /// The sources of exactly the packages of a lock file (its text), from Cargo's registry.
     CargoLock(&'a str),
     /// Files and folders; a folder with packed data (`train.json`) is taken as it is.
@@ -40,26 +40,26 @@ pub enum Source<'a> {
 impl Corpus {
     /// Reads, filters, splits, trains the tokenizer (or loads it) and packs, telling `say` what it does.
     pub fn prepare(
-        source: &Source<'_>,
+        source: &TextSource<'_>,
         data: &Data,
         vocab_size: usize,
         seed: u64,
         folder: &Path,
         say: &mut dyn FnMut(&str),
     ) -> Result<Self, DataError> {
-        if let Source::Paths([path]) = source
+        if let TextSource::Paths([path]) = source
             && Path::new(path).join("train.json").is_file()
         {
             say(&format!("{path} holds packed tokens"));
             return Self::open_in(Path::new(path), Path::new(path));
         }
-        let texts = read(source, say)?;
+        let texts = read(source, &data.text_field, say)?;
         let (count, megabytes) = (texts.documents.len(), texts.bytes() as f64 / 1e6);
         say(&format!("{count} documents, {megabytes:.1} MB"));
         if !texts.left_out.is_empty() {
             say(&format!("not read: {}", texts.left_out));
         }
-        let code = matches!(source, Source::CargoLock(_));
+        let code = matches!(source, TextSource::CargoLock(_));
         let documents = match data.filter {
             Filter::None => texts.documents,
             Filter::Code => filtered(texts.documents, &FilterOptions::default(), say)?,
@@ -67,8 +67,10 @@ impl Corpus {
             Filter::Auto | Filter::Prose => filtered(texts.documents, &FilterOptions::prose(), say)?,
         };
         let split = split::hold_out(documents, data.validation_share, seed)?;
-        let held = split.held_out.join(", ");
-        say(&format!("held out for validation: {held} ({:.2} MB)", megabytes_of(&split.validation)));
+        say(&match split.held_out.join(", ") {
+            none if none.is_empty() => "nothing is held out, so there will be no validation".into(),
+            held => format!("held out for validation: {held} ({:.2} MB)", megabytes_of(&split.validation)),
+        });
         let (beside, packed) = (folder.join("tokenizer"), folder.join("data"));
         pack_split(&split.train, &split.validation, data, vocab_size, seed, [&beside, &packed], say)?;
         Self::open(folder)
@@ -170,10 +172,12 @@ fn megabytes_of(documents: &[Document]) -> f64 {
     documents.iter().map(|d| d.text.len()).sum::<usize>() as f64 / 1e6
 }
 
-fn read(source: &Source<'_>, say: &mut dyn FnMut(&str)) -> Result<Texts, DataError> {
+fn read(source: &TextSource<'_>, text_field: &str, say: &mut dyn FnMut(&str)) -> Result<Texts, DataError> {
     match source {
-        Source::Paths(paths) => read_paths(paths, &SourceOptions::default()),
-        Source::CargoLock(lock) => {
+        TextSource::Paths(paths) => {
+            read_paths(paths, &SourceOptions { text_field: text_field.into(), ..SourceOptions::default() })
+        }
+        TextSource::CargoLock(lock) => {
             let home = cargo_sources::cargo_home()?;
             let CargoSources { texts, found, missing } = cargo_sources::read(lock, &home)?;
             let absent = match missing.len() {

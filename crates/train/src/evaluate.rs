@@ -1,9 +1,12 @@
 //! Loss and bits per byte on windows of held-out text.
 
+use hadal_base::{IoContext, atomic};
 use hadal_data::{EvalSet, EvalWindow};
 use hadal_model::{Input, Model, Segment};
 use hadal_ops::Cx;
 use hadal_watch::metrics::Validation;
+use hadal_watch::plot::{self, PlotError};
+use std::path::Path;
 
 /// As many tokens are run together as so many full windows have ...
 const WINDOWS: usize = 8;
@@ -89,6 +92,22 @@ pub fn by_place(places: &[AtPosition]) -> Vec<Stretch> {
     places.chunks(size).enumerate().filter_map(stretch).collect()
 }
 
+/// Writes the mean loss by place in the window to `by_position.jsonl` and `by_position.svg` in `folder`.
+pub fn write_by_place(folder: &Path, title: &str, places: &[AtPosition]) -> Result<(), PlotError> {
+    std::fs::create_dir_all(folder).at("create", folder)?;
+    let stretches = by_place(places);
+    let line = |s: &Stretch| {
+        let perplexity = s.loss.exp();
+        serde_json::json!({"from": s.from, "to": s.to, "loss": s.loss, "perplexity": perplexity, "tokens": s.targets})
+            .to_string()
+            + "\n"
+    };
+    let lines: String = stretches.iter().map(line).collect();
+    atomic::write_file(&folder.join("by_position.jsonl"), lines.as_bytes())?;
+    let points = stretches.iter().map(|s| (s.middle(), s.loss)).collect();
+    plot::by_position(&folder.join("by_position.svg"), title, &[("", points)])
+}
+
 /// Hands the windows of `set` to `run`, as many at a time as there is room for, each a segment of its own length, with the
 /// number of windows done after them, until it returns false; says whether it never did.
 pub fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> bool) -> bool {
@@ -151,12 +170,10 @@ mod tests {
         let cx = Cx::cpu(2, DType::Bf16);
         let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 1, std: 0.1 });
         let mut done = Vec::new();
-        let (found, places) = cx.threads().run(|| {
-            evaluate_by_position(&cx, &model, &set, &mut |n, all| {
-                assert_eq!(all, set.windows.len());
-                done.push(n);
-                true
-            })
+        let (found, places) = evaluate_by_position(&cx, &model, &set, &mut |n, all| {
+            assert_eq!(all, set.windows.len());
+            done.push(n);
+            true
         });
         assert!(done.len() > 1 && done.is_sorted() && done.last() == Some(&set.windows.len()), "{done:?}");
         let (mut total, mut alone) = (0.0, vec![AtPosition::default(); 24]);
@@ -165,7 +182,7 @@ mod tests {
             let mut input = Input::new(&cx, 0);
             let weights = weights.as_deref();
             input.set([Segment { weights, ..Segment::to_predict(set.tokens(window)) }].into_iter());
-            let (losses, _) = cx.threads().run(|| model.losses(&cx, &input, None, false, None));
+            let (losses, _) = model.losses(&cx, &input, None, false, None);
             for ((loss, target), place) in losses.f32().iter().zip(input.targets.ids.i32()).zip(&mut alone) {
                 total += f64::from(*loss);
                 place.loss += f64::from(*loss);
@@ -175,7 +192,7 @@ mod tests {
         assert_eq!(found.loss, total / set.scored as f64);
         assert_eq!(places, alone);
         assert_eq!(places.iter().map(|p| p.targets).sum::<u64>(), set.scored);
-        let stopped = cx.threads().run(|| evaluate(&cx, &model, &set, &mut |_, _| false));
+        let stopped = evaluate(&cx, &model, &set, &mut |_, _| false);
         assert!(stopped.loss.is_nan());
     }
 }

@@ -9,9 +9,10 @@ use hadal_weights::folder;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the `number`th stage (from 1) of a run lies.
+/// Where the `number`th extension (from 1) of a run lies: `extension-N`, or `stage-N` in a run of an older version.
 pub fn extension_folder(run: &Path, number: usize) -> PathBuf {
-    run.join(format!("stage-{number}"))
+    let old = run.join(format!("stage-{number}"));
+    if old.is_dir() { old } else { run.join(format!("extension-{number}")) }
 }
 
 /// A run is finished once its model is there.
@@ -19,7 +20,7 @@ pub fn is_finished(run: &Path) -> bool {
     run.join("model").join("config.json").is_file()
 }
 
-/// Trains the stages of a finished run that are not finished themselves; says whether all are now.
+/// Trains the extensions of a finished run that are not finished themselves; says whether all are now.
 pub fn run_extensions(main: &Session, make: Make, plain: bool, say: Say<'_>) -> Result<bool, SessionError> {
     let mut before = main.folder.clone();
     for (i, plan) in main.plan.extensions.iter().enumerate() {
@@ -29,14 +30,14 @@ pub fn run_extensions(main: &Session, make: Make, plain: bool, say: Say<'_>) -> 
             continue;
         }
         let resumed = folder.join(PLAN_FILE).exists();
-        // A stage that has begun keeps the plan it began with.
+        // An extension that has begun keeps the plan it began with.
         let plan = if resumed { Plan::load(&folder)? } else { plan.clone() };
         let start = folder::checkpoints(&before.join("checkpoints"))?
             .pop()
             .ok_or_else(|| SessionError::NoCheckpoint { folder: before.clone(), number: i + 1 })?;
         let factor = plan.model.rope_scaling.as_ref().map_or(1.0, |y| y.factor);
         say(&format!(
-            "stage {}: sequences of {} tokens, YaRN by {factor}, {:.2} M tokens in {} steps, from {}",
+            "extension {}: sequences of {} tokens, YaRN by {factor}, {:.2} M tokens in {} steps, from {}",
             i + 1,
             plan.data.seq_len,
             plan.schedule.total_tokens as f64 / 1e6,
@@ -45,13 +46,14 @@ pub fn run_extensions(main: &Session, make: Make, plain: bool, say: Say<'_>) -> 
         ));
         std::fs::create_dir_all(&folder).at("create", &folder)?;
         plan.save(&folder)?;
-        let stage = Session { folder, plan, corpus: Arc::clone(&main.corpus), resumed, after: Some(start) };
-        let (_, outcome) = stage.train(run::trainer(&stage.plan, None)?, make, plain, say)?;
+        let extension =
+            Session { folder, plan, corpus: Arc::clone(&main.corpus), resumed, after: Some(start), rate: None };
+        let (_, outcome) = extension.train(run::trainer(&extension.plan, None)?, make, plain, say)?;
         if !outcome.finished {
             return Ok(false);
         }
-        say(&format!("model: {}", stage.folder.join("model").display()));
-        before = stage.folder;
+        say(&format!("model: {}", extension.folder.join("model").display()));
+        before = extension.folder;
     }
     Ok(true)
 }

@@ -7,6 +7,7 @@ pub mod evaluate;
 pub mod extend;
 pub mod objective;
 pub mod optim;
+mod pace;
 pub mod run;
 pub mod session;
 pub mod spike;

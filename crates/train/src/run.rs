@@ -8,7 +8,8 @@ use crate::corpus::Corpus;
 use crate::evaluate::evaluate;
 use crate::objective::{Make, Objective};
 use crate::optim::OptimConfig;
-use crate::spike::{SpikeWatch, Verdict};
+use crate::pace::Pace;
+use crate::spike::{Response, SpikeWatch};
 use crate::step::{StepBatch, StepSettings, Trainer};
 use hadal_base::IoError;
 use hadal_data::{DataError, EvalSet};
@@ -28,6 +29,9 @@ use std::time::Instant;
 
 /// Every so many steps the experts' loads are logged whole (they are most of a line).
 const LOADS_EVERY: u64 = 10;
+
+/// Seconds of a measurement of the processor's peak, at the start of the run and at each validation.
+const PEAK_SECONDS: [f64; 2] = [0.2, 0.02];
 
 /// Why a run ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +161,7 @@ pub struct Run<'a> {
     flops: f64,
     peak: f64,
     last_checkpoint: Option<PathBuf>,
+    pace: Option<Pace>,
 }
 
 impl<'a> Run<'a> {
@@ -187,8 +192,8 @@ impl<'a> Run<'a> {
         }
         let quick = corpus.validation(plan.data.seq_len, Some(plan.eval_tokens))?;
         let flops = count::flops(&plan.model, plan.data.seq_len).training;
-        let peak = gemm::peak_gflops(&trainer.cx, 0.2) * 1e9;
-        Ok(Self { plan, corpus, folder, trainer, objective, progress, quick, flops, peak, last_checkpoint })
+        let peak = gemm::peak_gflops(&trainer.cx, PEAK_SECONDS[0]) * 1e9;
+        Ok(Self { plan, corpus, folder, trainer, objective, progress, quick, flops, peak, last_checkpoint, pace: None })
     }
 
     /// Begins where the run that left this checkpoint ended, with its weights, moments and place in the data, unless this
@@ -199,6 +204,12 @@ impl<'a> Run<'a> {
             self.objective.resume(self.progress.objective.clone())?;
         }
         Ok(self)
+    }
+
+    /// Tells when training becomes slower than `rate` tokens a second, from which the run's length was made.
+    pub fn expecting(mut self, rate: f64) -> Self {
+        self.pace = Some(Pace::new(rate));
+        self
     }
 
     /// Where it stands.
@@ -235,19 +246,19 @@ impl<'a> Run<'a> {
             let step = self.progress.step + 1;
             let verdict = self.progress.watch.judge(&self.plan.spike, step, losses.main, norm);
             let spike = match verdict {
-                Verdict::Normal | Verdict::Continue(_) => {
+                Response::Normal | Response::Continue(_) => {
                     self.trainer.update(&settings, norm);
-                    if let Verdict::Continue(what) = verdict { Some(what) } else { None }
+                    if let Response::Continue(what) = verdict { Some(what) } else { None }
                 }
-                Verdict::Skip(what) => Some(format!("{what}; step left out")),
-                Verdict::Rollback(what) => {
+                Response::Skip(what) => Some(format!("{what}; step left out")),
+                Response::Rollback(what) => {
                     live.message(&format!("{what}; back to the last checkpoint"));
                     self.roll_back()?;
                     log = MetricsLog::open(self.folder, self.progress.step)?;
                     events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;
                     continue;
                 }
-                Verdict::Stop(what) => return Err(RunError::Diverged(what)),
+                Response::Stop(what) => return Err(RunError::Diverged(what)),
             };
             if let Some(what) = &spike {
                 live.message(what);
@@ -261,6 +272,10 @@ impl<'a> Run<'a> {
             self.progress.elapsed += seconds;
             let layers = self.layers();
             let due = |every: hadal_recipe::schedule::Every| every.is_due(step, before, before + tokens);
+            if due(self.plan.eval_every) {
+                // Others may have had the processor before: the peak is the best that was seen.
+                self.peak = self.peak.max(gemm::peak_gflops(&self.trainer.cx, PEAK_SECONDS[1]) * 1e9);
+            }
             let last = before + tokens >= self.plan.schedule.total_tokens;
             let validation = (due(self.plan.eval_every) || last).then(|| self.validate(&live)).flatten();
             let rate = tokens as f64 / seconds;
@@ -288,6 +303,10 @@ impl<'a> Run<'a> {
             log.append(&metrics)?;
             events.append(&metrics)?;
             live.step(&metrics);
+            let left = self.plan.schedule.total_tokens.saturating_sub(self.progress.tokens);
+            if let Some(slower) = self.pace.as_mut().and_then(|pace| pace.step(tokens, seconds, left)) {
+                live.message(&slower);
+            }
             if due(self.plan.checkpoint_every) && !last {
                 match self.save() {
                     Ok(path) => live.message(&format!("saved {}", path.display())),
@@ -301,7 +320,11 @@ impl<'a> Run<'a> {
         Ok(Outcome { finished, checkpoint, progress: self.progress.clone() })
     }
 
+    /// Loss and bits per byte of the held-out text. None where nothing is held out, or where the user stopped it.
     fn validate(&mut self, live: &Live) -> Option<Validation> {
+        if self.quick.scored == 0 {
+            return None;
+        }
         let Trainer { cx, model, masters, ema, .. } = &mut self.trainer;
         let look = |model: &Model| evaluate(cx, model, &self.quick, &mut |_, _| !live.stop_requested());
         let mut v = look(model);

@@ -1,7 +1,7 @@
 //! A run's folder from its recipe on: text read and packed, the plan, training, what is left behind at its end.
 
 use crate::checkpoint::{self, CheckpointError};
-use crate::corpus::{Corpus, Source};
+use crate::corpus::{Corpus, TextSource};
 use crate::objective::Make;
 use crate::run::{self, Outcome, Run, RunError};
 use crate::step::Trainer;
@@ -35,8 +35,21 @@ pub enum SessionError {
     /// There is no run in the folder.
     #[error("nothing to resume in {}: start without --resume", .0.display())]
     NothingToResume(PathBuf),
+    /// A run goes on by its plan, and this command asks for something else.
+    #[error(
+        "the run in {} has begun with other settings, and a resumed run keeps them (the run's / this command's): {}; \
+         leave these out, or begin a new run with another run.out",
+        folder.display(),
+        settings.join("; ")
+    )]
+    OtherSettings {
+        /// The run.
+        folder: PathBuf,
+        /// Keys with both values.
+        settings: Vec<String>,
+    },
     /// A run without a checkpoint, of which an extension was to begin.
-    #[error("{} has no checkpoint for stage {number} to begin with", folder.display())]
+    #[error("{} has no checkpoint for extension {number} to begin with", folder.display())]
     NoCheckpoint {
         /// The run.
         folder: PathBuf,
@@ -83,6 +96,8 @@ pub struct Session {
     pub resumed: bool,
     /// Checkpoint of the run that this one begins after.
     pub after: Option<PathBuf>,
+    /// Tokens a second from which the length of the run was made, if it was just measured.
+    pub rate: Option<f64>,
 }
 
 /// A new run whose text is read and packed.
@@ -106,7 +121,7 @@ impl Prepared {
         std::fs::create_dir_all(&folder).at("create", &folder)?;
         let draft = Plan::draft(&recipe)?;
         let paths = draft.text.clone();
-        let source = paths.as_deref().map_or(Source::CargoLock(LOCK), Source::Paths);
+        let source = paths.as_deref().map_or(TextSource::CargoLock(LOCK), TextSource::Paths);
         let vocab = if draft.data.vocab_size > 0 { draft.data.vocab_size } else { draft.model.vocab_size };
         let seed = draft.run.seed;
         let corpus = Corpus::prepare(&source, &draft.data, vocab, seed, &folder, &mut |line| say(line))?;
@@ -117,7 +132,7 @@ impl Prepared {
     pub fn begin(self, rate: Option<f64>) -> Result<Session> {
         let plan = Plan::new(&self.recipe, rate)?;
         plan.save(&self.folder)?;
-        Ok(Session { folder: self.folder, plan, corpus: Arc::new(self.corpus), resumed: false, after: None })
+        Ok(Session { folder: self.folder, plan, corpus: Arc::new(self.corpus), resumed: false, after: None, rate })
     }
 }
 
@@ -145,7 +160,30 @@ impl Session {
         }
         let plan = Plan::load(folder)?;
         let corpus = Corpus::of_run(folder, plan.text.as_deref())?;
-        Ok(Self { folder: folder.to_owned(), plan, corpus: Arc::new(corpus), resumed: true, after: None })
+        Ok(Self { folder: folder.to_owned(), plan, corpus: Arc::new(corpus), resumed: true, after: None, rate: None })
+    }
+
+    /// Opens a stopped run with the recipe of the command that resumes it. The run goes on by its plan. What the command
+    /// overrides in the recipe must agree with the plan; what else the recipe says otherwise is told and not used. Threads
+    /// are the recipe's, since they change no result.
+    pub fn resume_with(recipe: &Recipe, say: Say<'_>) -> Result<Self> {
+        let mut session = Self::resume(Path::new(&recipe.run.out))?;
+        let written = session.plan.contradicted_by(&recipe.without_overrides()?)?;
+        let (told, refused): (Vec<_>, Vec<_>) =
+            session.plan.contradicted_by(recipe)?.into_iter().partition(|setting| written.contains(setting));
+        if !refused.is_empty() {
+            return Err(SessionError::OtherSettings { folder: session.folder, settings: refused });
+        }
+        if !told.is_empty() {
+            let told = told.join("; ");
+            say(&format!(
+                "the run goes on by its own settings, not by this recipe's (the run's / the recipe's): {told}"
+            ));
+        }
+        if recipe.source.has("run.threads") {
+            session.plan.run.threads = recipe.run.threads;
+        }
+        Ok(session)
     }
 
     /// Trains to the end of the plan and leaves plots and, when finished, the model behind.
@@ -154,6 +192,9 @@ impl Session {
         let mut run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, objective, self.resumed)?;
         if let Some(checkpoint) = &self.after {
             run = run.after(checkpoint)?;
+        }
+        if let Some(rate) = self.rate {
+            run = run.expecting(rate);
         }
         let at = run.progress().tokens;
         if at > 0 {
@@ -175,7 +216,7 @@ impl Session {
         // A model may be dense in all its layers.
         if steps.iter().any(|m| !m.layers.is_empty()) {
             plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
-            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::Run { name, seeds: &[steps] }])?;
+            plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::PlottedRun { name, seeds: &[steps] }])?;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ const LEAST_STEPS: usize = 8;
 
 /// What the trainer does with a step.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum Response {
     /// Nothing to see.
     Normal,
     /// A spike that is only reported.
@@ -51,7 +51,7 @@ pub struct SpikeWatch {
 
 impl SpikeWatch {
     /// Judges a step before its gradients reach the weights.
-    pub fn judge(&mut self, cfg: &Spike, step: u64, loss: f64, grad_norm: f64) -> Verdict {
+    pub fn judge(&mut self, cfg: &Spike, step: u64, loss: f64, grad_norm: f64) -> Response {
         let finite = loss.is_finite() && grad_norm.is_finite();
         let judging = step > cfg.ignore_first && self.losses.len() >= LEAST_STEPS.min(cfg.window);
         let reason = if !finite {
@@ -63,33 +63,33 @@ impl SpikeWatch {
         };
         let Some(reason) = reason else {
             self.accept(cfg, loss, grad_norm);
-            return Verdict::Normal;
+            return Response::Normal;
         };
         let reason = format!("step {step}: {reason}");
         match cfg.action {
             SpikeAction::Continue if finite => {
                 self.accept(cfg, loss, grad_norm);
-                Verdict::Continue(reason)
+                Response::Continue(reason)
             }
             // A gradient that is no number ends every weight it touches: skipping is the only way on.
             SpikeAction::Continue | SpikeAction::Skip => {
                 self.skips += 1;
                 if self.skips <= cfg.max_skips {
-                    return Verdict::Skip(reason);
+                    return Response::Skip(reason);
                 }
                 if finite {
                     self.skips = 0;
                     self.accept(cfg, loss, grad_norm);
-                    return Verdict::Continue(format!("{reason}; taken after {} skipped steps", cfg.max_skips));
+                    return Response::Continue(format!("{reason}; taken after {} skipped steps", cfg.max_skips));
                 }
-                Verdict::Stop(format!("{reason}; {} steps before it were skipped already", cfg.max_skips))
+                Response::Stop(format!("{reason}; {} steps before it were skipped already", cfg.max_skips))
             }
             SpikeAction::Rollback => {
                 self.rollbacks += 1;
                 if self.rollbacks <= cfg.max_rollbacks {
-                    return Verdict::Rollback(reason);
+                    return Response::Rollback(reason);
                 }
-                Verdict::Stop(format!("{reason}; the run was rolled back {} times already", cfg.max_rollbacks))
+                Response::Stop(format!("{reason}; the run was rolled back {} times already", cfg.max_rollbacks))
             }
         }
     }
@@ -147,7 +147,7 @@ mod tests {
         for s in steps {
             let noise = ((s * 7919) % 13) as f64 / 13.0 - 0.5;
             let v = watch.judge(cfg, s, 6.0 - 0.002 * s as f64 + 0.2 * noise, 1.0 + 0.3 * noise);
-            assert_eq!(v, Verdict::Normal, "step {s}");
+            assert_eq!(v, Response::Normal, "step {s}");
         }
     }
 
@@ -156,10 +156,10 @@ mod tests {
         let c = cfg(SpikeAction::Continue);
         let mut w = SpikeWatch::default();
         calm(&mut w, &c, 1..=200);
-        assert!(matches!(w.judge(&c, 201, 9.0, 1.0), Verdict::Continue(r) if r.contains("loss 9.0000")));
-        assert!(matches!(w.judge(&c, 202, 5.6, 8.0), Verdict::Continue(r) if r.contains("gradient norm 8.000")));
+        assert!(matches!(w.judge(&c, 201, 9.0, 1.0), Response::Continue(r) if r.contains("loss 9.0000")));
+        assert!(matches!(w.judge(&c, 202, 5.6, 8.0), Response::Continue(r) if r.contains("gradient norm 8.000")));
         // A single outlier in the window does not blind the watch.
-        assert!(matches!(w.judge(&c, 203, 9.0, 1.0), Verdict::Continue(_)));
+        assert!(matches!(w.judge(&c, 203, 9.0, 1.0), Response::Continue(_)));
     }
 
     #[test]
@@ -167,9 +167,9 @@ mod tests {
         let c = cfg(SpikeAction::Skip);
         let mut w = SpikeWatch::default();
         for s in 1..=10 {
-            assert_eq!(w.judge(&c, s, 10f64.powi(s as i32 % 3), 1.0), Verdict::Normal);
+            assert_eq!(w.judge(&c, s, 10f64.powi(s as i32 % 3), 1.0), Response::Normal);
         }
-        assert!(matches!(w.judge(&c, 3, f64::NAN, 1.0), Verdict::Skip(_)));
+        assert!(matches!(w.judge(&c, 3, f64::NAN, 1.0), Response::Skip(_)));
     }
 
     #[test]
@@ -177,14 +177,14 @@ mod tests {
         let c = cfg(SpikeAction::Skip);
         let mut w = SpikeWatch::default();
         calm(&mut w, &c, 1..=50);
-        assert!(matches!(w.judge(&c, 51, 20.0, 1.0), Verdict::Skip(_)));
-        assert_eq!(w.judge(&c, 52, 5.9, 1.0), Verdict::Normal);
-        assert!(matches!(w.judge(&c, 53, 20.0, 1.0), Verdict::Skip(_)));
-        assert!(matches!(w.judge(&c, 54, 20.0, 1.0), Verdict::Skip(_)));
-        assert!(matches!(w.judge(&c, 55, 20.0, 1.0), Verdict::Continue(_)));
-        assert!(matches!(w.judge(&c, 56, 5.9, f64::INFINITY), Verdict::Skip(_)));
-        assert!(matches!(w.judge(&c, 57, 5.9, f64::INFINITY), Verdict::Skip(_)));
-        assert!(matches!(w.judge(&c, 58, 5.9, f64::INFINITY), Verdict::Stop(_)));
+        assert!(matches!(w.judge(&c, 51, 20.0, 1.0), Response::Skip(_)));
+        assert_eq!(w.judge(&c, 52, 5.9, 1.0), Response::Normal);
+        assert!(matches!(w.judge(&c, 53, 20.0, 1.0), Response::Skip(_)));
+        assert!(matches!(w.judge(&c, 54, 20.0, 1.0), Response::Skip(_)));
+        assert!(matches!(w.judge(&c, 55, 20.0, 1.0), Response::Continue(_)));
+        assert!(matches!(w.judge(&c, 56, 5.9, f64::INFINITY), Response::Skip(_)));
+        assert!(matches!(w.judge(&c, 57, 5.9, f64::INFINITY), Response::Skip(_)));
+        assert!(matches!(w.judge(&c, 58, 5.9, f64::INFINITY), Response::Stop(_)));
     }
 
     #[test]
@@ -194,9 +194,9 @@ mod tests {
         calm(&mut w, &c, 1..=50);
         let mut saved: SpikeWatch = serde_json::from_str(&serde_json::to_string(&w).unwrap()).unwrap();
         assert_eq!(saved, w);
-        assert!(matches!(w.judge(&c, 51, 20.0, 1.0), Verdict::Rollback(_)));
+        assert!(matches!(w.judge(&c, 51, 20.0, 1.0), Response::Rollback(_)));
         saved.after_rollback(&w);
-        assert!(matches!(saved.judge(&c, 51, 20.0, 1.0), Verdict::Stop(r) if r.contains("1 times")));
+        assert!(matches!(saved.judge(&c, 51, 20.0, 1.0), Response::Stop(r) if r.contains("1 times")));
     }
 
     #[test]

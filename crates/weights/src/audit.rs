@@ -24,7 +24,7 @@ pub struct Audit {
     pub repeated: Vec<String>,
     /// There and rightly not needed: exact copies, rotary frequencies.
     pub ignored: Vec<String>,
-    /// Scales that are no powers of two though `scale_fmt` says so. No difference: they are read as they are.
+    /// Scales that are not powers of two though `scale_fmt` says so. No difference: they are read as they are.
     pub off_format: Vec<String>,
     pub(crate) path: PathBuf,
     pub(crate) layers: usize,

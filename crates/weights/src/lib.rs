@@ -5,6 +5,7 @@
 //! [`convert`](convert_into) goes from file to file; [`precision`] has the types of the precision table.
 
 mod audit;
+mod beside;
 mod check;
 pub mod config;
 mod config_json;
@@ -29,6 +30,7 @@ mod writer;
 pub mod yarn;
 
 pub use audit::{Audit, Misshaped, Mistyped};
+pub use beside::write_folder;
 pub use config::{ConfigError, ModelConfig, ModelType, ScoringFunc, TopkMethod};
 pub use convert::{Conversion, Converted, convert_into};
 pub use error::Error;
@@ -38,5 +40,5 @@ pub use header::Dtype;
 pub use list::{WeightFormat, expected, is_fp8, is_router_bias};
 pub use quantization::Quantization;
 pub use reader::{Checkpoint, Element, Info};
-pub use writer::{SHARD_BYTES, SaveDtype, SaveOptions, SaveTensor, Source, save, write_into};
+pub use writer::{SHARD_BYTES, SaveDtype, SaveOptions, SaveTensor, TensorSource, save, write_into};
 pub use yarn::Yarn;

@@ -8,6 +8,7 @@ use crate::config::{ModelConfig, TopkMethod};
 use crate::fp8::ScaleFormat;
 use crate::header::SaveDtype;
 use crate::precision::{Precision, Product};
+use std::fmt;
 use std::ops::Range;
 
 /// What a parameter is: decides initialisation, weight decay, and whether it has a gradient.
@@ -301,6 +302,18 @@ pub enum WeightFormat {
     Bf16,
     /// FP8 where the released weights are ([`is_fp8`]), else as `Bf16`.
     Fp8(ScaleFormat),
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Fp8(ScaleFormat::F32) => "fp8 with f32 scales",
+            Self::Fp8(ScaleFormat::Ue8m0) => "fp8 with ue8m0 scales",
+            Self::Fp8(ScaleFormat::Ue8m0Byte) => "fp8 with ue8m0 scales in bytes",
+        })
+    }
 }
 
 impl WeightFormat {

@@ -31,7 +31,7 @@ pub const SHARD_BYTES: usize = 5_000_000_000;
 const PIECE: usize = 1 << 20;
 
 /// Where values come from. Asked tensor by tensor in the order of the files, and with ascending `start` for each.
-pub trait Source {
+pub trait TensorSource {
     /// Gives the elements of a tensor from `start` on, in f32.
     fn values(&mut self, tensor: &SaveTensor, start: usize, out: &mut [f32]) -> Result<(), Error>;
 
@@ -51,7 +51,7 @@ pub trait Source {
     }
 }
 
-impl<F: FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>> Source for F {
+impl<F: FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>> TensorSource for F {
     fn values(&mut self, tensor: &SaveTensor, start: usize, out: &mut [f32]) -> Result<(), Error> {
         self(tensor, start, out)
     }
@@ -80,7 +80,7 @@ pub fn save(
     tensors: &[SaveTensor],
     options: &SaveOptions<'_>,
     beside: impl FnOnce(&Path) -> Result<(), Error>,
-    source: impl Source,
+    source: impl TensorSource,
 ) -> Result<(), Error> {
     // Found out now rather than after hours of writing; `commit` refuses as well.
     let staged = StagedDir::new(&place(dir)?)?;
@@ -96,7 +96,7 @@ pub fn write_into(
     config: &ModelConfig,
     tensors: &[SaveTensor],
     options: &SaveOptions<'_>,
-    mut source: impl Source,
+    mut source: impl TensorSource,
 ) -> Result<(), Error> {
     let groups: Vec<Group<'_>> = tensors.iter().map(Group::new).collect::<Result<_, _>>()?;
     let mut names = HashSet::with_capacity(tensors.len());
@@ -198,7 +198,7 @@ fn write_shard(
     path: &Path,
     groups: &[Group<'_>],
     stop: Option<&AtomicBool>,
-    source: &mut impl Source,
+    source: &mut impl TensorSource,
 ) -> Result<(), Error> {
     let mut tensors: Vec<&SaveTensor> = groups.iter().flat_map(Group::members).collect();
     let header = header::render(&mut tensors);
@@ -239,7 +239,7 @@ fn copy(
     tensor: &SaveTensor,
     at: usize,
     scales: Option<(&SaveTensor, usize)>,
-    source: &mut impl Source,
+    source: &mut impl TensorSource,
     room: &mut Room,
 ) -> Result<(), Error> {
     let (elements, size) = (tensor.elements(), tensor.dtype.size());
@@ -258,7 +258,7 @@ fn write_plain(
     out: &mut Output<'_>,
     tensor: &SaveTensor,
     at: usize,
-    source: &mut impl Source,
+    source: &mut impl TensorSource,
     room: &mut Room,
 ) -> Result<(), Error> {
     let (elements, size) = (tensor.elements(), tensor.dtype.size());
@@ -285,7 +285,7 @@ fn write_fp8(
     at: usize,
     place: (&SaveTensor, usize),
     format: ScaleFormat,
-    source: &mut impl Source,
+    source: &mut impl TensorSource,
     room: &mut Room,
 ) -> Result<(), Error> {
     let (elements, cols, across) = (tensor.elements(), tensor.shape[1], place.0.shape[1]);

@@ -21,7 +21,8 @@ pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Tex
     let columns: Vec<_> = schema.get_fields().iter().filter(|f| wanted(f.name())).cloned().collect();
     if !columns.iter().any(|f| f.name() == options.text_field) {
         let names: Vec<&str> = schema.get_fields().iter().map(|f| f.name()).collect();
-        return Err(damaged(format!("no column `{}` (it has: {})", options.text_field, names.join(", "))));
+        let (path, field) = (path.to_path_buf(), options.text_field.clone());
+        return Err(DataError::NoField { path, field, has: names.join(", ") });
     }
     let projection = Type::group_type_builder(schema.name())
         .with_fields(columns)
@@ -95,7 +96,11 @@ mod tests {
         assert_eq!(texts.documents.iter().map(|d| d.text.as_str()).collect::<Vec<_>>(), ["one", "d\u{e9}j\u{e0}"]);
         let options = SourceOptions { text_field: "body".into(), group_field: None };
         let error = crate::read_paths(&[&path], &options).unwrap_err().to_string();
-        assert!(error.contains("no column `body` (it has: text)"), "{error}");
+        assert!(error.contains("no document has a field `body` (the first has: text)"), "{error}");
+        // In a folder it is passed over and counted.
+        std::fs::write(dir.path().join("y.txt"), "text enough").unwrap();
+        let texts = crate::read_paths(&[dir.path()], &options).unwrap();
+        assert_eq!((texts.documents.len(), texts.left_out.count(Why::NoField)), (1, 1));
     }
 
     proptest! {

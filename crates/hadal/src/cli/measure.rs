@@ -1,6 +1,6 @@
 //! Options of the commands that measure: models, machines, the report's claims.
 
-use super::{Format, ModelArgs, at_least_one};
+use super::{FieldArgs, Format, ModelArgs, TextArgs, at_least_one};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -8,9 +8,8 @@ use std::path::PathBuf;
 pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Files and folders to evaluate on
-    #[arg(required = true)]
-    pub(crate) text: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) text: TextArgs,
     /// Tokens of one window [default: what the model was trained on]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) window: Option<usize>,
@@ -47,6 +46,8 @@ pub(crate) struct NiahArgs {
     /// Hide needles in these files and folders [default: the held-out text of the run that made the model]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) field: FieldArgs,
     /// The same seed asks the same questions
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

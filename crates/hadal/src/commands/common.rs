@@ -1,12 +1,24 @@
 //! What several commands need: opening a model with its tokenizer, continuing a prompt, numbers for people.
 
-use crate::cli::{ModelArgs, SampleArgs};
+use crate::cli::{FieldArgs, ModelArgs, SampleArgs};
 use anyhow::{Context, Result};
+use hadal_data::{SourceOptions, Texts, read_paths};
 use hadal_infer::{Generation, Loaded, generate};
 use hadal_model::Decoder;
 use hadal_ops::Cx;
 use hadal_weights::folder::model_folder;
 use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Reads text, and says what was left out and why.
+pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
+    let options = SourceOptions { text_field: field.text_field.clone(), ..SourceOptions::default() };
+    let texts = read_paths(paths, &options)?;
+    if !texts.left_out.is_empty() {
+        eprintln!("not read: {}", texts.left_out);
+    }
+    Ok(texts)
+}
 
 /// Opens what `args` names.
 pub(crate) fn load(args: &ModelArgs) -> Result<Loaded> {
@@ -26,11 +38,9 @@ pub(crate) fn continue_prompt(
     let (cx, stop) = (&loaded.cx, loaded.stop_tokens());
     let mut stream = loaded.tokenizer.stream();
     let mut shown = Ok(());
-    let done: Generation = cx.threads().run(|| {
-        generate(cx, decoder, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
-            shown = show(&stream.push(token));
-            shown.is_ok()
-        })
+    let done: Generation = generate(cx, decoder, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
+        shown = show(&stream.push(token));
+        shown.is_ok()
     });
     shown.and_then(|()| show(&(stream.finish() + after + "\n"))).context("cannot write to standard output")?;
     let (prefill, decode) = done.seconds;

@@ -4,8 +4,6 @@
 use super::common::{continue_prompt, load, show};
 use crate::cli::CompleteArgs;
 use anyhow::{Context, Result, bail};
-use hadal_data::fim;
-use hadal_infer::Loaded;
 use hadal_model::Decoder;
 use std::io::{BufRead, stdin};
 use std::path::Path;
@@ -22,7 +20,7 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
     let loaded = load(&args.model)?;
     let decoder = Decoder::new(&loaded.cx, &loaded.model);
     let fill = |prefix: &str, suffix: &str| {
-        let ids = prompt(&loaded, prefix, suffix)?;
+        let ids = loaded.fim_prompt(prefix, suffix)?;
         loaded.check_prompt(&ids)?;
         if args.whole {
             show(prefix)?;
@@ -33,7 +31,7 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         return fill(&prefix, &suffix);
     }
     // An unusable tokenizer is told before the first question.
-    prompt(&loaded, "", "")?;
+    loaded.fim_prompt("", "")?;
     eprintln!("End the prefix and the suffix each with a line that holds only a dot; ctrl-D leaves.");
     while let Some((prefix, suffix)) = ask()? {
         if let Err(error) = fill(&prefix, &suffix) {
@@ -42,12 +40,6 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         show("\n").context("cannot write to standard output")?;
     }
     Ok(())
-}
-
-fn prompt(loaded: &Loaded, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
-    let mut ids: Vec<u32> = loaded.tokenizer.special().bos.into_iter().collect();
-    ids.extend(fim::prompt(&loaded.tokenizer, prefix, suffix)?);
-    Ok(ids)
 }
 
 /// What stands before and after the gap of a file.

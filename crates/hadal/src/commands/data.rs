@@ -1,10 +1,10 @@
 //! `hadal data pack`: text to packed token files.
 
-use super::common::grouped;
+use super::common::{grouped, read_text};
 use crate::cli::{DataArgs, DataCommand, DataPackArgs, Filter};
 use anyhow::{Result, bail, ensure};
 use hadal_data::filter::{FilterOptions, filter};
-use hadal_data::{Document, SourceOptions, Tokenizer, pack, read_paths, split};
+use hadal_data::{Document, Tokenizer, pack, split};
 
 /// Tokens of one packed file: a few hundred megabytes.
 const SHARD_TOKENS: u64 = 128 << 20;
@@ -24,11 +24,8 @@ fn pack_text(args: &DataPackArgs) -> Result<()> {
         bail!("--out {} is a file: name a folder", args.out.display());
     }
     let tokenizer = Tokenizer::load(&args.tokenizer)?;
-    let texts = read_paths(&args.text, &SourceOptions::default())?;
+    let texts = read_text(&args.text.text, &args.text.field)?;
     say!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
-    if !texts.left_out.is_empty() {
-        say!("not read: {}", texts.left_out);
-    }
     let mut documents = texts.documents;
     if let Some(kind) = args.filter {
         let options = if kind == Filter::Code { FilterOptions::default() } else { FilterOptions::prose() };

@@ -1,7 +1,7 @@
 //! `hadal export`: Hugging Face checkpoints of runs. What a checkpoint stores goes tensor by tensor from format to format;
 //! only a run's exact weights pass through a model.
 
-use super::folder::{conversion, done, name, write};
+use super::folder::{conversion, write};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Result, bail};
 use hadal_train::state::{EMA, STATE_FILE, State, WEIGHT};
@@ -31,13 +31,13 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
         write(&folder, &args.out, args.files.shard_size, |dir, options| {
             state.save_into(dir, checkpoint.config(), what, format, options)
         })?;
-        format!("as {}", name(format))
+        format!("as {format}")
     } else {
         checkpoint.audit()?.into_result()?;
         let converted = write(&folder, &args.out, args.files.shard_size, |dir, options| {
             convert_into(&checkpoint, dir, conversion, options)
         })?;
-        done(conversion, converted)
+        converted.describe(conversion)
     };
     say!("{what} of {} written to {} {said}", folder.display(), args.out.display());
     Ok(())

@@ -7,7 +7,7 @@ use hadal_recipe::recipe::{Amount, Extension, Lr};
 use hadal_train::extend::{extension_folder, is_finished, run_extensions};
 use hadal_train::session::Session;
 
-/// `hadal extend`: the stages of a run's plan, and one more if asked for.
+/// `hadal extend`: the extensions of a run's plan, and one more if asked for.
 pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
     let mut main = Session::resume(&args.run)?;
     let shown = args.run.display();
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
         bail!("the run in {shown} is not finished: go on with it first (`hadal pretrain RECIPE --resume`)");
     }
     if let Some(seq_len) = args.to {
-        // The same command again goes on with the stage that it began.
+        // The same command again goes on with the extension that it began.
         let begun = main.plan.extensions.len();
         let unfinished = begun > 0 && !is_finished(&extension_folder(&main.folder, begun));
         let number = if unfinished { begun } else { begun + 1 };
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
             (_, Ok(share)) => Ok(Lr::OfPeak(share)),
             (_, Err(_)) => bail!("--lr: write a learning rate (1e-4) or a share of the run's peak (\"10%\")"),
         });
-        // Rotary frequencies stay as the stage before has them, unless more is needed or something else is said.
+        // Rotary frequencies stay as the extension before has them, unless more is needed or something else is said.
         let before = main.plan.extensions[..number - 1].last().and_then(|s| s.model.rope_scaling.as_ref());
         let original_len = args.original_len.or(before.map(|y| y.original_max_position_embeddings));
         let least = original_len.map_or(1.0, |original| seq_len as f64 / original as f64);
@@ -49,17 +49,20 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
             anyhow::anyhow!("--{option}: {}", e.message)
         })?;
         if unfinished && plan != main.plan.extensions[begun - 1] {
-            bail!("stage {begun} of the run in {shown} is not finished: go on with it first (`hadal extend {shown}`)");
+            bail!(
+                "extension {begun} of the run in {shown} is not finished: go on with it first (`hadal extend {shown}`)"
+            );
         }
         main.plan.extensions.truncate(number - 1);
         main.plan.extensions.push(plan);
         main.plan.save(&main.folder)?;
     }
     if main.plan.extensions.is_empty() {
-        bail!("the run in {shown} has no stages: say how long its context is to be, as in --to 4096 --tokens 2M");
+        bail!("the run in {shown} has no extensions: say how long its context is to be, as in --to 4096 --tokens 2M");
     }
     if run_extensions(&main, objective, args.plain, &crate::line)? {
-        say!("try: hadal niah {shown}/stage-{}", main.plan.extensions.len());
+        let last = extension_folder(&main.folder, main.plan.extensions.len());
+        say!("try: hadal niah {}", last.display());
     } else {
         say!("stopped; go on with `hadal extend {shown}`");
     }

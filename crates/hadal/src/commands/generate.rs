@@ -15,8 +15,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
         args.prompt.clone()
     };
     let loaded = load(&args.model)?;
-    let mut ids: Vec<u32> = loaded.tokenizer.special().bos.into_iter().collect();
-    loaded.tokenizer.encode_into(&prompt, &mut ids);
+    let ids = loaded.prompt(&prompt, args.literal);
     loaded.check_prompt(&ids)?;
     let decoder = Decoder::new(&loaded.cx, &loaded.model);
     show(&prompt).context("cannot write to standard output")?;

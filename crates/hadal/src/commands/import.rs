@@ -1,7 +1,7 @@
 //! `hadal import`: Hugging Face checkpoints checked and converted, tensor by tensor and in little memory.
 
 use super::common::grouped;
-use super::folder::{conversion, done, name, write};
+use super::folder::{conversion, write};
 use crate::cli::ImportArgs;
 use anyhow::{Result, ensure};
 use hadal_model::count;
@@ -24,22 +24,21 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     if args.all {
         audit.lines().iter().for_each(|line| say!("{line}"));
         audit.ignored.iter().for_each(|name| say!("rightly not needed: {name}"));
-        audit.off_format.iter().for_each(|name| say!("no powers of two: {name}"));
+        audit.off_format.iter().for_each(|name| say!("not powers of two: {name}"));
     }
     let (ignored, off_format) = (audit.ignored.len(), audit.off_format.clone());
     audit.into_result()?;
     let found = count::count(checkpoint.config());
     say!(
-        "{} holds the whole model as {}: {} parameters, {} of MTP modules, {ignored} tensors that are rightly not needed",
+        "{} holds the whole model as {stored}: {} parameters, {} of MTP modules, {ignored} tensors that are rightly not needed",
         folder.display(),
-        name(stored),
         grouped(found.main + found.mtp),
         grouped(found.mtp)
     );
     if let [first, rest @ ..] = off_format.as_slice() {
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more (--all names them)", rest.len()) };
         say!(
-            "config.json says `scale_fmt: ue8m0`, but these scales are no powers of two: {first}{more}; they are read as they are"
+            "config.json says `scale_fmt: ue8m0`, but these scales are not powers of two: {first}{more}; they are read as they are"
         );
     }
     if !folder.join("tokenizer.json").is_file() {
@@ -52,7 +51,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     };
     let converted =
         write(folder, out, args.files.shard_size, |dir, options| convert_into(&checkpoint, dir, conversion, options))?;
-    say!("written to {} {}", out.display(), done(conversion, converted));
+    say!("written to {} {}", out.display(), converted.describe(conversion));
     Ok(())
 }
 

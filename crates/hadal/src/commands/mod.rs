@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod bench;
+pub(crate) mod bench_accumulator;
 pub(crate) mod bench_train;
 pub(crate) mod common;
 pub(crate) mod complete;

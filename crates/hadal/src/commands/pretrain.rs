@@ -1,4 +1,4 @@
-//! `hadal pretrain`: a recipe from its text to a trained model, and on through its stages.
+//! `hadal pretrain`: a recipe from its text to a trained model, and on through its extensions.
 
 use crate::cli::PretrainArgs;
 use anyhow::Result;
@@ -7,17 +7,16 @@ use hadal_recipe::recipe::Recipe;
 use hadal_train::extend::{is_finished, run_extensions};
 use hadal_train::run;
 use hadal_train::session::Session;
-use std::path::Path;
 
 pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.set)?;
     let session = if args.resume {
-        Session::resume(Path::new(&recipe.run.out))?
+        Session::resume_with(&recipe, &crate::line)?
     } else {
         Session::begin(recipe, objective, || None, &crate::line)?
     };
     if session.resumed && !session.plan.extensions.is_empty() && is_finished(&session.folder) {
-        return stages(&session, args.plain);
+        return extensions(&session, args.plain);
     }
     let trainer = run::trainer(&session.plan, args.init.as_deref())?;
     let (_, outcome) = session.train(trainer, objective, args.plain, &crate::line)?;
@@ -31,10 +30,10 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
         say!("stopped; go on with the same command and --resume");
         return Ok(());
     }
-    stages(&session, args.plain)
+    extensions(&session, args.plain)
 }
 
-fn stages(main: &Session, plain: bool) -> Result<()> {
+fn extensions(main: &Session, plain: bool) -> Result<()> {
     if !run_extensions(main, objective, plain, &crate::line)? {
         say!("stopped; go on with the same command and --resume");
     }

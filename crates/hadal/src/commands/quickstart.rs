@@ -3,14 +3,12 @@
 
 use crate::cli::QuickstartArgs;
 use anyhow::{Context, Result, ensure};
-use hadal_lab::learned::{Prompts, page};
+use hadal_lab::learned::{Prompts, SAMPLING, ending, page};
 use hadal_lab::objective;
 use hadal_model::count;
 use hadal_recipe::recipe::Recipe;
 use hadal_train::run;
 use hadal_train::session::{Session, use_text};
-use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Instant;
 
 /// Seconds kept for what comes after training: validation on all held-out text, the compressors, completions.
@@ -26,9 +24,11 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     }
     recipe.run.threads = args.threads.unwrap_or(recipe.run.threads);
     use_text(&mut recipe, &args.text);
-    say!("hadal quickstart: a DeepSeek-V3 from scratch, in about {:.0} minutes", args.minutes);
+    if !args.resume {
+        say!("hadal quickstart: a DeepSeek-V3 from scratch, in about {:.0} minutes", args.minutes);
+    }
     let session = if args.resume {
-        Session::resume(Path::new(&recipe.run.out))?
+        Session::resume_with(&recipe, &crate::line)?
     } else {
         let left = || {
             let seconds = args.minutes * 60.0 - start.elapsed().as_secs_f64() - AFTER_SECONDS;
@@ -37,46 +37,39 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
         Session::begin(recipe, objective, left, &crate::line)?
     };
     let (plan, tokenizer) = (&session.plan, &session.corpus.tokenizer);
-    ensure!(plan.extensions.is_empty(), "`stage`: quickstart has no time for stages; train the recipe with `pretrain`");
+    ensure!(
+        plan.extensions.is_empty(),
+        "`extension`: quickstart has no time for extensions; train the recipe with `pretrain`"
+    );
     let counts = count::count(&plan.model);
     say!(
-        "model: {:.1} M parameters, {:.1} M active a token; plan: {:.2} M tokens in {} steps, done in about {:.0} min",
+        "model: {:.1} M parameters, {:.1} M active per token; plan: {:.2} M tokens in {} steps{}",
         (counts.main + counts.mtp) as f64 / 1e6,
         counts.active as f64 / 1e6,
         plan.schedule.total_tokens as f64 / 1e6,
         plan.schedule.total_steps(),
-        args.minutes - start.elapsed().as_secs_f64() / 60.0
+        if args.resume {
+            String::new()
+        } else {
+            format!(", done in about {:.0} min", args.minutes - start.elapsed().as_secs_f64() / 60.0)
+        }
     );
     let prompts = Prompts::choose(&session.corpus.validation_texts()?);
     let trainer = run::trainer(plan, None)?;
-    let before = prompts.answer(&trainer.cx, &trainer.model, tokenizer)?;
+    let before = prompts.answer(&trainer.cx, &trainer.model, tokenizer, None)?;
     let (trainer, outcome) = session.train(trainer, objective, args.plain, &crate::line)?;
     if !outcome.finished {
         say!("stopped; go on with `hadal quickstart --resume`");
         return Ok(());
     }
-    let after = prompts.answer(&trainer.cx, &trainer.model, tokenizer)?;
-    let mut report = page(&session, &trainer, &prompts, [&before, &after])?;
-    writeln!(report, "The whole quickstart took {:.1} min.\n", start.elapsed().as_secs_f64() / 60.0)?;
-    let folder = session.folder.display();
-    next_commands(&mut report, &folder.to_string())?;
+    let [greedy, sampled] =
+        [None, Some(SAMPLING)].map(|sampling| prompts.answer(&trainer.cx, &trainer.model, tokenizer, sampling));
+    // As it was called: through Cargo the program is not on the path.
+    let program = std::env::args().next().unwrap_or_else(|| "hadal".into());
+    let mut report = page(&session, &trainer, &prompts, [&before, &greedy?, &sampled?])?;
+    report += &ending(&session, &program, start.elapsed(), (!args.resume).then_some(args.minutes));
     say!("\n{}", report.trim_end());
     let path = session.folder.join("report.md");
     std::fs::write(&path, &report).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
-}
-
-fn next_commands(report: &mut String, folder: &str) -> std::fmt::Result {
-    // As it was called: through Cargo the program is not on the path.
-    let hadal = std::env::args().next().unwrap_or_else(|| "hadal".into());
-    writeln!(report, "## What is there, and what to try next\n")?;
-    writeln!(report, "- {folder}/training.svg, expert_load.svg, max_vio.svg: loss curve, expert load, balance")?;
-    writeln!(
-        report,
-        "- {folder}/model: a Hugging Face deepseek_v3 checkpoint; {folder}/tensorboard; this page: report.md\n"
-    )?;
-    writeln!(report, "    {hadal} generate {folder} 'pub fn new('")?;
-    writeln!(report, "    {hadal} complete {folder}")?;
-    writeln!(report, "    {hadal} eval {folder} crates/")?;
-    writeln!(report, "    {hadal} inspect {folder}/model")
 }

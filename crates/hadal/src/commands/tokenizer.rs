@@ -1,10 +1,10 @@
 //! `hadal tokenizer train`: a byte-level BPE tokenizer from text.
 
-use super::common::grouped;
+use super::common::{grouped, read_text};
 use crate::cli::{TokenizerArgs, TokenizerCommand, TokenizerTrainArgs};
 use anyhow::Result;
+use hadal_data::Tokenizer;
 use hadal_data::tokenizer::TrainOptions;
-use hadal_data::{SourceOptions, Tokenizer, read_paths};
 
 pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
     match &args.command {
@@ -13,11 +13,8 @@ pub(crate) fn run(args: &TokenizerArgs) -> Result<()> {
 }
 
 fn train(args: &TokenizerTrainArgs) -> Result<()> {
-    let texts = read_paths(&args.text, &SourceOptions::default())?;
+    let texts = read_text(&args.text.text, &args.text.field)?;
     say!("{} documents, {:.1} MB", grouped(texts.documents.len() as u64), texts.bytes() as f64 / 1e6);
-    if !texts.left_out.is_empty() {
-        say!("not read: {}", texts.left_out);
-    }
     let max_bytes = (args.megabytes as u64).saturating_mul(1_000_000);
     let options = TrainOptions { vocab_size: args.vocab, max_bytes, ..TrainOptions::default() };
     let (tokenizer, report) = Tokenizer::train(&texts.documents, &options)?;

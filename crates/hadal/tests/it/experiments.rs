@@ -266,12 +266,12 @@ fn a_context_is_asked_about_before_and_after_its_stages() {
             "{{seq_len={seq_len}, factor={factor}, total_tokens=\\\"{steps} steps\\\", lr=\\\"50%\\\", sequences=1}}"
         )
     };
-    let stage = format!("\"stage=[{}, {}]\"", part(256, 1, 2.0), part(512, 2, 2.0));
-    let no_stage = format!("\"stage=[{}]\"", part(256, 4, 1.0));
+    let extension = format!("\"extension=[{}, {}]\"", part(256, 1, 2.0), part(512, 2, 2.0));
+    let no_extension = format!("\"extension=[{}]\"", part(256, 4, 1.0));
     let describe = |within: f64| {
         let text = format!(
-            "title = \"Longer\"\nsection = \"4.3\"\nrecipe = \"quickstart\"\nset = {TINY} {stage}]\nsmooth = 2\nminutes = 1.0\n\
-             [[run]]\nname = \"short\"\n[[run]]\nname = \"as long\"\nset = [{no_stage}]\n[context]\nlengths = [200, 400]\ndepths = 2\nsamples = 1\ntokens = 600\nwindow = 256\n\
+            "title = \"Longer\"\nsection = \"4.3\"\nrecipe = \"quickstart\"\nset = {TINY} {extension}]\nsmooth = 2\nminutes = 1.0\n\
+             [[run]]\nname = \"short\"\n[[run]]\nname = \"as long\"\nset = [{no_extension}]\n[context]\nlengths = [200, 400]\ndepths = 2\nsamples = 1\ntokens = 600\nwindow = 256\n\
              [[verdict]]\nclaim = \"Kept.\"\nkind = \"perplexity-kept\"\nmodel = \"512 tokens\"\nbase = \"256 tokens\"\n\
              within = {within}\n[[verdict]]\nclaim = \"Found.\"\nkind = \"needles-found\"\nmodel = \"512 tokens\"\nshare = 0.0\n\
              [[verdict]]\nclaim = \"As the control.\"\nkind = \"perplexity-kept\"\nmodel = \"512 tokens\"\n\
@@ -284,13 +284,13 @@ fn a_context_is_asked_about_before_and_after_its_stages() {
     let said = describe(100.0);
     assert!(said.contains("Kept. **holds here**") && said.contains("| 512 tokens | 0% | 0% |"), "{said}");
     assert!(said.contains("Found. **does not hold here**") && said.contains("0 of 1, a 95% interval of 0% to 79%"));
-    for plot in ["needles-256-tokens", "needles-256-tokens-stage-1", "needles-512-tokens", "by_position", "loss"] {
+    for plot in ["needles-256-tokens", "needles-256-tokens-extension-1", "needles-512-tokens", "by_position", "loss"] {
         assert!(out.join(format!("{plot}.svg")).is_file(), "{plot}");
     }
     let found = json(&out.join("measured.json"));
     // The run's two models, and what its control ended with.
     let models: Vec<_> = found["context"].as_array().unwrap().iter().map(|c| c["model"].as_str().unwrap()).collect();
-    assert_eq!(models, ["256 tokens", "256 tokens, stage 1", "512 tokens", "as long"]);
+    assert_eq!(models, ["256 tokens", "256 tokens, extension 1", "512 tokens", "as long"]);
     assert!(said.contains("As the control. **holds here**") && !out.join("difference.svg").exists(), "{said}");
     let cells = found["context"][2]["needles"].as_array().unwrap();
     assert!(cells.len() == 4 && cells.iter().all(|c| c["asked"].as_u64() == Some(1)));
@@ -298,7 +298,7 @@ fn a_context_is_asked_about_before_and_after_its_stages() {
     // The bound is exact: a little more is kept, a little less is not. Nothing is measured again for that.
     let perplexity = |i: usize| found["context"][i]["perplexity"].as_f64().unwrap();
     let above = perplexity(2) / perplexity(0) - 1.0;
-    for model in ["short/stage-2", "as-long/stage-1"] {
+    for model in ["short/extension-2", "as-long/extension-1"] {
         std::fs::remove_file(out.join(format!("{model}/model/model.safetensors"))).unwrap();
     }
     assert!(describe(above + 1e-6).contains("Kept. **holds here**"));

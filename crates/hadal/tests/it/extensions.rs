@@ -1,4 +1,4 @@
-//! A longer context after a run: stages of a recipe, one more by `extend`, kill and resume inside a stage, and what
+//! A longer context after a run: extensions of a recipe, one more by `extend`, kill and resume inside an extension, and what
 //! measures them.
 
 use crate::setup::{fails, ok};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A tiny model on this repository's own sources with hidden facts, and one stage of twice the length.
+/// A tiny model on this repository's own sources with hidden facts, and one extension of twice the length.
 fn command(out: &Path) -> Command {
     let mut command = crate::kill::command(out);
     for set in [
@@ -20,7 +20,7 @@ fn command(out: &Path) -> Command {
         "schedule.total_tokens=1536",
         "checkpoint.every=2 steps",
         "eval.tokens=512",
-        "stage=[{seq_len=512, factor=4.0, total_tokens=\"5 steps\", lr=\"50%\", sequences=1}]",
+        "extension=[{seq_len=512, factor=4.0, total_tokens=\"5 steps\", lr=\"50%\", sequences=1}]",
     ] {
         command.args(["--set", set]);
     }
@@ -39,64 +39,64 @@ fn a_run_is_extended_measured_and_survives_a_kill_in_a_stage() {
     let folder = tempfile::tempdir().unwrap();
     let whole = folder.path().join("whole");
     assert!(command(&whole).status().unwrap().success());
-    let stage = whole.join("stage-1");
-    let plan = Plan::load(&stage).unwrap();
+    let extension = whole.join("extension-1");
+    let plan = Plan::load(&extension).unwrap();
     let yarn = plan.model.rope_scaling.as_ref().unwrap();
     assert_eq!((yarn.factor, yarn.original_max_position_embeddings), (4.0, 256));
-    let want = end(&stage);
+    let want = end(&extension);
     assert_eq!(want.0.len(), 5);
     // It begins with the weights it was given, where a fresh model's loss is ln 512 = 6.2.
     let before = end(&whole).0.last().unwrap().1;
     assert!((want.0[0].1 - before).abs() < 1.0, "{before}, then {}", want.0[0].1);
 
-    // Killed in the stage once its first checkpoint is there, and gone on with.
+    // Killed in the extension once its first checkpoint is there, and gone on with.
     let broken = folder.path().join("broken");
     let mut child = command(&broken).spawn().unwrap();
-    let (from, first) = (Instant::now(), broken.join("stage-1/checkpoints/step-00000002"));
+    let (from, first) = (Instant::now(), broken.join("extension-1/checkpoints/step-00000002"));
     while !first.exists() && child.try_wait().unwrap().is_none() {
-        assert!(from.elapsed() < Duration::from_mins(2), "the stage has no checkpoint");
+        assert!(from.elapsed() < Duration::from_mins(2), "the extension has no checkpoint");
         std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(command(&broken).arg("--resume").status().unwrap().success());
-    let have = end(&broken.join("stage-1"));
+    let have = end(&broken.join("extension-1"));
     assert_eq!(have.0, want.0);
     assert!(have.1 == want.1, "state tensors differ");
 
-    // One stage more, of twice the length; a factor between the phases may change.
+    // One extension more, of twice the length; a factor between the phases may change.
     let run = whole.to_str().unwrap();
     let e = fails(["extend", run, "--to", "1024", "--tokens", "2 steps", "--factor", "3"]);
     assert!(e.contains("--factor") && e.contains("768"), "{e}");
     let e = fails(["extend", run, "--to", "1024"]);
     assert!(e.contains("--tokens 2M"), "{e}");
     ok(["extend", run, "--to", "1024", "--tokens", "2 steps", "--lr", "10%", "--plain"]);
-    assert_eq!(end(&whole.join("stage-2")).0.len(), 2);
+    assert_eq!(end(&whole.join("extension-2")).0.len(), 2);
     // Stopped before its end, the same command goes on with it, and another one says so.
-    std::fs::remove_dir_all(whole.join("stage-2/model")).unwrap();
+    std::fs::remove_dir_all(whole.join("extension-2/model")).unwrap();
     let e = fails(["extend", run, "--to", "2048", "--tokens", "2 steps", "--plain"]);
-    assert!(e.contains("stage 2") && e.contains("hadal extend"), "{e}");
+    assert!(e.contains("extension 2") && e.contains("hadal extend"), "{e}");
     ok(["extend", run, "--to", "1024", "--tokens", "2 steps", "--lr", "10%", "--plain"]);
-    assert!(whole.join("stage-2/model/config.json").is_file() && !whole.join("stage-3").exists());
+    assert!(whole.join("extension-2/model/config.json").is_file() && !whole.join("extension-3").exists());
     // All done: nothing is trained again.
     ok(["extend", run, "--plain"]);
-    assert_eq!(end(&whole.join("stage-2")).0.len(), 2);
+    assert_eq!(end(&whole.join("extension-2")).0.len(), 2);
 
     // The extended model answers (wrongly) at lengths that the first one refuses.
     let e = fails(["niah", run, "--lengths", "512"]);
     assert!(e.contains("--lengths") && e.contains("256"), "{e}");
-    let stage = stage.to_str().unwrap();
-    let said = ok(["niah", stage, "--lengths", "256,512", "--depths", "3", "--samples", "2", "--json"]);
+    let extension = extension.to_str().unwrap();
+    let said = ok(["niah", extension, "--lengths", "256,512", "--depths", "3", "--samples", "2", "--json"]);
     let last: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(last["cells"].as_array().unwrap().len(), 6);
     assert_eq!(last["cells"][5]["asked"], 2);
-    let lines = std::fs::read_to_string(Path::new(stage).join("niah/niah.jsonl")).unwrap();
+    let lines = std::fs::read_to_string(Path::new(extension).join("niah/niah.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 12);
-    assert!(Path::new(stage).join("niah/niah.svg").is_file());
+    assert!(Path::new(extension).join("niah/niah.svg").is_file());
 
     let out = folder.path().join("places");
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli.rs");
-    ok(["eval", stage, text.to_str().unwrap(), "--window", "512", "--by-position", out.to_str().unwrap()]);
+    ok(["eval", extension, text.to_str().unwrap(), "--window", "512", "--by-position", out.to_str().unwrap()]);
     let lines = std::fs::read_to_string(out.join("by_position.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 32);
     assert!(out.join("by_position.svg").is_file());

@@ -4,6 +4,7 @@
 mod conversions;
 mod errors;
 mod experiments;
+mod extensions;
 mod kill;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -12,4 +13,3 @@ mod nudge;
 mod old_run;
 mod setup;
 mod spikes;
-mod stages;

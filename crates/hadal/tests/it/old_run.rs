@@ -78,8 +78,8 @@ fn a_run_of_the_version_before_goes_on_to_its_bits() {
     let run = run("step-00000008");
     resume(run.path());
     assert_eq!(steps(&run.path().join("metrics.jsonl")), steps(&fixture("metrics.jsonl")));
-    assert_eq!(steps(&run.path().join("stage-1/metrics.jsonl")), steps(&fixture("stage-1.jsonl")));
-    for part in ["", "stage-1"] {
+    assert_eq!(steps(&run.path().join("extension-1/metrics.jsonl")), steps(&fixture("stage-1.jsonl")));
+    for part in ["", "extension-1"] {
         for options in [&["--dtype", "f32"][..], &["--dtype", "f32", "--ema"], &["--dtype", "bf16"]] {
             check_export(run.path(), part, options);
         }
@@ -94,6 +94,6 @@ fn an_extension_begins_from_a_checkpoint_of_the_version_before() {
     std::fs::remove_dir_all(run.path().join("model/state")).unwrap();
     check_export(run.path(), "", &["--dtype", "f32", "--ema"]);
     resume(run.path());
-    assert_eq!(steps(&run.path().join("stage-1/metrics.jsonl")), steps(&fixture("stage-1.jsonl")));
-    check_export(run.path(), "stage-1", &["--dtype", "f32"]);
+    assert_eq!(steps(&run.path().join("extension-1/metrics.jsonl")), steps(&fixture("stage-1.jsonl")));
+    check_export(run.path(), "extension-1", &["--dtype", "f32"]);
 }

@@ -6,11 +6,15 @@
 //! last before `shared_head.norm`; module k > 1: `mtp.{k}.…`), `mtp_loss`, and
 //! `mtp_grad.<parameter>` (of main + 0.3 / D * the sum of the modules' losses).
 
+mod files;
+
 use crate::batch::Input;
 use crate::model::{LossWeights, Model, Probe, Workspace};
 use crate::param::Grads;
 use hadal_ops::{Cx, Tensor};
 use std::collections::BTreeMap;
+
+pub use files::{DumpError, read_ids, read_routing, write};
 
 /// Weight of the MTP losses in a dump's `mtp_grad.*`.
 pub const MTP_LAMBDA: f64 = 0.3;

@@ -9,7 +9,7 @@ const O_PROJ: &str = "model.layers.0.self_attn.o_proj.weight";
 const UP: &str = "model.layers.1.mlp.experts.3.up_proj.weight";
 const STORED: Conversion = Conversion { format: None, scales: None };
 
-/// DeepSeek-V3.1 says `scale_fmt: ue8m0` and stores scales of `o_proj` that are no powers of two.
+/// DeepSeek-V3.1 says `scale_fmt: ue8m0` and stores scales of `o_proj` that are not powers of two.
 #[test]
 fn scales_that_differ_from_their_format_are_named_and_kept() {
     let folder = Folder::new();

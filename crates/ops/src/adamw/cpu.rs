@@ -3,7 +3,7 @@
 use super::{AdamW, Factors};
 use crate::gemm::LANES;
 use crate::gemm::places::Rows;
-use crate::kernel::{Blocks, Elem, Kernel, dispatch, with_elem};
+use crate::kernel::{Blocks, Elem, Pointwise, dispatch, with_elem};
 use crate::linear::{PackedWeight, codes};
 use crate::math::fma;
 use crate::{Cx, DType, DisjointMut, Tensor};
@@ -16,7 +16,7 @@ struct Step<'a, M, V> {
     f: Factors,
 }
 
-impl<M: Elem, V: Elem> Kernel for Step<'_, M, V> {
+impl<M: Elem, V: Elem> Pointwise for Step<'_, M, V> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -106,7 +106,7 @@ struct Ema<'a> {
     rise: f32,
 }
 
-impl Kernel for Ema<'_> {
+impl Pointwise for Ema<'_> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

@@ -5,7 +5,7 @@
 //! key block, dQ for the task. The five products use the same strips, none of them a transposed copy of P or dS:
 //! dS is written twice, along the queries and along the keys.
 
-use super::kernel::{Elem, Kernel, Work, each};
+use super::kernel::{AttentionElem, TileKernel, Work, each};
 use super::lanes::Lanes;
 use super::tile::{Panels, ROWS, Rows, Start};
 use super::weights::{GradTile, dot, gradient};
@@ -24,7 +24,7 @@ struct Backward<'a, E> {
     rope: DisjointMut<'a, f32>,
 }
 
-pub(super) fn run<E: Elem>(
+pub(super) fn run<E: AttentionElem>(
     cx: &Cx,
     d_o: &Tensor,
     q: &Tensor,
@@ -38,21 +38,28 @@ pub(super) fn run<E: Elem>(
     dkv: &mut Tensor,
     mut dk_rope: MatMut<'_>,
 ) {
-    let x = Inputs { q: E::of(q), kv: E::of(kv), k_rope: E::of_mat(&k_rope), rope_stride: k_rope.stride(), seg, s: *s };
+    let x = Inputs {
+        q: E::of_tensor(q),
+        kv: E::of_tensor(kv),
+        k_rope: E::of(&k_rope),
+        rope_stride: k_rope.stride(),
+        seg,
+        s: *s,
+    };
     let tokens = seg.tokens();
     let mut rope = cx.empty(&[s.heads, tokens, s.d_rope], DType::F32);
     let work = Backward {
         x,
-        d_o: E::of(d_o),
-        o: E::of(o),
+        d_o: E::of_tensor(d_o),
+        o: E::of_tensor(o),
         lse: lse.f32(),
-        dq: DisjointMut::new(E::of_mut(dq)),
-        dkv: DisjointMut::new(E::of_mut(dkv)),
+        dq: DisjointMut::new(E::of_tensor_mut(dq)),
+        dkv: DisjointMut::new(E::of_tensor_mut(dkv)),
         rope: DisjointMut::new(rope.f32_mut()),
     };
     each(cx, seg.count() * s.heads, &work);
     let stride = dk_rope.stride();
-    let out = DisjointMut::new(E::of_mat_mut(&mut dk_rope));
+    let out = DisjointMut::new(E::of_mut(&mut dk_rope));
     let work = SumHeads { rope: rope.f32(), out, stride, tokens, heads: s.heads, d: s.d_rope };
     each(cx, tokens.div_ceil(BLOCK), &work);
 }
@@ -88,8 +95,8 @@ struct Keys {
     ds_steps: *mut u32,
 }
 
-impl<E: Elem> Work<E> for Backward<'_, E> {
-    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+impl<E: AttentionElem> Work<E> for Backward<'_, E> {
+    fn scratch<K: TileKernel<E = E>>(&self) -> usize {
         let s = &self.x.s;
         let room = self.x.seg.longest().next_multiple_of(BLOCK);
         let (ld_d, ld_v) = (s.lanes_qk(), s.lanes_v());
@@ -103,7 +110,7 @@ impl<E: Elem> Work<E> for Backward<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
+    unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
         let (x, s) = (&self.x, &self.x.s);
         let (segment, head) = (task / s.heads, task % s.heads);
         let (start, len) = x.seg.span(segment);
@@ -165,7 +172,7 @@ impl<E: Elem> Work<E> for Backward<'_, E> {
 
 /// `n` values times `factor` into a tensor.
 #[inline(always)]
-unsafe fn emit_row<K: Kernel>(src: *const f32, n: usize, factor: f32, out: *mut K::E) {
+unsafe fn emit_row<K: TileKernel>(src: *const f32, n: usize, factor: f32, out: *mut K::E) {
     for col in (0..n).step_by(16) {
         // SAFETY: the caller's row has n elements; the source is padded beyond them or followed by more scratch.
         unsafe {
@@ -175,10 +182,10 @@ unsafe fn emit_row<K: Kernel>(src: *const f32, n: usize, factor: f32, out: *mut 
     }
 }
 
-impl<E: Elem> Backward<'_, E> {
+impl<E: AttentionElem> Backward<'_, E> {
     /// Packs q and do of the segment, and its lse and delta.
     #[inline(always)]
-    unsafe fn prepare<K: Kernel<E = E>>(&self, qs: &Queries, start: usize, len: usize, head: usize) {
+    unsafe fn prepare<K: TileKernel<E = E>>(&self, qs: &Queries, start: usize, len: usize, head: usize) {
         let (x, s) = (&self.x, &self.x.s);
         let (ld_d, ld_v) = (s.lanes_qk(), s.lanes_v());
         let (wd, wv) = (ld_d / K::PAIR, ld_v / K::PAIR);
@@ -213,7 +220,7 @@ impl<E: Elem> Backward<'_, E> {
 
     /// Key block `k0` with query block `q0`.
     #[inline(always)]
-    unsafe fn pair<K: Kernel<E = E>>(
+    unsafe fn pair<K: TileKernel<E = E>>(
         &self,
         qs: &Queries,
         ks: &Keys,
@@ -278,7 +285,7 @@ impl<E: Elem> Backward<'_, E> {
 
     /// Writes dK and dV of a finished key block that starts at token `t`.
     #[inline(always)]
-    unsafe fn emit_keys<K: Kernel<E = E>>(&self, ks: &Keys, t: usize, nk: usize, head: usize) {
+    unsafe fn emit_keys<K: TileKernel<E = E>>(&self, ks: &Keys, t: usize, nk: usize, head: usize) {
         let s = &self.x.s;
         let (ld_d, ld_v, width) = (s.lanes_qk(), s.lanes_v(), s.d_nope + s.d_v);
         for i in 0..nk {
@@ -306,9 +313,9 @@ struct SumHeads<'a, E> {
     d: usize,
 }
 
-impl<E: Elem> Work<E> for SumHeads<'_, E> {
+impl<E: AttentionElem> Work<E> for SumHeads<'_, E> {
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, _: Scratch) {
+    unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, _: Scratch) {
         let from = task * BLOCK;
         for t in from..self.tokens.min(from + BLOCK) {
             for col in (0..self.d).step_by(16) {

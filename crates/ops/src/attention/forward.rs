@@ -3,7 +3,7 @@
 //! Scores are made transposed, S^T = K Q^T in strips of eight keys, for a group of panels of queries at a time, so that
 //! they stay in the first-level cache until they are weights; then O = alpha O + P V by strips of eight queries.
 
-use super::kernel::{Elem, Kernel, Work, each};
+use super::kernel::{AttentionElem, TileKernel, Work, each};
 use super::lanes::Lanes;
 use super::tile::{Panels, ROWS, Rows, Start};
 use super::weights::{Span, Stats, softmax};
@@ -20,7 +20,7 @@ struct Forward<'a, E> {
     lse: DisjointMut<'a, f32>,
 }
 
-pub(super) fn run<E: Elem>(
+pub(super) fn run<E: AttentionElem>(
     cx: &Cx,
     q: &Tensor,
     kv: &Tensor,
@@ -30,20 +30,27 @@ pub(super) fn run<E: Elem>(
     o: &mut Tensor,
     lse: &mut Tensor,
 ) {
-    let x = Inputs { q: E::of(q), kv: E::of(kv), k_rope: E::of_mat(&k_rope), rope_stride: k_rope.stride(), seg, s: *s };
-    let work = Forward { x, o: DisjointMut::new(E::of_mut(o)), lse: DisjointMut::new(lse.f32_mut()) };
+    let x = Inputs {
+        q: E::of_tensor(q),
+        kv: E::of_tensor(kv),
+        k_rope: E::of(&k_rope),
+        rope_stride: k_rope.stride(),
+        seg,
+        s: *s,
+    };
+    let work = Forward { x, o: DisjointMut::new(E::of_tensor_mut(o)), lse: DisjointMut::new(lse.f32_mut()) };
     each(cx, seg.blocks() * s.heads, &work);
 }
 
-impl<E: Elem> Work<E> for Forward<'_, E> {
-    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+impl<E: AttentionElem> Work<E> for Forward<'_, E> {
+    fn scratch<K: TileKernel<E = E>>(&self) -> usize {
         let s = &self.x.s;
         let (wd, ld_v) = (s.lanes_qk() / K::PAIR, s.lanes_v());
         2 * wd * BLOCK + 16 * GROUP * BLOCK + BLOCK / K::PAIR * (BLOCK + ld_v) + BLOCK * ld_v + 3 * BLOCK
     }
 
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
+    unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
         let (x, s) = (&self.x, &self.x.s);
         let (segment, block) = x.seg.block(task / s.heads);
         let head = task % s.heads;

@@ -1,4 +1,4 @@
-//! `Kernel`: an instruction path together with an element type, as the drivers of attention see it.
+//! `TileKernel`: an instruction path together with an element type, as the drivers of attention see it.
 //!
 //! | kernel | elements | words | products |
 //! | --- | --- | --- | --- |
@@ -9,82 +9,31 @@
 use super::Scratch;
 use super::lanes::{Lanes, Plain};
 use super::tile::{self, Panels, Rows, Start};
+use crate::kernel::Elem;
 use crate::slots::Slots;
-use crate::{Cx, Isa, MatMut, MatRef, Tensor};
+use crate::{Cx, Isa};
 use half::bf16;
 use std::marker::PhantomData;
 
-/// An element type of tensors.
-pub(crate) trait Elem: Copy + Send + Sync + 'static {
+/// An element type of tensors that attention reads and writes.
+pub(crate) trait AttentionElem: Elem {
     /// The AVX-512 kernel for it.
     #[cfg(target_arch = "x86_64")]
-    type Wide: Kernel<E = Self>;
-    /// Elements of a tensor.
-    fn of(t: &Tensor) -> &[Self];
-    /// Elements of a tensor, writable.
-    fn of_mut(t: &mut Tensor) -> &mut [Self];
-    /// Elements of a view, from its first.
-    fn of_mat<'a>(m: &'a MatRef<'_>) -> &'a [Self];
-    /// Elements of a view, from its first, writable.
-    fn of_mat_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self];
-    /// Widened.
-    fn wide(self) -> f32;
-    /// Rounded to nearest, ties to even.
-    fn round(x: f32) -> Self;
+    type Wide: TileKernel<E = Self>;
 }
-impl Elem for f32 {
+impl AttentionElem for f32 {
     #[cfg(target_arch = "x86_64")]
     type Wide = Avx512F32;
-    fn of(t: &Tensor) -> &[Self] {
-        t.f32()
-    }
-    fn of_mut(t: &mut Tensor) -> &mut [Self] {
-        t.f32_mut()
-    }
-    fn of_mat<'a>(m: &'a MatRef<'_>) -> &'a [Self] {
-        m.f32()
-    }
-    fn of_mat_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self] {
-        m.f32_mut()
-    }
-    #[inline(always)]
-    fn wide(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn round(x: f32) -> Self {
-        x
-    }
 }
-impl Elem for bf16 {
+impl AttentionElem for bf16 {
     #[cfg(target_arch = "x86_64")]
     type Wide = Avx512Bf16;
-    fn of(t: &Tensor) -> &[Self] {
-        t.bf16()
-    }
-    fn of_mut(t: &mut Tensor) -> &mut [Self] {
-        t.bf16_mut()
-    }
-    fn of_mat<'a>(m: &'a MatRef<'_>) -> &'a [Self] {
-        m.bf16()
-    }
-    fn of_mat_mut<'a>(m: &'a mut MatMut<'_>) -> &'a mut [Self] {
-        m.bf16_mut()
-    }
-    #[inline(always)]
-    fn wide(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-    #[inline(always)]
-    fn round(x: f32) -> Self {
-        Self::from_f32(x)
-    }
 }
 
 /// A parallel loop's body, generic over the kernel.
-pub(crate) trait Work<E: Elem>: Sync {
+pub(crate) trait Work<E: AttentionElem>: Sync {
     /// Words of scratch that a task needs at most. Every piece it takes counts as whole cache lines.
-    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+    fn scratch<K: TileKernel<E = E>>(&self) -> usize {
         0
     }
 
@@ -92,11 +41,11 @@ pub(crate) trait Work<E: Elem>: Sync {
     ///
     /// # Safety
     /// The kernel's instructions must be available, and each task must run once.
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, scratch: Scratch);
+    unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, scratch: Scratch);
 }
 
 /// Runs tasks `0..n` on the threads of `cx` with the kernel of its instruction path.
-pub(crate) fn each<E: Elem>(cx: &Cx, n: usize, work: &impl Work<E>) {
+pub(crate) fn each<E: AttentionElem>(cx: &Cx, n: usize, work: &impl Work<E>) {
     // SAFETY: `cx` only holds an instruction path that this processor has.
     unsafe {
         match cx.isa() {
@@ -113,7 +62,7 @@ pub(crate) fn each<E: Elem>(cx: &Cx, n: usize, work: &impl Work<E>) {
 ///
 /// # Safety
 /// The kernel's instructions must be available.
-unsafe fn each_with<K: Kernel>(cx: &Cx, n: usize, work: &impl Work<K::E>) {
+unsafe fn each_with<K: TileKernel>(cx: &Cx, n: usize, work: &impl Work<K::E>) {
     let words = work.scratch::<K>();
     let slots = Slots::new(cx, cx.threads().count().min(n), 4 * words);
     cx.threads().each(n, |task| {
@@ -124,9 +73,9 @@ unsafe fn each_with<K: Kernel>(cx: &Cx, n: usize, work: &impl Work<K::E>) {
 
 /// Instruction path and element type. All methods are inlined into callers that have the instructions enabled, but
 /// `strip`, which is a function of its own.
-pub(crate) trait Kernel: 'static {
+pub(crate) trait TileKernel: 'static {
     /// Elements of tensors.
-    type E: Elem;
+    type E: AttentionElem;
     /// Sixteen f32.
     type L: Lanes;
     /// Elements a word: how many steps of a contraction one word holds.
@@ -184,7 +133,7 @@ pub(crate) trait Kernel: 'static {
         // SAFETY: the caller's row holds n elements; `a` holds 16 values.
         unsafe {
             for i in 0..n {
-                a[i] = (*src.add(i)).wide();
+                a[i] = (*src.add(i)).get();
             }
             Self::L::load(a.as_ptr())
         }
@@ -223,7 +172,7 @@ pub(crate) trait Kernel: 'static {
 
 /// Plain Rust.
 pub(crate) struct PlainKernel<E>(PhantomData<E>);
-impl<E: Elem> Kernel for PlainKernel<E> {
+impl<E: AttentionElem> TileKernel for PlainKernel<E> {
     type E = E;
     type L = Plain;
     const PAIR: usize = 1;
@@ -238,7 +187,7 @@ impl<E: Elem> Kernel for PlainKernel<E> {
     }
     #[inline(always)]
     unsafe fn word(first: E, _: E) -> u32 {
-        first.wide().to_bits()
+        first.get().to_bits()
     }
 }
 
@@ -247,27 +196,27 @@ pub(crate) use x86::{Avx2, Avx512Bf16, Avx512F32};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Elem, Kernel, Panels, PhantomData, Rows, Scratch, Start, Work, tile};
+    use super::{AttentionElem, Panels, PhantomData, Rows, Scratch, Start, TileKernel, Work, tile};
     use crate::attention::lanes::{Ymm2, Zmm};
     use crate::attention::transpose::transpose16;
     use half::bf16;
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-    unsafe fn enter_avx512<K: Kernel, W: Work<K::E>>(work: &W, task: usize, scratch: Scratch) {
+    unsafe fn enter_avx512<K: TileKernel, W: Work<K::E>>(work: &W, task: usize, scratch: Scratch) {
         // SAFETY: the caller's.
         unsafe { work.run::<K>(task, scratch) }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn enter_avx2<K: Kernel, W: Work<K::E>>(work: &W, task: usize, scratch: Scratch) {
+    unsafe fn enter_avx2<K: TileKernel, W: Work<K::E>>(work: &W, task: usize, scratch: Scratch) {
         // SAFETY: the caller's.
         unsafe { work.run::<K>(task, scratch) }
     }
 
     /// AVX2 and FMA.
     pub(crate) struct Avx2<E>(PhantomData<E>);
-    impl<E: Elem> Kernel for Avx2<E> {
+    impl<E: AttentionElem> TileKernel for Avx2<E> {
         type E = E;
         type L = Ymm2;
         const PAIR: usize = 1;
@@ -282,13 +231,13 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn word(first: E, _: E) -> u32 {
-            first.wide().to_bits()
+            first.get().to_bits()
         }
     }
 
     /// AVX-512 on f32.
     pub(crate) struct Avx512F32;
-    impl Kernel for Avx512F32 {
+    impl TileKernel for Avx512F32 {
         type E = f32;
         type L = Zmm;
         const PAIR: usize = 1;
@@ -339,7 +288,7 @@ mod x86 {
 
     /// AVX-512 with BF16 products.
     pub(crate) struct Avx512Bf16;
-    impl Kernel for Avx512Bf16 {
+    impl TileKernel for Avx512Bf16 {
         type E = bf16;
         type L = Zmm;
         const PAIR: usize = 2;

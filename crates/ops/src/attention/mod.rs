@@ -38,7 +38,7 @@ pub(crate) mod weights;
 pub use segments::Segments;
 
 use crate::{Cx, DType, MatMut, MatRef, Tensor};
-use kernel::Elem;
+use kernel::AttentionElem;
 use pack::Part;
 
 /// Queries and keys of one block. A multiple of 16.
@@ -92,7 +92,7 @@ struct Inputs<'a, E> {
     s: AttnShape,
 }
 
-impl<E: Elem> Inputs<'_, E> {
+impl<E: AttentionElem> Inputs<'_, E> {
     /// Parts of the queries of `head` from token `t`.
     fn queries(&self, t: usize, head: usize) -> [Part<E>; 2] {
         let s = &self.s;

@@ -3,7 +3,8 @@
 //! A `Part` is a range of columns of consecutive rows. Query and key have two (without position, and rotary), each
 //! padded to whole words. Everything beyond the rows and columns given, up to the padded extents, becomes zero.
 
-use super::kernel::{Elem, Kernel};
+use super::kernel::{AttentionElem, TileKernel};
+use crate::kernel::Elem;
 
 /// Columns `at..at + cols` of the packed rows, zeros up to `to`. `at` and `to` are whole words.
 #[derive(Clone, Copy)]
@@ -20,7 +21,7 @@ pub(crate) struct Part<E> {
     pub(crate) to: usize,
 }
 
-impl<E: Elem> Part<E> {
+impl<E: AttentionElem> Part<E> {
     #[inline(always)]
     unsafe fn get(&self, row: usize, col: usize) -> E {
         if col < self.cols {
@@ -34,7 +35,7 @@ impl<E: Elem> Part<E> {
 
 /// Row-major words: `[pad_rows][ld]`, words along the columns.
 #[inline(always)]
-pub(crate) unsafe fn rows<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
+pub(crate) unsafe fn rows<K: TileKernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
     let words = (part.to - part.at) / K::PAIR;
     let whole = part.cols / K::PAIR;
     for r in 0..pad_rows {
@@ -56,8 +57,8 @@ pub(crate) unsafe fn rows<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: us
 
 /// Words along the rows: `[pad_rows / PAIR][ld]`, lanes are columns.
 #[inline(always)]
-pub(crate) unsafe fn steps<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
-    let zero = <K::E as Elem>::round(0.0);
+pub(crate) unsafe fn steps<K: TileKernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
+    let zero = K::E::round(0.0);
     for j in 0..pad_rows / K::PAIR {
         let r = j * K::PAIR;
         // SAFETY: the caller's buffer holds the padded rows; only rows below `rows` are read.
@@ -84,7 +85,7 @@ pub(crate) unsafe fn steps<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: u
 
 /// Words along the columns: `[to / PAIR][ld]`, lanes are rows. `pad_rows` is a multiple of 16.
 #[inline(always)]
-pub(crate) unsafe fn lanes<K: Kernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
+pub(crate) unsafe fn lanes<K: TileKernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
     let words = (part.to - part.at) / K::PAIR;
     for w in (0..words).step_by(16) {
         let first = w * K::PAIR;

@@ -243,7 +243,7 @@ fn wrong_shapes_are_named() {
 struct Exp2<'a>(&'a [f32], crate::DisjointMut<'a, f32>);
 impl kernel::Work<f32> for Exp2<'_> {
     #[inline(always)]
-    unsafe fn run<K: kernel::Kernel<E = f32>>(&self, task: usize, _: Scratch) {
+    unsafe fn run<K: kernel::TileKernel<E = f32>>(&self, task: usize, _: Scratch) {
         // SAFETY: sixteen values each, and the task's own.
         unsafe {
             let out = self.1.slice(16 * task, 16).as_mut_ptr();

@@ -3,7 +3,7 @@
 //! Scores lie transposed, `[keys][queries]`, sixteen queries a vector, so that maxima and sums over keys are vertical
 //! and every query is a lane of its own. Exponents are base 2: `c` is the scale times log2(e).
 
-use super::kernel::Kernel;
+use super::kernel::TileKernel;
 use super::lanes::Lanes;
 
 /// Which keys of a block sixteen queries see: all of them see `0..full`; of `full..total`, lane i sees key k if
@@ -40,7 +40,7 @@ pub(crate) struct Stats {
 /// # Safety
 /// `span.total` rows of both, and the statistics, must be in bounds.
 #[inline(always)]
-pub(crate) unsafe fn softmax<K: Kernel>(
+pub(crate) unsafe fn softmax<K: TileKernel>(
     s: *const f32,
     lds: usize,
     p: *mut u32,
@@ -101,7 +101,7 @@ pub(crate) struct GradTile {
 
 /// Row `k` of a `GradTile`: stores P and dS along the queries and returns dS.
 #[inline(always)]
-unsafe fn gradient_row<K: Kernel>(
+unsafe fn gradient_row<K: TileKernel>(
     t: GradTile,
     k: usize,
     minus: K::L,
@@ -127,7 +127,7 @@ unsafe fn gradient_row<K: Kernel>(
 /// # Safety
 /// All of `t` and both vectors must be in bounds.
 #[inline(always)]
-pub(crate) unsafe fn gradient<K: Kernel>(
+pub(crate) unsafe fn gradient<K: TileKernel>(
     t: GradTile,
     lse2: *const f32,
     delta: *const f32,
@@ -152,7 +152,7 @@ pub(crate) unsafe fn gradient<K: Kernel>(
 /// # Safety
 /// Both must hold `n` elements.
 #[inline(always)]
-pub(crate) unsafe fn dot<K: Kernel>(a: *const K::E, b: *const K::E, n: usize) -> f32 {
+pub(crate) unsafe fn dot<K: TileKernel>(a: *const K::E, b: *const K::E, n: usize) -> f32 {
     // SAFETY: the caller's.
     unsafe {
         let mut acc = K::L::splat(0.0);

@@ -1,7 +1,7 @@
 //! Blocks of rows; scattered sums go by slices of columns, each task walking all rows in order, so that two equal
 //! row numbers need no care.
 
-use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
+use crate::kernel::{Blocks, Elem, Pointwise, Rows, RowsMut, dispatch, with_elem};
 use crate::{Cx, DisjointMut, MatMut, MatRef, Tensor};
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ struct Cast<'a, S, D> {
     rows: Range<usize>,
 }
 
-impl<S: Elem, D: Elem> Kernel for Cast<'_, S, D> {
+impl<S: Elem, D: Elem> Pointwise for Cast<'_, S, D> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -38,7 +38,7 @@ struct Scale<'a, T> {
     factor: f32,
 }
 
-impl<T: Elem> Kernel for Scale<'_, T> {
+impl<T: Elem> Pointwise for Scale<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -65,7 +65,7 @@ struct Add<'a, S, D> {
     rows: Range<usize>,
 }
 
-impl<S: Elem, D: Elem> Kernel for Add<'_, S, D> {
+impl<S: Elem, D: Elem> Pointwise for Add<'_, S, D> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -94,7 +94,7 @@ struct Gather<'a, S, D> {
     rows: Range<usize>,
 }
 
-impl<S: Elem, D: Elem> Kernel for Gather<'_, S, D> {
+impl<S: Elem, D: Elem> Pointwise for Gather<'_, S, D> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -125,7 +125,7 @@ struct ScatterAdd<'a, S> {
     cols: Range<usize>,
 }
 
-impl<S: Elem> Kernel for ScatterAdd<'_, S> {
+impl<S: Elem> Pointwise for ScatterAdd<'_, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

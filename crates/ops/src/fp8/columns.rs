@@ -7,7 +7,7 @@
 
 use super::codec::{Codec, scale_of, to_grid, with_codec};
 use super::{E4M3, Quantized, Reader, TILE};
-use crate::kernel::{Elem, Kernel, Rows, dispatch, with_elem};
+use crate::kernel::{Elem, Pointwise, Rows, dispatch, with_elem};
 use crate::{Cx, DType, DisjointMut, MatRef, Tensor};
 use std::ops::Range;
 
@@ -56,7 +56,7 @@ impl Columns {
         Self { grid: cx.empty(&[rows, cols], DType::Bf16), scales: cx.empty(&[most * cols + 16], DType::F32), first }
     }
 
-    fn fill<S: Source>(&mut self, cx: &Cx, groups: usize, range: &RangeOf<'_>, source: S, power_of_two: bool) {
+    fn fill<S: RowSource>(&mut self, cx: &Cx, groups: usize, range: &RangeOf<'_>, source: S, power_of_two: bool) {
         let cols = self.grid.cols();
         let _scope = cx.scope("quantize", 0, 4 * self.grid.len() as u64);
         let (tiles, across) = (self.first.i32()[groups] as usize, cols.div_ceil(WIDE));
@@ -82,12 +82,12 @@ impl Columns {
 }
 
 /// Rows read as f32.
-trait Source: Copy + Send + Sync {
+trait RowSource: Copy + Send + Sync {
     /// Columns `col..col + n` of row `r`, handed over with their index in that range.
     fn each(&self, r: usize, col: usize, n: usize, put: impl FnMut(usize, f32));
 }
 
-impl<X: Elem> Source for Rows<'_, X> {
+impl<X: Elem> RowSource for Rows<'_, X> {
     #[inline(always)]
     fn each(&self, r: usize, col: usize, n: usize, mut put: impl FnMut(usize, f32)) {
         for (i, x) in self.row(r)[col..col + n].iter().enumerate() {
@@ -102,7 +102,7 @@ struct Tiles<'a, F> {
     _format: F,
 }
 
-impl<F: Codec> Source for Tiles<'_, F> {
+impl<F: Codec> RowSource for Tiles<'_, F> {
     #[inline(always)]
     fn each(&self, r: usize, col: usize, n: usize, put: impl FnMut(usize, f32)) {
         let Self { reader, _format: _ } = self;
@@ -121,7 +121,7 @@ struct Fill<'a, S> {
     power_of_two: bool,
 }
 
-impl<S: Source> Kernel for Fill<'_, S> {
+impl<S: RowSource> Pointwise for Fill<'_, S> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

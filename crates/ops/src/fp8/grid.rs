@@ -2,7 +2,7 @@
 
 use super::codec::{Codec, FourThree};
 use crate::Isa;
-use crate::kernel::{Kernel, dispatch};
+use crate::kernel::{Pointwise, dispatch};
 
 /// `n` codes from `from` as bf16 to `to`.
 ///
@@ -26,7 +26,7 @@ pub(super) struct Plain<'a> {
     pub(super) to: &'a mut [u16],
 }
 
-impl Kernel for Plain<'_> {
+impl Pointwise for Plain<'_> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

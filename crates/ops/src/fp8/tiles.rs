@@ -2,7 +2,7 @@
 
 use super::codec::{Codec, encode_with, scale_of, with_codec};
 use super::{E4M3, MiniFloat, TILE};
-use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
+use crate::kernel::{Blocks, Elem, Pointwise, Rows, RowsMut, dispatch, with_elem};
 use crate::moe::{Plan, copy_rows};
 use crate::{Cx, DType, DisjointMut, Isa, MatRef, Tensor};
 use std::ops::Range;
@@ -243,7 +243,7 @@ struct Encode<'a, X, F> {
     _format: F,
 }
 
-impl<X: Elem, F: Codec> Kernel for Encode<'_, X, F> {
+impl<X: Elem, F: Codec> Pointwise for Encode<'_, X, F> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -300,7 +300,7 @@ struct Decode<'a, Y, F> {
     _format: F,
 }
 
-impl<Y: Elem, F: Codec> Kernel for Decode<'_, Y, F> {
+impl<Y: Elem, F: Codec> Pointwise for Decode<'_, Y, F> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

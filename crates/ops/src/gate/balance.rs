@@ -12,7 +12,7 @@
 use super::cpu::{EPS, as_keys, best, room, sum, to_key};
 use super::{GateCfg, check_2d};
 use crate::attention::Segments;
-use crate::kernel::{Kernel, dispatch, dot};
+use crate::kernel::{Pointwise, dispatch, dot};
 use crate::{Acc, Cx, DType, Device, DisjointMut, Tensor};
 
 /// Tokens of a block: partial counts and sums are per block.
@@ -115,7 +115,7 @@ struct Count<'a> {
     scratch: &'a mut [i32],
 }
 
-impl Kernel for Count<'_> {
+impl Pointwise for Count<'_> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

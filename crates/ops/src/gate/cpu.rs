@@ -5,7 +5,7 @@
 //! other expert). Nothing uses fused multiply-add, so that every path gives the same bits.
 
 use super::{GateCfg, Scoring, TopK};
-use crate::kernel::{Kernel, dispatch, dot, sum_lanes};
+use crate::kernel::{Pointwise, dispatch, dot, sum_lanes};
 use crate::math::{exp, sigmoid};
 use crate::{Cx, DType, DisjointMut};
 use std::ops::Range;
@@ -78,7 +78,7 @@ struct Forward<'a> {
     weight: &'a mut [f32],
 }
 
-impl Kernel for Forward<'_> {
+impl Pointwise for Forward<'_> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

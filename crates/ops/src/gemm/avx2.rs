@@ -1,18 +1,18 @@
 //! Register tiles with AVX2 and FMA: up to 4 rows by 1 panel (8 accumulators). BF16 is widened by shift and mask.
 
 use super::portable::{Sums, promote, store};
-use super::{Kernel, LANES, SCALED, Tile};
+use super::{LANES, Microkernel, SCALED, Tile};
 use crate::DType;
 use std::arch::x86_64::*;
 
-pub(super) fn kernel(dtype: DType, packed: bool) -> Kernel {
+pub(super) fn kernel(dtype: DType, packed: bool) -> Microkernel {
     let run = match (dtype, packed) {
         (DType::Bf16, false) => dispatch::<true, 4>,
         (DType::Bf16, true) => dispatch::<true, 64>,
         (_, false) => dispatch::<false, 4>,
         (_, true) => dispatch::<false, 64>,
     };
-    Kernel { run, rows: 4, panels: |_| 1 }
+    Microkernel { run, rows: 4, panels: |_| 1 }
 }
 
 unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, panels: usize) {

@@ -3,7 +3,7 @@
 //! A step loads one vector a panel and broadcasts one word a row, so a full tile has 24 multiply instructions for 11
 //! loads. Few rows take more panels, so that enough sums are in flight (and, for one row, enough streams of memory).
 
-use super::{Kernel, Out, SCALED, Scales, Tile};
+use super::{Microkernel, Out, SCALED, Scales, Tile};
 use crate::DType;
 use std::arch::x86_64::*;
 
@@ -12,7 +12,7 @@ const ROWS: usize = 4;
 /// Bytes of a step of A: panels.
 const PANELS: usize = 64;
 
-pub(super) fn kernel(dtype: DType, packed: bool) -> Kernel {
+pub(super) fn kernel(dtype: DType, packed: bool) -> Microkernel {
     let run = match (dtype, packed) {
         (DType::Bf16, false) => dispatch::<true, ROWS>,
         (DType::Bf16, true) => dispatch::<true, PANELS>,
@@ -24,7 +24,7 @@ pub(super) fn kernel(dtype: DType, packed: bool) -> Kernel {
         3..=4 => 6,
         _ => 3,
     };
-    Kernel { run, rows: 8, panels }
+    Microkernel { run, rows: 8, panels }
 }
 
 unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, panels: usize) {

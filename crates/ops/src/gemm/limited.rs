@@ -8,8 +8,8 @@
 
 use super::outer::{Outer, STEPS, outer_with};
 use super::scaled::{CHUNK, ScaledProduct, multiply_scaled_with};
-use super::{Kernel, LANES, SCALED, STEP_BYTES, Tile, portable, steps};
-use crate::kernel::{Kernel as Loop, dispatch};
+use super::{LANES, Microkernel, SCALED, STEP_BYTES, Tile, portable, steps};
+use crate::kernel::{Pointwise, dispatch};
 use crate::{Acc, Cx, DType, Isa};
 
 /// Steps that one instruction takes: 32 of k.
@@ -53,17 +53,17 @@ pub(crate) unsafe fn outer(
 }
 
 /// The kernel of an instruction path. A is packed, or rows.
-fn kernel(isa: Isa, promote: bool, packed: bool) -> Kernel {
+fn kernel(isa: Isa, promote: bool, packed: bool) -> Microkernel {
     let run = match (promote, packed) {
         (true, false) => on::<true, 4>(isa),
         (true, true) => on::<true, STEP_BYTES>(isa),
         (false, false) => on::<false, 4>(isa),
         (false, true) => on::<false, STEP_BYTES>(isa),
     };
-    Kernel { run, rows: 4, panels: |_| 1 }
+    Microkernel { run, rows: 4, panels: |_| 1 }
 }
 
-fn on<const PROMOTE: bool, const STEP: usize>(isa: Isa) -> super::Run {
+fn on<const PROMOTE: bool, const STEP: usize>(isa: Isa) -> super::RunTile {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 => run::<PROMOTE, STEP, 2>,
@@ -87,7 +87,7 @@ struct Row<'a, const PROMOTE: bool, const STEP: usize> {
     row: usize,
 }
 
-impl<const PROMOTE: bool, const STEP: usize> Loop for Row<'_, PROMOTE, STEP> {
+impl<const PROMOTE: bool, const STEP: usize> Pointwise for Row<'_, PROMOTE, STEP> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

@@ -150,19 +150,19 @@ pub(crate) const SCALED: usize = crate::fp8::TILE / 2;
 ///
 /// # Safety
 /// The tile's pointers must be valid for its extents and the processor must have the instructions.
-pub(crate) type Run = unsafe fn(&Tile, usize, usize);
+pub(crate) type RunTile = unsafe fn(&Tile, usize, usize);
 
 /// The kernel of an instruction path for a format and a form of A, with the largest tile it takes.
 #[derive(Clone, Copy)]
-pub(crate) struct Kernel {
-    pub(crate) run: Run,
+pub(crate) struct Microkernel {
+    pub(crate) run: RunTile,
     /// Most rows; divides 16 when A is packed.
     pub(crate) rows: usize,
     /// Most panels for a tile of so many rows.
     pub(crate) panels: fn(rows: usize) -> usize,
 }
 
-impl Kernel {
+impl Microkernel {
     pub(crate) fn of(isa: Isa, dtype: DType, packed: bool) -> Self {
         match isa {
             #[cfg(target_arch = "x86_64")]

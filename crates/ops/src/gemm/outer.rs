@@ -6,7 +6,7 @@
 
 use super::pack::lanes_from_cols;
 use super::places::{Panels, Rows};
-use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile, fence, steps};
+use super::{LANES, Microkernel, Out, STEP_BYTES, Scales, Tile, fence, steps};
 use crate::fp8::TILE;
 use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
@@ -62,7 +62,7 @@ pub(crate) unsafe fn outer(
     acc: Acc,
     product: impl Fn(usize) -> Outer + Sync,
 ) {
-    let kernel = Kernel::of(cx.isa(), dtype, true);
+    let kernel = Microkernel::of(cx.isa(), dtype, true);
     // SAFETY: the caller's promise.
     unsafe { outer_with(cx, (kernel, STEPS), groups, rows, (m, n), dtype, acc, product) };
 }
@@ -73,7 +73,7 @@ pub(crate) unsafe fn outer(
 /// As above, and the processor must have the kernel's instructions.
 pub(super) unsafe fn outer_with(
     cx: &Cx,
-    (kernel, block): (Kernel, usize),
+    (kernel, block): (Microkernel, usize),
     groups: usize,
     rows: usize,
     (m, n): (usize, usize),
@@ -126,7 +126,7 @@ fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize,
 /// `panel` bytes.
 unsafe fn tile(
     cx: &Cx,
-    kernel: Kernel,
+    kernel: Microkernel,
     p: &Outer,
     place: Place,
     (c_rows, c_cols): (usize, usize),

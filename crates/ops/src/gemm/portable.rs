@@ -1,17 +1,17 @@
 //! Register tiles in plain Rust: up to 4 rows by 1 panel. What processors without a path of their own get.
 
-use super::{Kernel, LANES, Out, SCALED, STEP_BYTES, Tile};
+use super::{LANES, Microkernel, Out, SCALED, STEP_BYTES, Tile};
 use crate::DType;
 use half::bf16;
 
-pub(super) fn kernel(dtype: DType, packed: bool) -> Kernel {
+pub(super) fn kernel(dtype: DType, packed: bool) -> Microkernel {
     let run = match (dtype, packed) {
         (DType::Bf16, false) => dispatch::<true, 4>,
         (DType::Bf16, true) => dispatch::<true, 64>,
         (_, false) => dispatch::<false, 4>,
         (_, true) => dispatch::<false, 64>,
     };
-    Kernel { run, rows: 4, panels: |_| 1 }
+    Microkernel { run, rows: 4, panels: |_| 1 }
 }
 
 unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, panels: usize) {

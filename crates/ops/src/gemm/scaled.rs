@@ -6,7 +6,7 @@
 //! order of a sum is that of `gemm`, with these blocks; it depends on k alone.
 
 use super::task::{Blocks, Part, cut, each_block, rows_of_blocks};
-use super::{Kernel, LANES, Out, STEP_BYTES, Scales, Tile};
+use super::{LANES, Microkernel, Out, STEP_BYTES, Scales, Tile};
 use crate::fp8::TILE;
 use crate::fp8::grid::to_bf16;
 use crate::slots::Slots;
@@ -72,7 +72,7 @@ unsafe impl Sync for ScaledProduct {}
 /// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
 pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(usize) -> ScaledProduct + Sync) {
     // SAFETY: the caller's promise.
-    unsafe { multiply_scaled_with(cx, (Kernel::of(cx.isa(), DType::Bf16, false), CHUNK), groups, product) };
+    unsafe { multiply_scaled_with(cx, (Microkernel::of(cx.isa(), DType::Bf16, false), CHUNK), groups, product) };
 }
 
 /// The same with a given kernel for plain rows of bf16, which sees `chunk` elements of k at a time (whole `CHUNK`s).
@@ -81,7 +81,7 @@ pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(us
 /// As above, and the processor must have the kernel's instructions.
 pub(super) unsafe fn multiply_scaled_with(
     cx: &Cx,
-    (kernel, chunk): (Kernel, usize),
+    (kernel, chunk): (Microkernel, usize),
     groups: usize,
     product: impl Fn(usize) -> ScaledProduct + Sync,
 ) {
@@ -101,7 +101,7 @@ pub(super) unsafe fn multiply_scaled_with(
 
 unsafe fn block(
     cx: &Cx,
-    kernel: Kernel,
+    kernel: Microkernel,
     p: &ScaledProduct,
     blocks: &Blocks,
     part: Part,

@@ -3,7 +3,7 @@
 //! A task is up to [`ROWS`] rows by so many panels that B's part is about [`B_BYTES`]: it lies in the second-level cache
 //! together with A's part. What is computed never depends on how it is cut.
 
-use super::{BLOCK, Kernel, LANES, Out, STEP_BYTES, Tile, fetch, panel_bytes, steps};
+use super::{BLOCK, LANES, Microkernel, Out, STEP_BYTES, Tile, fetch, panel_bytes, steps};
 use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
 
@@ -167,7 +167,7 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
     let total = steps(p.dtype, p.k);
     // The last step of a row with odd k is only half there.
     let whole = if p.dtype == DType::Bf16 { p.k / 2 } else { p.k };
-    let kernel = Kernel::of(cx.isa(), p.dtype, false);
+    let kernel = Microkernel::of(cx.isa(), p.dtype, false);
     let rows = row1 - row0;
     // Even tiles beat full ones with a small last one.
     let row_tiles = rows.div_ceil(kernel.rows);

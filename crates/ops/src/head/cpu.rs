@@ -1,7 +1,7 @@
 //! Softmax, loss and gradient of rows of logits on a processor. A row is walked three times while it is in cache: its
 //! maximum; its exponentials, in place, and their sum; their division into dz.
 
-use crate::kernel::{Blocks, Elem, Kernel, dispatch, sum_lanes, with_elem};
+use crate::kernel::{Blocks, Elem, Pointwise, dispatch, sum_lanes, with_elem};
 use crate::math::exp;
 use crate::{Acc, Cx, DType, DisjointMut, Tensor};
 
@@ -53,7 +53,7 @@ struct Row<'a, C> {
     dz: Option<&'a mut [C]>,
 }
 
-impl<C: Elem> Kernel for Row<'_, C> {
+impl<C: Elem> Pointwise for Row<'_, C> {
     /// The loss.
     type Out = f32;
     #[inline(always)]

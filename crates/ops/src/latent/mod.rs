@@ -18,7 +18,8 @@ mod part;
 #[cfg(test)]
 mod tests;
 
-use crate::attention::kernel::{Elem, each};
+use crate::attention::kernel::{AttentionElem, each};
+use crate::kernel::Elem;
 use crate::{Cx, DType, DisjointMut, Tensor};
 use half::bf16;
 use part::{Merge, Parts};
@@ -81,18 +82,18 @@ pub fn decode(
     }
 }
 
-fn run<E: Elem>(cx: &Cx, q_lat: &Tensor, caches: &[&Tensor], lens: &[usize], z: Sizes, o_lat: &mut Tensor) {
+fn run<E: AttentionElem>(cx: &Cx, q_lat: &Tensor, caches: &[&Tensor], lens: &[usize], z: Sizes, o_lat: &mut Tensor) {
     let b = caches.len();
     // The query in the caches' format.
     let mut q = cx.empty(&[b, q_lat.cols()], o_lat.dtype());
     match q_lat.dtype() {
-        DType::Bf16 => E::of_mut(&mut q).iter_mut().zip(q_lat.bf16()).for_each(|(d, s)| *d = E::round(s.wide())),
-        _ => E::of_mut(&mut q).iter_mut().zip(q_lat.f32()).for_each(|(d, s)| *d = E::round(*s)),
+        DType::Bf16 => E::of_tensor_mut(&mut q).iter_mut().zip(q_lat.bf16()).for_each(|(d, s)| *d = E::round(s.get())),
+        _ => E::of_tensor_mut(&mut q).iter_mut().zip(q_lat.f32()).for_each(|(d, s)| *d = E::round(*s)),
     }
     let mut partial = cx.empty(&[b * z.parts, z.heads, z.row], DType::F32);
     let groups = z.heads.div_ceil(HEADS);
-    let work = Parts { q: E::of(&q), caches, lens, z, groups, partial: DisjointMut::new(partial.f32_mut()) };
+    let work = Parts { q: E::of_tensor(&q), caches, lens, z, groups, partial: DisjointMut::new(partial.f32_mut()) };
     each(cx, b * z.parts * groups, &work);
-    let work = Merge { lens, z, partial: partial.f32(), o: DisjointMut::new(E::of_mut(o_lat)) };
+    let work = Merge { lens, z, partial: partial.f32(), o: DisjointMut::new(E::of_tensor_mut(o_lat)) };
     each(cx, b, &work);
 }

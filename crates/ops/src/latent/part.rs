@@ -3,7 +3,7 @@
 //! As in the forward pass with heads in place of queries: S^T = C Q^T, lanes are heads, then O = alpha O + P C.
 
 use super::{HEADS, SPLIT, Sizes};
-use crate::attention::kernel::{Elem, Kernel, Work};
+use crate::attention::kernel::{AttentionElem, TileKernel, Work};
 use crate::attention::lanes::Lanes;
 use crate::attention::pack::{self, Part};
 use crate::attention::tile::{Panels, ROWS, Rows, Start};
@@ -23,8 +23,8 @@ pub(super) struct Parts<'a, E> {
     pub(super) partial: DisjointMut<'a, f32>,
 }
 
-impl<E: Elem> Work<E> for Parts<'_, E> {
-    fn scratch<K: Kernel<E = E>>(&self) -> usize {
+impl<E: AttentionElem> Work<E> for Parts<'_, E> {
+    fn scratch<K: TileKernel<E = E>>(&self) -> usize {
         let z = &self.z;
         let nh_pad = HEADS.min(z.heads).next_multiple_of(16);
         let (ld_d, ld_v) = ((z.dc + z.dr).next_multiple_of(16), z.dc.next_multiple_of(16));
@@ -33,7 +33,7 @@ impl<E: Elem> Work<E> for Parts<'_, E> {
     }
 
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
+    unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
         let z = &self.z;
         let (place, group) = (task / self.groups, task % self.groups);
         let (sequence, part) = (place / z.parts, place % z.parts);
@@ -56,7 +56,7 @@ impl<E: Elem> Work<E> for Parts<'_, E> {
         let acc: *mut f32 = scratch.take(nh_pad * ld_v);
         let (max, sum, alpha): (*mut f32, *mut f32, *mut f32) =
             (scratch.take(nh_pad), scratch.take(nh_pad), scratch.take(nh_pad));
-        let cache = E::of(self.caches[sequence]);
+        let cache = E::of_tensor(self.caches[sequence]);
         // SAFETY: the pieces hold BLOCK keys and nh_pad heads; the partial rows are this task's alone.
         unsafe {
             let q = self.q[(sequence * z.heads + h0) * d..].as_ptr();
@@ -109,9 +109,9 @@ pub(super) struct Merge<'a, E> {
     pub(super) o: DisjointMut<'a, E>,
 }
 
-impl<E: Elem> Work<E> for Merge<'_, E> {
+impl<E: AttentionElem> Work<E> for Merge<'_, E> {
     #[inline(always)]
-    unsafe fn run<K: Kernel<E = E>>(&self, task: usize, _: Scratch) {
+    unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, _: Scratch) {
         let z = &self.z;
         let n = self.lens[task].div_ceil(SPLIT);
         let ld_v = z.row - 16;

@@ -6,7 +6,7 @@ use crate::fp8::codec::{Codec, FourThree, encode_with, scale_of};
 use crate::gemm::LANES;
 use crate::gemm::pack::codes_from_rows;
 use crate::gemm::places::Rows;
-use crate::kernel::{Elem, Kernel, dispatch};
+use crate::kernel::{Elem, Pointwise, dispatch};
 use crate::{Cx, DType, DisjointMut, Isa};
 use half::bf16;
 
@@ -76,7 +76,7 @@ impl<'a, X> Block<'a, X> {
 /// Elements of a panel's step.
 const STEP: usize = 2 * LANES;
 
-impl<X: Elem> Kernel for Block<'_, X> {
+impl<X: Elem> Pointwise for Block<'_, X> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

@@ -1,6 +1,6 @@
 //! Rows moved and summed on a processor.
 
-use crate::kernel::{Blocks, Elem, Kernel, Rows, RowsMut, dispatch, with_elem};
+use crate::kernel::{Blocks, Elem, Pointwise, Rows, RowsMut, dispatch, with_elem};
 use crate::{Acc, Cx, DisjointMut, MatMut, MatRef};
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ struct Convert<'a, X, Y> {
     rows: Range<usize>,
 }
 
-impl<X: Elem, Y: Elem> Kernel for Convert<'_, X, Y> {
+impl<X: Elem, Y: Elem> Pointwise for Convert<'_, X, Y> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -73,7 +73,7 @@ struct Combine<'a, Y> {
     acc: Acc,
 }
 
-impl<Y: Elem> Kernel for Combine<'_, Y> {
+impl<Y: Elem> Pointwise for Combine<'_, Y> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

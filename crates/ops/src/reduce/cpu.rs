@@ -1,13 +1,13 @@
 //! One pass over memory in blocks of elements.
 
-use crate::kernel::{Blocks, Elem, Kernel, LANES, dispatch, sum_lanes, with_elem};
+use crate::kernel::{Blocks, Elem, LANES, Pointwise, dispatch, sum_lanes, with_elem};
 use crate::{Cx, DType, DisjointMut, Tensor};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 struct Sum<'a, T, const SQUARES: bool>(&'a [T]);
 
-impl<T: Elem, const SQUARES: bool> Kernel for Sum<'_, T, SQUARES> {
+impl<T: Elem, const SQUARES: bool> Pointwise for Sum<'_, T, SQUARES> {
     type Out = f64;
     #[inline(always)]
     fn run<const FMA: bool>(self) -> f64 {
@@ -61,7 +61,7 @@ fn by_blocks(cx: &Cx, len: usize, sum: impl Fn(Range<usize>) -> f64 + Sync) -> f
 /// Products of two f32 are exact in f64, fused or not.
 struct Dot<'a>(&'a [f32], &'a [f32]);
 
-impl Kernel for Dot<'_> {
+impl Pointwise for Dot<'_> {
     type Out = f64;
     #[inline(always)]
     fn run<const FMA: bool>(self) -> f64 {
@@ -87,7 +87,7 @@ pub(super) fn dot(cx: &Cx, x: &Tensor, y: &Tensor) -> f64 {
 /// Largest magnitude, as bits: infinities and NaN are the largest of all.
 struct Largest<'a, T>(&'a [T]);
 
-impl<T: Elem> Kernel for Largest<'_, T> {
+impl<T: Elem> Pointwise for Largest<'_, T> {
     type Out = u32;
     #[inline(always)]
     fn run<const FMA: bool>(self) -> u32 {

@@ -1,6 +1,6 @@
 //! A row is read from memory once: the second loop over it finds it in the first-level cache.
 
-use crate::kernel::{Blocks, Elem, Kernel, LANES, Rows, RowsMut, dispatch, dot, sum_lanes, with_elem};
+use crate::kernel::{Blocks, Elem, LANES, Pointwise, Rows, RowsMut, dispatch, dot, sum_lanes, with_elem};
 use crate::math::fma;
 use crate::{Acc, Cx, DType, DisjointMut, MatMut, MatRef, Tensor};
 use std::ops::Range;
@@ -14,7 +14,7 @@ struct Forward<'a, X, Y> {
     rows: Range<usize>,
 }
 
-impl<X: Elem, Y: Elem> Kernel for Forward<'_, X, Y> {
+impl<X: Elem, Y: Elem> Pointwise for Forward<'_, X, Y> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -57,7 +57,7 @@ struct Backward<'a, G, X, O> {
     rows: Range<usize>,
 }
 
-impl<G: Elem, X: Elem, O: Elem> Kernel for Backward<'_, G, X, O> {
+impl<G: Elem, X: Elem, O: Elem> Pointwise for Backward<'_, G, X, O> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -114,7 +114,7 @@ struct Reduce<'a> {
     acc: Acc,
 }
 
-impl Kernel for Reduce<'_> {
+impl Pointwise for Reduce<'_> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

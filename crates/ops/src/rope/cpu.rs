@@ -1,7 +1,7 @@
 //! Rows in blocks; the table's row stays in the first-level cache for all heads of a row.
 
 use super::RopeTable;
-use crate::kernel::{Blocks, Elem, Kernel, RowsMut, dispatch, with_elem};
+use crate::kernel::{Blocks, Elem, Pointwise, RowsMut, dispatch, with_elem};
 use crate::math::fma;
 use crate::{Cx, MatMut, Tensor};
 use std::ops::Range;
@@ -22,7 +22,7 @@ struct Apply<'a, T> {
     rows: Range<usize>,
 }
 
-impl<T: Elem> Kernel for Apply<'_, T> {
+impl<T: Elem> Pointwise for Apply<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

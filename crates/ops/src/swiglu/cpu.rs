@@ -1,6 +1,6 @@
 //! Pointwise in blocks of rows; the dot product of `d_scale` in fixed lanes.
 
-use crate::kernel::{Blocks, Elem, Kernel, LANES, Rows, RowsMut, dispatch, sum_lanes, with_elem};
+use crate::kernel::{Blocks, Elem, LANES, Pointwise, Rows, RowsMut, dispatch, sum_lanes, with_elem};
 use crate::math::{fma, sigmoid};
 use crate::{Cx, DisjointMut, Tensor};
 use std::ops::Range;
@@ -15,7 +15,7 @@ struct Forward<'a, T> {
     rows: Range<usize>,
 }
 
-impl<T: Elem> Kernel for Forward<'_, T> {
+impl<T: Elem> Pointwise for Forward<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {
@@ -55,7 +55,7 @@ struct Backward<'a, T> {
     rows: Range<usize>,
 }
 
-impl<T: Elem> Kernel for Backward<'_, T> {
+impl<T: Elem> Pointwise for Backward<'_, T> {
     type Out = ();
     #[inline(always)]
     fn run<const FMA: bool>(self) {

@@ -1,10 +1,10 @@
-//! `[[stage]]`: what is trained after the main run, with longer sequences under YaRN (report section 4.3).
+//! `[[extension]]`: what is trained after the main run, with longer sequences under YaRN (report section 4.3).
 
 use serde::{Deserialize, Serialize};
 
 use super::{Amount, Lr};
 
-/// One stage as written. It goes on with the weights, the optimiser's moments and the data of what comes before it.
+/// One extension as written. It goes on with the weights, the optimiser's moments and the data of what comes before it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extension {
@@ -16,7 +16,7 @@ pub struct Extension {
     /// Length of the training that the rotary frequencies come from [default: the main run's].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_len: Option<usize>,
-    /// Length of the stage: tokens or steps.
+    /// Length of the extension: tokens or steps.
     pub total_tokens: Amount,
     /// Its learning rate: a number or a share of `schedule.peak_lr` [default: where the main run ends].
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -21,7 +21,7 @@ pub use amount::Amount;
 pub use builtin::{RECIPES, recipe};
 pub use extension::Extension;
 pub use schedule::{Lr, Phase, Schedule, Shape, Total};
-pub use source::Source;
+pub use source::WrittenText;
 pub(crate) use source::nearest;
 
 /// What can be wrong with a recipe.
@@ -76,13 +76,13 @@ pub struct Recipe {
     #[serde(default)]
     pub spike: Spike,
     #[serde(default)]
-    pub run: Run,
+    pub run: RunSettings,
     /// What is trained after the main run, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stage: Vec<Extension>,
+    pub extension: Vec<Extension>,
     /// Where each key was written.
     #[serde(skip)]
-    pub source: Source,
+    pub source: WrittenText,
 }
 
 impl Recipe {
@@ -100,9 +100,14 @@ impl Recipe {
         Self::parse(name_or_path, &text, overrides)
     }
 
+    /// The recipe as it stands in its file, without the overrides.
+    pub fn without_overrides(&self) -> Result<Self, RecipeError> {
+        Self::parse(&self.source.name, self.source.file_text(), &[])
+    }
+
     /// Reads a recipe's text; `name` stands for the file in errors.
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self, RecipeError> {
-        let (mut recipe, source): (Self, Source) = Source::read(name, text, overrides)?;
+        let (mut recipe, source): (Self, WrittenText) = WrittenText::read(name, text, overrides)?;
         if recipe.name.is_empty() {
             let stem = Path::new(name).file_stem().map(|s| s.to_string_lossy().into_owned());
             recipe.name = stem.unwrap_or_else(|| "run".into());
@@ -169,6 +174,8 @@ pub enum Filter {
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
     pub text: Text,
+    /// The field of `.jsonl`, `.json` and `.parquet` files that holds the text.
+    pub text_field: String,
     /// What is left out of the text before it is packed.
     pub filter: Filter,
     /// `"train"`, or the path of an existing `tokenizer.json`.
@@ -194,6 +201,7 @@ impl Default for Data {
     fn default() -> Self {
         Self {
             text: Text::One("cargo-lock".into()),
+            text_field: "text".into(),
             filter: Filter::Auto,
             tokenizer: "train".into(),
             vocab_size: 0,
@@ -405,7 +413,7 @@ impl Default for Spike {
 /// The machine's side of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Run {
+pub struct RunSettings {
     pub seed: u64,
     /// 0 uses every core; the result is the same.
     pub threads: usize,
@@ -415,7 +423,7 @@ pub struct Run {
     pub out: String,
 }
 
-impl Default for Run {
+impl Default for RunSettings {
     fn default() -> Self {
         Self { seed: 1, threads: 0, precision: RunPrecision::Bf16, out: "runs".into() }
     }

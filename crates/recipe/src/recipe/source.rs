@@ -11,11 +11,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::RecipeError;
-use crate::removed;
+use crate::{removed, renamed};
 
 /// The written text of a recipe and the place of every key in it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Source {
+pub struct WrittenText {
     /// File name, or the name of a built-in recipe.
     pub name: String,
     text: String,
@@ -25,7 +25,7 @@ pub struct Source {
     keys: BTreeMap<String, Range<usize>>,
 }
 
-impl Source {
+impl WrittenText {
     /// Parses `text` and `overrides` (each `dotted.key=value`) into a `T`, without the keys that were removed.
     pub(super) fn read<T: DeserializeOwned>(
         name: &str,
@@ -46,12 +46,19 @@ impl Source {
         for piece in &pieces {
             merge(root.get_mut(), parse(piece)?.into_inner());
         }
+        let renamed = renamed::in_recipe(root.get_mut());
         let mut keys = BTreeMap::new();
         collect(root.get_ref(), "", &mut keys);
         let found = Self { keys, ..source.clone() };
+        renamed.map_err(|(key, message)| found.at_key(key, message))?;
         removed::take_from_recipe(root.get_mut()).map_err(|r| found.at_key(r.key, r.message()))?;
         let value = T::deserialize(Deserializer::from(root)).map_err(|e| found.error(e.message(), e.span()))?;
         Ok((value, found))
+    }
+
+    /// The file's text, without the overrides.
+    pub(super) fn file_text(&self) -> &str {
+        &self.text
     }
 
     /// True when the key was written (in the file or by an override).

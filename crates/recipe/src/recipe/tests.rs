@@ -170,13 +170,13 @@ fn a_batch_wise_loss_wants_whole_batches() {
     // A smaller batch at the start would be no whole micro-batch.
     let e = error(MINIMAL, &[set[0], set[1], whole[2], "batch.ramp={from=4, over=\"5%\"}"]);
     assert!(e.contains("`batch.ramp.from`") && e.contains("micro-batches of 8"), "{e}");
-    let stage = format!("{MINIMAL}\n[[stage]]\nseq_len = 1024\ntotal_tokens = \"1M\"\nsequences = 4\n");
-    let e = error(&stage, &whole);
+    let extension = format!("{MINIMAL}\n[[extension]]\nseq_len = 1024\ntotal_tokens = \"1M\"\nsequences = 4\n");
+    let e = error(&extension, &whole);
     assert!(
-        e.starts_with("r.toml, line 1") && e.contains("`stage.0.micro_batch`") && e.contains("micro_batch = 4"),
+        e.starts_with("r.toml, line 1") && e.contains("`extension.0.micro_batch`") && e.contains("micro_batch = 4"),
         "{e}"
     );
-    assert_eq!(plan(&(stage + "micro_batch = 4\n"), &whole).extensions.len(), 1);
+    assert_eq!(plan(&(extension + "micro_batch = 4\n"), &whole).extensions.len(), 1);
 }
 
 #[test]

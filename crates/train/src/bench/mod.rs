@@ -1,5 +1,9 @@
 //! Whole training steps on random tokens, timed, with the arithmetic rate beside the processor's own.
 
+mod products;
+
+pub use products::{ProductPairs, Products, Rates, fits, product_pairs, products};
+
 use crate::step::{StepBatch, StepSettings, Trainer};
 use hadal_base::{Purpose, Rng};
 use hadal_model::count::flops;
@@ -58,12 +62,7 @@ pub struct BenchReport {
 
 /// Runs `settings.steps` steps on random tokens after two that are not counted; `each` sees every measured step's number
 /// and seconds. Afterwards the context's profile, if it has one, holds the measured steps.
-pub fn bench(trainer: &mut Trainer, settings: &BenchSettings, each: impl FnMut(usize, f64) + Send) -> BenchReport {
-    let threads = trainer.cx.threads().clone();
-    threads.run(|| run(trainer, settings, each))
-}
-
-fn run(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnMut(usize, f64)) -> BenchReport {
+pub fn bench(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnMut(usize, f64)) -> BenchReport {
     let BenchSettings { steps, batch, seq_len, step } = *settings;
     let cx = &trainer.cx.clone();
     let flops_per_token = flops(&trainer.model.config, seq_len).training;

@@ -5,7 +5,7 @@ use hadal_ops::{Cx, DType, Tensor};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::Recipe;
 use hadal_recipe::schedule::StepPlan;
-use hadal_train::corpus::{Corpus, Source};
+use hadal_train::corpus::{Corpus, TextSource};
 use hadal_train::objective::{Objective, Pretraining};
 use hadal_train::run::{Run, RunError, trainer};
 use hadal_train::state::State;
@@ -93,7 +93,7 @@ fn an_objective_runs_the_model_shows_figures_and_resumes_to_the_bit() {
     ];
     let sets: Vec<String> = sets.iter().map(|s| (*s).to_owned()).collect();
     let plan = Plan::new(&Recipe::load("quickstart", &sets).unwrap(), None).unwrap();
-    let source = Source::Paths(&paths);
+    let source = TextSource::Paths(&paths);
     let corpus = Corpus::prepare(&source, &plan.data, 300, 1, dir.path(), &mut |_| ()).unwrap();
     let folder = dir.path().join("run");
     std::fs::create_dir(&folder).unwrap();

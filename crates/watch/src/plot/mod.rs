@@ -51,13 +51,13 @@ impl PlotError {
 
 /// A run and its name, for plots that compare.
 #[derive(Clone, Copy, Debug)]
-pub struct Run<'a> {
+pub struct PlottedRun<'a> {
     pub name: &'a str,
     /// Its metrics, one entry a seed.
     pub seeds: &'a [Vec<StepMetrics>],
 }
 
-impl<'a> Run<'a> {
+impl<'a> PlottedRun<'a> {
     /// The steps of all seeds.
     pub fn steps(&self) -> impl Iterator<Item = &'a StepMetrics> {
         self.seeds.iter().flatten()
@@ -112,7 +112,7 @@ pub fn training(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<(), P
 }
 
 /// MaxVio of the batch, mean over the layers, of several runs: 0 is perfect balance.
-pub fn max_vio(path: &Path, title: &str, runs: &[Run<'_>]) -> Result<(), PlotError> {
+pub fn max_vio(path: &Path, title: &str, runs: &[PlottedRun<'_>]) -> Result<(), PlotError> {
     let y = "MaxVio of the batch (mean over layers)";
     compare(path, title, y, Scale::FromZero, runs, StepMetrics::mean_max_vio, |_| None)
 }
@@ -124,11 +124,11 @@ pub fn compare(
     title: &str,
     y: &'static str,
     scale: Scale,
-    runs: &[Run<'_>],
+    runs: &[PlottedRun<'_>],
     line: impl Fn(&StepMetrics) -> Option<f64>,
     dots: impl Fn(&StepMetrics) -> Option<f64>,
 ) -> Result<(), PlotError> {
-    let unit = axis_unit(runs.iter().flat_map(Run::steps).map(|m| m.tokens).max().unwrap_or(0));
+    let unit = axis_unit(runs.iter().flat_map(PlottedRun::steps).map(|m| m.tokens).max().unwrap_or(0));
     let mut curves = Vec::new();
     for (i, run) in runs.iter().enumerate() {
         // One seed is shown step by step behind its smoothed line, several smoothed behind their mean.

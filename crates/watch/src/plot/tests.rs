@@ -100,7 +100,7 @@ fn expert_loads() {
 #[test]
 fn comparisons() {
     let (a, b) = ([run(600, true)], [run(600, false)]);
-    let runs = [Run { name: "bias update", seeds: &a }, Run { name: "none", seeds: &b }];
+    let runs = [PlottedRun { name: "bias update", seeds: &a }, PlottedRun { name: "none", seeds: &b }];
     let svg = drawn("max_vio.svg", |p| max_vio(p, "Balance with and without the bias update", &runs));
     assert!(svg.contains("MaxVio") && svg.contains("bias update"));
 }
@@ -110,7 +110,9 @@ fn very_short_runs_can_be_drawn() {
     for n in [0, 1, 2] {
         let steps = run(n, true);
         drawn("short.svg", |p| training(p, "short", &steps));
-        drawn("short_vio.svg", |p| max_vio(p, "short", &[Run { name: "a", seeds: std::slice::from_ref(&steps) }]));
+        drawn("short_vio.svg", |p| {
+            max_vio(p, "short", &[PlottedRun { name: "a", seeds: std::slice::from_ref(&steps) }])
+        });
         if n > 0 {
             drawn("short_load.svg", |p| expert_load(p, "short", &steps));
         }

@@ -1,0 +1,59 @@
+//! Folders of weights with what lies beside the weights: tokenizer, templates, generation settings, code.
+
+use crate::error::Error;
+use crate::writer::SaveOptions;
+use hadal_base::atomic::{StagedDir, remove_leftovers_of};
+use hadal_base::{IoContext, IoError, place};
+use std::fs;
+use std::path::Path;
+
+/// Bytes of the largest file that is copied. A tokenizer has some megabytes.
+const MAX_BESIDE: u64 = 64 << 20;
+
+/// Ends of the names of files that hold weights in this format.
+const OURS: [&str; 2] = [".safetensors", ".safetensors.index.json"];
+
+/// Ends of the names of files that hold weights in other formats.
+const OTHERS: [&str; 7] = [".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".msgpack"];
+
+/// Writes a Hugging Face folder: the weights by `weights`, then copies of the other files in `from`. The folder `out`
+/// appears when all of it is there. Returns what `weights` returned and the names of the files that were not copied.
+///
+/// # Errors
+/// Those of `weights`, of reading `from`, and of a place where no folder can be written. Nothing is left behind.
+pub fn write_folder<T>(
+    from: &Path,
+    out: &Path,
+    options: &SaveOptions<'_>,
+    weights: impl FnOnce(&Path, &SaveOptions<'_>) -> Result<T, Error>,
+) -> Result<(T, Vec<String>), Error> {
+    let out = place(out)?;
+    remove_leftovers_of(&out)?;
+    let staged = StagedDir::new(&out)?;
+    let written = weights(staged.path(), options)?;
+    let left_out = copy_beside(from, staged.path())?;
+    staged.commit()?;
+    Ok((written, left_out))
+}
+
+/// Copies the files of a folder that are neither weights nor hidden. Returns the names of those that it left out.
+fn copy_beside(from: &Path, to: &Path) -> Result<Vec<String>, IoError> {
+    let mut left_out = Vec::new();
+    for entry in fs::read_dir(from).at("list", from)? {
+        let source = entry.at("list", from)?.path();
+        let (Some(own), Some(meta)) = (source.file_name(), fs::metadata(&source).ok()) else { continue };
+        let (name, target) = (own.to_string_lossy().escape_debug().to_string(), to.join(own));
+        let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+        // The configuration and the weights are new.
+        if name.starts_with('.') || target.exists() || ends(&OURS) {
+            continue;
+        }
+        if !meta.is_file() || meta.len() > MAX_BESIDE || ends(&OTHERS) {
+            left_out.push(if meta.is_dir() { name + "/" } else { name });
+            continue;
+        }
+        fs::copy(&source, &target).at("copy", &source)?;
+    }
+    left_out.sort();
+    Ok(left_out)
+}
