@@ -53,7 +53,11 @@ mod tests {
         let error = plan(&old.replace("1024", "1")).unwrap_err();
         assert!(error.contains("r.toml, line 9") && error.contains("`extension.0.seq_len`"), "{error}");
         let both = plan(&format!("{new}{}", ONE.replace("NAME", "stage"))).unwrap_err();
-        assert!(both.contains("r.toml, line 11") && both.contains("`stage` is the old name of `extension`"), "{both}");
+        assert!(both.contains("r.toml, line 11") && both.contains("`stage`: is the old name of `extension`"), "{both}");
+
+        // An override may have either name, whatever the file has.
+        let set = ["stage=[]".to_owned()];
+        assert!(Recipe::parse("r.toml", &new, &set).unwrap().extension.is_empty());
 
         let folder = tempfile::tempdir().unwrap();
         plans[0].save(folder.path()).unwrap();

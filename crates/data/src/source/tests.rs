@@ -42,7 +42,7 @@ fn records_without_the_field_are_counted_in_a_folder_and_an_error_by_name() {
     let texts = read_paths(&[dir.path()], &SourceOptions::default()).unwrap();
     assert_eq!((texts.documents.len(), texts.left_out.count(Why::NoField)), (1, 1));
     let error = read_paths(&[dir.path().join("metrics.jsonl")], &SourceOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("no line has a field `text` (the first has: loss, step)"), "{error}");
+    assert!(error.contains("no document has a field `text` (the first has: loss, step)"), "{error}");
 }
 
 #[test]
@@ -78,10 +78,10 @@ fn exercises_are_question_and_answer() {
     // Not where another field was asked for, and not of anything but strings.
     let options = SourceOptions { text_field: "body".into(), group_field: None };
     let error = read_paths(&[dir.path().join("x.jsonl")], &options).unwrap_err().to_string();
-    assert!(error.contains("no line has a field `body` (the first has: answer, question)"), "{error}");
+    assert!(error.contains("no document has a field `body` (the first has: answer, question)"), "{error}");
     write(dir.path(), "x.jsonl", b"{\"question\":\"1 + 1?\",\"answer\":2}\n");
     let error = read_paths(&[dir.path().join("x.jsonl")], &SourceOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("no line has a field `text`"), "{error}");
+    assert!(error.contains("no document has a field `text`"), "{error}");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn lines_without_text_are_left_out_and_counted() {
     write(dir.path(), "x.jsonl", b"\n");
     assert!(error_of(&path).contains("no text found (1 empty file ("), "{}", error_of(&path));
     write(dir.path(), "x.jsonl", b"{\"text\":null}\n{\"content\":\"x\",\"id\":1}\n");
-    assert!(error_of(&path).contains("no line has a field `text` (the first has: content, id)"), "{}", error_of(&path));
+    assert!(error_of(&path).contains("no document has a field `text` (the first has: content, id)"), "{}", error_of(&path));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn arrays_of_documents_are_read() {
     assert_eq!(texts("{\"text\":\"one\"}\n{\"text\":\"two\"}\n").unwrap().documents.len(), 2);
     for (body, says) in [
         ("{\n  \"data\": []\n}\n", "neither an array of documents nor one document a line"),
-        ("[{\"body\":\"x\"}]", "no line has a field `text` (the first has: body)"),
+        ("[{\"body\":\"x\"}]", "no document has a field `text` (the first has: body)"),
         ("[1]", "not a JSON object"),
         ("[\"cut", "not JSON"),
         ("[]", "no text found (1 empty file"),

@@ -43,10 +43,12 @@ impl WrittenText {
         }
         let parse = |text| DeTable::parse(text).map_err(|e| source.error(e.message(), e.span()));
         let mut root = parse(&source.text)?;
-        for piece in &pieces {
-            merge(root.get_mut(), parse(piece)?.into_inner());
-        }
         let renamed = renamed::in_recipe(root.get_mut());
+        for piece in &pieces {
+            let mut table = parse(piece)?.into_inner();
+            renamed::in_recipe(&mut table).expect("an override is one key");
+            merge(root.get_mut(), table);
+        }
         let mut keys = BTreeMap::new();
         collect(root.get_ref(), "", &mut keys);
         let found = Self { keys, ..source.clone() };
