@@ -138,7 +138,11 @@ fn lines_without_text_are_left_out_and_counted() {
     write(dir.path(), "x.jsonl", b"\n");
     assert!(error_of(&path).contains("no text found (1 empty file ("), "{}", error_of(&path));
     write(dir.path(), "x.jsonl", b"{\"text\":null}\n{\"content\":\"x\",\"id\":1}\n");
-    assert!(error_of(&path).contains("no document has a field `text` (the first has: content, id)"), "{}", error_of(&path));
+    assert!(
+        error_of(&path).contains("no document has a field `text` (the first has: content, id)"),
+        "{}",
+        error_of(&path)
+    );
 }
 
 #[test]

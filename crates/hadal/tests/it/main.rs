@@ -11,5 +11,6 @@ mod memory;
 mod models;
 mod nudge;
 mod old_run;
+mod resume;
 mod setup;
 mod spikes;

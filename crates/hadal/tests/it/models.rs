@@ -1,6 +1,6 @@
 //! What the commands compute and write.
 
-use crate::setup::{Tiny, fails, fixture, ok, ok_with};
+use crate::setup::{Tiny, fails, fixture, ok, ok_with, run_with};
 use hadal_data::{Packed, Tokenizer};
 use hadal_model::dump::{Array, dump};
 use hadal_model::{Model, count};
@@ -179,6 +179,22 @@ fn gaps_are_filled_alike_in_every_way_of_asking() {
     assert_eq!(direct.trim_end(), asked.trim_end());
     let whole = ok(["complete", &model, "--file", &file, "--whole"].iter().chain(&more));
     assert_eq!(whole, format!("fn add(\na{}}}\n\n", direct.strip_suffix('\n').unwrap()));
+}
+
+#[test]
+fn names_of_special_tokens_in_a_prompt_are_these_tokens() {
+    let tiny = Tiny::new();
+    let model = tiny.path("model");
+    let tokens = |prompt: &str, more: &[&str]| -> usize {
+        let out = run_with(["generate", &model, prompt, "-n", "1"].iter().chain(more), "");
+        let said = String::from_utf8(out.stderr).unwrap();
+        let count = said.strip_prefix("prompt ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        count.unwrap_or_else(|| panic!("{said}"))
+    };
+    let prompt = "<|fim_begin|>a<|fim_hole|>b<|fim_end|>";
+    // The token that begins a text, three special ones and two letters.
+    assert_eq!(tokens(prompt, &[]), 6);
+    assert!(tokens(prompt, &["--literal"]) > 20);
 }
 
 #[test]
