@@ -1,7 +1,9 @@
 //! What a comparison of a checkpoint with a model found ([`Checkpoint::audit`](crate::Checkpoint::audit) makes it).
 
+use crate::config::ModelConfig;
 use crate::fp8::scaled_by;
 use crate::header::Dtype;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -27,7 +29,42 @@ pub struct Audit {
     /// Scales that are no powers of two though `scale_fmt` says so. No difference: they are read as they are.
     pub off_format: Vec<String>,
     pub(crate) path: PathBuf,
-    pub(crate) layers: usize,
+    pub(crate) mtp: Mtp,
+}
+
+/// MTP modules: the layers after the main model's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mtp {
+    /// Layers of the main model: the first module's number.
+    pub(crate) first: usize,
+    /// Modules of the configuration.
+    pub(crate) wanted: usize,
+    /// Numbers of the layers of which anything is stored.
+    pub(crate) stored: BTreeSet<usize>,
+}
+
+impl Mtp {
+    /// What a configuration says beside the names of what is stored.
+    pub(crate) fn new<'a>(config: &ModelConfig, stored: impl Iterator<Item = &'a str>) -> Self {
+        let (first, wanted) = (config.num_hidden_layers, config.num_nextn_predict_layers);
+        Self { first, wanted, stored: stored.filter_map(layer_of).filter(|l| *l >= first).collect() }
+    }
+
+    /// What to do where other modules are stored than the configuration wants; none where they are the same.
+    fn hint(&self) -> Option<String> {
+        let (n, wanted) = (self.stored.len(), self.wanted);
+        if self.stored.iter().copied().eq(self.first..self.first + wanted) {
+            return None;
+        }
+        let modules = if n == 1 { "1 MTP module is stored".to_owned() } else { format!("{n} MTP modules are stored") };
+        let what = format!("{modules}, `num_nextn_predict_layers` is {wanted}");
+        Some(if self.stored.iter().copied().eq(self.first..self.first + n) {
+            format!("{what}: set it to {n}")
+        } else {
+            let numbers: Vec<String> = self.stored.iter().take(SHOWN).map(usize::to_string).collect();
+            format!("{what}: they are layers {}, and should be numbered from {} on", numbers.join(", "), self.first)
+        })
+    }
 }
 
 /// A tensor of the wrong shape.
@@ -95,14 +132,7 @@ impl Audit {
     /// What to do about some of the differences.
     fn hints(&self) -> Vec<String> {
         let mut hints = Vec::new();
-        let beyond = |name: &String| layer_of(name).filter(|l| *l >= self.layers);
-        if !self.missing.is_empty() && self.missing.iter().all(|n| beyond(n).is_some()) {
-            hints.push("no MTP module is stored: set `num_nextn_predict_layers` to what there is".into());
-        }
-        if let Some(last) = self.extra.iter().filter(|n| n.ends_with(".eh_proj.weight")).filter_map(beyond).max() {
-            let modules = last + 1 - self.layers;
-            hints.push(format!("MTP modules are stored: set `num_nextn_predict_layers` in config.json to {modules}"));
-        }
+        hints.extend(self.mtp.hint());
         let whole = |name: &str| self.extra.iter().any(|n| n == name);
         if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
             hints.push("scales without FP8 weights of that name".into());

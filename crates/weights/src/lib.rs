@@ -9,6 +9,8 @@ mod check;
 pub mod config;
 mod config_json;
 mod convert;
+#[cfg(test)]
+mod damaged_tests;
 mod decode;
 mod error;
 mod file;

@@ -229,7 +229,7 @@ fn lying_headers_are_refused_by_name() {
         )
     };
     let cases: Vec<(String, usize, &str)> = vec![
-        (one("[2]", "F32", 0, 8), 4, "cut off: tensor `w`"),
+        (one("[2]", "F32", 0, 8), 4, "is cut off: it has"),
         (one("[2]", "F32", 0, 8), 12, "4 bytes after its last tensor"),
         (one("[3]", "F32", 0, 8), 8, "tensor `w` of shape [3] in F32 needs 12 bytes"),
         (one("[2]", "F32", 8, 0), 8, "tensor `w`"),
@@ -238,6 +238,7 @@ fn lying_headers_are_refused_by_name() {
         (one("[4294967296,4294967296,4294967296]", "F32", 0, 8), 8, "impossible shape"),
         (one("[288230376151711744]", "F32", 0, 1152921504606846976), 8, "cut off"),
         (one("[2]", "F32", 18446744073709551608, 18446744073709551615), 8, "tensor `w`"),
+        (one("[0]", "F32", 18446744073709551615, 18446744073709551615), 8, "tensor `w` has the impossible place"),
         (one("[-2]", "F32", 0, 8), 8, "tensor `w`"),
         (two((4, 12)), 12, "tensor `b` overlaps"),
         (two((12, 20)), 20, "tensor `b` leaves a gap"),
@@ -260,10 +261,9 @@ fn lying_headers_are_refused_by_name() {
         assert!(error.len() < 1000 && !error.contains('\u{1b}'), "{} bytes", error.len());
     }
     for (bytes, part) in [
-        (vec![], "only 0 bytes"),
         (vec![1, 2, 3], "only 3 bytes"),
         (u64::MAX.to_le_bytes().to_vec(), "claims a header of 18446744073709551615"),
-        (90u64.to_le_bytes().to_vec(), "cut off: its header should have 90"),
+        (90u64.to_le_bytes().to_vec(), "cut off: it has 8 bytes and should have more than 98"),
     ] {
         let error = Checkpoint::open(folder_with(&bytes).path()).err().expect("accepted").to_string();
         assert!(error.contains(part), "{error}");
@@ -400,12 +400,72 @@ fn an_audit_names_every_difference() {
     {
         assert!(text.contains(part), "{text}");
     }
-    assert!(text.contains("set `num_nextn_predict_layers` in config.json to 2"), "{text}");
+    assert!(text.contains("2 MTP modules are stored, `num_nextn_predict_layers` is 1: set it to 2"), "{text}");
     assert!(text.contains("leave the copy out"), "{text}");
     assert_eq!(audit.lines().len(), 6);
     assert!(audit.lines().contains(&"not part of it: surplus".to_string()));
-    let missing = vec![("model.layers.8.hnorm.weight".to_string(), vec![2])];
-    assert!(checkpoint.check(&missing).unwrap().to_string().contains("num_nextn_predict_layers"));
+}
+
+/// A checkpoint of 8 layers under a configuration with so many MTP modules, which stores something of some.
+fn with_modules(wanted: usize, stored: &[usize]) -> (tempfile::TempDir, Checkpoint) {
+    let config = ModelConfig { num_nextn_predict_layers: wanted, ..config() };
+    let tensors: Vec<SaveTensor> = [7]
+        .iter()
+        .chain(stored)
+        .map(|l| tensor(&format!("model.layers.{l}.enorm.weight"), &[2], SaveDtype::F32))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    save(&dir.path().join("m"), &config, &tensors, &SaveOptions::default(), no_more, fill).unwrap();
+    let checkpoint = Checkpoint::open(dir.path().join("m")).unwrap();
+    (dir, checkpoint)
+}
+
+#[test]
+fn a_configuration_may_speak_of_modules_that_no_one_stored() {
+    for wanted in [1, 2] {
+        let (dir, checkpoint) = with_modules(wanted, &[]);
+        assert_eq!(checkpoint.config().num_nextn_predict_layers, 0);
+        let notice = checkpoint.notice().unwrap();
+        let says = format!("`num_nextn_predict_layers` is {wanted}, but no MTP module is stored");
+        assert!(notice.contains("config.json") && notice.contains(&says), "{notice}");
+        assert!(checkpoint.audit().unwrap().missing.iter().all(|name| !name.starts_with("model.layers.8.")));
+        // A configuration that someone asks for is not changed.
+        let config = ModelConfig { num_nextn_predict_layers: wanted, ..config() };
+        let asked = Checkpoint::open_with(dir.path().join("m"), config).unwrap();
+        let audit = asked.audit().unwrap();
+        let text = audit.to_string();
+        let says = format!("0 MTP modules are stored, `num_nextn_predict_layers` is {wanted}: set it to 0");
+        assert!(
+            audit.missing.iter().any(|name| name == "model.layers.8.enorm.weight") && text.contains(&says),
+            "{text}"
+        );
+        assert_eq!(asked.notice(), None);
+    }
+}
+
+#[test]
+fn other_modules_than_the_configuration_s_are_counted() {
+    for (wanted, stored, says) in [
+        (2, &[8][..], "1 MTP module is stored, `num_nextn_predict_layers` is 2: set it to 1"),
+        (3, &[8, 9], "2 MTP modules are stored, `num_nextn_predict_layers` is 3: set it to 2"),
+        (0, &[8], "1 MTP module is stored, `num_nextn_predict_layers` is 0: set it to 1"),
+        (
+            2,
+            &[9],
+            "1 MTP module is stored, `num_nextn_predict_layers` is 2: they are layers 9, and should be numbered from 8 on",
+        ),
+    ] {
+        let (_dir, checkpoint) = with_modules(wanted, stored);
+        assert_eq!((checkpoint.config().num_nextn_predict_layers, checkpoint.notice()), (wanted, None));
+        let text = checkpoint.audit().unwrap().into_result().unwrap_err().to_string();
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    // As many as it says: what is missing in them is named, and no other number is advised.
+    let (_dir, checkpoint) = with_modules(1, &[8]);
+    let audit = checkpoint.audit().unwrap();
+    let text = audit.to_string();
+    let missing = audit.missing.iter().any(|name| name == "model.layers.8.hnorm.weight");
+    assert!(missing && !text.contains("num_nextn_predict_layers"), "{text}");
 }
 
 #[test]
