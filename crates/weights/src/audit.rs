@@ -39,7 +39,7 @@ pub(crate) struct Mtp {
     pub(crate) first: usize,
     /// Modules of the configuration.
     pub(crate) wanted: usize,
-    /// Numbers of the layers of which anything is stored.
+    /// Numbers of the layers from there on of which anything is stored, and of others that are modules by what they hold.
     pub(crate) stored: BTreeSet<usize>,
 }
 
@@ -47,7 +47,8 @@ impl Mtp {
     /// What a configuration says beside the names of what is stored.
     pub(crate) fn new<'a>(config: &ModelConfig, stored: impl Iterator<Item = &'a str>) -> Self {
         let (first, wanted) = (config.num_hidden_layers, config.num_nextn_predict_layers);
-        Self { first, wanted, stored: stored.filter_map(layer_of).filter(|l| *l >= first).collect() }
+        let module = |name: &'a str| layer_of(name).filter(|l| *l >= first || name.ends_with(".eh_proj.weight"));
+        Self { first, wanted, stored: stored.filter_map(module).collect() }
     }
 
     /// What to do where other modules are stored than the configuration wants; none where they are the same.
@@ -62,7 +63,7 @@ impl Mtp {
             format!("{what}: set it to {n}")
         } else {
             let numbers: Vec<String> = self.stored.iter().take(SHOWN).map(usize::to_string).collect();
-            format!("{what}: they are layers {}, and should be numbered from {} on", numbers.join(", "), self.first)
+            format!("{what}: found in layers {}, where the first should be {}", numbers.join(", "), self.first)
         })
     }
 }

@@ -452,7 +452,7 @@ fn other_modules_than_the_configuration_s_are_counted() {
         (
             2,
             &[9],
-            "1 MTP module is stored, `num_nextn_predict_layers` is 2: they are layers 9, and should be numbered from 8 on",
+            "1 MTP module is stored, `num_nextn_predict_layers` is 2: found in layers 9, where the first should be 8",
         ),
     ] {
         let (_dir, checkpoint) = with_modules(wanted, stored);

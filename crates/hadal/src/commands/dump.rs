@@ -1,19 +1,20 @@
 //! `hadal dump`: see `hadal_model::dump`.
 
+use super::common::open;
 use crate::cli::DumpArgs;
 use anyhow::{Context, Result, bail, ensure};
 use hadal_model::Model;
 use hadal_model::dump::{Array, dump};
 use hadal_ops::{Cx, Tensor};
+use hadal_weights::ModelConfig;
 use hadal_weights::folder::model_folder;
 use hadal_weights::precision::Precision;
-use hadal_weights::{Checkpoint, ModelConfig};
 use safetensors::tensor::{Dtype, TensorView};
 use std::path::Path;
 
 pub(crate) fn run(args: &DumpArgs) -> Result<()> {
     let cx = Cx::cpu(args.threads, args.dtype.dtype());
-    let checkpoint = Checkpoint::open(&model_folder(&args.model)?)?;
+    let checkpoint = open(&model_folder(&args.model)?)?;
     let ids = read_ids(&args.ids, checkpoint.config())?;
     let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
     let model = cx.threads().run(|| Model::load_to_train(&cx, &checkpoint, Precision::COMPUTE))?;

@@ -17,7 +17,7 @@ const WINDOW: usize = 2048;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let texts = read_paths(&args.text, &SourceOptions::default())?;
-    let loaded = load(&args.model)?;
+    let loaded = load(&args.model, None)?;
     let longest = loaded.model.config.max_position_embeddings;
     let window = args.window.unwrap_or_else(|| trained_on(&args.model.model).unwrap_or(WINDOW).min(longest));
     ensure!(window <= longest, "--window {window} is longer than the model's context of {longest}");

@@ -1,12 +1,13 @@
 //! `hadal export`: Hugging Face checkpoints of runs. What a checkpoint stores goes tensor by tensor from format to format;
 //! only a run's exact weights pass through a model.
 
+use super::common::open;
 use super::folder::{conversion, done, name, write};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Result, bail};
 use hadal_train::state::{EMA, STATE_FILE, State, WEIGHT};
 use hadal_weights::folder::{checkpoints, model_folder};
-use hadal_weights::{Checkpoint, WeightFormat, convert_into};
+use hadal_weights::{WeightFormat, convert_into};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
@@ -21,7 +22,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
         Some(folder) => folder.clone(),
         None => model_folder(&args.model)?,
     };
-    let checkpoint = Checkpoint::open(&folder)?;
+    let checkpoint = open(&folder)?;
     let conversion = conversion(Some(args.dtype), args.files, checkpoint.format())?;
     let what = if args.ema { "averaged weights" } else { "weights" };
     let said = if let Some(state) = &exact {

@@ -70,6 +70,7 @@ pub(crate) fn name(format: WeightFormat) -> &'static str {
         WeightFormat::Fp8(ScaleFormat::F32) => "fp8 with f32 scales",
         WeightFormat::Fp8(ScaleFormat::Ue8m0) => "fp8 with ue8m0 scales",
         WeightFormat::Fp8(ScaleFormat::Ue8m0Byte) => "fp8 with ue8m0 scales in bytes",
+        WeightFormat::Fp8(ScaleFormat::Bf16) => "fp8 with bf16 scales",
     }
 }
 

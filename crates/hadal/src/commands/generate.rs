@@ -14,7 +14,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     } else {
         args.prompt.clone()
     };
-    let loaded = load(&args.model)?;
+    let loaded = load(&args.model, None)?;
     let mut ids: Vec<u32> = loaded.tokenizer.special().bos.into_iter().collect();
     loaded.tokenizer.encode_into(&prompt, &mut ids);
     loaded.check_prompt(&ids)?;

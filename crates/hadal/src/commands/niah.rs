@@ -1,15 +1,14 @@
 //! `hadal niah`: needle in a haystack, over lengths and depths, as a table and a picture.
 
+use super::common::load;
 use crate::cli::NiahArgs;
 use anyhow::{Context, Result, bail};
 use hadal_data::{Packed, SourceOptions, read_paths};
 use hadal_infer::Loaded;
 use hadal_lab::niah::{Questions, documents_of};
-use hadal_ops::Cx;
 use hadal_recipe::plan::Plan;
 use hadal_watch::plot;
 use hadal_watch::plot::NeedleCell;
-use hadal_weights::folder::model_folder;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +17,7 @@ const ABOVE: usize = 4;
 
 pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     let wanted = args.lengths.iter().copied().max();
-    let cx = Cx::cpu(args.model.threads, args.model.dtype.dtype());
-    let loaded = Loaded::open(&model_folder(&args.model.model)?, wanted.filter(|_| args.beyond), cx)?;
+    let loaded = load(&args.model, wanted.filter(|_| args.beyond))?;
     let longest = loaded.model.config.max_position_embeddings;
     if let Some(length) = wanted.filter(|l| *l > longest) {
         bail!(

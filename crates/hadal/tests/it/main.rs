@@ -4,6 +4,7 @@
 mod conversions;
 mod errors;
 mod experiments;
+mod foreign;
 mod kill;
 #[cfg(target_os = "linux")]
 mod memory;
