@@ -170,7 +170,7 @@ fn header(file: &mut Vec<u8>, change: impl FnOnce(&mut Value)) {
     let Some(length) = file.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) else { return };
     let Some(json) = file.get(8..8usize.saturating_add(length as usize)) else { return };
     let Ok(mut value) = serde_json::from_slice::<Value>(json) else { return };
-    if value.as_object().is_none_or(|map| map.is_empty()) {
+    if value.as_object().is_none_or(serde_json::Map::is_empty) {
         return;
     }
     change(&mut value);

@@ -1,9 +1,8 @@
 //! What a comparison of a checkpoint with a model found ([`Checkpoint::audit`](crate::Checkpoint::audit) makes it).
 
-use crate::config::ModelConfig;
 use crate::fp8::scaled_by;
 use crate::header::Dtype;
-use std::collections::BTreeSet;
+use crate::mtp::Mtp;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -30,42 +29,6 @@ pub struct Audit {
     pub off_format: Vec<String>,
     pub(crate) path: PathBuf,
     pub(crate) mtp: Mtp,
-}
-
-/// MTP modules: the layers after the main model's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Mtp {
-    /// Layers of the main model: the first module's number.
-    pub(crate) first: usize,
-    /// Modules of the configuration.
-    pub(crate) wanted: usize,
-    /// Numbers of the layers from there on of which anything is stored, and of others that are modules by what they hold.
-    pub(crate) stored: BTreeSet<usize>,
-}
-
-impl Mtp {
-    /// What a configuration says beside the names of what is stored.
-    pub(crate) fn new<'a>(config: &ModelConfig, stored: impl Iterator<Item = &'a str>) -> Self {
-        let (first, wanted) = (config.num_hidden_layers, config.num_nextn_predict_layers);
-        let module = |name: &'a str| layer_of(name).filter(|l| *l >= first || name.ends_with(".eh_proj.weight"));
-        Self { first, wanted, stored: stored.filter_map(module).collect() }
-    }
-
-    /// What to do where other modules are stored than the configuration wants; none where they are the same.
-    fn hint(&self) -> Option<String> {
-        let (n, wanted) = (self.stored.len(), self.wanted);
-        if self.stored.iter().copied().eq(self.first..self.first + wanted) {
-            return None;
-        }
-        let modules = if n == 1 { "1 MTP module is stored".to_owned() } else { format!("{n} MTP modules are stored") };
-        let what = format!("{modules}, `num_nextn_predict_layers` is {wanted}");
-        Some(if self.stored.iter().copied().eq(self.first..self.first + n) {
-            format!("{what}: set it to {n}")
-        } else {
-            let numbers: Vec<String> = self.stored.iter().take(SHOWN).map(usize::to_string).collect();
-            format!("{what}: found in layers {}, where the first should be {}", numbers.join(", "), self.first)
-        })
-    }
 }
 
 /// A tensor of the wrong shape.
@@ -146,10 +109,6 @@ impl Audit {
         }
         hints
     }
-}
-
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// Names shown of each kind of difference; [`Audit::lines`] has them all.

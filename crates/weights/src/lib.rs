@@ -21,6 +21,7 @@ mod header;
 mod index;
 mod keys;
 pub mod list;
+mod mtp;
 pub mod precision;
 mod quantization;
 mod reader;

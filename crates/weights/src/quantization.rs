@@ -124,7 +124,7 @@ mod tests {
             {
                 match found {
                     Err(error) => {
-                        assert!(refused && error.contains(&format!("`quantization_config.{key}`")), "{error}")
+                        assert!(refused && error.contains(&format!("`quantization_config.{key}`")), "{error}");
                     }
                     found => assert!(!refused && found == plain, "{key}"),
                 }

@@ -4,7 +4,6 @@
 //! plain names, every refusal names file or tensor, and memory grows only with the headers' own size. Tensors are read in
 //! pieces where they lie, and FP8 ones are de-quantised on the way.
 
-use crate::audit::Mtp;
 use crate::config::{ConfigError, MAX_CONFIG, ModelConfig};
 pub use crate::decode::Element;
 use crate::decode::{Scales, decode, find_no_number, no_number};
@@ -14,6 +13,7 @@ use crate::fp8::{SCALE_TYPES, ScaleFormat, scale_name, scale_shape, scaled_by, s
 use crate::header::{Dtype, SaveDtype, Slot};
 use crate::index::Index;
 use crate::list::{WeightFormat, is_router_bias};
+use crate::mtp::Mtp;
 use crate::quantization::Quantization;
 use crate::shard::Shards;
 use hadal_base::IoContext;

@@ -406,68 +406,6 @@ fn an_audit_names_every_difference() {
     assert!(audit.lines().contains(&"not part of it: surplus".to_string()));
 }
 
-/// A checkpoint of 8 layers under a configuration with so many MTP modules, which stores something of some.
-fn with_modules(wanted: usize, stored: &[usize]) -> (tempfile::TempDir, Checkpoint) {
-    let config = ModelConfig { num_nextn_predict_layers: wanted, ..config() };
-    let tensors: Vec<SaveTensor> = [7]
-        .iter()
-        .chain(stored)
-        .map(|l| tensor(&format!("model.layers.{l}.enorm.weight"), &[2], SaveDtype::F32))
-        .collect();
-    let dir = tempfile::tempdir().unwrap();
-    save(&dir.path().join("m"), &config, &tensors, &SaveOptions::default(), no_more, fill).unwrap();
-    let checkpoint = Checkpoint::open(dir.path().join("m")).unwrap();
-    (dir, checkpoint)
-}
-
-#[test]
-fn a_configuration_may_speak_of_modules_that_no_one_stored() {
-    for wanted in [1, 2] {
-        let (dir, checkpoint) = with_modules(wanted, &[]);
-        assert_eq!(checkpoint.config().num_nextn_predict_layers, 0);
-        let notice = checkpoint.notice().unwrap();
-        let says = format!("`num_nextn_predict_layers` is {wanted}, but no MTP module is stored");
-        assert!(notice.contains("config.json") && notice.contains(&says), "{notice}");
-        assert!(checkpoint.audit().unwrap().missing.iter().all(|name| !name.starts_with("model.layers.8.")));
-        // A configuration that someone asks for is not changed.
-        let config = ModelConfig { num_nextn_predict_layers: wanted, ..config() };
-        let asked = Checkpoint::open_with(dir.path().join("m"), config).unwrap();
-        let audit = asked.audit().unwrap();
-        let text = audit.to_string();
-        let says = format!("0 MTP modules are stored, `num_nextn_predict_layers` is {wanted}: set it to 0");
-        assert!(
-            audit.missing.iter().any(|name| name == "model.layers.8.enorm.weight") && text.contains(&says),
-            "{text}"
-        );
-        assert_eq!(asked.notice(), None);
-    }
-}
-
-#[test]
-fn other_modules_than_the_configuration_s_are_counted() {
-    for (wanted, stored, says) in [
-        (2, &[8][..], "1 MTP module is stored, `num_nextn_predict_layers` is 2: set it to 1"),
-        (3, &[8, 9], "2 MTP modules are stored, `num_nextn_predict_layers` is 3: set it to 2"),
-        (0, &[8], "1 MTP module is stored, `num_nextn_predict_layers` is 0: set it to 1"),
-        (
-            2,
-            &[9],
-            "1 MTP module is stored, `num_nextn_predict_layers` is 2: found in layers 9, where the first should be 8",
-        ),
-    ] {
-        let (_dir, checkpoint) = with_modules(wanted, stored);
-        assert_eq!((checkpoint.config().num_nextn_predict_layers, checkpoint.notice()), (wanted, None));
-        let text = checkpoint.audit().unwrap().into_result().unwrap_err().to_string();
-        assert!(text.contains(says), "{says}: {text}");
-    }
-    // As many as it says: what is missing in them is named, and no other number is advised.
-    let (_dir, checkpoint) = with_modules(1, &[8]);
-    let audit = checkpoint.audit().unwrap();
-    let text = audit.to_string();
-    let missing = audit.missing.iter().any(|name| name == "model.layers.8.hnorm.weight");
-    assert!(missing && !text.contains("num_nextn_predict_layers"), "{text}");
-}
-
 #[test]
 fn a_tied_model_may_store_its_head_if_it_is_the_embedding() {
     let config = ModelConfig { tie_word_embeddings: true, ..config() };
