@@ -151,21 +151,24 @@ fn progress<P: DeserializeOwned>(path: &Path) -> Result<P, CheckpointError> {
     serde_json::from_str(&text).map_err(|e| bad(&file, format!("not a progress record: {e}")))
 }
 
-/// Opens the state of a checkpoint with its progress record. Where it cannot be, the error says which older one can.
-fn open<P: DeserializeOwned>(path: &Path) -> Result<(P, State), CheckpointError> {
-    let whole = |path: &Path| Ok((progress(path)?, State::open(path)?));
-    whole(path).map_err(|error| {
-        let is_whole = |older: &Path| progress::<IgnoredAny>(older).is_ok() && State::open(older).is_ok();
-        match older(path, is_whole) {
-            Some(older) => CheckpointError::Newer { error: Box::new(error), path: path.into(), older },
-            None => error,
-        }
-    })
+/// The error of opening a checkpoint, with an older one of the run that can be opened, if there is one.
+fn beside_older(path: &Path, error: CheckpointError) -> CheckpointError {
+    let is_whole = |older: &Path| progress::<IgnoredAny>(older).is_ok() && State::open(older).is_ok();
+    match older(path, is_whole) {
+        Some(older) => CheckpointError::Newer { error: Box::new(error), path: path.into(), older },
+        None => error,
+    }
+}
+
+/// Opens the state of a checkpoint. Where it cannot be, the error says which older one can.
+pub fn open_state(path: &Path) -> Result<State, CheckpointError> {
+    State::open(path).map_err(|error| beside_older(path, error))
 }
 
 /// Puts a checkpoint's state into `trainer` (of the same model and settings) and returns its progress record.
 pub fn load<P: DeserializeOwned>(trainer: &mut Trainer, path: &Path) -> Result<P, CheckpointError> {
-    let (progress, stored) = open(path)?;
+    let progress = progress(path).map_err(|error| beside_older(path, error))?;
+    let stored = open_state(path)?;
     stored.check_all_known(state(trainer).into_iter().map(|(what, parameter, _)| (what, parameter)))?;
     let Trainer { model, masters, optimizer, ema, cx, .. } = trainer;
     let mut result = Ok(());

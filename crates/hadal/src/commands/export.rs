@@ -5,6 +5,7 @@ use super::common::open;
 use super::folder::{conversion, done, name, write};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Result, bail};
+use hadal_train::checkpoint::open_state;
 use hadal_train::state::{EMA, STATE_FILE, State, WEIGHT};
 use hadal_weights::folder::{checkpoints, model_folder};
 use hadal_weights::{WeightFormat, convert_into};
@@ -28,7 +29,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let said = if let Some(state) = &exact {
         let format = conversion.format.unwrap_or(WeightFormat::F32);
         let what = if args.ema { EMA } else { WEIGHT };
-        let state = averaged_if(args.ema, State::open(state)?)?;
+        let state = averaged_if(args.ema, open_state(state)?)?;
         write(&folder, &args.out, args.files.shard_size, |dir, options| {
             state.save_into(dir, checkpoint.config(), what, format, options)
         })?;
