@@ -2,11 +2,13 @@
 //! counter-based random generator.
 
 pub mod atomic;
+mod foreign;
 mod io;
 mod place;
 mod rng;
 mod small;
 
+pub use foreign::{FIRST, foreign};
 pub use io::{IoContext, IoError};
 pub use place::place;
 pub use rng::{Permutation, Purpose, Rng, mix, name_key};

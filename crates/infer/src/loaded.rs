@@ -54,6 +54,8 @@ pub struct Loaded {
     pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// What someone who uses it should be told, if anything.
+    pub notice: Option<String>,
 }
 
 impl Loaded {
@@ -64,6 +66,7 @@ impl Loaded {
         let tokenizer =
             Tokenizer::load(folder).map_err(|error| LoadError::Tokenizer { folder: folder.to_owned(), error })?;
         let mut checkpoint = Checkpoint::open(folder)?;
+        let notice = checkpoint.notice().map(str::to_owned);
         if let Some(context) = context.filter(|c| *c > checkpoint.config().max_position_embeddings) {
             let config = ModelConfig { max_position_embeddings: context, ..checkpoint.config().clone() };
             checkpoint = Checkpoint::open_with(folder, config)?;
@@ -73,7 +76,7 @@ impl Loaded {
             return Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows });
         }
         let model = Model::load(&cx, &checkpoint)?;
-        Ok(Self { cx, model, tokenizer })
+        Ok(Self { cx, model, tokenizer, notice })
     }
 
     /// The ids of a prompt, after the token that begins every text unless the prompt has it. Names of special tokens are

@@ -56,6 +56,39 @@ static SOUND: LazyLock<[Files; 3]> = LazyLock::new(|| {
     })
 });
 
+/// Keys that a configuration may leave out, under every name.
+const CONFIG: [&str; 27] = [
+    "num_nextn_predict_layers",
+    "num_mtp_layers",
+    "n_shared_experts",
+    "n_routed_experts",
+    "num_local_experts",
+    "num_experts",
+    "num_experts_per_tok",
+    "first_k_dense_replace",
+    "moe_layer_freq",
+    "q_lora_rank",
+    "n_group",
+    "topk_group",
+    "scoring_func",
+    "topk_method",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "rope_interleave",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "torch_dtype",
+    "dtype",
+    "quantization_config",
+    "num_key_value_heads",
+];
+const QUANTIZATION: [&str; 6] =
+    ["quant_method", "fmt", "weight_block_size", "activation_scheme", "scale_fmt", "modules_to_not_convert"];
+
 /// One thing done to a checkpoint: what, where (three times), and a byte.
 type Damage = (u8, Index, Index, Index, u8);
 
@@ -96,6 +129,20 @@ fn damage(files: &mut Files, (kind, a, b, c, byte): &Damage) {
             }
         }),
         9 => drop(files.remove(a.get(&names))),
+        11 => edit(files, "config.json", |config| optional(config, &CONFIG, *b, *c, *byte)),
+        12 => edit(files, "config.json", |config| {
+            optional(&mut config["quantization_config"], &QUANTIZATION, *b, *c, *byte);
+        }),
+        13 => edit(files, INDEX, |index| optional(index, &["metadata", "weight_map", "note"], *b, *c, *byte)),
+        14 => header(files.get_mut(weight).unwrap(), |map| {
+            let names: Vec<String> = map.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
+            let name = b.get(&names);
+            match byte % 3 {
+                0 => optional(map, &["__metadata__"], *b, *c, byte / 3),
+                1 => optional(&mut map[name], &["dtype", "shape", "data_offsets", "note"], *b, *c, byte / 3),
+                _ => optional(map, &[name.as_str()], *b, *c, byte / 3),
+            }
+        }),
         _ => {
             // Any file's text or data.
             let file = files.get_mut(a.get(&names)).unwrap();
@@ -105,6 +152,31 @@ fn damage(files: &mut Files, (kind, a, b, c, byte): &Damage) {
             }
         }
     }
+}
+
+/// Leaves a key out, makes it null, or gives it a value of any type.
+fn optional(object: &mut Value, keys: &[&str], b: Index, c: Index, byte: u8) {
+    let Some(map) = object.as_object_mut() else { return };
+    let key = *b.get(keys);
+    match byte % 3 {
+        0 => drop(map.remove(key)),
+        1 => drop(map.insert(key.into(), Value::Null)),
+        _ => drop(map.insert(key.into(), c.get(&values()).clone())),
+    }
+}
+
+/// Changes a header's JSON, and its length with it.
+fn header(file: &mut Vec<u8>, change: impl FnOnce(&mut Value)) {
+    let Some(length) = file.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) else { return };
+    let Some(json) = file.get(8..8usize.saturating_add(length as usize)) else { return };
+    let Ok(mut value) = serde_json::from_slice::<Value>(json) else { return };
+    if value.as_object().is_none_or(serde_json::Map::is_empty) {
+        return;
+    }
+    change(&mut value);
+    let json = value.to_string().into_bytes();
+    let data = file.split_off(8 + length as usize);
+    *file = [&(json.len() as u64).to_le_bytes()[..], &json, &data].concat();
 }
 
 fn edit(files: &mut Files, name: &str, change: impl FnOnce(&mut Value)) {
@@ -182,7 +254,7 @@ proptest! {
     #[test]
     fn damaged_checkpoints_are_refused_by_name_or_converted_whole(
         sound in any::<Index>(),
-        damages in prop::collection::vec((0u8..11, any::<Index>(), any::<Index>(), any::<Index>(), any::<u8>()), 0..4),
+        damages in prop::collection::vec((0u8..15, any::<Index>(), any::<Index>(), any::<Index>(), any::<u8>()), 0..4),
         format in any::<Index>(),
         kind in 0u8..3,
     ) {

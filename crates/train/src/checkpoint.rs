@@ -16,10 +16,11 @@ use hadal_base::atomic::StagedDir;
 use hadal_base::{IoContext, IoError};
 use hadal_model::save_parameters;
 use hadal_ops::Tensor;
-use hadal_weights::folder::{STEP, checkpoints};
+use hadal_weights::folder::{STEP, checkpoints, older};
 use hadal_weights::list::Parameter;
 use hadal_weights::{SaveOptions, WeightFormat};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,20 @@ pub enum CheckpointError {
     /// The weights part.
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),
+    /// A checkpoint that cannot be gone on from, though an older one can.
+    #[error(
+        "{error}; an older checkpoint of this run is whole, {older}: move {path} away to go on from that one",
+        path = path.display(),
+        older = older.display()
+    )]
+    Newer {
+        /// What is wrong with it.
+        error: Box<CheckpointError>,
+        /// The checkpoint.
+        path: PathBuf,
+        /// The older one.
+        older: PathBuf,
+    },
 }
 
 fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
@@ -129,12 +144,31 @@ fn write(
     Ok(fs::write(&path, text).at("write", &path)?)
 }
 
-/// Puts a checkpoint's state into `trainer` (of the same model and settings) and returns its progress record.
-pub fn load<P: DeserializeOwned>(trainer: &mut Trainer, path: &Path) -> Result<P, CheckpointError> {
+/// The progress record of a checkpoint.
+fn progress<P: DeserializeOwned>(path: &Path) -> Result<P, CheckpointError> {
     let file = path.join(PROGRESS);
     let text = fs::read_to_string(&file).at("read", &file)?;
-    let progress = serde_json::from_str(&text).map_err(|e| bad(&file, format!("not a progress record: {e}")))?;
-    let stored = State::open(path)?;
+    serde_json::from_str(&text).map_err(|e| bad(&file, format!("not a progress record: {e}")))
+}
+
+/// The error of opening a checkpoint, with an older one of the run that can be opened, if there is one.
+fn beside_older(path: &Path, error: CheckpointError) -> CheckpointError {
+    let is_whole = |older: &Path| progress::<IgnoredAny>(older).is_ok() && State::open(older).is_ok();
+    match older(path, is_whole) {
+        Some(older) => CheckpointError::Newer { error: Box::new(error), path: path.into(), older },
+        None => error,
+    }
+}
+
+/// Opens the state of a checkpoint. Where it cannot be, the error says which older one can.
+pub fn open_state(path: &Path) -> Result<State, CheckpointError> {
+    State::open(path).map_err(|error| beside_older(path, error))
+}
+
+/// Puts a checkpoint's state into `trainer` (of the same model and settings) and returns its progress record.
+pub fn load<P: DeserializeOwned>(trainer: &mut Trainer, path: &Path) -> Result<P, CheckpointError> {
+    let progress = progress(path).map_err(|error| beside_older(path, error))?;
+    let stored = open_state(path)?;
     stored.check_all_known(state(trainer).into_iter().map(|(what, parameter, _)| (what, parameter)))?;
     let Trainer { model, masters, optimizer, ema, cx, .. } = trainer;
     let mut result = Ok(());

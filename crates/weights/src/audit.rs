@@ -2,6 +2,7 @@
 
 use crate::fp8::scaled_by;
 use crate::header::Dtype;
+use crate::mtp::Mtp;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -27,7 +28,7 @@ pub struct Audit {
     /// Scales that are not powers of two though `scale_fmt` says so. No difference: they are read as they are.
     pub off_format: Vec<String>,
     pub(crate) path: PathBuf,
-    pub(crate) layers: usize,
+    pub(crate) mtp: Mtp,
 }
 
 /// A tensor of the wrong shape.
@@ -95,14 +96,7 @@ impl Audit {
     /// What to do about some of the differences.
     fn hints(&self) -> Vec<String> {
         let mut hints = Vec::new();
-        let beyond = |name: &String| layer_of(name).filter(|l| *l >= self.layers);
-        if !self.missing.is_empty() && self.missing.iter().all(|n| beyond(n).is_some()) {
-            hints.push("no MTP module is stored: set `num_nextn_predict_layers` to what there is".into());
-        }
-        if let Some(last) = self.extra.iter().filter(|n| n.ends_with(".eh_proj.weight")).filter_map(beyond).max() {
-            let modules = last + 1 - self.layers;
-            hints.push(format!("MTP modules are stored: set `num_nextn_predict_layers` in config.json to {modules}"));
-        }
+        hints.extend(self.mtp.hint());
         let whole = |name: &str| self.extra.iter().any(|n| n == name);
         if self.extra.iter().any(|n| scaled_by(n).is_some_and(|weight| !whole(weight))) {
             hints.push("scales without FP8 weights of that name".into());
@@ -115,10 +109,6 @@ impl Audit {
         }
         hints
     }
-}
-
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// Names shown of each kind of difference; [`Audit::lines`] has them all.

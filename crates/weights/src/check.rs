@@ -2,7 +2,7 @@
 
 use crate::audit::Audit;
 use crate::error::Error;
-use crate::fp8::{powers_of_two, scale_name, scale_shape, scaled_by};
+use crate::fp8::{SCALE_TYPES, powers_of_two, scale_name, scale_shape, scaled_by};
 use crate::header::Dtype;
 use crate::list::expected;
 use crate::reader::{Checkpoint, Info};
@@ -26,7 +26,7 @@ impl Checkpoint {
     /// Compares with the tensors a model needs. Compares the values, too, of tensors that a checkpoint may store twice:
     /// MTP's `embed_tokens` and `shared_head.head`, and `lm_head` of a model with tied embeddings.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<Audit, Error> {
-        let mut audit = Audit { path: self.dir().into(), layers: self.config().num_hidden_layers, ..Audit::default() };
+        let mut audit = Audit { path: self.dir().into(), mtp: self.mtp(), ..Audit::default() };
         let wanted: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
         for (name, shape) in expected {
             let Some(info) = self.info(name) else {
@@ -82,8 +82,8 @@ impl Checkpoint {
             return Ok(());
         };
         audit.shape(&scale, found.shape, &shape);
-        if !matches!(found.dtype, Dtype::F32 | Dtype::F8E8M0) {
-            audit.dtype(&scale, found.dtype, "scales are read from F32 and F8_E8M0");
+        if !matches!(found.dtype, Dtype::F32 | Dtype::Bf16 | Dtype::F8E8M0) {
+            audit.dtype(&scale, found.dtype, SCALE_TYPES);
         } else if let Some(quantization) = quantization.filter(|_| found.shape == shape) {
             match self.scales(name) {
                 Ok(scales) if quantization.ue8m0 && !powers_of_two(&scales) => audit.off_format.push(scale),

@@ -6,7 +6,7 @@
 //! 4.3 (YaRN).
 
 use crate::yarn::{self, Yarn};
-use hadal_base::{IoContext, IoError, read_small};
+use hadal_base::{IoContext, IoError, foreign, read_small};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 /// Epsilon of the two norms inside MLA: the released code fixes it, whatever `rms_norm_eps` says.
 pub const MLA_NORM_EPS: f64 = 1e-6;
 
-/// Which of the two families a checkpoint belongs to. They differ in defaults and in what `routed_scaling_factor` does.
+/// Which of the two families a checkpoint belongs to: what keys mean that a file leaves out, and, for V2's two methods of
+/// choosing experts, what `routed_scaling_factor` does ([`ModelConfig::gate_scale_after_norm`]). All else is said by keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModelType {
     /// DeepSeek-V3, R1, Moonlight and others of that layout.
@@ -52,7 +53,7 @@ pub enum TopkMethod {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
 pub struct ModelConfig {
-    /// Family: defaults, and how gate values are scaled.
+    /// Family.
     pub model_type: ModelType,
     /// Rows of embedding and output head.
     pub vocab_size: usize,
@@ -98,7 +99,7 @@ pub struct ModelConfig {
     pub topk_method: TopkMethod,
     /// Whether gate values are divided by their sum.
     pub norm_topk_prob: bool,
-    /// What gate values are multiplied with; see [`ModelConfig::gate_scale_after_norm`].
+    /// What gate values are multiplied with, also after a division ([`ModelConfig::gate_scale_after_norm`]).
     pub routed_scaling_factor: f64,
     /// Epsilon of all norms but those inside MLA ([`MLA_NORM_EPS`]).
     pub rms_norm_eps: f64,
@@ -147,6 +148,14 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] IoError),
+    /// The file is of another kind.
+    #[error("{path} is no configuration: it is {what}", path = path.display())]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        what: &'static str,
+    },
     /// The file is no JSON.
     #[error("{path} is not valid JSON: {error}", path = path.display())]
     Json {
@@ -201,7 +210,10 @@ impl ModelConfig {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let text = read_small(path, MAX_CONFIG).at("read", path)?;
-        let value = serde_json::from_slice(&text).map_err(|error| ConfigError::Json { path: path.into(), error })?;
+        let value = serde_json::from_slice(&text).map_err(|error| match foreign(&text) {
+            Some(what) => ConfigError::Foreign { path: path.into(), what },
+            None => ConfigError::Json { path: path.into(), error },
+        })?;
         Self::from_value(value).map_err(|e| ConfigError::InFile { path: path.into(), error: Box::new(e) })
     }
 
@@ -243,9 +255,10 @@ impl ModelConfig {
     }
 
     /// Whether gate values are multiplied by `routed_scaling_factor` even when `norm_topk_prob` has normalised them: yes
-    /// in V3's code; in V2's the two exclude each other (unless only one expert is chosen, which is never normalised).
+    /// wherever `noaux_tc` chooses, whatever the family (DeepSeek-VL2 is a V2 with it), and in all of V3's code. In V2's own
+    /// code the two exclude each other; it has V2's two methods only.
     pub fn gate_scale_after_norm(&self) -> bool {
-        self.model_type == ModelType::DeepseekV3
+        self.topk_method == TopkMethod::NoauxTc || self.model_type == ModelType::DeepseekV3
     }
 }
 
@@ -382,5 +395,7 @@ impl TryFrom<serde_json::Value> for ModelConfig {
     }
 }
 
+#[cfg(test)]
+mod optional_tests;
 #[cfg(test)]
 mod tests;

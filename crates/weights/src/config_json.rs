@@ -3,6 +3,7 @@
 //! Read: `rope_scaling` + `rope_theta` (released checkpoints) and `rope_parameters` (transformers 5), `type` and
 //! `rope_type`, `num_mtp_layers`, `num_local_experts`. Absent keys mean what transformers' `DeepseekV3Config` and
 //! `DeepseekV2Config` say they mean, but for `num_nextn_predict_layers`, whose absence means 0 as in every other program.
+//! So does null, where they take it: "none" of what can be none, no for `norm_topk_prob`, as if absent for the rest.
 //! Written: the old layout, which transformers, vLLM, SGLang and llama.cpp all read. Keys that mean nothing here survive.
 
 use crate::config::{ConfigError, ModelConfig, ModelType, Problem, ScoringFunc, TopkMethod};
@@ -89,13 +90,17 @@ impl ModelConfig {
         let Value::Object(map) = value else {
             return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is no JSON object")]));
         };
-        let mut keys = Keys { map, problems: Vec::new() };
+        let mut keys = Keys::new(map);
         let model_type = keys.model_type();
         let d = Self::defaults(model_type);
         let max_position_embeddings = keys.size("max_position_embeddings", d.max_position_embeddings, None);
         let num_attention_heads = keys.size("num_attention_heads", d.num_attention_heads, None);
         keys.alias("num_nextn_predict_layers", "num_mtp_layers");
         keys.alias("n_routed_experts", "num_local_experts");
+        // Transformers' name in this family; in the other it is no name of anything.
+        if model_type == ModelType::DeepseekV2 {
+            keys.alias("n_routed_experts", "num_experts");
+        }
         keys.alias("torch_dtype", "dtype");
         let (rope_theta, rope_scaling, rope_rest) = keys.rope(d.rope_theta, max_position_embeddings);
         keys.unsupported(num_attention_heads);
@@ -120,13 +125,14 @@ impl ModelConfig {
             v_head_dim: keys.size("v_head_dim", d.v_head_dim, None),
             n_group: keys.size("n_group", d.n_group, Some(1)),
             topk_group: keys.size("topk_group", d.topk_group, Some(1)),
-            scoring_func: keys.typed("scoring_func", d.scoring_func, "\"sigmoid\" or \"softmax\""),
-            topk_method: keys.typed(
+            scoring_func: keys.or_null("scoring_func", d.scoring_func, d.scoring_func, "\"sigmoid\" or \"softmax\""),
+            topk_method: keys.or_null(
                 "topk_method",
+                d.topk_method,
                 d.topk_method,
                 "\"greedy\", \"group_limited_greedy\" or \"noaux_tc\"",
             ),
-            norm_topk_prob: keys.typed("norm_topk_prob", d.norm_topk_prob, "true or false"),
+            norm_topk_prob: keys.or_null("norm_topk_prob", d.norm_topk_prob, false, "true or false"),
             routed_scaling_factor: keys.typed("routed_scaling_factor", d.routed_scaling_factor, "a number"),
             rms_norm_eps: keys.typed("rms_norm_eps", d.rms_norm_eps, "a number"),
             rope_theta,
@@ -138,7 +144,7 @@ impl ModelConfig {
             bos_token_id: keys.nullable("bos_token_id", d.bos_token_id, "a token id or null"),
             eos_token_id: keys.eos(d.eos_token_id),
             dtype: keys.nullable("torch_dtype", None, "a string"),
-            quantization_config: keys.map.remove("quantization_config").filter(|v| !v.is_null()),
+            quantization_config: keys.object("quantization_config").map(Value::Object),
             extra: Map::new(),
         };
         for key in DERIVED {
@@ -149,10 +155,13 @@ impl ModelConfig {
         if !rope_rest.is_empty() {
             keys.map.insert("rope_scaling".into(), Value::Object(rope_rest));
         }
-        config.extra = keys.map;
+        config.extra = std::mem::take(&mut keys.map);
         config.first_k_dense_replace = config.dense_by_index();
         // A key of the wrong type left its default behind: only what was really written can be judged.
-        let problems = if keys.problems.is_empty() { config.problems() } else { keys.problems };
+        let problems = match std::mem::take(&mut keys.problems) {
+            wrong if wrong.is_empty() => config.problems().into_iter().map(|p| keys.as_written(p)).collect(),
+            wrong => wrong,
+        };
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 

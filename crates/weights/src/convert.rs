@@ -1,13 +1,13 @@
 //! From one stored format to another, tensor by tensor: a checkpoint of any size in a few megabytes of memory.
 //!
-//! What is to stay what it is, is copied bit for bit, FP8 with its scales. Only where powers of two are asked for are other
-//! scales made anew, by de-quantising and quantising again. A weight that is infinite or NaN, or would become it, is an
+//! What is to stay what it is, is copied bit for bit, FP8 with its scales. Only where a type is asked for that does not hold
+//! its scales are they made anew, by de-quantising and quantising again. A weight that is infinite or NaN, or would become it, is an
 //! error with its name and place.
 
 use crate::config::ModelConfig;
 use crate::decode::no_number;
 use crate::error::Error;
-use crate::fp8::{ScaleFormat, powers_of_two};
+use crate::fp8::ScaleFormat;
 use crate::list::{Part, WeightFormat, expected, is_fp8};
 use crate::quantization::{Quantization, is_left_out};
 use crate::reader::Checkpoint;
@@ -42,7 +42,7 @@ pub struct Converted {
     pub copied: usize,
     /// Rounded to a type of fewer bits, FP8 included.
     pub narrowed: usize,
-    /// FP8 quantised again because their scales were not powers of two.
+    /// FP8 quantised again because its scales cannot be stored as was asked for.
     pub requantised: usize,
 }
 
@@ -82,8 +82,8 @@ pub fn convert_into(
         let from = checkpoint.stored(&name).ok_or_else(missing)?;
         let dtype = conversion.of(&name, from, from_fp8, checkpoint.config());
         if let (SaveDtype::F8E4M3(_), SaveDtype::F8E4M3(scales)) = (from, dtype)
-            && scales.powers_of_two()
-            && !powers_of_two(&checkpoint.scales(&name)?)
+            && scales != ScaleFormat::F32
+            && !scales.holds(&checkpoint.scales(&name)?)
         {
             source.requantised.insert(name.clone());
             done.requantised += 1;

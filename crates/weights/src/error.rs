@@ -30,6 +30,20 @@ pub enum Error {
         /// What is there instead, and what to give.
         reason: String,
     },
+    /// A run's checkpoint that cannot be opened, though an older one can.
+    #[error(
+        "{error}; an older checkpoint of this run can be opened, {older}: name that one, or move {path} away",
+        path = path.display(),
+        older = older.display()
+    )]
+    Newer {
+        /// What is wrong with it.
+        error: Box<Error>,
+        /// The checkpoint.
+        path: PathBuf,
+        /// The older one.
+        older: PathBuf,
+    },
     /// The folder has no weights this program reads.
     #[error("no weights in {path}: {reason}", path = path.display())]
     NoWeights {

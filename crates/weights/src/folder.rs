@@ -1,6 +1,7 @@
 //! Folders that hold models: a Hugging Face checkpoint, a run, one of its checkpoints.
 
 use crate::error::Error;
+use crate::reader::Checkpoint;
 use hadal_base::{IoContext, IoError};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,22 @@ pub fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, IoError> {
     }
     all.sort();
     Ok(all)
+}
+
+/// The newest checkpoint beside `path`, which is a run's checkpoint, that is older and `whole`.
+pub fn older(path: &Path, whole: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let path = path.canonicalize().ok()?;
+    let all = checkpoints(path.parent()?).ok()?;
+    let place = all.iter().position(|checkpoint| *checkpoint == path)?;
+    all[..place].iter().rev().find(|older| whole(older)).cloned()
+}
+
+/// The error of opening `path`, with the checkpoint of the same run to use instead if there is one.
+pub(crate) fn beside_older(path: &Path, error: Error) -> Error {
+    match older(path, |older| Checkpoint::open_alone(older).is_ok()) {
+        Some(older) => Error::Newer { error: Box::new(error), path: path.into(), older },
+        None => error,
+    }
 }
 
 /// The folder with `config.json` that `path` means: itself, a run's finished model, or its newest checkpoint.

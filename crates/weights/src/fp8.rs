@@ -1,10 +1,12 @@
 //! Block-quantised weights (report 3.3.2): `w = code * scale`, E4M3 codes, one scale for each block of 128 rows and 128
 //! columns; blocks at the edges are as small as what is left. A checkpoint calls the scales `NAME_scale_inv`.
 //!
-//! Quantising: `scale = amax / 448`, or the next power of two from there up (UE8M0), `code = E4M3(w / scale)`, nearest and
+//! Quantising: `scale = amax / 448`, or the next power of two (UE8M0) or BF16 from there up, `code = E4M3(w / scale)`, nearest and
 //! ties to even. A block of zeros has scale 1, and no scale is smaller than the smallest normal number, below which a
 //! quotient would lose its bits. Both directions compute in f32, as the released weights' own scripts do.
 
+use crate::header::{Dtype, SaveDtype};
+use hadal_ops::bf16;
 use hadal_ops::fp8::{self, E4M3, TILE, encode, scale_from_ue8m0, ue8m0_from_scale};
 use std::sync::LazyLock;
 
@@ -17,12 +19,32 @@ pub enum ScaleFormat {
     Ue8m0,
     /// Powers of two, stored as their exponents (`F8_E8M0`, one byte).
     Ue8m0Byte,
+    /// BF16, as some programs store them.
+    Bf16,
 }
 
 impl ScaleFormat {
     /// Whether every scale is a power of two.
     pub fn powers_of_two(self) -> bool {
-        self != Self::F32
+        matches!(self, Self::Ue8m0 | Self::Ue8m0Byte)
+    }
+
+    /// What scales are stored as.
+    pub(crate) fn stored(self) -> SaveDtype {
+        match self {
+            Self::F32 | Self::Ue8m0 => SaveDtype::F32,
+            Self::Ue8m0Byte => SaveDtype::F8E8M0,
+            Self::Bf16 => SaveDtype::Bf16,
+        }
+    }
+
+    /// Whether scales can be stored so as they are.
+    pub(crate) fn holds(self, scales: &[f32]) -> bool {
+        match self {
+            Self::F32 => true,
+            Self::Ue8m0 | Self::Ue8m0Byte => powers_of_two(scales),
+            Self::Bf16 => scales.iter().all(|s| bf16::from_f32(*s).to_f32() == *s),
+        }
     }
 }
 
@@ -48,9 +70,13 @@ static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code
 /// Codes of NaN are these, with either sign; everything else is finite.
 const NAN: u8 = 0x7f;
 
-/// The scale of a block whose largest magnitude is `amax`: training's rule.
+/// The scale of a block whose largest magnitude is `amax`: training's rule, and the next BF16 from there up.
 fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
-    fp8::scale_of(amax.to_bits(), E4M3.max(), format.powers_of_two())
+    let scale = fp8::scale_of(amax.to_bits(), E4M3.max(), format.powers_of_two());
+    match format {
+        ScaleFormat::Bf16 => f32::from_bits((scale.to_bits() + 0xffff) & !0xffff),
+        _ => scale,
+    }
 }
 
 /// Quantises whole rows of a matrix, from a multiple of 128 on: `codes` like `values`, `scales` one a block, in rows of
@@ -137,9 +163,17 @@ pub(crate) fn powers_of_two(scales: &[f32]) -> bool {
     scales.iter().all(|s| ue8m0_from_scale(*s).is_some())
 }
 
-/// The scales that `F8_E8M0` codes stand for.
-pub(crate) fn scales_from_bytes(codes: &[u8]) -> Vec<f32> {
-    codes.iter().map(|c| scale_from_ue8m0(*c)).collect()
+/// Types that scales are read from.
+pub(crate) const SCALE_TYPES: &str = "scales are read from F32, BF16 and F8_E8M0";
+
+/// The scales that stored bytes are; none of a type that scales are not read from.
+pub(crate) fn scales_from_bytes(dtype: &Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F8E8M0 => bytes.iter().map(|code| scale_from_ue8m0(*code)).collect(),
+        _ => return None,
+    })
 }
 
 /// The code of a scale that [`ScaleFormat::powers_of_two`] promises to have one.

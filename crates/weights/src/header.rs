@@ -1,11 +1,12 @@
 //! The header of a safetensors file: eight bytes of length, JSON from names to type, shape and place, then the data.
 //!
 //! Parsed here rather than by the format's own crate so that every refusal names the tensor, and so that no sum of
-//! untrusted numbers can overflow. Accepted is what that crate accepts: tensors that cover the data exactly, in any order.
+//! untrusted numbers can overflow. Accepted is what that crate accepts: tensors that cover the data exactly, in any order,
+//! and metadata that is absent, null, or text by name.
 //! Written as that crate writes: larger types first, then by name, padded with spaces to eight bytes.
 
 use crate::fp8::ScaleFormat;
-use hadal_base::short;
+use hadal_base::{FIRST, foreign, short};
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -20,6 +21,8 @@ const MAX_TENSORS: usize = 1 << 18;
 const MAX_RANK: usize = 16;
 /// Bytes of a name.
 const MAX_NAME: usize = 500;
+/// What to do about a file that did not arrive whole.
+const AGAIN: &str = "copy or download it again";
 /// Bytes of the length at the start of a file.
 const LENGTH: usize = 8;
 
@@ -183,7 +186,8 @@ impl<'de> Deserialize<'de> for Entries {
                 let mut metadata = None;
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        if metadata.replace(map.next_value()?).is_some() {
+                        let named = |e| A::Error::custom(format!("`__metadata__`: {e}"));
+                        if metadata.replace(map.next_value::<Option<Metadata>>().map_err(named)?).is_some() {
                             return Err(A::Error::custom("`__metadata__` stands there twice"));
                         }
                         continue;
@@ -198,7 +202,7 @@ impl<'de> Deserialize<'de> for Entries {
                     let raw = map.next_value().map_err(|e| A::Error::custom(format!("tensor `{name}`: {e}")))?;
                     entries.push((name, raw));
                 }
-                Ok(Entries(entries, metadata.unwrap_or_default()))
+                Ok(Entries(entries, metadata.flatten().unwrap_or_default()))
             }
         }
         deserializer.deserialize_map(Collect)
@@ -211,18 +215,26 @@ pub(crate) fn read_json<E>(
     total: usize,
     read: impl Fn(usize, &mut [u8]) -> Result<(), E>,
 ) -> Result<Result<Vec<u8>, String>, E> {
-    if total < LENGTH {
-        return Ok(Err(format!("is no safetensors file: it has only {total} bytes; was it copied whole?")));
-    }
-    let mut length = [0; LENGTH];
-    read(0, &mut length)?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_JSON {
-        return Ok(Err(format!("is no safetensors file: it claims a header of {length} bytes")));
+    let mut first = vec![0; total.min(FIRST)];
+    read(0, &mut first)?;
+    let Some(length) = first.first_chunk::<LENGTH>().map(|bytes| u64::from_le_bytes(*bytes)) else {
+        return Ok(Err(format!("is no safetensors file: it has only {total} bytes; {AGAIN}")));
+    };
+    let is_whole = length <= (total - LENGTH) as u64;
+    let begins = is_whole || first.get(LENGTH).is_none_or(|byte| *byte == b'{');
+    if !(1..=MAX_JSON).contains(&length) || !begins {
+        return Ok(Err(match foreign(&first) {
+            Some(what) => format!("is no safetensors file: it is {what}"),
+            None => format!(
+                "is no safetensors file: it begins with `{}` and claims a header of {length} bytes; {AGAIN}",
+                first[..first.len().min(16)].escape_ascii()
+            ),
+        }));
     }
     // Nothing is allocated for a header that is not there.
-    if length as usize > total - LENGTH {
-        return Ok(Err(format!("is cut off: its header should have {length} bytes, the whole file has {total}")));
+    if !is_whole {
+        let least = LENGTH as u64 + length;
+        return Ok(Err(format!("is cut off: it has {total} bytes and should have more than {least}; {AGAIN}")));
     }
     let mut json = vec![0; length as usize];
     read(LENGTH, &mut json)?;
@@ -232,7 +244,6 @@ pub(crate) fn read_json<E>(
 /// Reads and checks the JSON of a file of `total` bytes. The error says what is wrong, without the file's name.
 pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, Metadata), String> {
     let data_start = LENGTH + json.len();
-    let data_len = (total - data_start) as u64;
     let Entries(entries, metadata) =
         serde_json::from_slice(json).map_err(|e| format!("has a broken header: {}", short(&e.to_string())))?;
 
@@ -257,11 +268,11 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
                 bits / 8
             ));
         }
-        if end > data_len {
-            return Err(format!("is cut off: tensor `{name}` should end at byte {end} of {data_len} bytes of data"));
-        }
+        let Some(last) = (end as usize).checked_add(data_start) else {
+            return Err(format!("has a broken header: tensor `{name}` has the impossible place {begin}..{end}"));
+        };
         let shape = raw.shape.iter().map(|d| *d as usize).collect();
-        let bytes = data_start + begin as usize..data_start + end as usize;
+        let bytes = data_start + begin as usize..last;
         tensors.push((name.clone(), Slot { dtype, shape, bytes }));
     }
     // Every byte belongs to exactly one tensor.
@@ -270,12 +281,15 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
     for (name, slot) in &tensors {
         if slot.bytes.start != at {
             let what = if slot.bytes.start < at { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            return Err(format!("has a broken header: tensor `{name}` {what}; get the file anew"));
+            return Err(format!("has a broken header: tensor `{name}` {what}; {AGAIN}"));
         }
         at = slot.bytes.end;
     }
-    if at != total {
-        return Err(format!("has {} bytes after its last tensor; get the file anew", total - at));
+    if at > total {
+        return Err(format!("is cut off: it has {total} bytes, by its header it should have {at}; {AGAIN}"));
+    }
+    if at < total {
+        return Err(format!("has {} bytes after its last tensor; {AGAIN}", total - at));
     }
     Ok((tensors, metadata))
 }

@@ -1,6 +1,6 @@
 //! `model.safetensors.index.json`: which file has which tensors.
 
-use hadal_base::{read_small, short};
+use hadal_base::{foreign, read_small, short};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
 use std::collections::BTreeMap;
@@ -16,7 +16,8 @@ const MAX_INDEX: u64 = 100_000_000;
 pub(crate) struct Index(pub(crate) BTreeMap<String, Vec<String>>);
 
 impl Index {
-    /// Reads an index. The inner error says what is wrong with it, without the file's name.
+    /// Reads an index. The inner error says what is wrong with it, without the file's name. What stands beside
+    /// `weight_map` is for people, and may be absent or anything.
     pub(crate) fn read(path: &Path) -> io::Result<Result<Self, String>> {
         #[derive(Deserialize)]
         struct File {
@@ -24,7 +25,10 @@ impl Index {
         }
         let text = read_small(path, MAX_INDEX)?;
         let parsed = serde_json::from_slice::<File>(&text).map(|file| file.weight_map);
-        Ok(parsed.map_err(|e| format!("is no index of safetensors: {}", short(&e.to_string()))))
+        Ok(parsed.map_err(|e| match foreign(&text) {
+            Some(what) => format!("is no index of safetensors: it is {what}"),
+            None => format!("is no index of safetensors: {}; copy or download it again", short(&e.to_string())),
+        }))
     }
 }
 
@@ -34,11 +38,13 @@ impl<'de> Deserialize<'de> for Index {
         impl<'de> Visitor<'de> for Collect {
             type Value = Index;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object from names of tensors to names of files")
+                f.write_str("`weight_map` to be an object from names of tensors to names of files")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Index, A::Error> {
                 let mut files = BTreeMap::<String, Vec<String>>::new();
-                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
+                while let Some(tensor) = map.next_key::<String>()? {
+                    let named = |e| de::Error::custom(format!("tensor `{}`: {e}", short(&tensor)));
+                    let file: String = map.next_value().map_err(named)?;
                     // A name of a file in the same folder, and nothing else.
                     if Path::new(&file).file_name().is_none_or(|n| n != file.as_str()) {
                         let (tensor, file) = (short(&tensor), short(&file));

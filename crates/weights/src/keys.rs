@@ -12,14 +12,30 @@ fn short(value: &Value) -> String {
 }
 
 /// What is left of a file, and what was wrong with the keys taken from it.
+#[derive(Default)]
 pub(crate) struct Keys {
     pub(crate) map: Map<String, Value>,
     pub(crate) problems: Vec<Problem>,
+    /// Keys and objects that the file has under another name, and that name.
+    renamed: Vec<(String, String)>,
 }
 
 impl Keys {
+    pub(crate) fn new(map: Map<String, Value>) -> Self {
+        Self { map, ..Self::default() }
+    }
+
     pub(crate) fn wrong(&mut self, key: &str, reason: impl Into<String>) {
-        self.problems.push(Problem::new(key, reason));
+        self.problems.push(self.as_written(Problem::new(key, reason)));
+    }
+
+    /// A problem by the name that the file has for its key.
+    pub(crate) fn as_written(&self, problem: Problem) -> Problem {
+        let written = self.renamed.iter().find_map(|(key, other)| {
+            let rest = problem.key.strip_prefix(key).filter(|rest| rest.is_empty() || rest.starts_with('.'))?;
+            Some(format!("{other}{rest}"))
+        });
+        Problem { key: written.unwrap_or(problem.key), ..problem }
     }
 
     /// Takes `key`; absent means `default`, null is wrong.
@@ -47,25 +63,44 @@ impl Keys {
         }
     }
 
-    /// Takes a whole number; null means `null` where there is one.
-    pub(crate) fn size(&mut self, key: &str, default: usize, null: Option<usize>) -> usize {
-        match (self.map.get(key), null) {
-            (Some(Value::Null), Some(null)) => {
-                self.map.remove(key);
-                null
+    /// Takes `key`; absent means `default`, and null means `null`.
+    pub(crate) fn or_null<T: DeserializeOwned>(&mut self, key: &str, default: T, null: T, expected: &str) -> T {
+        if self.map.get(key).is_some_and(Value::is_null) {
+            self.map.remove(key);
+            return null;
+        }
+        self.typed(key, default, expected)
+    }
+
+    /// Takes an object or null; null and absence are one.
+    pub(crate) fn object(&mut self, key: &str) -> Option<Map<String, Value>> {
+        match self.map.remove(key) {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(map)) => Some(map),
+            Some(other) => {
+                self.wrong(key, format!("must be an object or null, is {}", short(&other)));
+                None
             }
-            _ => self.typed(key, default, "a whole number"),
         }
     }
 
-    /// Lets `other` speak for `key`; if both are there they must agree.
+    /// Takes a whole number; null means `null` where there is one.
+    pub(crate) fn size(&mut self, key: &str, default: usize, null: Option<usize>) -> usize {
+        match null {
+            Some(null) => self.or_null(key, default, null, "a whole number"),
+            None => self.typed(key, default, "a whole number"),
+        }
+    }
+
+    /// Lets `other` speak for `key`; if both are there, and neither is null, they must agree.
     pub(crate) fn alias(&mut self, key: &str, other: &str) {
-        let Some(value) = self.map.remove(other) else { return };
+        let Some(value) = self.map.remove(other).filter(|value| !value.is_null()) else { return };
         match self.map.get(key) {
             Some(Value::Null) | None => {
                 self.map.insert(key.into(), value);
+                self.renamed.push((key.into(), other.into()));
             }
-            Some(first) if value.is_null() || *first == value => {}
+            Some(first) if *first == value => {}
             Some(first) => {
                 let reason = format!("is {} but its other name `{other}` is {}", short(first), short(&value));
                 self.wrong(key, reason);
@@ -132,20 +167,19 @@ impl Keys {
         if given.any(|t| t != theta) {
             self.wrong("rope_theta", "differs from the one in `rope_parameters`; keep the one that is right");
         }
+        if top.is_none() && new.as_ref().is_some_and(|r| r.0.is_some()) {
+            self.renamed.push(("rope_theta".into(), "rope_parameters.rope_theta".into()));
+        }
+        if old.is_none() {
+            self.renamed.push(("rope_scaling".into(), "rope_parameters".into()));
+        }
         let (_, yarn, rest) = old.or(new).unwrap_or_default();
         (theta, yarn, rest)
     }
 
     pub(crate) fn rope_object(&mut self, name: &str, max_positions: usize) -> Option<Rope> {
-        let map = match self.map.remove(name) {
-            None | Some(Value::Null) => return None,
-            Some(Value::Object(map)) => map,
-            Some(other) => {
-                self.wrong(name, format!("must be an object or null, is {}", short(&other)));
-                return None;
-            }
-        };
-        let mut keys = Keys { map, problems: Vec::new() };
+        // An empty one says nothing, as null does.
+        let mut keys = Self::new(self.object(name).filter(|map| !map.is_empty())?);
         let rope = keys.yarn(max_positions);
         self.problems.extend(keys.problems.into_iter().map(|p| Problem::new(&format!("{name}.{}", p.key), p.reason)));
         Some(rope)
@@ -154,12 +188,18 @@ impl Keys {
     /// Reads one rotary object, of which `self` is the content.
     pub(crate) fn yarn(&mut self, max_positions: usize) -> Rope {
         let theta = self.nullable("rope_theta", None, "a number");
+        // DeepSeek's own name for the same function; files of transformers have one in `type` and the other in `rope_type`.
+        for name in ["rope_type", "type"] {
+            if let Some(kind) = self.map.get_mut(name).filter(|kind| **kind == "deepseek_yarn") {
+                *kind = json!("yarn");
+            }
+        }
         self.alias("rope_type", "type");
         let kind: Option<String> = self.nullable("rope_type", None, "a string");
         let kind = kind.unwrap_or_else(|| if self.map.contains_key("factor") { "" } else { "default" }.into());
         match kind.as_str() {
             "default" => return (theta, None, Map::new()),
-            "yarn" | "deepseek_yarn" => {}
+            "yarn" => {}
             "" => self.wrong("rope_type", "is missing"),
             other => self.wrong("rope_type", format!("must be \"default\" or \"yarn\", is \"{other}\": not supported")),
         }

@@ -10,6 +10,8 @@ mod check;
 pub mod config;
 mod config_json;
 mod convert;
+#[cfg(test)]
+mod damaged_tests;
 mod decode;
 mod error;
 mod file;
@@ -20,6 +22,7 @@ mod header;
 mod index;
 mod keys;
 pub mod list;
+mod mtp;
 pub mod precision;
 mod quantization;
 mod reader;

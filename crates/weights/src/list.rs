@@ -312,6 +312,7 @@ impl fmt::Display for WeightFormat {
             Self::Fp8(ScaleFormat::F32) => "fp8 with f32 scales",
             Self::Fp8(ScaleFormat::Ue8m0) => "fp8 with ue8m0 scales",
             Self::Fp8(ScaleFormat::Ue8m0Byte) => "fp8 with ue8m0 scales in bytes",
+            Self::Fp8(ScaleFormat::Bf16) => "fp8 with bf16 scales",
         })
     }
 }

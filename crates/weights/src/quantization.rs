@@ -5,6 +5,9 @@ use crate::fp8::ScaleFormat;
 use hadal_ops::fp8::TILE;
 use serde_json::{Map, Value, json};
 
+/// Lists of modules that are not quantised: transformers' and vLLM's.
+const LEFT_OUT: [&str; 2] = ["modules_to_not_convert", "ignored_layers"];
+
 /// What a `quantization_config` says of FP8 weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantization {
@@ -14,31 +17,44 @@ pub struct Quantization {
 }
 
 impl Quantization {
-    /// Checks and reads a `quantization_config`; the error names every key that is not supported.
+    /// Checks and reads a `quantization_config`; the error names every key that is not supported. Blocks are of 128 by 128
+    /// where it does not say, as in transformers; to null blocks, one scale for a whole tensor, there is no default.
     pub fn parse(config: &Value) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
-        let mut require = |key: &str, fits: bool, must: &str, value: &Value| {
-            if !fits {
-                let is = match value.to_string() {
-                    text if text == "null" => "missing".into(),
-                    text if text.len() > 60 => "something else".into(),
-                    text => text,
+        let Value::Object(map) = config else {
+            let problem = Problem::new("quantization_config", "must be an object or null");
+            return Err(ConfigError::Invalid(vec![problem]));
+        };
+        let mut require = |key: &str, must: &str, fits: &dyn Fn(Option<&Value>) -> bool| {
+            let value = map.get(key);
+            if !fits(value) {
+                let is = match value.map(Value::to_string) {
+                    None => "is missing".into(),
+                    Some(text) if text.len() > 60 => "is something else".into(),
+                    Some(text) => format!("is {text}"),
                 };
-                let reason = format!("must be {must}, is {is}: other quantised weights are not read");
+                let reason = format!("must be {must}, {is}: other quantised weights are not read");
                 problems.push(Problem { key: format!("quantization_config.{key}"), reason });
             }
         };
-        let get = |key: &str| config.get(key).unwrap_or(&Value::Null);
-        let (method, fmt, block) = (get("quant_method"), get("fmt"), get("weight_block_size"));
-        let (activations, scales) = (get("activation_scheme"), get("scale_fmt"));
-        require("quant_method", *method == "fp8", "\"fp8\"", method);
-        require("fmt", fmt.is_null() || *fmt == "e4m3", "\"e4m3\"", fmt);
-        require("weight_block_size", *block == json!([TILE, TILE]), "[128, 128]", block);
-        let dynamic = activations.is_null() || *activations == "dynamic";
-        require("activation_scheme", dynamic, "\"dynamic\"", activations);
-        let known = scales.is_null() || *scales == "float" || *scales == "ue8m0";
-        require("scale_fmt", known, "\"float\" or \"ue8m0\"", scales);
-        if problems.is_empty() { Ok(Self { ue8m0: *scales == "ue8m0" }) } else { Err(ConfigError::Invalid(problems)) }
+        // What may be left out, or be null: nothing, or one of these.
+        let one_of = |names: &'static [&str]| {
+            move |value: Option<&Value>| value.is_none_or(|v| v.is_null() || names.iter().any(|name| v == name))
+        };
+        let names = |value: Option<&Value>| {
+            let list = |list: &Vec<Value>| list.iter().all(Value::is_string);
+            value.is_none_or(|v| v.is_null() || v.as_array().is_some_and(list))
+        };
+        require("quant_method", "\"fp8\"", &|value| value.is_some_and(|v| v == "fp8"));
+        require("fmt", "\"e4m3\"", &one_of(&["e4m3"]));
+        require("weight_block_size", "[128, 128]", &|value| value.is_none_or(|v| *v == json!([TILE, TILE])));
+        require("activation_scheme", "\"dynamic\"", &one_of(&["dynamic"]));
+        require("scale_fmt", "\"float\" or \"ue8m0\"", &one_of(&["float", "ue8m0"]));
+        for list in LEFT_OUT {
+            require(list, "a list of names", &names);
+        }
+        let ue8m0 = map.get("scale_fmt").is_some_and(|v| v == "ue8m0");
+        if problems.is_empty() { Ok(Self { ue8m0 }) } else { Err(ConfigError::Invalid(problems)) }
     }
 
     /// What to write about FP8 weights with such scales. Keys of `kept` that mean nothing here survive.
@@ -65,14 +81,14 @@ impl Quantization {
 }
 
 /// Whether a configuration wants the tensor's module left unquantised: its name, what its name begins or ends with stands in
-/// `modules_to_not_convert` (transformers) or `ignored_layers` (vLLM).
+/// one of the lists.
 pub(crate) fn is_left_out(tensor: &str, config: &ModelConfig) -> bool {
     let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
     let part_of = |key: &str| {
         let rest = module.strip_prefix(key).or_else(|| module.strip_suffix(key));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.ends_with('.'))
     };
-    ["modules_to_not_convert", "ignored_layers"].iter().any(|list| {
+    LEFT_OUT.iter().any(|list| {
         let keys = config.quantization_config.as_ref().and_then(|q| q.get(list)?.as_array());
         keys.into_iter().flatten().filter_map(Value::as_str).any(|key| !key.is_empty() && part_of(key))
     })
@@ -81,6 +97,55 @@ pub(crate) fn is_left_out(tensor: &str, config: &ModelConfig) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Keys left out, null, of another type and with another value, and what becomes of the whole.
+    #[test]
+    fn every_key_but_the_method_may_be_absent() {
+        let whole = json!({
+            "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic",
+            "scale_fmt": "float", "modules_to_not_convert": ["lm_head"], "ignored_layers": [], "dequantize": false,
+        });
+        let plain = Ok(Quantization { ue8m0: false });
+        let parse = |config: &Value| Quantization::parse(config).map_err(|e| e.to_string());
+        assert_eq!(parse(&whole), plain);
+        let Value::Object(map) = &whole else { panic!("no object") };
+        for key in map.keys() {
+            let with = |value: Value| {
+                let mut config = whole.clone();
+                config[key] = value;
+                parse(&config)
+            };
+            let mut without = map.clone();
+            without.remove(key);
+            // Null blocks are no blocks: one scale for a whole tensor.
+            let needed = key == "quant_method";
+            for (found, refused) in
+                [(parse(&Value::Object(without)), needed), (with(Value::Null), needed || key == "weight_block_size")]
+            {
+                match found {
+                    Err(error) => {
+                        assert!(refused && error.contains(&format!("`quantization_config.{key}`")), "{error}");
+                    }
+                    found => assert!(!refused && found == plain, "{key}"),
+                }
+            }
+            for value in [json!("x"), json!(7), json!([7]), json!({})] {
+                let shown = value.to_string();
+                match with(value) {
+                    Err(error) => assert!(error.contains(&format!("`quantization_config.{key}`: must be")), "{error}"),
+                    // Keys without meaning here may be anything.
+                    Ok(_) => assert_eq!(key, "dequantize", "{shown}"),
+                }
+            }
+        }
+        for wrong in [json!("fp8"), json!(7), json!([]), json!(true)] {
+            assert!(parse(&wrong).unwrap_err().contains("`quantization_config`: must be an object or null"));
+        }
+        assert_eq!(parse(&json!({"quant_method": "fp8", "scale_fmt": "ue8m0"})), Ok(Quantization { ue8m0: true }));
+        assert!(
+            parse(&json!({})).unwrap_err().contains("`quantization_config.quant_method`: must be \"fp8\", is missing")
+        );
+    }
 
     #[test]
     fn modules_are_left_out_by_name_beginning_or_end() {

@@ -8,10 +8,12 @@ use crate::config::{ConfigError, MAX_CONFIG, ModelConfig};
 pub use crate::decode::Element;
 use crate::decode::{Scales, decode, find_no_number, no_number};
 use crate::error::Error;
-use crate::fp8::{ScaleFormat, scale_name, scale_shape, scales_from_bytes, wrong_scale};
+use crate::folder;
+use crate::fp8::{SCALE_TYPES, ScaleFormat, scale_name, scale_shape, scaled_by, scales_from_bytes, wrong_scale};
 use crate::header::{Dtype, SaveDtype, Slot};
 use crate::index::Index;
 use crate::list::{WeightFormat, is_router_bias};
+use crate::mtp::Mtp;
 use crate::quantization::Quantization;
 use crate::shard::Shards;
 use hadal_base::IoContext;
@@ -35,6 +37,7 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, (usize, Slot)>,
     unindexed: Vec<String>,
     repeated: Vec<String>,
+    notice: Option<String>,
 }
 
 /// What is known of a tensor without reading it.
@@ -54,11 +57,25 @@ impl Info<'_> {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and weights.
+    /// Opens a folder with `config.json` and weights. MTP modules none of which is stored are taken out of the
+    /// configuration: many programs copy it whole and the main model alone. [`Checkpoint::notice`] says so.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
         let dir = dir.as_ref();
-        let config = ModelConfig::from_file(dir.join("config.json"))?;
-        Self::open_with(dir, config)
+        Self::open_alone(dir).map_err(|error| folder::beside_older(dir, error))
+    }
+
+    /// As [`Checkpoint::open`], without a look at what lies beside the folder.
+    pub(crate) fn open_alone(dir: &Path) -> Result<Self, Error> {
+        let mut found = Self::open_with(dir, ModelConfig::from_file(dir.join("config.json"))?)?;
+        let Mtp { wanted, stored, .. } = found.mtp();
+        if wanted > 0 && stored.is_empty() {
+            found.config.num_nextn_predict_layers = 0;
+            found.notice = Some(format!(
+                "{}: `num_nextn_predict_layers` is {wanted}, but no MTP module is stored: this is a model without MTP",
+                dir.join("config.json").display()
+            ));
+        }
+        Ok(found)
     }
 
     /// Opens a folder's weights under a configuration from elsewhere. How they are quantised is theirs to say, though.
@@ -72,6 +89,7 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             unindexed: Vec::new(),
             repeated: Vec::new(),
+            notice: None,
         };
         if dir.join(SINGLE).exists() {
             let slots = found.shards.add(&dir.join(SINGLE))?;
@@ -128,6 +146,14 @@ impl Checkpoint {
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
+    /// What someone who uses this checkpoint should be told, if anything.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+    /// MTP modules: those that the configuration wants, and those of which anything is stored.
+    pub(crate) fn mtp(&self) -> Mtp {
+        Mtp::new(&self.config, self.names().chain(self.unindexed.iter().map(String::as_str)))
+    }
     /// All tensors, by name.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
@@ -164,11 +190,18 @@ impl Checkpoint {
             return WeightFormat::Fp8(match () {
                 () if stored(Dtype::F8E8M0) => ScaleFormat::Ue8m0Byte,
                 () if ue8m0 => ScaleFormat::Ue8m0,
+                () if self.scales_are(&Dtype::Bf16) => ScaleFormat::Bf16,
                 () => ScaleFormat::F32,
             });
         }
         let half = |(name, (_, slot)): (&String, &(usize, Slot))| is_router_bias(name) || slot.dtype == Dtype::Bf16;
         if self.tensors.iter().all(half) { WeightFormat::Bf16 } else { WeightFormat::F32 }
+    }
+
+    /// Whether all scales are stored as this type.
+    fn scales_are(&self, dtype: &Dtype) -> bool {
+        let scales = |(name, _): &(&String, &(usize, Slot))| scaled_by(name).is_some();
+        self.tensors.iter().filter(scales).all(|(_, (_, slot))| slot.dtype == *dtype)
     }
 
     /// What a tensor is stored as, if it can be read.
@@ -180,6 +213,7 @@ impl Checkpoint {
             Dtype::F8E8M0 => SaveDtype::F8E8M0,
             Dtype::F8E4M3 => SaveDtype::F8E4M3(match self.info(&scale_name(name))?.dtype {
                 Dtype::F8E8M0 => ScaleFormat::Ue8m0Byte,
+                Dtype::Bf16 => ScaleFormat::Bf16,
                 _ => ScaleFormat::F32,
             }),
             Dtype::Other(_) => return None,
@@ -213,13 +247,9 @@ impl Checkpoint {
         }
         let mut bytes = vec![0; found.bytes.len()];
         self.shards.read(shard, found.bytes.start, &mut bytes)?;
-        let scales: Vec<f32> = match &found.dtype {
-            Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F8E8M0 => scales_from_bytes(&bytes),
-            other => {
-                let reason = format!("is stored as {other}; scales are read from F32 and F8_E8M0");
-                return Err(Error::Unusable { name: scale, reason });
-            }
+        let Some(scales) = scales_from_bytes(&found.dtype, &bytes) else {
+            let reason = format!("is stored as {}; {SCALE_TYPES}", found.dtype);
+            return Err(Error::Unusable { name: scale, reason });
         };
         for (i, s) in scales.iter().enumerate() {
             if let Some(reason) = wrong_scale(*s) {

@@ -149,8 +149,7 @@ impl<'a> Group<'a> {
         let (name, found) = (tensor.name.clone(), tensor.shape.clone());
         let expected = "only matrices are quantised by blocks".into();
         let shape = scale_shape(&tensor.shape).ok_or(Error::Size { name, found, expected })?.into();
-        let dtype = if format == ScaleFormat::Ue8m0Byte { SaveDtype::F8E8M0 } else { SaveDtype::F32 };
-        Ok(Self { tensor, scales: Some(SaveTensor { name: scale_name(&tensor.name), shape, dtype }) })
+        Ok(Self { tensor, scales: Some(SaveTensor { name: scale_name(&tensor.name), shape, dtype: format.stored() }) })
     }
 
     fn members(&self) -> impl Iterator<Item = &SaveTensor> {
@@ -313,6 +312,7 @@ fn write_scales(out: &mut Output<'_>, scales: &[f32], at: (&SaveTensor, usize), 
     room.bytes.resize(at.0.bytes(), 0);
     match at.0.dtype {
         SaveDtype::F8E8M0 => encode(scales, &mut room.bytes, |s| [fp8::scale_byte(s)]),
+        SaveDtype::Bf16 => encode(scales, &mut room.bytes, |s| bf16::from_f32(s).to_le_bytes()),
         _ => encode(scales, &mut room.bytes, f32::to_le_bytes),
     }
     out.write(at.1, &room.bytes)

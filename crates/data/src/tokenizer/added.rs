@@ -24,10 +24,13 @@ fn is_markup(name: &str) -> bool {
 /// stands twice is special if one of the two is.
 pub(super) fn mark_special(json: &mut Value) -> AHashSet<String> {
     let mut names = AHashSet::new();
-    for token in json["added_tokens"].as_array_mut().into_iter().flatten() {
+    for token in json.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(name) = token["content"].as_str().map(str::to_owned) else { continue };
-        if token["special"] == Value::Bool(true) || is_markup(&name) {
-            token["special"] = Value::Bool(true);
+        // Where the field lacks or is no flag, the library says so.
+        if let Some(Value::Bool(special)) = token.get_mut("special")
+            && (*special || is_markup(&name))
+        {
+            *special = true;
             names.insert(name);
         }
     }

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use ahash::AHashMap;
 use rayon::prelude::*;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use crate::error::{DataError, Result};
@@ -29,6 +29,7 @@ use added::{Names, Part};
 use bpe::{FastBpe, byte_chars};
 pub use decode::StreamDecoder;
 use hadal_base::atomic::write_file;
+use hadal_base::foreign;
 pub use train::{TrainOptions, TrainReport};
 
 /// The special tokens of our own tokenizers; their ids are their places.
@@ -109,13 +110,9 @@ impl Tokenizer {
     /// Loads a `tokenizer.json`, or the one in a folder, with the `tokenizer_config.json` beside it if there is one.
     pub fn load(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-        let json = std::fs::read_to_string(&file).map_err(DataError::io("read", &file))?;
+        let json = read_text(&file)?;
         let config_file = file.with_file_name("tokenizer_config.json");
-        let config = match std::fs::read_to_string(&config_file) {
-            Ok(text) => Some(text),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(DataError::io("read", &config_file)(e)),
-        };
+        let config = if config_file.exists() { Some(read_text(&config_file)?) } else { None };
         Self::from_json(json, config, Some(&file))
     }
 
@@ -150,12 +147,7 @@ impl Tokenizer {
             special[*id as usize] = true;
         }
         let names = Names::new(added.iter().filter(|(_, t)| t.special).map(|(id, t)| (&t.content, Some(*id))));
-        let config_value = match &config {
-            Some(text) => serde_json::from_str(text)
-                .map_err(|e| DataError::tokenizer(path, format!("its tokenizer_config.json is not JSON ({e})")))?,
-            None => Value::Null,
-        };
-        let ids = special_ids(&library, &config_value);
+        let ids = special_ids(&library, &roles(config.as_deref(), path)?);
         Ok(Self { json, config, library, fast, blob, starts, special, names, ids, byte_level })
     }
 
@@ -308,15 +300,49 @@ fn token_table(library: &tokenizers::Tokenizer, size: usize, byte_level: bool) -
     (blob, starts)
 }
 
-/// Ids by role: what the configuration names, else the first known name that exists.
-fn special_ids(library: &tokenizers::Tokenizer, config: &Value) -> SpecialIds {
-    let find = |(role, names): &(&str, &[&str])| {
-        let named = config[role].as_str().or_else(|| config[role]["content"].as_str());
-        named.into_iter().chain(names.iter().copied()).find_map(|name| library.token_to_id(name))
+/// The text of a file of JSON.
+fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+    if let Some(what) = foreign(&bytes) {
+        return Err(DataError::tokenizer(Some(path), format!("it is {what}")));
+    }
+    String::from_utf8(bytes).map_err(|_| DataError::tokenizer(Some(path), "it is not UTF-8; copy the file anew"))
+}
+
+/// The names that `tokenizer_config.json` has for [`ROLES`]: text, an object with it as `content`, or null.
+fn roles(config: Option<&str>, path: Option<&Path>) -> Result<[Option<String>; ROLES.len()]> {
+    let bad =
+        |what: String| DataError::tokenizer(path, format!("its tokenizer_config.json {what}; copy the file anew"));
+    let value = match config {
+        Some(text) => serde_json::from_str(text).map_err(|e| bad(format!("is not JSON ({e})")))?,
+        None => Value::Object(Map::new()),
     };
-    let [bos, eos, pad, fim_begin, fim_hole, fim_end] = ROLES.each_ref().map(find);
+    let Value::Object(map) = value else { return Err(bad("is no object".into())) };
+    let mut named = [const { None }; ROLES.len()];
+    for ((role, _), name) in ROLES.iter().zip(&mut named) {
+        *name = match map.get(*role) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(name.clone()),
+            Some(other) => match &other["content"] {
+                Value::String(name) => Some(name.clone()),
+                _ => return Err(bad(format!("has a `{role}` that is neither text nor an object with its `content`"))),
+            },
+        };
+    }
+    Ok(named)
+}
+
+/// Ids by role: what the configuration names, else the first known name that exists.
+fn special_ids(library: &tokenizers::Tokenizer, named: &[Option<String>; ROLES.len()]) -> SpecialIds {
+    let find = |at: usize| {
+        let known = ROLES[at].1.iter().copied();
+        named[at].as_deref().into_iter().chain(known).find_map(|name| library.token_to_id(name))
+    };
+    let [bos, eos, pad, fim_begin, fim_hole, fim_end] = std::array::from_fn(find);
     SpecialIds { bos, eos, pad, fim_begin, fim_hole, fim_end }
 }
 
+#[cfg(test)]
+mod optional_tests;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ pub(crate) fn corpus() -> Vec<Document> {
     texts.iter().enumerate().map(one).collect()
 }
 
-static TRAINED: LazyLock<Tokenizer> = LazyLock::new(|| {
+pub(super) static TRAINED: LazyLock<Tokenizer> = LazyLock::new(|| {
     Tokenizer::train(&corpus(), &TrainOptions { vocab_size: 900, ..TrainOptions::default() }).unwrap().0
 });
 

@@ -6,9 +6,10 @@ use hadal_data::{SourceOptions, Texts, read_paths};
 use hadal_infer::{Generation, Loaded, generate};
 use hadal_model::Decoder;
 use hadal_ops::Cx;
+use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Reads text, and says what was left out and why.
 pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
@@ -20,9 +21,26 @@ pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
     Ok(texts)
 }
 
-/// Opens what `args` names.
-pub(crate) fn load(args: &ModelArgs) -> Result<Loaded> {
-    Ok(Loaded::open(&model_folder(&args.model)?, None, Cx::cpu(args.threads, args.dtype.dtype()))?)
+/// Opens what `args` names, with a context of at least so many tokens.
+pub(crate) fn load(args: &ModelArgs, context: Option<usize>) -> Result<Loaded> {
+    let cx = Cx::cpu(args.threads, args.dtype.dtype());
+    let loaded = Loaded::open(&model_folder(&args.model)?, context, cx)?;
+    notify(loaded.notice.as_deref());
+    Ok(loaded)
+}
+
+/// Opens a checkpoint.
+pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(folder)?;
+    notify(checkpoint.notice());
+    Ok(checkpoint)
+}
+
+/// Tells the user something on standard error: standard output may be a text or a table that someone else reads.
+fn notify(notice: Option<&str>) {
+    if let Some(notice) = notice {
+        eprintln!("note: {notice}");
+    }
 }
 
 /// Continues `prompt`, writing the text to standard output as it comes and `after` behind it, and says on standard

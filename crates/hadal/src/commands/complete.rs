@@ -17,7 +17,7 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         (None, Some(prefix)) => Some((prefix.clone(), args.suffix.clone())),
         (None, None) => None,
     };
-    let loaded = load(&args.model)?;
+    let loaded = load(&args.model, None)?;
     let decoder = Decoder::new(&loaded.cx, &loaded.model);
     let fill = |prefix: &str, suffix: &str| {
         let ids = loaded.fim_prompt(prefix, suffix)?;

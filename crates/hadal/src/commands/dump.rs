@@ -1,17 +1,17 @@
 //! `hadal dump`: see `hadal_model::dump`.
 
+use super::common::open;
 use crate::cli::DumpArgs;
 use anyhow::Result;
 use hadal_model::Model;
 use hadal_model::dump::{Array, dump, read_ids, read_routing, write};
 use hadal_ops::Cx;
-use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
 use hadal_weights::precision::Precision;
 
 pub(crate) fn run(args: &DumpArgs) -> Result<()> {
     let cx = Cx::cpu(args.threads, args.dtype.dtype());
-    let checkpoint = Checkpoint::open(&model_folder(&args.model)?)?;
+    let checkpoint = open(&model_folder(&args.model)?)?;
     let ids = read_ids(&args.ids, checkpoint.config())?;
     let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
     let tokens = ids.iter().map(|sequence| sequence.len()).sum();

@@ -14,7 +14,7 @@ const WINDOW: usize = 2048;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let texts = read_text(&args.text.text, &args.text.field)?;
-    let loaded = load(&args.model)?;
+    let loaded = load(&args.model, None)?;
     let longest = loaded.model.config.max_position_embeddings;
     let trained_on = || Plan::of_model(&args.model.model).map_or(WINDOW, |plan| plan.data.seq_len);
     let window = args.window.unwrap_or_else(|| trained_on().min(longest));

@@ -1,12 +1,14 @@
 //! `hadal export`: Hugging Face checkpoints of runs. What a checkpoint stores goes tensor by tensor from format to format;
 //! only a run's exact weights pass through a model.
 
+use super::common::open;
 use super::folder::{conversion, write};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Result, bail};
+use hadal_train::checkpoint::open_state;
 use hadal_train::state::{EMA, STATE_FILE, State, WEIGHT};
 use hadal_weights::folder::{checkpoints, model_folder};
-use hadal_weights::{Checkpoint, WeightFormat, convert_into};
+use hadal_weights::{WeightFormat, convert_into};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
@@ -21,13 +23,13 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
         Some(folder) => folder.clone(),
         None => model_folder(&args.model)?,
     };
-    let checkpoint = Checkpoint::open(&folder)?;
+    let checkpoint = open(&folder)?;
     let conversion = conversion(Some(args.dtype), args.files, checkpoint.format())?;
     let what = if args.ema { "averaged weights" } else { "weights" };
     let said = if let Some(state) = &exact {
         let format = conversion.format.unwrap_or(WeightFormat::F32);
         let what = if args.ema { EMA } else { WEIGHT };
-        let state = averaged_if(args.ema, State::open(state)?)?;
+        let state = averaged_if(args.ema, open_state(state)?)?;
         write(&folder, &args.out, args.files.shard_size, |dir, options| {
             state.save_into(dir, checkpoint.config(), what, format, options)
         })?;

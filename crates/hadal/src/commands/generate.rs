@@ -14,7 +14,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     } else {
         args.prompt.clone()
     };
-    let loaded = load(&args.model)?;
+    let loaded = load(&args.model, None)?;
     let ids = loaded.prompt(&prompt, args.literal);
     loaded.check_prompt(&ids)?;
     let decoder = Decoder::new(&loaded.cx, &loaded.model);

@@ -1,6 +1,6 @@
 //! `hadal import`: Hugging Face checkpoints checked and converted, tensor by tensor and in little memory.
 
-use super::common::grouped;
+use super::common::{grouped, open};
 use super::folder::{conversion, write};
 use crate::cli::ImportArgs;
 use anyhow::{Result, ensure};
@@ -14,7 +14,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     }
     let folder = &args.checkpoint;
     ensure!(folder.is_dir(), "{} is no folder: name the one that holds config.json and the weights", folder.display());
-    let checkpoint = Checkpoint::open(folder)?;
+    let checkpoint = open(folder)?;
     let stored = checkpoint.format();
     let conversion = conversion(args.dtype, args.files, stored)?;
     let mut audit = checkpoint.audit()?;

@@ -1,6 +1,6 @@
 //! `hadal inspect`: what a configuration means in numbers; see `hadal_model::count`.
 
-use super::common::show;
+use super::common::{open, show};
 use crate::cli::InspectArgs;
 use anyhow::{Context, Result, bail, ensure};
 use hadal_model::count;
@@ -42,7 +42,13 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     }
     ensure!(set.is_empty(), "--set changes a recipe, and `{name}` is none");
     if path.is_dir() {
-        return Ok(ModelConfig::from_file(model_folder(path)?.join("config.json"))?.into());
+        let folder = model_folder(path)?;
+        // A configuration can be inspected without its weights, and what is wrong with them is for `import` to say.
+        let config = match open(&folder) {
+            Ok(checkpoint) => checkpoint.config().clone(),
+            Err(error) => ModelConfig::from_file(folder.join("config.json")).map_err(|_| error)?,
+        };
+        return Ok(config.into());
     }
     if path.is_file() {
         return Ok(ModelConfig::from_file(path)?.into());

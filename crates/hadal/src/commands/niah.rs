@@ -1,19 +1,16 @@
 //! `hadal niah`: needle in a haystack, over lengths and depths, as a table and a picture.
 
-use super::common::read_text;
+use super::common::{load, read_text};
 use crate::cli::NiahArgs;
 use anyhow::{Context, Result, bail};
 use hadal_infer::Loaded;
 use hadal_lab::niah::{Questions, ask_into, held_out, table};
-use hadal_ops::Cx;
 use hadal_watch::plot::NeedleCell;
-use hadal_weights::folder::model_folder;
 
 pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     let NiahArgs { lengths, depths, samples, distractors, seed, .. } = args;
     let wanted = lengths.iter().copied().max();
-    let cx = Cx::cpu(args.model.threads, args.model.dtype.dtype());
-    let loaded = Loaded::open(&model_folder(&args.model.model)?, wanted.filter(|_| args.beyond), cx)?;
+    let loaded = load(&args.model, wanted.filter(|_| args.beyond))?;
     let longest = loaded.model.config.max_position_embeddings;
     if let Some(length) = wanted.filter(|l| *l > longest) {
         bail!(

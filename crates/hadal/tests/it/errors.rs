@@ -101,5 +101,8 @@ fn checkpoints_are_audited_by_name() {
     assert_ne!(config, more);
     fs::write(dir.path().join("config.json"), more).unwrap();
     fs::copy(source.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
-    refuses(&["import", dir.path().to_str().unwrap()], &["missing", "model.layers.3."]);
+    refuses(
+        &["import", dir.path().to_str().unwrap()],
+        &["missing", "model.layers.3.", "found in layers 2, where the first should be 3"],
+    );
 }

@@ -5,6 +5,7 @@ mod conversions;
 mod errors;
 mod experiments;
 mod extensions;
+mod foreign;
 mod kill;
 #[cfg(target_os = "linux")]
 mod memory;

@@ -7,7 +7,9 @@ use std::path::Path;
 /// Output of a command of a tiny run, standard output or the error, with whether it succeeded.
 fn told(out: &Path, sets: &[&str], resume: bool) -> (bool, String) {
     let mut command = command(out);
-    sets.iter().for_each(|set| drop(command.args(["--set", set])));
+    for set in sets {
+        command.args(["--set", set]);
+    }
     if resume {
         command.arg("--resume");
     }

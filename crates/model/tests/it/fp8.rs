@@ -185,7 +185,7 @@ fn audits_name_scales_and_types() {
     assert_eq!(types, [(norm, "F8_E4M3"), (scale.as_str(), "I32"), ("lm_head.weight", "I16")]);
     assert_eq!(audit.extra, ["model.layers.0.self_attn.o_proj.input_scale", "model.norm.weight_scale_inv"]);
     let text = audit.into_result().unwrap_err().to_string();
-    for part in [PROJ, "is [2, 1], not [1, 2]", "scales are read from F32 and F8_E8M0", "without FP8 weights"] {
+    for part in [PROJ, "is [2, 1], not [1, 2]", "scales are read from F32, BF16 and F8_E8M0", "without FP8 weights"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     changed(&folder, "fp8", "unsaid", &|_, config| config["quantization_config"] = serde_json::Value::Null);

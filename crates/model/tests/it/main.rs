@@ -3,9 +3,11 @@
 mod adapters;
 mod balance;
 mod bf16;
+mod bf16_scales;
 mod checkpoints;
 mod finite;
 mod fixtures;
+mod foreign;
 mod fp8;
 mod fp8_invariants;
 mod halves;

@@ -129,6 +129,46 @@ fn damaged_and_foreign_states_are_errors_that_name_the_file_and_the_tensor() {
     assert!(e.contains("cannot read") && e.contains("progress.json"), "{e}");
 }
 
+/// Where the newest checkpoint of a run is damaged, the error says which older one is whole, and what to do.
+#[test]
+fn a_damaged_checkpoint_names_an_older_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let t = small(DType::F32, DType::F32);
+    let paths = [1, 2, 3].map(|step| save(&t, &[], step, &json!(step), &[], dir.path(), 0).unwrap());
+    let mut fresh = small(DType::F32, DType::F32);
+    let cut = |path: &Path, name: &str| {
+        let file = path.join(name);
+        let bytes = fs::read(&file).unwrap();
+        fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        file.display().to_string()
+    };
+    for (name, at, older) in [
+        ("state/tensors.safetensors", 2, "step-00000002"),
+        // That one as well: the one before it.
+        ("state/progress.json", 1, "step-00000001"),
+    ] {
+        let file = if name.ends_with("json") {
+            fs::write(paths[at].join(name), "{").unwrap();
+            paths[at].join(name).display().to_string()
+        } else {
+            cut(&paths[at], name)
+        };
+        let e = refusal(&mut fresh, &paths[at]);
+        let moved = format!("move {} away", paths[at].display());
+        for part in [file.as_str(), "an older checkpoint of this run is whole", older, moved.as_str()] {
+            assert!(e.contains(part), "{part}: {e}");
+        }
+    }
+    assert!(refusal(&mut fresh, &paths[2]).contains("step-00000001"));
+    // What is not damaged but of another run is not to be moved away.
+    let mut plain = trainer(Cx::cpu(1, DType::F32), DType::F32, 0.0);
+    let e = refusal(&mut plain, &paths[0]);
+    assert!(e.contains("`ema/") && !e.contains("older"), "{e}");
+    // With nothing older the error stands alone.
+    cut(&paths[0], "state/tensors.safetensors");
+    assert!(!refusal(&mut fresh, &paths[0]).contains("older") && !refusal(&mut fresh, &paths[2]).contains("older"));
+}
+
 #[test]
 fn a_save_that_fails_names_the_path_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,8 +2,9 @@
 
 use super::*;
 use proptest::prelude::*;
-use safetensors::tensor::SafeTensors;
+use safetensors::tensor::{Dtype as TheirDtype, SafeTensors, TensorView};
 
+/// With the names that PyTorch's results have for them.
 const FORMATS: [(&str, ScaleFormat); 2] = [("f32", ScaleFormat::F32), ("ue8m0", ScaleFormat::Ue8m0)];
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -69,6 +70,56 @@ fn encoding_is_that_of_the_format() {
     (0..=u32::MAX / 4093).map(|i| f32::from_bits(i * 4093)).for_each(same);
 }
 
+/// Three types of scales, and what four codes are with each.
+#[test]
+fn scales_are_read_from_f32_bf16_and_bytes() {
+    let codes = [0x38, 0x40, 0x7e, 0xc0]; // 1, 2, 448, -2
+    let config = crate::ModelConfig {
+        quantization_config: Some(serde_json::json!({"quant_method": "fp8"})),
+        ..crate::ModelConfig::named("small").unwrap()
+    };
+    let open = |dtype: TheirDtype, scale: &[u8]| {
+        let dir = tempfile::tempdir().unwrap();
+        let shape = vec![1, 1];
+        let views = [
+            ("w.weight", TensorView::new(TheirDtype::F8_E4M3, vec![2, 2], &codes).unwrap()),
+            ("w.weight_scale_inv", TensorView::new(dtype, shape, scale).unwrap()),
+        ];
+        std::fs::write(dir.path().join("config.json"), config.to_json()).unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+        (crate::Checkpoint::open(dir.path()).unwrap(), dir)
+    };
+    let needed = [("w.weight".to_owned(), vec![2, 2])];
+    for (dtype, bytes, scale) in [
+        (TheirDtype::F32, &[0x00, 0x00, 0xc1, 0x3f][..], 1.507_812_5),
+        (TheirDtype::BF16, &[0xc1, 0x3f], 1.507_812_5),
+        (TheirDtype::BF16, &[0x80, 0x00], f32::MIN_POSITIVE),
+        (TheirDtype::F8_E8M0, &[129], 4.0),
+    ] {
+        let (checkpoint, _dir) = open(dtype, bytes);
+        let audit = checkpoint.check(&needed).unwrap();
+        assert!(audit.is_clean(), "{audit}");
+        let mut read = [0f32; 4];
+        checkpoint.read_f32("w.weight", &mut read).unwrap();
+        assert_eq!(bits(&read), bits(&[scale, 2.0 * scale, 448.0 * scale, -2.0 * scale]), "{dtype:?}");
+        assert_eq!(bits(&checkpoint.scales("w.weight").unwrap()), bits(&[scale]));
+    }
+    for (bytes, part) in
+        [([0xc0, 0x7f], "is NaN"), ([0x80, 0x7f], "is inf"), ([0, 0], "is 0.0"), ([0xc1, 0xbf], "is -1.5")]
+    {
+        let (checkpoint, _dir) = open(TheirDtype::BF16, &bytes);
+        let error = checkpoint.scales("w.weight").unwrap_err().to_string();
+        assert!(error.contains("`w.weight_scale_inv`") && error.contains(part), "{error}");
+    }
+    let (half, _dir) = open(TheirDtype::F16, &[0, 0x3c]);
+    assert!(
+        half.scales("w.weight").unwrap_err().to_string().contains("is stored as F16; scales are read from F32, BF16")
+    );
+    assert!(
+        half.check(&needed).unwrap().to_string().contains("w.weight_scale_inv is F16 (scales are read from F32, BF16")
+    );
+}
+
 #[test]
 fn scales_of_extreme_blocks() {
     for (amax, f32_scale, power) in [
@@ -97,6 +148,18 @@ fn scales_of_extreme_blocks() {
     ] {
         assert!(wrong_scale(scale).unwrap().contains(part), "{scale}");
     }
+    // The next BF16 from there up, so that no code is beyond 448.
+    for (amax, scale) in [
+        (0.0, 1.0),
+        (448.0, 1.0),
+        (449.0, 1.007_812_5),
+        (451.5, 1.007_812_5),
+        (452.0, 1.015_625),
+        (1e-45, f32::MIN_POSITIVE),
+    ] {
+        assert_eq!(scale_of(amax, ScaleFormat::Bf16), scale, "{amax:e}");
+    }
+    assert!(ScaleFormat::Bf16.holds(&[1.0, 1.007_812_5]) && !ScaleFormat::Bf16.holds(&[1.0, 1.001]));
     assert!([3.0, 0.25, 1e-45, MAX_SCALE].iter().all(|s| wrong_scale(*s).is_none()));
     assert!((MAX_SCALE * 448.0).is_finite() && powers_of_two(&[0.25, 2.0]) && !powers_of_two(&[0.25, 3.0]));
 }
@@ -135,9 +198,10 @@ proptest! {
 
     /// Against the definition, element by element; starting anywhere gives the same.
     #[test]
-    fn blocks_are_where_they_should_be((shape, w) in matrix(), at in any::<prop::sample::Index>(), power in any::<bool>()) {
-        let format = FORMATS[usize::from(power)].1;
+    fn blocks_are_where_they_should_be((shape, w) in matrix(), at in any::<prop::sample::Index>(), format in 0usize..3) {
+        let format = [ScaleFormat::F32, ScaleFormat::Ue8m0, ScaleFormat::Bf16][format];
         let (codes, scales) = quantised(&w, shape, format);
+        prop_assert!(format.holds(&scales) && codes.iter().all(|c| c & NAN != NAN));
         let [_, across] = scale_shape(&shape).unwrap();
         let values = dequantised(&codes, shape[1], &scales);
         for (i, v) in w.iter().enumerate() {
