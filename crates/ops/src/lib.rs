@@ -26,6 +26,7 @@ pub mod moe;
 mod par;
 mod pool;
 mod profile;
+pub mod quant;
 pub mod reduce;
 pub mod rmsnorm;
 pub mod rope;
