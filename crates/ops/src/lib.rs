@@ -9,6 +9,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bandwidth;
 mod cx;
 pub mod elementwise;
 pub mod embedding;

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 /// The kernel of this processor.
 pub(super) fn kernel() -> Kernel {
     let run = if is_x86_feature_detected!("avxvnni") { run::<true> } else { run::<false> };
-    Kernel { run, widen, rows: 2, panels: |_| 1 }
+    Kernel { run, widen, rows: 2, panels: |_, _| 1 }
 }
 
 unsafe fn run<const VNNI: bool>(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {

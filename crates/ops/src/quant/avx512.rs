@@ -1,4 +1,4 @@
-//! The kernel with AVX-512: 64 products an instruction, integer sums and f32 sums of a tile all in registers.
+//! The kernel with AVX-512: 64 products an instruction, a tile's integer sums in registers.
 //!
 //! Int4 codes are looked up on the way. `vpermb` reads only the low six bits of an index, so with a table that repeats four
 //! times neither half of a byte needs a mask.
@@ -6,16 +6,18 @@
 use super::format::{LINE, QuantFormat, STEP, STEPS, TABLE, WIDE};
 use super::tile::{Kernel, Tile};
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 pub(super) const KERNEL: Kernel = Kernel {
     run,
     widen,
-    rows: 4,
-    panels: |rows| match rows {
-        0..=1 => 8,
-        2 => 6,
-        3 => 4,
-        _ => 3,
+    rows: 8,
+    panels: |rows, format| match (rows, format) {
+        (0..=1, _) => 8,
+        (2, _) => 6,
+        (3..=4, _) => 4,
+        (_, QuantFormat::Int8) => 3,
+        (_, QuantFormat::Int4) => 2,
     },
 };
 
@@ -37,7 +39,16 @@ unsafe fn run(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {
             }
         };
         ($four:literal $far:literal) => {
-            tiles! { $four $far: 1: 1 2 3 4 5 6 7 8; 2: 1 2 3 4 5 6; 3: 1 2 3 4; 4: 1 2 3; }
+            tiles! { $four $far:
+                1: 1 2 3 4 5 6 7 8;
+                2: 1 2 3 4 5 6;
+                3: 1 2 3 4;
+                4: 1 2 3 4;
+                5: 1 2 3;
+                6: 1 2 3;
+                7: 1 2 3;
+                8: 1 2 3;
+            }
         };
     }
     match (format, t.far) {
@@ -68,25 +79,22 @@ unsafe fn step<const R: usize, const P: usize>(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 unsafe fn tile<const R: usize, const P: usize, const FOUR: bool, const FAR: bool>(t: &Tile) {
-    let mut sums = [[_mm512_setzero_ps(); P]; R];
     let table = _mm512_broadcast_i32x4(load_table());
     let (w_panel, x_row) = (t.w_panel, t.x_row);
     let block_bytes = if FOUR { QuantFormat::Int4.block_bytes() } else { WIDE };
+    // Loops of a length that the compiler does not know: unrolled, they would need more registers than there are.
+    let lines = black_box(if FOUR { STEPS / 2 } else { STEPS });
     // SAFETY: the caller promises rows, panels and sums of the tile. A prefetch may name any address.
     unsafe {
-        if !t.first {
+        if t.first {
             for r in 0..R {
                 for p in 0..P {
-                    sums[r][p] = _mm512_loadu_ps(t.sums.add(r * t.sums_row + 16 * p));
+                    _mm512_storeu_ps(t.sums.add(r * t.sums_row + 16 * p), _mm512_setzero_ps());
                 }
             }
         }
         let (mut w, mut x, mut meta) = (t.w, t.x, t.meta);
         for _ in 0..t.blocks {
-            let mut scales = [_mm512_setzero_si512(); P];
-            for p in 0..P {
-                scales[p] = line::<FAR>(w.add(p * w_panel));
-            }
             let mut codes = w.add(LINE);
             for g in 0..2 {
                 let mut acc = [[_mm512_setzero_si512(); P]; R];
@@ -96,52 +104,40 @@ unsafe fn tile<const R: usize, const P: usize, const FOUR: bool, const FAR: bool
                         acc[r][p] = start;
                     }
                 }
-                if FOUR {
-                    for _ in 0..STEPS / 2 {
-                        let (mut low, mut high) = ([_mm512_setzero_si512(); P], [_mm512_setzero_si512(); P]);
-                        for p in 0..P {
-                            let pair = line::<FAR>(codes.add(p * w_panel));
-                            low[p] = _mm512_permutexvar_epi8(pair, table);
-                            high[p] = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(pair), table);
-                        }
+                for _ in 0..lines {
+                    let mut words = [_mm512_setzero_si512(); P];
+                    for p in 0..P {
+                        words[p] = line::<FAR>(codes.add(p * w_panel));
+                    }
+                    if FOUR {
+                        let low = words.map(|w| _mm512_permutexvar_epi8(w, table));
                         step::<R, P>(&mut acc, low, x, x_row);
-                        step::<R, P>(&mut acc, high, x.add(STEP), x_row);
-                        codes = codes.add(LINE);
-                        x = x.add(2 * STEP);
-                    }
-                } else {
-                    for _ in 0..STEPS {
-                        let mut lines = [_mm512_setzero_si512(); P];
-                        for p in 0..P {
-                            lines[p] = line::<FAR>(codes.add(p * w_panel));
-                        }
-                        step::<R, P>(&mut acc, lines, x, x_row);
-                        codes = codes.add(LINE);
                         x = x.add(STEP);
+                        words = words.map(|w| _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(w), table));
                     }
+                    step::<R, P>(&mut acc, words, x, x_row);
+                    x = x.add(STEP);
+                    codes = codes.add(LINE);
                 }
                 for p in 0..P {
+                    let scale = line::<FAR>(w.add(p * w_panel));
                     let scale = if g == 0 {
-                        _mm512_slli_epi32::<16>(scales[p])
+                        _mm512_slli_epi32::<16>(scale)
                     } else {
-                        _mm512_and_si512(scales[p], _mm512_set1_epi32(0xffff_0000_u32 as i32))
+                        _mm512_and_si512(scale, _mm512_set1_epi32(0xffff_0000_u32 as i32))
                     };
                     for r in 0..R {
-                        let factor = _mm512_mul_ps(
-                            _mm512_castsi512_ps(scale),
-                            _mm512_set1_ps((*meta.add(r * t.meta_row)).scale),
-                        );
-                        sums[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][p]), factor, sums[r][p]);
+                        let meta = (*meta.add(r * t.meta_row)).scale;
+                        let factor = _mm512_mul_ps(_mm512_castsi512_ps(scale), _mm512_set1_ps(meta));
+                        // Sums stay in the first-level cache: there are registers for one set.
+                        let to = t.sums.add(r * t.sums_row + 16 * p);
+                        let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[r][p]), factor, _mm512_loadu_ps(to));
+                        _mm512_storeu_ps(to, sum);
                     }
                 }
                 meta = meta.add(1);
             }
             w = w.add(block_bytes);
-        }
-        for r in 0..R {
-            for p in 0..P {
-                _mm512_storeu_ps(t.sums.add(r * t.sums_row + 16 * p), sums[r][p]);
-            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::format::{LINE, OFFSET, QuantFormat, STEP, STEPS, TABLE, WIDE};
 use super::tile::{Kernel, Tile};
 use crate::gemm::LANES;
 
-pub(super) const KERNEL: Kernel = Kernel { run, widen, rows: 1, panels: |_| 1 };
+pub(super) const KERNEL: Kernel = Kernel { run, widen, rows: 1, panels: |_, _| 1 };
 
 unsafe fn run(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {
     debug_assert_eq!((rows, panels), (1, 1));

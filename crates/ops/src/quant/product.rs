@@ -33,7 +33,7 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(kernel: &Kernel, m: usize, n: usize, k: usize) -> Self {
+    fn new(kernel: &Kernel, format: QuantFormat, m: usize, n: usize, k: usize) -> Self {
         let most = (INPUTS / k.max(1)).clamp(kernel.rows.next_multiple_of(64), ROWS);
         let of_rows = m.div_ceil(most);
         if of_rows == 0 {
@@ -41,7 +41,8 @@ impl Cut {
         }
         let rows = m.div_ceil(of_rows).next_multiple_of(kernel.rows);
         let all = n.div_ceil(LANES);
-        let widest = (kernel.panels)(m.min(kernel.rows));
+        // Blocks for several tiles are widened.
+        let widest = (kernel.panels)(m.min(kernel.rows), if m > kernel.rows { QuantFormat::Int8 } else { format });
         // Even tiles beat full ones with a small last one.
         let panels = all.div_ceil(all.div_ceil(widest).max(1)).max(1);
         Self { rows, panels, of_rows: m.div_ceil(rows), of_panels: all.div_ceil(panels) }
@@ -63,7 +64,7 @@ pub(super) fn multiply(cx: &Cx, x: &MatRef<'_>, w: &QuantWeight, groups: &Groups
     let inputs = Inputs::new(cx, x, first, end - first);
     // Where each group's tasks begin.
     let mut starts = cx.empty(&[count + 1], DType::I32);
-    let cut = |g: usize| Cut::new(&kernel, groups.range(g).1, n, k);
+    let cut = |g: usize| Cut::new(&kernel, w.format(), groups.range(g).1, n, k);
     let (mut total, mut rows, mut panels) = (0, 0, 0);
     for (g, start) in starts.i32_mut().iter_mut().enumerate() {
         *start = total as i32;

@@ -60,8 +60,8 @@ pub(super) struct Kernel {
     pub(super) widen: Widen,
     /// Most rows of a tile.
     pub(super) rows: usize,
-    /// Most panels of a tile of so many rows.
-    pub(super) panels: fn(rows: usize) -> usize,
+    /// Most panels of a tile of so many rows, which reads them in this format.
+    pub(super) panels: fn(rows: usize, QuantFormat) -> usize,
 }
 
 impl Kernel {
