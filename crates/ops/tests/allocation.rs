@@ -1,9 +1,10 @@
-//! After a first call, the pointwise operations allocate nothing on the heap: scratch comes from the pool. A binary of its own,
+//! After a first call, pointwise operations and quantised layers allocate nothing on the heap: scratch comes from the pool. A binary of its own,
 //! since it replaces the allocator and counts what every thread asks of it.
 
 mod counting;
 
 use hadal_ops::adamw::{self, AdamW};
+use hadal_ops::quant::{self, QuantFormat, QuantWeight};
 use hadal_ops::{Acc, Cx, DType, Purpose, Rng, Tensor};
 use hadal_ops::{elementwise, embedding, reduce, rmsnorm, rope, swiglu};
 
@@ -23,6 +24,8 @@ struct Operands {
     m: Tensor,
     v: Tensor,
     rope: rope::RopeTable,
+    quant: [QuantWeight; 2],
+    groups: Tensor,
 }
 
 const ROWS: usize = 300;
@@ -51,6 +54,12 @@ impl Operands {
             m: cx.zeros(&[VOCAB, COLS], DType::Bf16),
             v: cx.zeros(&[VOCAB, COLS], DType::Bf16),
             rope: rope::RopeTable::new(cx, &[1.0; 32], ROWS, 1.0),
+            quant: [QuantFormat::Int8, QuantFormat::Int4].map(|format| {
+                let mut w = QuantWeight::new(cx, format, 3, 2 * COLS, COLS);
+                w.pack(cx, &random(&[3 * 2 * COLS, COLS], DType::F32));
+                w
+            }),
+            groups: cx.indices(&[4], &[0, 1, 9, ROWS as i32]),
         }
     }
 
@@ -74,6 +83,9 @@ impl Operands {
         let hp = AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, grad_scale, step: 1 };
         adamw::step(cx, &mut s.table, &s.d_table, &mut s.m, &mut s.v, &hp);
         adamw::ema(cx, &mut s.d_table, &s.table, 0.9);
+        for w in &s.quant {
+            quant::forward(cx, &s.x, w, &s.groups, &mut s.wide, Acc::Write);
+        }
     }
 }
 

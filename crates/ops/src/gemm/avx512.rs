@@ -9,6 +9,8 @@ use std::arch::x86_64::*;
 
 /// Bytes of a step of A: plain rows.
 const ROWS: usize = 4;
+/// Rows of a tile that may ask for B ahead of its use.
+const FEW: usize = 8;
 /// Bytes of a step of A: panels.
 const PANELS: usize = 64;
 
@@ -77,7 +79,7 @@ fn dot<const BF16: bool>(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
 /// Sums of `n` steps from step `first` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn sum<const R: usize, const NP: usize, const BF16: bool, const STEP: usize>(
+unsafe fn sum<const R: usize, const NP: usize, const BF16: bool, const STEP: usize, const FAR: bool>(
     t: &Tile,
     first: usize,
     n: usize,
@@ -90,6 +92,9 @@ unsafe fn sum<const R: usize, const NP: usize, const BF16: bool, const STEP: usi
         for _ in 0..n {
             let mut bv = [_mm512_setzero_si512(); NP];
             for j in 0..NP {
+                if FAR {
+                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(j * b_panel + t.ahead).cast());
+                }
                 bv[j] = _mm512_loadu_si512(b.add(j * b_panel).cast());
             }
             for r in 0..R {
@@ -125,7 +130,12 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
             scaled::<R, NP, STEP>(t, scales);
             return;
         }
-        let mut acc = sum::<R, NP, BF16, STEP>(t, 0, t.steps);
+        // Only few rows are one tile, which reads B from memory.
+        let mut acc = if R <= FEW && STEP == ROWS && t.ahead > 0 {
+            sum::<R, NP, BF16, STEP, true>(t, 0, t.steps)
+        } else {
+            sum::<R, NP, BF16, STEP, false>(t, 0, t.steps)
+        };
         if t.half {
             let (a, b) = (t.a.add(t.steps * STEP), t.b.add(t.steps * super::STEP_BYTES));
             for r in 0..R {
@@ -154,7 +164,7 @@ unsafe fn scaled<const R: usize, const NP: usize, const STEP: usize>(t: &Tile, s
     unsafe {
         for block in 0..t.steps.div_ceil(SCALED) {
             let first = block * SCALED;
-            let acc = sum::<R, NP, true, STEP>(t, first, SCALED.min(t.steps - first));
+            let acc = sum::<R, NP, true, STEP, false>(t, first, SCALED.min(t.steps - first));
             let b_scale = scales.b.add(block * scales.b_block);
             for_each!(r in [0 1 2 3 4 5 6 7] if r < R => {
                 let a_scale = _mm512_set1_ps(*scales.a.add(r * scales.a_row + block * scales.a_block));

@@ -125,6 +125,8 @@ pub(crate) struct Tile {
     pub(crate) out: Out,
     /// Scales of blocks of the contraction, if it has them.
     pub(crate) scales: Option<Scales>,
+    /// How many bytes ahead of its use B is asked for, by kernels that can; zero if it need not be.
+    pub(crate) ahead: usize,
 }
 
 /// Scales of a tile's operands (report 3.3.2): the sum of each [`SCALED`] steps is multiplied by a factor of the row and

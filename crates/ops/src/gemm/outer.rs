@@ -158,6 +158,7 @@ unsafe fn tile(
                         b: b.ptr.add(j0 * panel),
                         b_panel: panel,
                         steps: steps(dtype, rows),
+                        ahead: 0,
                         sums: std::ptr::null(),
                         sums_row: 0,
                         c: p.c.add(((m0 + i) * c_cols + n0 + j0 * LANES) * 4),

@@ -149,6 +149,7 @@ unsafe fn block(
                         b: b_at.add(j0 * sizes.panel),
                         b_panel: sizes.panel,
                         steps,
+                        ahead: 0,
                         sums: std::ptr::null(),
                         sums_row,
                         c: p.c.add((row0 + i0) * p.c_row + lane * c_size),

@@ -16,6 +16,9 @@ const B_BYTES: usize = 256 << 10;
 /// The same when there are few rows and memory is the limit.
 const B_BYTES_FEW: usize = 128 << 10;
 
+/// How many bytes ahead of its use a single tile of rows asks for B.
+const AHEAD: usize = 1024;
+
 /// Bytes of B from which on it is taken to come from memory, and asked for ahead of its use.
 const CACHED: usize = 4 << 20;
 
@@ -64,18 +67,27 @@ pub(super) struct Part {
 }
 
 impl Blocks {
-    fn of(p: &Product, rows: usize) -> Self {
+    fn of(kernel: &Microkernel, p: &Product, rows: usize) -> Self {
         let bytes = if p.m < LANES { B_BYTES_FEW } else { B_BYTES };
         let most = (bytes / (steps(p.dtype, p.k).clamp(1, BLOCK) * STEP_BYTES)).max(1);
+        if p.m <= kernel.rows {
+            // One tile of rows: it reads as many panels at a time as it can.
+            return Self::cut_by(p.m, p.n, rows, most, (kernel.panels)(p.m));
+        }
         Self::cut(p.m, p.n, rows, most)
     }
 
     /// Blocks of about `rows` rows and at most about `most` panels of an m by n product.
     pub(super) fn cut(m: usize, n: usize, rows: usize, most: usize) -> Self {
+        // Full tiles are 3 panels wide.
+        Self::cut_by(m, n, rows, most, 3)
+    }
+
+    /// The same, for tiles that are so many panels wide.
+    fn cut_by(m: usize, n: usize, rows: usize, most: usize, wide: usize) -> Self {
         let all = n.div_ceil(LANES);
         let of_panels = all.div_ceil(most);
-        // Full tiles are 3 panels wide.
-        let panels = if all == 0 { 0 } else { all.div_ceil(of_panels).next_multiple_of(3).min(all) };
+        let panels = if all == 0 { 0 } else { all.div_ceil(of_panels).next_multiple_of(wide).min(all) };
         let of_panels = if all == 0 { 0 } else { all.div_ceil(panels) };
         let of_rows = m.div_ceil(rows);
         let rows = if of_rows == 0 { 0 } else { m.div_ceil(of_rows).next_multiple_of(LANES) };
@@ -138,13 +150,16 @@ pub(super) fn each_block(
 /// # Safety
 /// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
 pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) -> Product + Sync) {
-    let blocks = |g: usize, rows: usize| Blocks::of(&product(g), rows);
+    let kernel = Microkernel::of(cx.isa(), product(0).dtype, false);
+    let blocks = |g: usize, rows: usize| Blocks::of(&kernel, &product(g), rows);
     let rows = rows_of_blocks(cx, groups, &blocks);
     let first = product(0);
     let far = groups * panel_bytes(first.dtype, first.n, first.k) > CACHED;
     // Sums of several blocks meet in f32 before they are rounded.
     let long = first.c_dtype == DType::Bf16 && steps(first.dtype, first.k) > BLOCK;
-    let widest = Blocks::of(&Product { m: rows, ..first }, rows).panels;
+    // Room for the sums of any block, whatever the groups' sizes.
+    let panels = |m: usize| Blocks::of(&kernel, &Product { m, ..first }, rows).panels;
+    let widest = (1..=kernel.rows).map(panels).fold(panels(rows), usize::max);
     let slots = long.then(|| Slots::new(cx, cx.threads().count(), rows * widest * LANES * 4));
     let size = |g: usize| (product(g).m, product(g).n);
     each_block(cx, groups, rows, &blocks, size, |g, _, part| {
@@ -219,6 +234,7 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
                         cols,
                         out: Out::new(p.c_dtype, acc),
                         scales: None,
+                        ahead: if far && row_tiles == 1 { AHEAD } else { 0 },
                     };
                     if !sums.is_null() && last {
                         (tile.sums, tile.out) = (at, Out::new(p.c_dtype, p.acc));

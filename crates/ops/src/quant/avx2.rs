@@ -171,7 +171,7 @@ unsafe fn dots_of_pairs<const R: usize, const FOUR: bool>(
 }
 
 #[target_feature(enable = "avx2")]
-unsafe fn widen(from: *const u8, blocks: usize, to: *mut u8) {
+unsafe fn widen(from: *const u8, blocks: usize, _ahead: usize, to: *mut u8) {
     for b in 0..blocks {
         // SAFETY: the caller promises the blocks.
         unsafe {

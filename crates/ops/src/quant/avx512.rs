@@ -21,9 +21,6 @@ pub(super) const KERNEL: Kernel = Kernel {
     },
 };
 
-/// How far ahead of its use a panel is asked for.
-const AHEAD: usize = 1024;
-
 /// Whether this processor has the instructions. (All that have the BF16 dot product and are in use today.)
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vbmi")
@@ -51,7 +48,7 @@ unsafe fn run(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {
             }
         };
     }
-    match (format, t.far) {
+    match (format, t.ahead > 0) {
         (QuantFormat::Int8, false) => tiles!(false false),
         (QuantFormat::Int8, true) => tiles!(false true),
         (QuantFormat::Int4, false) => tiles!(true false),
@@ -107,7 +104,7 @@ unsafe fn tile<const R: usize, const P: usize, const FOUR: bool, const FAR: bool
                 for _ in 0..lines {
                     let mut words = [_mm512_setzero_si512(); P];
                     for p in 0..P {
-                        words[p] = line::<FAR>(codes.add(p * w_panel));
+                        words[p] = line::<FAR>(codes.add(p * w_panel), t.ahead);
                     }
                     if FOUR {
                         let low = words.map(|w| _mm512_permutexvar_epi8(w, table));
@@ -120,7 +117,7 @@ unsafe fn tile<const R: usize, const P: usize, const FOUR: bool, const FAR: bool
                     codes = codes.add(LINE);
                 }
                 for p in 0..P {
-                    let scale = line::<FAR>(w.add(p * w_panel));
+                    let scale = line::<FAR>(w.add(p * w_panel), t.ahead);
                     let scale = if g == 0 {
                         _mm512_slli_epi32::<16>(scale)
                     } else {
@@ -142,12 +139,12 @@ unsafe fn tile<const R: usize, const P: usize, const FOUR: bool, const FAR: bool
     }
 }
 
-/// A line of a panel.
+/// A line of a panel. If FAR, the one so many bytes ahead is asked for.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn line<const FAR: bool>(p: *const u8) -> __m512i {
+unsafe fn line<const FAR: bool>(p: *const u8, ahead: usize) -> __m512i {
     if FAR {
-        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(ahead).cast());
     }
     // SAFETY: the caller promises the line.
     unsafe { _mm512_loadu_si512(p.cast()) }
@@ -160,14 +157,14 @@ fn load_table() -> __m128i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-unsafe fn widen(mut from: *const u8, blocks: usize, mut to: *mut u8) {
+unsafe fn widen(mut from: *const u8, blocks: usize, ahead: usize, mut to: *mut u8) {
     let table = _mm512_broadcast_i32x4(load_table());
     for _ in 0..blocks {
         // SAFETY: the caller promises the blocks.
         unsafe {
-            _mm512_storeu_si512(to.cast(), _mm512_loadu_si512(from.cast()));
+            _mm512_storeu_si512(to.cast(), line::<true>(from, ahead));
             for i in 0..STEPS {
-                let pair = _mm512_loadu_si512(from.add(LINE + i * LINE).cast());
+                let pair = line::<true>(from.add(LINE + i * LINE), ahead);
                 let at = to.add(LINE + 2 * i * LINE);
                 _mm512_storeu_si512(at.cast(), _mm512_permutexvar_epi8(pair, table));
                 let high = _mm512_permutexvar_epi8(_mm512_srli_epi16::<4>(pair), table);

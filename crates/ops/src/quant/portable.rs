@@ -51,7 +51,7 @@ fn unsigned(format: QuantFormat, block: &[u8], step: usize, byte: usize) -> i32 
     }
 }
 
-unsafe fn widen(from: *const u8, blocks: usize, to: *mut u8) {
+unsafe fn widen(from: *const u8, blocks: usize, _ahead: usize, to: *mut u8) {
     let narrow = QuantFormat::Int4.block_bytes();
     for b in 0..blocks {
         // SAFETY: the caller promises the blocks.

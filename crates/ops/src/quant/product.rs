@@ -8,7 +8,7 @@ use super::QuantWeight;
 use super::format::{BLOCK, GROUP, QuantFormat, WIDE};
 use super::inputs::Inputs;
 use super::tile::{Kernel, Tile};
-use crate::gemm::{LANES, fetch};
+use crate::gemm::LANES;
 use crate::kernel::{Elem, Pointwise, dispatch, with_elem};
 use crate::linear::Groups;
 use crate::slots::Slots;
@@ -20,6 +20,8 @@ const CHUNK: usize = 8;
 const ROWS: usize = 256;
 /// Bytes of inputs that should stay in the second-level cache.
 const INPUTS: usize = 512 << 10;
+/// How many bytes ahead of its use few rows ask for a panel.
+const AHEAD: usize = 1024;
 /// Bytes of weights from which on they are taken to come from memory.
 const CACHED: usize = 1 << 20;
 
@@ -127,7 +129,6 @@ unsafe fn sum(kernel: &Kernel, inputs: &Inputs, w: &QuantWeight, part: Part, far
     let (meta, meta_row) = inputs.meta();
     let blocks = w.k().div_ceil(BLOCK);
     let first_panel = w.panels(part.group)[part.panel * w_panel..].as_ptr();
-    let block_bytes = format.block_bytes();
     // SAFETY: all offsets lie inside inputs, weight and scratch.
     unsafe {
         let whole = Tile {
@@ -141,40 +142,30 @@ unsafe fn sum(kernel: &Kernel, inputs: &Inputs, w: &QuantWeight, part: Part, far
             sums,
             sums_row: part.panels * LANES,
             first: true,
-            far,
+            ahead: if far { AHEAD } else { 0 },
         };
         if part.rows <= kernel.rows {
             (kernel.run)(&whole, format, part.rows, part.panels);
             return;
         }
-        let tiles = part.rows.div_ceil(kernel.rows);
+        // While the first tile of rows reads these blocks, or Int4 is widened, the next ones come nearer.
+        let next = if far { CHUNK * format.block_bytes() } else { 0 };
         for b0 in (0..blocks.max(1)).step_by(CHUNK) {
             let count = CHUNK.min(blocks - b0);
-            let next = CHUNK.min(blocks - b0 - count) * block_bytes;
-            let from = first_panel.add(b0 * block_bytes);
-            let mut tile = Tile { w: from, blocks: count, first: b0 == 0, far: false, ..whole };
+            let from = first_panel.add(b0 * format.block_bytes());
+            let mut tile = Tile { w: from, blocks: count, first: b0 == 0, ahead: next, ..whole };
             if format == QuantFormat::Int4 {
                 for p in 0..part.panels {
-                    (kernel.widen)(from.add(p * w_panel), count, wide.add(p * CHUNK * WIDE));
+                    (kernel.widen)(from.add(p * w_panel), count, next, wide.add(p * CHUNK * WIDE));
                 }
-                (tile.w, tile.w_panel) = (wide, CHUNK * WIDE);
+                (tile.w, tile.w_panel, tile.ahead) = (wide, CHUNK * WIDE, 0);
             }
-            for i in 0..tiles {
-                if far {
-                    // Meanwhile the next blocks come nearer, a part of them with every tile.
-                    let (start, end) = (next * i / tiles / 64 * 64, next * (i + 1) / tiles / 64 * 64);
-                    for p in 0..part.panels {
-                        fetch(from.wrapping_add(p * w_panel + count * block_bytes + start), end - start);
-                    }
-                }
-                let row = i * kernel.rows;
-                let tile = Tile {
-                    x: whole.x.add(row * x_row + b0 * BLOCK),
-                    meta: whole.meta.add(row * meta_row + b0 * BLOCK / GROUP),
-                    sums: sums.add(row * whole.sums_row),
-                    ..tile
-                };
+            for row in (0..part.rows).step_by(kernel.rows) {
+                tile.x = whole.x.add(row * x_row + b0 * BLOCK);
+                tile.meta = whole.meta.add(row * meta_row + b0 * BLOCK / GROUP);
+                tile.sums = sums.add(row * whole.sums_row);
                 (kernel.run)(&tile, QuantFormat::Int8, (part.rows - row).min(kernel.rows), part.panels);
+                tile.ahead = 0;
             }
         }
     }

@@ -37,8 +37,8 @@ pub(super) struct Tile {
     pub(super) sums_row: usize,
     /// Whether the sums start from zero, or from what is there.
     pub(super) first: bool,
-    /// Whether the panels come from memory and should be asked for ahead of their use.
-    pub(super) far: bool,
+    /// How many bytes ahead of its use each line of a panel is asked for; zero if it need not be.
+    pub(super) ahead: usize,
 }
 
 /// Adds the tile's products to its sums: `(tile, format, rows, panels)`.
@@ -47,11 +47,12 @@ pub(super) struct Tile {
 /// The tile's pointers must be valid for its extents, and the processor must have the instructions.
 pub(super) type RunTile = unsafe fn(&Tile, QuantFormat, usize, usize);
 
-/// Makes Int8 blocks of a number of Int4 blocks: `(from, blocks, to)`. Scales are copied.
+/// Makes Int8 blocks of a number of Int4 blocks: `(from, blocks, ahead, to)`. Scales are copied. Lines `ahead` bytes further
+/// on are asked for.
 ///
 /// # Safety
 /// Source and target must be valid for so many blocks, and the processor must have the instructions.
-pub(super) type Widen = unsafe fn(*const u8, usize, *mut u8);
+pub(super) type Widen = unsafe fn(*const u8, usize, usize, *mut u8);
 
 /// The kernels of an instruction path.
 #[derive(Clone, Copy)]
