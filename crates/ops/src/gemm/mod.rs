@@ -34,6 +34,8 @@ mod task;
 
 pub use peak::{peak_gflops, peak_int8_gops};
 pub(crate) use scaled::{ScaledProduct, multiply_scaled};
+#[cfg(test)]
+pub(crate) use task::CACHED;
 pub(crate) use task::{Product, multiply};
 
 use crate::{Acc, DType, Isa};

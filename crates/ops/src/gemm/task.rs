@@ -20,7 +20,7 @@ const B_BYTES_FEW: usize = 128 << 10;
 const AHEAD: usize = 1024;
 
 /// Bytes of B from which on it is taken to come from memory, and asked for ahead of its use.
-const CACHED: usize = 4 << 20;
+pub(crate) const CACHED: usize = 4 << 20;
 
 /// `C[m, n] (acc)= A[m, k] B[k, n]`, B in panels whose lanes are n.
 #[derive(Clone, Copy)]

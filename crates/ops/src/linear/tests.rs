@@ -270,6 +270,32 @@ fn bits_do_not_depend_on_company_or_threads() {
     }
 }
 
+/// The same of a weight so large that few rows ask for it ahead of its use, in blocks of several widths.
+#[test]
+fn few_rows_of_a_large_weight_have_the_bits_of_many() {
+    for isa in Isa::available() {
+        for (dtype, n, k) in [(DType::Bf16, 1090, 2500), (DType::F32, 1090, 1100)] {
+            let cx = cx(isa);
+            let master = random(&cx, &[n, k], DType::F32, 1);
+            let mut weight = PackedWeight::new(&cx, 1, n, k, dtype, false);
+            weight.pack(&cx, &master);
+            assert!(weight.bytes() > crate::gemm::CACHED);
+            let x = random(&cx, &[70, k], dtype, 2);
+            for y_dtype in FLOATS {
+                let mut whole = cx.empty(&[70, n], y_dtype);
+                forward(&cx, &x, &weight, &mut whole, Acc::Write);
+                let whole = whole.to_vec_f32();
+                for rows in 1..11 {
+                    let part = cx.tensor(&[rows, k], &x.to_vec_f32()[..rows * k], dtype);
+                    let mut y = cx.empty(&[rows, n], y_dtype);
+                    forward(&cx, &part, &weight, &mut y, Acc::Write);
+                    assert!(y.to_vec_f32() == whole[..rows * n], "{isa:?} {dtype:?}: {rows} rows");
+                }
+            }
+        }
+    }
+}
+
 /// Weight gradients have the same bits for any number of threads, and for a group alone or among others.
 #[test]
 fn weight_gradient_bits_do_not_depend_on_threads_or_groups() {

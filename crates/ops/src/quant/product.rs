@@ -23,7 +23,7 @@ const INPUTS: usize = 512 << 10;
 /// How many bytes ahead of its use few rows ask for a panel.
 const AHEAD: usize = 1024;
 /// Bytes of weights from which on they are taken to come from memory.
-const CACHED: usize = 1 << 20;
+pub(super) const CACHED: usize = 1 << 20;
 
 /// How the product of a group is cut.
 #[derive(Clone, Copy)]

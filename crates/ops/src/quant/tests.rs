@@ -163,6 +163,31 @@ fn bits_do_not_depend_on_company_or_threads() {
     }
 }
 
+/// The same of weights so large that they are asked for ahead of their use.
+#[test]
+fn large_weights_give_the_same_bits() {
+    for format in FORMATS {
+        let base = cx(Isa::detect());
+        let (n, k, rows) = (1003, 4000, 21);
+        let w = weight(&base, format, 1, n, k, 3);
+        assert!(w.bytes() > product::CACHED);
+        let x = random(&base, &[rows, k], DType::F32, 1.0, 2);
+        let want: Vec<f32> = x.f32().chunks(k).take(2).flat_map(|x| reference::forward(x, &w, 0)).collect();
+        for isa in Isa::available() {
+            let cx = cx(isa);
+            let mut whole = cx.empty(&[rows, n], DType::F32);
+            forward(&cx, &x, &w, None, &mut whole, Acc::Write);
+            assert!(whole.f32()[..want.len()] == want, "{isa:?} {format:?}");
+            for count in 1..18 {
+                let part = cx.tensor(&[count, k], &x.f32()[..count * k], DType::F32);
+                let mut y = cx.empty(&[count, n], DType::F32);
+                forward(&cx, &part, &w, None, &mut y, Acc::Write);
+                assert!(y.f32() == &whole.f32()[..count * n], "{isa:?} {format:?}: {count} rows");
+            }
+        }
+    }
+}
+
 /// The codes are the nearest ones for their scale, on every path the same, and errors are what the module says.
 #[test]
 fn weights_become_the_nearest_codes() {
