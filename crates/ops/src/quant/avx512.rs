@@ -21,7 +21,7 @@ pub(super) const KERNEL: Kernel = Kernel {
     },
 };
 
-/// Whether this processor has the instructions. (All that have the BF16 dot product and are in use today.)
+/// Whether this processor has the instructions. (Cooper Lake has the BF16 dot product and no `vpermb`.)
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vbmi")
 }

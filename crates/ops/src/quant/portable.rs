@@ -1,6 +1,6 @@
 //! The kernel in plain Rust.
 
-use super::format::{LINE, OFFSET, QuantFormat, STEP, STEPS, TABLE, WIDE};
+use super::format::{LINE, QuantFormat, STEP, STEPS, TABLE, WIDE};
 use super::tile::{Kernel, Tile};
 use crate::gemm::LANES;
 
@@ -68,5 +68,4 @@ unsafe fn widen(from: *const u8, blocks: usize, _ahead: usize, to: *mut u8) {
             }
         }
     }
-    debug_assert_eq!(OFFSET, 128);
 }

@@ -17,7 +17,7 @@ use crate::{Acc, Cx, DType, DisjointMut, MatMut, MatRef};
 /// Blocks of the contraction that all rows pass before the next ones.
 const CHUNK: usize = 8;
 /// Most rows of a task.
-const ROWS: usize = 256;
+const ROWS: usize = 128;
 /// Bytes of inputs that should stay in the second-level cache.
 const INPUTS: usize = 512 << 10;
 /// How many bytes ahead of its use few rows ask for a panel.
