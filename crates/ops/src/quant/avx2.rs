@@ -7,9 +7,11 @@ use std::arch::x86_64::*;
 
 /// The kernel of this processor.
 pub(super) fn kernel() -> Kernel {
-    let run = if is_x86_feature_detected!("avxvnni") { run::<true> } else { run::<false> };
-    Kernel { run, widen, rows: 2, panels: |_, _| 1 }
+    if is_x86_feature_detected!("avxvnni") { Kernel { run: run::<true>, ..PAIRS } } else { PAIRS }
 }
+
+/// The kernel of processors without AVX-VNNI.
+pub(super) const PAIRS: Kernel = Kernel { run: run::<false>, widen, rows: 2, panels: |_, _| 1 };
 
 unsafe fn run<const VNNI: bool>(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {
     debug_assert_eq!(panels, 1);

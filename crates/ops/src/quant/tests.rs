@@ -2,6 +2,7 @@
 
 use super::format::{BOOK, GROUP};
 use super::*;
+use crate::gemm::LANES;
 use crate::testing::{F32_EPS, FLOATS, bits, random, store_eps};
 use crate::{DType, Isa, Purpose, Rng};
 use proptest::prelude::*;
@@ -307,6 +308,55 @@ fn special_values() {
                 assert!(y.f32()[n..2 * n].iter().all(|v| v.is_nan()));
             }
         }
+    }
+}
+
+/// The kernel that multiplies 16-bit numbers, which a processor with AVX-VNNI never chooses, over extreme codes.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn products_of_pairs_are_those_of_bytes() {
+    use super::tile::{Meta, Tile};
+    if !Isa::available().contains(&Isa::Avx2) {
+        return;
+    }
+    let cx = cx(Isa::Portable);
+    for format in FORMATS {
+        let (blocks, rows) = (3, 2);
+        let mut w = cx.zeros(&[blocks * format.block_bytes()], DType::U8);
+        let mut x = cx.zeros(&[rows * blocks * format::BLOCK], DType::U8);
+        let rng = Rng::new(1, Purpose::Test, 0);
+        // Bytes of all values; in scales they are finite numbers of either sign.
+        w.u8_mut().iter_mut().enumerate().for_each(|(i, v)| *v = (rng.uniform(i as u64) * 256.0) as u8);
+        for block in w.u8_mut().chunks_exact_mut(format.block_bytes()) {
+            block[..format::LINE].chunks_exact_mut(2).for_each(|scale| scale[1] = 0x3c | scale[1] & 0x80);
+        }
+        let code = |i: usize| [127, 129, (rng.uniform(i as u64) * 255.0) as u8 ^ 0x80][i / 64 % 3];
+        x.u8_mut().iter_mut().enumerate().for_each(|(i, v)| *v = code(i));
+        let meta: Vec<Meta> =
+            (0..2 * blocks * rows).map(|i| Meta { scale: 0.3 + i as f32, start: 1000 - 77 * i as i32 }).collect();
+        let run = |kernel: tile::Kernel| {
+            let mut sums = vec![1.0f32; rows * LANES];
+            let at = sums.as_mut_ptr();
+            let tile = |row: usize| Tile {
+                x: x.u8()[row * blocks * format::BLOCK..].as_ptr(),
+                x_row: blocks * format::BLOCK,
+                meta: meta[row * 2 * blocks..].as_ptr(),
+                meta_row: 2 * blocks,
+                w: w.u8().as_ptr(),
+                w_panel: 0,
+                blocks,
+                sums: at.wrapping_add(row * LANES),
+                sums_row: LANES,
+                first: false,
+                ahead: 0,
+            };
+            for row in (0..rows).step_by(kernel.rows) {
+                // SAFETY: operands and sums have these extents, and the processor has AVX2.
+                unsafe { (kernel.run)(&tile(row), format, kernel.rows, 1) };
+            }
+            sums
+        };
+        assert_eq!(run(avx2::PAIRS), run(portable::KERNEL), "{format:?}");
     }
 }
 
