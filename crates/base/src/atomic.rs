@@ -118,7 +118,7 @@ impl StagedDir {
     pub fn commit(self) -> Result<(), IoError> {
         sync_tree(&self.aside)?;
         let renamed = fs::rename(&self.aside, &self.target);
-        let hint = "; the name must be free or that of an empty folder: move away what is there and try again";
+        let hint = "; the name must be unused or belong to an empty folder: move away what is there and try again";
         renamed.map_err(|e| io::Error::new(e.kind(), format!("{e}{hint}"))).at("rename into place", &self.target)?;
         sync_dir(&self.parent)
     }
@@ -169,7 +169,7 @@ fn remove(path: &Path) -> io::Result<()> {
 fn sync_tree(path: &Path) -> Result<(), IoError> {
     for entry in fs::read_dir(path).at("list", path)? {
         let entry = entry.at("list", path)?;
-        let kind = entry.file_type().at("look at", &entry.path())?;
+        let kind = entry.file_type().at("inspect", &entry.path())?;
         if kind.is_dir() {
             sync_tree(&entry.path())?;
         } else if kind.is_file() {

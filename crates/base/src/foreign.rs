@@ -13,7 +13,7 @@ const KNOWN: [(&[u8], &str); 6] = [
     (b"PK\x03\x04", "a zip archive, as PyTorch writes weights: convert them to safetensors"),
     (b"\x80\x02", "a Python pickle, as old versions of PyTorch write weights: convert them to safetensors"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
-    (&[0; 8], "full of zeros where it begins, as an unfinished download is: download it again"),
+    (&[0; 8], "full of zeros at its start, like an unfinished download: download it again"),
 ];
 
 /// What a file is that begins with `first`, and what to do about it; none where that cannot be told. For files that could

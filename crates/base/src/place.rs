@@ -15,21 +15,21 @@ pub fn place(out: &Path) -> Result<PathBuf, IoError> {
     };
     let real = match fs::canonicalize(out) {
         Err(e) if e.kind() == ErrorKind::NotFound && meta.is_symlink() => {
-            return refuse(ErrorKind::NotFound, "it is a symbolic link to nothing: remove it, or make what it names");
+            return refuse(ErrorKind::NotFound, "it is a symbolic link to nothing: remove it, or create its target");
         }
         other => other.at("write to", out)?,
     };
-    if !real.is_dir() || fs::read_dir(&real).at("look into", &real)?.next().is_some() {
-        return refuse(ErrorKind::AlreadyExists, "it is there already: choose another name or remove it");
+    if !real.is_dir() || fs::read_dir(&real).at("list", &real)?.next().is_some() {
+        return refuse(ErrorKind::AlreadyExists, "it already exists: choose another name or remove it");
     }
-    if is_mount_point(&real).at("look at", &real)? {
+    if is_mount_point(&real).at("inspect", &real)? {
         return refuse(
             ErrorKind::ResourceBusy,
-            "it is a mount point, which no folder can replace: name a new one inside",
+            "it is a mount point, which cannot be replaced: name a new folder inside it",
         );
     }
     if std::env::current_dir().is_ok_and(|here| here == real) {
-        return refuse(ErrorKind::ResourceBusy, "it is the current folder: go out of it, or name a new one inside");
+        return refuse(ErrorKind::ResourceBusy, "it is the current folder: leave it, or name a new folder inside it");
     }
     Ok(real)
 }
@@ -67,8 +67,8 @@ mod tests {
             assert_eq!(place(&at(name)).unwrap(), at(real), "{name}");
         }
         for (name, part) in [
-            ("full", "there already"),
-            ("full/file", "there already"),
+            ("full", "already exists"),
+            ("full/file", "already exists"),
             ("full/file/below", "full/file/below"),
             ("dangling", "symbolic link to nothing"),
         ] {

@@ -8,7 +8,7 @@ use std::path::Path;
 pub fn open_regular(path: &Path) -> io::Result<File> {
     // Looked at before it is opened: opening a pipe waits for someone to write.
     if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
     }
     File::open(path)
 }
@@ -18,7 +18,7 @@ pub fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open_regular(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
-        let reason = format!("is larger than {} MB, which no such file is", most / 1_000_000);
+        let reason = format!("is larger than {} MB, too large for such a file", most / 1_000_000);
         return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
     }
     Ok(bytes)
@@ -62,9 +62,9 @@ mod tests {
         std::fs::write(&path, [7; 9]).unwrap();
         assert_eq!(read_small(&path, 9).unwrap(), [7; 9]);
         assert!(read_small(&path, 8).unwrap_err().to_string().contains("larger"));
-        assert!(read_small(dir.path(), 8).unwrap_err().to_string().contains("no regular file"));
+        assert!(read_small(dir.path(), 8).unwrap_err().to_string().contains("not a regular file"));
         if cfg!(unix) {
-            assert!(read_small(Path::new("/dev/zero"), 8).unwrap_err().to_string().contains("no regular file"));
+            assert!(read_small(Path::new("/dev/zero"), 8).unwrap_err().to_string().contains("not a regular file"));
         }
         assert_eq!(short("a\u{1b}[2J \"b\"\n"), "a\\u{1b}[2J \"b\"\\n");
         assert_eq!(short(&"x".repeat(5_000_000)).len(), 304);

@@ -31,7 +31,7 @@ pub enum DataError {
         problem: String,
     },
     /// A lock file cannot be understood.
-    #[error("Cargo.lock: {0}; write it anew with `cargo generate-lockfile`")]
+    #[error("Cargo.lock: {0}; create it again with `cargo generate-lockfile`")]
     Lock(String),
     /// Cargo's registry holds none of the packages of the lock file.
     #[error(
@@ -65,7 +65,7 @@ pub enum DataError {
     },
     /// A saved position does not belong to this data.
     #[error(
-        "the saved data position does not fit this data: {0}; resume with the data and settings the run began with"
+        "the saved data position does not fit this data: {0}; resume with the data and settings that the run started with"
     )]
     Cursor(String),
     /// An option has a value that makes no sense.

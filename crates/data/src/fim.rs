@@ -35,10 +35,7 @@ impl Fim {
             });
         }
         if span.is_some_and(|s| s < 8) {
-            return Err(DataError::Option {
-                key: "fim span",
-                problem: "fewer than 8 tokens cannot be filled in".into(),
-            });
+            return Err(DataError::Option { key: "fim span", problem: "it must be at least 8 tokens".into() });
         }
         if rate == 0.0 {
             return Ok(None);

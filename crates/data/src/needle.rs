@@ -140,7 +140,11 @@ impl Needles {
     pub fn sample(&self, haystack: &[u32], place: Place, rng: Rng) -> Result<Sample> {
         let bad = |problem: String| Err(DataError::Option { key: "needle", problem });
         if place.distractors >= self.words.len() {
-            return bad(format!("{} distractors; there are words for {}", place.distractors, self.words.len() - 1));
+            return bad(format!(
+                "{} distractors are too many; there are words for {}",
+                place.distractors,
+                self.words.len() - 1
+            ));
         }
         let facts = self.facts(place.distractors + 1, rng);
         let asked = &facts[0];
@@ -148,7 +152,7 @@ impl Needles {
             usize::from(self.bos.is_some()) + facts.iter().map(|f| f.needle.len()).sum::<usize>() + asked.asked().len();
         if place.length <= fixed {
             return bad(format!(
-                "{} tokens hold no text beside needle and question ({fixed}); take longer ones",
+                "{} tokens leave no room for text beside needle and question ({fixed} tokens); choose longer texts",
                 place.length
             ));
         }

@@ -105,7 +105,7 @@ impl Packed {
             let file = folder.join(&entry.file);
             let shard = Shard::open(&file)?;
             if *shard.header() != entry.header || entry.header.tokenizer != manifest.tokenizer {
-                return Err(DataError::shard(&file, "it is not the file that the list beside it speaks of"));
+                return Err(DataError::shard(&file, "it is not the file that the list beside it describes"));
             }
             starts.push(starts[starts.len() - 1] + shard.documents());
             let header = serde_json::to_vec(shard.header()).expect("numbers");

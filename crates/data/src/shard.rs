@@ -170,7 +170,7 @@ impl Shard {
         let file = File::open(path).map_err(read())?;
         let len = file.metadata().map_err(read())?.len();
         if len < PAGE {
-            return Err(bad(format!("it has {len} bytes and no whole header")));
+            return Err(bad(format!("it has {len} bytes, too few for a header")));
         }
         let mut page = vec![0; PAGE as usize];
         read_exact_at(&file, &mut page, 0).map_err(read())?;
@@ -192,7 +192,7 @@ impl Shard {
         let wanted = header.file_len().filter(|_| sensible);
         if wanted != Some(len) {
             let wanted = wanted.map_or("an impossible number of".into(), |w| w.to_string());
-            return Err(bad(format!("it has {len} bytes where its header says {wanted}")));
+            return Err(bad(format!("it has {len} bytes, but its header says {wanted}")));
         }
         let mut bytes = vec![0; (header.documents as usize + 1) * 16];
         read_exact_at(&file, &mut bytes, header.index_at().expect("checked above")).map_err(read())?;

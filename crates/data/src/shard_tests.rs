@@ -44,8 +44,8 @@ fn lying_files_are_named() {
         assert!(text.contains("x.tok") && text.contains("pack"), "{text}");
         text
     };
-    assert!(says(&whole[..100]).contains("no whole header"));
-    assert!(says(&whole[..whole.len() - 1]).contains("where its header says"));
+    assert!(says(&whole[..100]).contains("too few for a header"));
+    assert!(says(&whole[..whole.len() - 1]).contains("but its header says"));
     let changed = |at: usize| {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;

@@ -49,7 +49,7 @@ pub fn hold_out(mut documents: Vec<Document>, share: f64, seed: u64) -> Result<S
     }
     if bytes_of.len() < 2 {
         return Err(DataError::TooLittle(
-            "one short document cannot be split into training and validation; give more text, or hold nothing out (a \
+            "one short document cannot be split into training and validation; give more text, or hold out nothing (a \
              validation share of 0)"
                 .into(),
         ));

@@ -19,7 +19,7 @@ pub enum LoadError {
     },
     /// Two files of different models.
     #[error(
-        "{}: the tokenizer has {tokens} tokens, the model's vocabulary {rows}: they do not belong together",
+        "{}: the tokenizer has {tokens} tokens, but the model's vocabulary has {rows}: they do not belong together",
         folder.display()
     )]
     Vocabulary {
@@ -34,7 +34,7 @@ pub enum LoadError {
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),
     /// A prompt without a token.
-    #[error("the prompt is empty, and the tokenizer has no token to begin a text with")]
+    #[error("the prompt is empty, and the tokenizer has no token that begins a text: give a prompt")]
     EmptyPrompt,
     /// A prompt that fills the context.
     #[error("the prompt has {tokens} tokens and leaves no room in the model's context of {longest}: shorten it")]

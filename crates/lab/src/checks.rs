@@ -15,11 +15,11 @@ pub(crate) fn overrides(experiment: &Experiment, sets: &[String]) -> Result<()> 
     for set in sets {
         let key = key(set);
         if let Some((_, option)) = BY_OPTION.iter().find(|(k, _)| overlap(key, k)) {
-            refuse!("--set {set}: an experiment takes this from {option}");
+            refuse!("--set {set}: in an experiment, {option} decides this key");
         }
         if let Some(run) = experiment.run.iter().find(|r| r.set.iter().any(|s| overlap(key, self::key(s)))) {
             refuse!(
-                "--set {set}: the runs of this experiment differ in it (run `{}`); it cannot be set for all",
+                "--set {set}: the runs of this experiment differ in this key (see run `{}`), so it cannot be set for all",
                 run.name
             );
         }
@@ -48,7 +48,7 @@ impl Work<'_> {
             let one = folder.join(PLAN_FILE).exists();
             if one && self.experiment.seeds > 1 || several && self.experiment.seeds == 1 {
                 let (held, asked) = if one { ("one seed", "several") } else { ("several seeds", "one") };
-                refuse!("--seeds: {} holds runs of {held}, not of {asked}: {REMEDY}", self.out.display());
+                refuse!("--seeds: {} holds runs with {held}, not with {asked}: {REMEDY}", self.out.display());
             }
         }
         Ok(())
@@ -56,7 +56,7 @@ impl Work<'_> {
 }
 
 /// What to do about runs with other settings.
-pub(crate) const REMEDY: &str = "give the same arguments, another --out, or remove the folder";
+pub(crate) const REMEDY: &str = "give the same arguments or another --out, or remove the folder";
 
 /// Refuses to go on with a run whose plan is not the one that the command gives. Where it lies and its threads do not matter.
 pub(crate) fn same_plan(folder: &Path, plan: &Plan) -> Result<()> {
@@ -72,7 +72,7 @@ pub(crate) fn same_plan(folder: &Path, plan: &Plan) -> Result<()> {
     let differences = stored.differences(&plan);
     if !differences.is_empty() {
         refuse!(
-            "the run in {} was begun with other settings than this command gives (there / here): {}: {REMEDY}",
+            "the run in {} was started with settings other than this command's (there / here): {}: {REMEDY}",
             folder.display(),
             differences.join("; ")
         );

@@ -18,7 +18,7 @@ pub enum LabError {
     #[error("{0}")]
     Refused(String),
     /// A file of the lab that it cannot read back.
-    #[error("{path} is damaged: {error}; remove it or the folder", path = path.display())]
+    #[error("{path} is damaged: {error}; remove the file or its folder", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

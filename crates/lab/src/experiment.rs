@@ -125,7 +125,9 @@ impl Experiment {
             }
             None => {
                 let known = EXPERIMENTS.map(|e| e.0).join(", ");
-                return Err(format!("there is no experiment `{name}`: neither built in ({known}) nor a .toml file"));
+                return Err(format!(
+                    "there is no experiment `{name}`: it is neither built in ({known}) nor a .toml file"
+                ));
             }
         };
         let found: Self = toml::from_str(&text).map_err(|e| format!("{name}: {e}"))?;
@@ -136,11 +138,11 @@ impl Experiment {
     fn check(&self) -> Result<(), String> {
         let least = if self.context.is_some() { 1 } else { 2 };
         if self.seeds == 0 {
-            return Err("`seeds` is at least 1".into());
+            return Err("`seeds` must be at least 1".into());
         }
         if self.run.len() < least || self.smooth == 0 || !(self.minutes > 0.0 && self.minutes.is_finite()) {
             return Err(
-                "an experiment has two runs or more (one with a `context`), `smooth` steps and `minutes` above 0"
+                "an experiment needs at least two runs (one with a `context`), and `smooth` and `minutes` above 0"
                     .into(),
             );
         }
@@ -149,18 +151,18 @@ impl Experiment {
             .as_ref()
             .is_some_and(|c| c.lengths.is_empty() || c.depths * c.samples * c.window == 0 || c.tokens == 0)
         {
-            return Err("`context` has lengths, and depths, samples, tokens and window above 0".into());
+            return Err("`context` needs lengths, and depths, samples, tokens and window above 0".into());
         }
         let folders: Vec<String> = self.run.iter().map(Member::folder).collect();
         if let Some(i) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i]) || folders[*i].is_empty()) {
             return Err(format!("run `{}` needs a name of its own", self.run[i].name));
         }
         if let Some(name) = self.fidelity.as_ref().filter(|name| self.run.iter().all(|r| r.name != **name)) {
-            return Err(format!("`fidelity` names a run `{name}` that is not there"));
+            return Err(format!("`fidelity` names a run `{name}` that does not exist"));
         }
         for verdict in &self.verdict {
             if let Some(name) = verdict.kind.runs().into_iter().find(|n| self.run.iter().all(|r| r.name != *n)) {
-                return Err(format!("a verdict speaks of a run `{name}` that is not there"));
+                return Err(format!("a verdict names a run `{name}` that does not exist"));
             }
         }
         Ok(())

@@ -42,7 +42,7 @@ pub(crate) const COLUMNS: [Column; 10] = [
         figure: |_, m| m.along.rate().map(|r| 100.0 * r),
     },
     Column {
-        title: "of its own greedy text, %",
+        title: "the same in its own greedy text, %",
         key: "mtp_accepted_own_percent",
         digits: 1,
         figure: |_, m| m.own.rate().map(|r| 100.0 * r),
@@ -53,9 +53,9 @@ pub(crate) const COLUMNS: [Column; 10] = [
         digits: 2,
         figure: |s, _| mean_end(s, StepMetrics::mean_max_vio),
     },
-    Column { title: "nodes a token", key: "nodes_a_token", digits: 2, figure: |_, m| nodes(m) },
+    Column { title: "nodes per token", key: "nodes_a_token", digits: 2, figure: |_, m| nodes(m) },
     Column {
-        title: "bytes between nodes, a token and layer",
+        title: "bytes between nodes, per token and layer",
         key: "bytes_between_nodes",
         digits: 0,
         figure: |_, m| nodes(m).map(|n| n * node_bytes(m.width)),

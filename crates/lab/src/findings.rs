@@ -65,7 +65,7 @@ impl Findings<'_> {
                 return Some(format!("the metrics of {who} lack step {}", i + 1));
             }
             if let Some(m) = steps.iter().find(|m| !m.loss.is_finite()) {
-                return Some(format!("the loss of {who} is not a number at step {}", m.step));
+                return Some(format!("the loss of {who} is NaN or infinite at step {}", m.step));
             }
             let short = longest - last(steps) >= largest;
             short.then(|| format!("the metrics of {who} end at {} of {longest} tokens", last(steps)))

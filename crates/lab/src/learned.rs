@@ -136,7 +136,7 @@ pub fn ending(session: &Session, program: &str, took: Duration, planned: Option<
         format!(" That is longer than the {planned:.0} min planned: the machine became slower after it was measured.")
     });
     format!(
-        "The whole quickstart took {minutes:.1} min.{late}\n\n## What is there, and what to try next\n\n\
+        "The whole quickstart took {minutes:.1} min.{late}\n\n## Files, and what to try next\n\n\
          - {folder}/training.svg, expert_load.svg, max_vio.svg: loss curve, expert load, balance\n\
          - {folder}/model: a Hugging Face deepseek_v3 checkpoint; {folder}/tensorboard; this page: report.md\n\n\
          \x20   {program} generate {folder} 'pub fn new('\n\
@@ -164,7 +164,7 @@ fn held_out(page: &mut String, session: &Session, trainer: &Trainer) -> Result<(
     writeln!(page, "| {unigram:.3} | {xz:.3} | {zstd:.3} | **{:.3}** |\n", ours.bits_per_byte)?;
     writeln!(
         page,
-        "{} files of packages the model never saw, {:.2} MB; perplexity {:.1} a token.\n",
+        "{} files from packages that the model never saw, {:.2} MB; perplexity {:.1} per token.\n",
         documents.len(),
         set.text_bytes as f64 / 1e6,
         ours.loss.exp()

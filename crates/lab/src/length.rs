@@ -73,7 +73,7 @@ impl Work<'_> {
                     Asked::Minutes { minutes, seeds } => format!("{minutes} minutes for --seeds {seeds}"),
                 };
                 let (there, here) = (told(stored.asked), told(asked));
-                refuse!("{} holds runs as long as {there} gives, not {here}: {REMEDY}", self.out.display());
+                refuse!("{} holds runs of the length that {there} gives, not {here}: {REMEDY}", self.out.display());
             }
             return Ok((stored.lengths, None));
         }
@@ -110,11 +110,18 @@ impl Work<'_> {
             let mut parts = Vec::new();
             let (tokens, rows) = (first.corpus.tokenizer.vocab_size(), plan.model.vocab_size);
             if tokens > rows {
-                refuse!("run `{}` has rows for {rows} tokens, `{}` {tokens}: give --tokens", run.name, runs[0].name);
+                refuse!(
+                    "run `{}` has rows for {rows} tokens, but the tokenizer of `{}` has {tokens}: give --tokens",
+                    run.name,
+                    runs[0].name
+                );
             }
             for part in [plan].into_iter().chain(&plan.extensions) {
                 let rate = run::measure(part, &first.corpus, needles::make, seconds)?;
-                (self.say)(&format!("{}: {rate:.0} tokens a second in sequences of {}", run.name, part.data.seq_len));
+                (self.say)(&format!(
+                    "{}: {rate:.0} tokens per second in sequences of {} tokens",
+                    run.name, part.data.seq_len
+                ));
                 let (tokens, read) = (part.schedule.total_tokens, self.read(part, &first.corpus)?);
                 parts.push(Part { tokens, rate, read });
             }
@@ -138,7 +145,7 @@ impl Work<'_> {
         let most = if self.experiment.context.is_some() && self.args.budget.is_none() { most.min(1.0) } else { most };
         factor = factor.min(most);
         let lengths = if factor == 1.0 { Lengths::of(plan) } else { Lengths::scaled(plan, factor) };
-        (self.say)(&format!("{:.2} M tokens a run in {minutes} minutes", lengths.total_tokens as f64 / 1e6));
+        (self.say)(&format!("{:.2} M tokens per run in {minutes} minutes", lengths.total_tokens as f64 / 1e6));
         Ok((lengths, first))
     }
 

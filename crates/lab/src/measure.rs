@@ -161,7 +161,7 @@ pub(crate) struct Part {
 pub(crate) struct Place {
     /// Its middle.
     pub(crate) at: f64,
-    /// Mean, in nats a token.
+    /// Mean, in nats per token.
     pub(crate) loss: f64,
     pub(crate) tokens: u64,
 }

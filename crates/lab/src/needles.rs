@@ -47,7 +47,7 @@ impl WithNeedles {
         let wrong = |why: &str| RunError::Mismatch(format!("`objective.{why}"));
         let settings = &plan.objective.settings;
         if let Some(key) = settings.keys().find(|key| *key != "rate") {
-            return Err(wrong(&format!("{key}`: needles have `rate` only")));
+            return Err(wrong(&format!("{key}`: the only setting of needles is `rate`")));
         }
         let rate = settings.get("rate").and_then(Value::as_f64).filter(|rate| (0.0..=1.0).contains(rate));
         let rate = rate.ok_or_else(|| wrong("rate`: write the share of rows with needles, from 0 to 1"))?;

@@ -51,7 +51,7 @@ pub(crate) fn same(folder: &Path, member: &Member) -> Result<()> {
     };
     if begun.nudge != member.nudge {
         refuse!(
-            "the run in {} was begun with `nudge = {}`, the description has `nudge = {}`: {REMEDY}",
+            "the run in {} was started with `nudge = {}`, but the description has `nudge = {}`: {REMEDY}",
             folder.display(),
             begun.nudge,
             member.nudge
@@ -126,10 +126,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let refused = |nudge| same(folder.path(), &member(nudge)).err().map(|e| e.to_string());
         assert_eq!(refused(0), None);
-        assert!(refused(1).unwrap().contains("begun with `nudge = 0`, the description has `nudge = 1`"));
+        assert!(refused(1).unwrap().contains("started with `nudge = 0`, but the description has `nudge = 1`"));
         record(folder.path(), &member(2)).unwrap();
         assert_eq!(refused(2), None);
-        assert!(refused(0).unwrap().contains("begun with `nudge = 2`"));
+        assert!(refused(0).unwrap().contains("started with `nudge = 2`"));
         std::fs::write(folder.path().join(FILE), "{").unwrap();
         assert!(refused(2).unwrap().contains("member.json is damaged"));
     }

@@ -64,8 +64,11 @@ fn of_seed(folder: &Path, plans: &[(String, Plan)]) -> Result<Vec<(String, Fidel
 
 /// For the report.
 pub(crate) fn table(text: &mut String, found: &Found, weights: &str) -> Result<()> {
-    writeln!(text, "\n## The weights of {weights} under the precision of every run, against f32\n")?;
-    writeln!(text, "Held-out text, forward and backward, with the gates' choices of f32: rounding alone differs.\n")?;
+    writeln!(text, "\n## The weights of {weights} in the precision of each run, compared with f32\n")?;
+    writeln!(
+        text,
+        "Forward and backward passes on held-out text, with the routing choices of f32. So only rounding differs.\n"
+    )?;
     writeln!(text, "| precision of | loss | gradients of the layers' matrices |\n| --- | --- | --- |")?;
     let list =
         |all: &[Fidelity], cell: &dyn Fn(&Fidelity) -> String| all.iter().map(cell).collect::<Vec<_>>().join(", ");

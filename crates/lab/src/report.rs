@@ -123,20 +123,20 @@ fn text(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<String> 
     let changed = if experiment.set.is_empty() { "unchanged".into() } else { experiment.set.join(", ") };
     writeln!(
         text,
-        "({changed}), {:.2} M tokens a run. At the end: the mean over the last tenth of the",
+        "({changed}), {:.2} M tokens per run. At the end: the mean over the last tenth of the",
         tokens as f64 / 1e6
     )?;
     writeln!(text, "steps; smoothed: a mean over {} steps.", experiment.smooth)?;
     if work.trains_on_kinds() {
         writeln!(
             text,
-            "Trained on the kinds of text in equal parts; the experts are watched on what was held out of each."
+            "Trained on the kinds of text in equal parts; the experts' loads are measured on the held-out part of each."
         )?;
     } else if !work.args.domains.is_empty() {
         writeln!(text, "Note: {GIVEN}.")?;
     }
     match experiment.seeds {
-        1 => writeln!(text, "One seed: what chance does was not measured.\n")?,
+        1 => writeln!(text, "One seed: the effect of chance was not measured.\n")?,
         n => writeln!(
             text,
             "Means over {n} seeds, ± their standard deviation. Runs are compared seed by seed; a mean difference of less\n\
@@ -168,7 +168,7 @@ fn text(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<String> 
     }
     writeln!(
         text,
-        "\nBeside this file: plots, and measured.json; each run's folder has its metrics.jsonl and checkpoints."
+        "\nBeside this file are plots and measured.json. Each run's folder has its metrics.jsonl and checkpoints."
     )?;
     Ok(text)
 }

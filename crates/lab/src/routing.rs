@@ -1,4 +1,4 @@
-//! What the gates make of a text: each expert's load, and how many nodes a token goes to (report 2.1.2, 4.5.3).
+//! What the gates make of a text: each expert's load, and how many nodes per token goes to (report 2.1.2, 4.5.3).
 
 use hadal_data::EvalSet;
 use hadal_model::{Model, Probe};

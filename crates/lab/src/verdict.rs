@@ -137,7 +137,7 @@ impl VerdictKind {
                 let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a / b - 1.0).collect();
                 let (of_a, of_b) = (Spread::of(&a).mean, Spread::of(&b).mean);
                 let figures = format!(
-                    "{better} {of_a:.4}, {worse} {of_b:.4} nats a token at the end ({}){}",
+                    "{better} {of_a:.4}, {worse} {of_b:.4} nats per token at the end ({}){}",
                     told(&differences, |d| format!("{:+.2}%", 100.0 * d)),
                     validation(findings, better, worse)
                 );
@@ -190,7 +190,7 @@ impl VerdictKind {
     }
 }
 
-const NO_FIDELITY: &str = "the description has no `fidelity`, or these runs have one precision";
+const NO_FIDELITY: &str = "the description has no `fidelity`, or these runs have the same precision";
 
 /// Points of a smoothed loss: (tokens, loss).
 type Curve = Vec<(u64, f64)>;

@@ -71,8 +71,7 @@ pub fn run(args: &Options, say: Say<'_>) -> Result<Option<(String, PathBuf)>> {
 }
 
 /// What is not known about kinds of text that are given beside the text to train on.
-pub(crate) const GIVEN: &str =
-    "nothing checks that the kinds of text (--domain) are not part of what was trained on (--text)";
+pub(crate) const GIVEN: &str = "it was not checked that the training text (--text) contains none of the --domain texts";
 
 /// An experiment and the folder it is made in.
 pub(crate) struct Work<'a> {

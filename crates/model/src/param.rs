@@ -61,7 +61,7 @@ pub struct Param {
 
 /// A stored weight that two models share was to be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("parameter `{0}` is shared with another model and cannot be written: train a model of its own")]
+#[error("parameter `{0}` is shared with another model and cannot be changed: train a separate model")]
 pub struct Shared(pub String);
 
 impl Param {

@@ -49,7 +49,8 @@ impl Plan {
         }
         let reached = (factor * original as f64).round() as usize;
         if reached < seq_len {
-            let why = format!("{factor} times {original} tokens are {reached}, fewer than seq_len's {seq_len}");
+            let why =
+                format!("{factor} times {original} tokens is {reached} tokens, fewer than the seq_len of {seq_len}");
             return bad("factor", why);
         }
         // V3's own values where the model does not say: the softmax is scaled by (0.1 ln factor + 1)^2.
@@ -70,7 +71,7 @@ impl Plan {
         let even = (step / seq_len as u64 / micro_batch).max(1) * micro_batch;
         let sequences = wanted.sequences.unwrap_or(even);
         if sequences == 0 || !sequences.is_multiple_of(micro_batch) {
-            let why = format!("{sequences} sequences are no whole number of micro-batches of {micro_batch}");
+            let why = format!("{sequences} sequences are not a whole number of micro-batches of {micro_batch}");
             return bad("sequences", why);
         }
         if let Some(why) = self.balance.method.cut(sequences, micro_batch) {

@@ -76,11 +76,11 @@ pub enum PlanError {
     #[error("{path} is not a plan: {error}")]
     Malformed { path: String, error: serde_json::Error },
     #[error(
-        "{path} is of version {found}, this program writes version {VERSION}: resume it with the program that began it"
+        "{path} has version {found}, but this program writes version {VERSION}: resume the run with the program that started it"
     )]
     Version { path: String, found: u64 },
     /// The plan asks for something that is gone.
-    #[error("{path}: `{key}` {message}; go on with this run in the program that began it")]
+    #[error("{path}: `{key}` {message}; resume the run with the program that started it")]
     Removed { path: String, key: String, message: String },
 }
 
@@ -241,13 +241,13 @@ fn diff(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
 fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
     let checks: &[(&str, bool, &str)] = &[
         ("data.seq_len", r.data.seq_len >= 2, "must be at least 2"),
-        ("data.fim_rate", share(r.data.fim_rate), "must lie in 0 to 1"),
-        ("data.boundary_split_rate", share(r.data.boundary_split_rate), "must lie in 0 to 1"),
-        ("data.validation_share", (0.0..=0.5).contains(&r.data.validation_share), "must lie in 0 to 0.5"),
+        ("data.fim_rate", share(r.data.fim_rate), "must be between 0 and 1"),
+        ("data.boundary_split_rate", share(r.data.boundary_split_rate), "must be between 0 and 1"),
+        ("data.validation_share", (0.0..=0.5).contains(&r.data.validation_share), "must be between 0 and 0.5"),
         ("batch.sequences", r.batch.sequences >= 1, "must be at least 1"),
         ("batch.micro_batch", r.batch.micro_batch >= 1, "must be at least 1"),
-        ("optimizer.beta1", decay(f64::from(r.optimizer.beta1)), "must lie in 0 to 1, below 1"),
-        ("optimizer.beta2", decay(f64::from(r.optimizer.beta2)), "must lie in 0 to 1, below 1"),
+        ("optimizer.beta1", decay(f64::from(r.optimizer.beta1)), "must be at least 0 and below 1"),
+        ("optimizer.beta2", decay(f64::from(r.optimizer.beta2)), "must be at least 0 and below 1"),
         ("optimizer.eps", r.optimizer.eps > 0.0, "must be above 0"),
         ("optimizer.weight_decay", r.optimizer.weight_decay >= 0.0, "must not be negative"),
         ("optimizer.clip", r.optimizer.clip >= 0.0, "must not be negative (0 never clips)"),
@@ -257,7 +257,7 @@ fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
         ("schedule.mtp_weight_late", r.schedule.mtp_weight_late >= 0.0, "must not be negative"),
         ("balance.gamma", r.balance.gamma >= 0.0, "must not be negative"),
         ("balance.alpha", r.balance.alpha >= 0.0, "must not be negative"),
-        ("ema.decay", decay(r.ema.decay), "must lie in 0 to 1, below 1 (0 keeps no average)"),
+        ("ema.decay", decay(r.ema.decay), "must be at least 0 and below 1 (0 keeps no average)"),
         ("spike.window", r.spike.window >= 8, "must be at least 8 steps"),
         ("spike.grad_ratio", r.spike.grad_ratio > 1.0, "must be above 1"),
         ("spike.loss_z", r.spike.loss_z > 0.0, "must be above 0"),
@@ -337,16 +337,16 @@ fn resolve_precision(r: &Recipe) -> Result<Precision, RecipeError> {
     }
     let table: Precision = rows.try_into().expect("every row was tried");
     if table.dispatch == Keep::E5m6 {
-        return Err(r.source.at_key("precision.dispatch", "is \"compute\" or \"fp8\""));
+        return Err(r.source.at_key("precision.dispatch", "must be \"compute\" or \"fp8\""));
     }
     let plain = toml::Table::try_from(Precision::COMPUTE).expect("the table has plain values");
     let codes = table.products().contains(&Product::Fp8);
     for (key, value) in r.precision.iter().filter(|(key, value)| plain[*key] != **value) {
         let why = match key.as_str() {
-            "gradients" if !codes => "acts on products in fp8, and this run has none",
+            "gradients" if !codes => "applies to fp8 products, but this run has none",
             "gradients" | "recompute" => continue,
             _ if r.run.precision == RunPrecision::F32 && value.as_str() != Some("f32") => {
-                "an f32 run is f32 throughout: the table varies bf16 and fp8 runs"
+                "an f32 run uses f32 everywhere: the table only changes bf16 and fp8 runs"
             }
             _ => continue,
         };
@@ -389,7 +389,7 @@ fn resolve_data(r: &Recipe, model: &ModelConfig) -> Result<Data, RecipeError> {
         return Err(r.source.at_key("data.seq_len", message));
     }
     if matches!(&data.text, Text::Many(paths) if paths.is_empty()) {
-        return Err(r.source.at_key("data.text", "names no file or folder"));
+        return Err(r.source.at_key("data.text", "must name at least one file or folder"));
     }
     Ok(data)
 }
@@ -420,7 +420,7 @@ fn resolve_schedule(r: &Recipe, tokens_per_second: Option<f64>) -> Result<Schedu
             _ => total,
         });
         if n > total {
-            let message = format!("{a} is {n} tokens, more than the whole run's {total}");
+            let message = format!("{a} is {n} tokens, more than the {total} of the whole run");
             return Err(r.source.at_key(key, message));
         }
         Ok(n)
@@ -433,7 +433,7 @@ fn resolve_schedule(r: &Recipe, tokens_per_second: Option<f64>) -> Result<Schedu
         let key = format!("schedule.phases.{i}");
         let end = tokens(&format!("{key}.until"), p.until)?;
         if end < begin {
-            return Err(r.source.at_key(&format!("{key}.until"), "lies before the end of the phase before it"));
+            return Err(r.source.at_key(&format!("{key}.until"), "must not lie before the end of the previous phase"));
         }
         let lr = p.lr.of(s.peak_lr).map_err(|why| r.source.at_key(&format!("{key}.lr"), why))?;
         if !(lr >= 0.0 && lr.is_finite()) {
@@ -466,7 +466,7 @@ fn resolve_batch(r: &Recipe, total: u64) -> Result<BatchRamp, RecipeError> {
         if n.is_multiple_of(b.micro_batch) {
             return Ok(());
         }
-        let message = format!("{n} sequences are no whole number of micro-batches of {}", b.micro_batch);
+        let message = format!("{n} sequences are not a whole number of micro-batches of {}", b.micro_batch);
         Err(r.source.at_key(key, message))
     };
     whole("batch.sequences", b.sequences)?;
@@ -477,7 +477,7 @@ fn resolve_batch(r: &Recipe, total: u64) -> Result<BatchRamp, RecipeError> {
     if let Some(ramp) = &b.ramp {
         whole("batch.ramp.from", ramp.from)?;
         if ramp.from == 0 || ramp.from > b.sequences {
-            return Err(r.source.at_key("batch.ramp.from", "must lie between 1 and batch.sequences"));
+            return Err(r.source.at_key("batch.ramp.from", "must be between 1 and batch.sequences"));
         }
         from = ramp.from;
         over = ramp

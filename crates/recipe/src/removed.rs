@@ -175,6 +175,6 @@ mod tests {
             error.contains("`extensions.0.precision.accumulator` was removed: `hadal bench accumulator`"),
             "{error}"
         );
-        assert!(error.contains("the program that began it"), "{error}");
+        assert!(error.contains("the program that started it"), "{error}");
     }
 }

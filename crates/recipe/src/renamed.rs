@@ -14,7 +14,7 @@ pub(crate) fn in_recipe(recipe: &mut DeTable<'_>) -> Result<(), (&'static str, S
         return Ok(());
     }
     if recipe.contains_key(NEW) {
-        return Err((OLD, format!("is the old name of `{NEW}`: give all of them the new name")));
+        return Err((OLD, format!("is the old name of `{NEW}`: use the new name everywhere")));
     }
     if let Some((key, value)) = recipe.remove_entry(OLD) {
         recipe.insert(Spanned::new(key.span(), NEW.into()), value);

@@ -43,7 +43,7 @@ pub enum CheckpointError {
     Weights(#[from] hadal_weights::Error),
     /// A checkpoint that cannot be gone on from, though an older one can.
     #[error(
-        "{error}; an older checkpoint of this run is whole, {older}: move {path} away to go on from that one",
+        "{error}; an older checkpoint of this run is intact, {older}: move {path} away to continue from it",
         path = path.display(),
         older = older.display()
     )]

@@ -148,7 +148,7 @@ pub fn pack_split(
     let rate = pack::pack(packed, "train", train, &tokenizer, SHARD_TOKENS)?;
     pack::pack(packed, "validation", validation, &tokenizer, SHARD_TOKENS)?;
     say(&format!(
-        "packed {:.1} M tokens, {:.2} bytes a token, {:.0} MB/s",
+        "packed {:.1} M tokens, {:.2} bytes per token, {:.0} MB/s",
         rate.tokens as f64 / 1e6,
         rate.bytes as f64 / rate.tokens.max(1) as f64,
         rate.mb_per_second()
@@ -182,7 +182,7 @@ fn read(source: &TextSource<'_>, text_field: &str, say: &mut dyn FnMut(&str)) ->
             let CargoSources { texts, found, missing } = cargo_sources::read(lock, &home)?;
             let absent = match missing.len() {
                 0 => String::new(),
-                n => format!(" ({n} more are not on this machine: other systems' packages)"),
+                n => format!(" ({n} more are not on this machine; they are for other systems)"),
             };
             say(&format!("reading the Rust sources of {} packages from Cargo's registry{absent}", found.len()));
             Ok(texts)

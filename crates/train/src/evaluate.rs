@@ -68,7 +68,7 @@ pub struct Stretch {
     pub from: usize,
     /// The place after its last.
     pub to: usize,
-    /// Mean, in nats a token.
+    /// Mean, in nats per token.
     pub loss: f64,
     /// Targets in it.
     pub targets: u64,

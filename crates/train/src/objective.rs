@@ -101,7 +101,7 @@ impl Objective for Pretraining {
         // What other objectives keep of the same rows lies in theirs.
         let state = state.get(Self::NAME).cloned().unwrap_or(state);
         self.cursor = serde_json::from_value(state)
-            .map_err(|e| RunError::Mismatch(format!("the checkpoint's place in the data is not one: {e}")))?;
+            .map_err(|e| RunError::Mismatch(format!("the checkpoint's position in the data cannot be read: {e}")))?;
         self.rows = None;
         Ok(())
     }

@@ -178,7 +178,7 @@ impl<'a> Run<'a> {
         if vocab > plan.model.vocab_size {
             let have = plan.model.vocab_size;
             return Err(RunError::Mismatch(format!(
-                "the tokenizer has {vocab} tokens, the model rows for {have}: set model.vocab_size to at least {vocab}"
+                "the tokenizer has {vocab} tokens, but the model has rows for only {have}: set model.vocab_size to at least {vocab}"
             )));
         }
         let experts = plan.model.n_routed_experts;
@@ -250,9 +250,9 @@ impl<'a> Run<'a> {
                     self.trainer.update(&settings, norm);
                     if let Response::Continue(what) = verdict { Some(what) } else { None }
                 }
-                Response::Skip(what) => Some(format!("{what}; step left out")),
+                Response::Skip(what) => Some(format!("{what}; step skipped")),
                 Response::Rollback(what) => {
-                    live.message(&format!("{what}; back to the last checkpoint"));
+                    live.message(&format!("{what}; going back to the last checkpoint"));
                     self.roll_back()?;
                     log = MetricsLog::open(self.folder, self.progress.step)?;
                     events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;

@@ -30,15 +30,15 @@ pub type Say<'a> = &'a dyn Fn(&str);
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The folder is another run's.
-    #[error("{} holds a run already: go on with it (--resume), choose another folder, or remove it", .0.display())]
+    #[error("{} already holds a run: continue it with --resume, choose another folder, or remove it", .0.display())]
     Taken(PathBuf),
     /// There is no run in the folder.
     #[error("nothing to resume in {}: start without --resume", .0.display())]
     NothingToResume(PathBuf),
     /// A run goes on by its plan, and this command asks for something else.
     #[error(
-        "the run in {} has begun with other settings, and a resumed run keeps them (the run's / this command's): {}; \
-         leave these out, or begin a new run with another run.out",
+        "the run in {} has other settings, and a resumed run keeps its settings (the run's / this command's): {}; \
+         leave these out, or start a new run with another run.out",
         folder.display(),
         settings.join("; ")
     )]
@@ -49,7 +49,7 @@ pub enum SessionError {
         settings: Vec<String>,
     },
     /// A run without a checkpoint, of which an extension was to begin.
-    #[error("{} has no checkpoint for extension {number} to begin with", folder.display())]
+    #[error("{} has no checkpoint from which extension {number} could start", folder.display())]
     NoCheckpoint {
         /// The run.
         folder: PathBuf,
@@ -144,7 +144,7 @@ impl Session {
         let mut rate = None;
         if Plan::needs_measurement(&prepared.recipe) {
             let found = run::measure(&prepared.draft, &prepared.corpus, make, MEASURE_SECONDS)?;
-            say(&format!("this machine trains {found:.0} tokens a second"));
+            say(&format!("this machine trains {found:.0} tokens per second"));
             if let Some(minutes) = minutes_left() {
                 prepared.recipe.schedule.minutes = minutes;
             }
@@ -177,7 +177,7 @@ impl Session {
         if !told.is_empty() {
             let told = told.join("; ");
             say(&format!(
-                "the run goes on by its own settings, not by this recipe's (the run's / the recipe's): {told}"
+                "the run keeps its own settings where this recipe differs (the run's / the recipe's): {told}"
             ));
         }
         if recipe.source.has("run.threads") {
@@ -198,7 +198,7 @@ impl Session {
         }
         let at = run.progress().tokens;
         if at > 0 {
-            say(&format!("going on after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6));
+            say(&format!("continuing after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6));
         }
         let (trainer, outcome) = run.run(if plain { Mode::Plain } else { Mode::Auto })?;
         self.plots()?;

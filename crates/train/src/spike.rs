@@ -80,16 +80,16 @@ impl SpikeWatch {
                 if finite {
                     self.skips = 0;
                     self.accept(cfg, loss, grad_norm);
-                    return Response::Continue(format!("{reason}; taken after {} skipped steps", cfg.max_skips));
+                    return Response::Continue(format!("{reason}; used anyway after {} skipped steps", cfg.max_skips));
                 }
-                Response::Stop(format!("{reason}; {} steps before it were skipped already", cfg.max_skips))
+                Response::Stop(format!("{reason}; {} steps before it were already skipped", cfg.max_skips))
             }
             SpikeAction::Rollback => {
                 self.rollbacks += 1;
                 if self.rollbacks <= cfg.max_rollbacks {
                     return Response::Rollback(reason);
                 }
-                Response::Stop(format!("{reason}; the run was rolled back {} times already", cfg.max_rollbacks))
+                Response::Stop(format!("{reason}; the run was already rolled back {} times", cfg.max_rollbacks))
             }
         }
     }

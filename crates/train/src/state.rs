@@ -125,7 +125,10 @@ impl State {
         let format = match file.metadata().get(FORMAT_KEY) {
             None => OLD,
             Some(number) => number.parse().ok().filter(|n| *n == FORMAT).ok_or_else(|| {
-                bad(&path, format!("is of format {number}, this program reads {OLD} and {FORMAT}: use a newer program"))
+                bad(
+                    &path,
+                    format!("has format {number}, but this program reads {OLD} and {FORMAT}: use a newer program"),
+                )
             })?,
         };
         Ok(Self { file, format })
@@ -204,7 +207,8 @@ impl State {
     pub fn fill_own(&self, name: &str, into: &mut Tensor) -> Result<(), CheckpointError> {
         let (name, dtype) = (key(OBJECTIVE, name), dtype_of(into));
         if self.file.info(&name) != Some((&dtype, into.shape())) {
-            let what = format!("lacks the tensor `{name}` of {dtype} {:?}: it is of another objective", into.shape());
+            let what =
+                format!("lacks the tensor `{name}` of {dtype} {:?}: it was written by another objective", into.shape());
             return Err(bad(self.path(), what));
         }
         Ok(self.file.read(&name, 0, bytes_of(into, 0..into.len()))?)
@@ -225,7 +229,9 @@ impl State {
         }
         left.retain(|name| !names.contains(*name) && !is_of(OBJECTIVE, name));
         match left.into_iter().min() {
-            Some(name) => Err(bad(self.path(), format!("has a tensor `{name}` that this run's settings do not have"))),
+            Some(name) => {
+                Err(bad(self.path(), format!("has a tensor `{name}` that does not belong to this run's settings")))
+            }
             None => Ok(()),
         }
     }

@@ -86,7 +86,7 @@ impl Audit {
             ("missing", self.missing.clone()),
             ("of the wrong shape", misshaped.collect()),
             ("of the wrong type", mistyped.collect()),
-            ("not part of it", self.extra.clone()),
+            ("not part of the model", self.extra.clone()),
             ("stored or listed twice", self.repeated.clone()),
             ("copies that differ", differing.collect()),
             ("with unusable values", unusable.collect()),
@@ -105,7 +105,7 @@ impl Audit {
             hints.push("a model has one table for both: leave the copy out, or store the original's values".into());
         }
         if !self.repeated.is_empty() {
-            hints.push("which one is meant? leave one of them in files and index".into());
+            hints.push("keep only one of them in the files and the index".into());
         }
         hints
     }

@@ -149,7 +149,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Io(#[from] IoError),
     /// The file is of another kind.
-    #[error("{path} is no configuration: it is {what}", path = path.display())]
+    #[error("{path} is not a configuration: it is {what}", path = path.display())]
     Foreign {
         /// Which file.
         path: PathBuf,
@@ -307,7 +307,9 @@ impl ModelConfig {
             ("max_position_embeddings", self.max_position_embeddings, 1, 1 << 30),
         ];
         for (key, value, low, high) in sizes {
-            require(found, (low..=high).contains(&value), key, || format!("must lie in {low}..={high}, is {value}"));
+            require(found, (low..=high).contains(&value), key, || {
+                format!("must be between {low} and {high}, is {value}")
+            });
         }
         let rope = self.qk_rope_head_dim;
         require(found, rope.is_multiple_of(2), "qk_rope_head_dim", || format!("must be even, is {rope}"));
@@ -346,7 +348,7 @@ impl ModelConfig {
         let (experts, groups, kept) = (self.n_routed_experts, self.n_group, self.topk_group);
         let (top_k, width) = (self.num_experts_per_tok, self.moe_intermediate_size);
         require(found, (1..=MAX_SIZE).contains(&width), "moe_intermediate_size", || {
-            format!("must lie in 1..={MAX_SIZE}, is {width}")
+            format!("must be between 1 and {MAX_SIZE}, is {width}")
         });
         let shared = self.n_shared_experts.saturating_mul(width);
         require(found, shared <= MAX_SIZE, "n_shared_experts", || {
@@ -358,7 +360,7 @@ impl ModelConfig {
             format!("times num_hidden_layers and num_nextn_predict_layers must be at most {MAX_ALL_EXPERTS}, is {all}")
         });
         require(found, (1..=experts).contains(&top_k), "num_experts_per_tok", || {
-            format!("must lie in 1..=n_routed_experts ({experts}), is {top_k}")
+            format!("must be between 1 and n_routed_experts ({experts}), is {top_k}")
         });
         if self.topk_method == TopkMethod::Greedy {
             return; // groups play no part
@@ -367,7 +369,7 @@ impl ModelConfig {
             format!("must divide n_routed_experts ({experts}), is {groups}")
         });
         require(found, (1..=groups).contains(&kept), "topk_group", || {
-            format!("must lie in 1..=n_group ({groups}), is {kept}")
+            format!("must be between 1 and n_group ({groups}), is {kept}")
         });
         let in_group = experts / groups.max(1);
         require(found, self.topk_method != TopkMethod::NoauxTc || groups <= 1 || in_group >= 2, "n_group", || {

@@ -88,7 +88,7 @@ impl ModelConfig {
     /// Reads a parsed `config.json` and checks it.
     pub fn from_value(value: Value) -> Result<Self, ConfigError> {
         let Value::Object(map) = value else {
-            return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is no JSON object")]));
+            return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is not a JSON object")]));
         };
         let mut keys = Keys::new(map);
         let model_type = keys.model_type();

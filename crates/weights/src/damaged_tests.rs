@@ -58,12 +58,12 @@ fn files_of_another_kind_are_told_by_how_they_begin() {
         (b"\x20\0\0\0\0\0\0\0not JSON", "not JSON"),
     ] {
         let error = refusal(folder(MODEL, bytes).path());
-        assert!(error.contains(MODEL) && error.contains("is no safetensors file"), "{error}");
+        assert!(error.contains(MODEL) && error.contains("is not a safetensors file"), "{error}");
         assert!(error.contains(part), "{part}: {error}");
     }
     for (bytes, part) in [(&b"<html>"[..], "a web page"), (b"\x1f\x8b\x08", "gzip")] {
         let error = refusal(folder("config.json", bytes).path());
-        assert!(error.contains("config.json is no configuration") && error.contains(part), "{error}");
+        assert!(error.contains("config.json is not a configuration") && error.contains(part), "{error}");
         let error = refusal(folder(INDEX, bytes).path());
         assert!(error.contains(INDEX) && error.contains(part), "{error}");
     }
@@ -79,9 +79,9 @@ fn half_copied_files_say_what_is_missing() {
     for n in 0..all {
         let error = refusal(folder(MODEL, &whole[..n]).path());
         let part = match n {
-            0..8 => format!("is no safetensors file: it has only {n} bytes"),
+            0..8 => format!("is not a safetensors file: it has only {n} bytes"),
             _ if n < header => format!("is cut off: it has {n} bytes and should have more than {header}"),
-            _ => format!("is cut off: it has {n} bytes, by its header it should have {all}"),
+            _ => format!("is cut off: it has {n} bytes, but its header says {all}"),
         };
         assert!(error.contains(&part) && error.ends_with("copy or download it again"), "{n}: {error}");
         assert!(SafeTensors::deserialize(&whole[..n]).is_err());

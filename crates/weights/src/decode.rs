@@ -64,7 +64,7 @@ pub(crate) fn decode<T: Element>(
 /// The error about an element that is no number.
 pub(crate) fn no_number(name: &str, value: impl Display, element: usize, cols: usize) -> Error {
     let (row, col) = (element / cols, element % cols);
-    let reason = format!("is {value} at row {row}, column {col}; get the checkpoint anew");
+    let reason = format!("is {value} at row {row}, column {col}; get the checkpoint again");
     Error::Unusable { name: name.into(), reason }
 }
 

@@ -98,7 +98,7 @@ pub enum Error {
     #[error("stopped on request")]
     Stopped,
     /// Two tensors to be written have one name.
-    #[error("tensor `{0}` is to be written twice")]
+    #[error("tensor `{0}` would be written twice")]
     Duplicate(String),
 }
 

@@ -170,7 +170,7 @@ impl<'de> Deserialize<'de> for Metadata {
     }
 }
 
-/// The header's entries in the order of the file; a map would lose a name that stands there twice.
+/// The header's entries in the order of the file; a map would lose a name that appears twice.
 struct Entries(Vec<(String, Raw)>, Metadata);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -188,7 +188,7 @@ impl<'de> Deserialize<'de> for Entries {
                     if name == "__metadata__" {
                         let named = |e| A::Error::custom(format!("`__metadata__`: {e}"));
                         if metadata.replace(map.next_value::<Option<Metadata>>().map_err(named)?).is_some() {
-                            return Err(A::Error::custom("`__metadata__` stands there twice"));
+                            return Err(A::Error::custom("`__metadata__` appears twice"));
                         }
                         continue;
                     }
@@ -218,15 +218,15 @@ pub(crate) fn read_json<E>(
     let mut first = vec![0; total.min(FIRST)];
     read(0, &mut first)?;
     let Some(length) = first.first_chunk::<LENGTH>().map(|bytes| u64::from_le_bytes(*bytes)) else {
-        return Ok(Err(format!("is no safetensors file: it has only {total} bytes; {AGAIN}")));
+        return Ok(Err(format!("is not a safetensors file: it has only {total} bytes; {AGAIN}")));
     };
     let is_whole = length <= (total - LENGTH) as u64;
     let begins = is_whole || first.get(LENGTH).is_none_or(|byte| *byte == b'{');
     if !(1..=MAX_JSON).contains(&length) || !begins {
         return Ok(Err(match foreign(&first) {
-            Some(what) => format!("is no safetensors file: it is {what}"),
+            Some(what) => format!("is not a safetensors file: it is {what}"),
             None => format!(
-                "is no safetensors file: it begins with `{}` and claims a header of {length} bytes; {AGAIN}",
+                "is not a safetensors file: it begins with `{}` and claims a header of {length} bytes; {AGAIN}",
                 first[..first.len().min(16)].escape_ascii()
             ),
         }));
@@ -251,7 +251,7 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
     let mut names = HashSet::with_capacity(entries.len());
     for (name, raw) in &entries {
         if !names.insert(name.as_str()) {
-            return Err(format!("has a broken header: tensor `{name}` stands there twice"));
+            return Err(format!("has a broken header: tensor `{name}` appears twice"));
         }
         let (begin, end) = raw.data_offsets;
         let Some((dtype, bits)) = Dtype::parse(&raw.dtype) else {
@@ -264,12 +264,12 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
         if end.checked_sub(begin) != Some(bits / 8) {
             let shape = &raw.shape;
             return Err(format!(
-                "has a broken header: tensor `{name}` of shape {shape:?} in {dtype} needs {} bytes, its place is {begin}..{end}",
+                "has a broken header: tensor `{name}` of shape {shape:?} in {dtype} needs {} bytes, but its range is {begin}..{end}",
                 bits / 8
             ));
         }
         let Some(last) = (end as usize).checked_add(data_start) else {
-            return Err(format!("has a broken header: tensor `{name}` has the impossible place {begin}..{end}"));
+            return Err(format!("has a broken header: tensor `{name}` has the impossible range {begin}..{end}"));
         };
         let shape = raw.shape.iter().map(|d| *d as usize).collect();
         let bytes = data_start + begin as usize..last;
@@ -286,7 +286,7 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
         at = slot.bytes.end;
     }
     if at > total {
-        return Err(format!("is cut off: it has {total} bytes, by its header it should have {at}; {AGAIN}"));
+        return Err(format!("is cut off: it has {total} bytes, but its header says {at}; {AGAIN}"));
     }
     if at < total {
         return Err(format!("has {} bytes after its last tensor; {AGAIN}", total - at));

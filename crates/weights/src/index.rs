@@ -26,8 +26,8 @@ impl Index {
         let text = read_small(path, MAX_INDEX)?;
         let parsed = serde_json::from_slice::<File>(&text).map(|file| file.weight_map);
         Ok(parsed.map_err(|e| match foreign(&text) {
-            Some(what) => format!("is no index of safetensors: it is {what}"),
-            None => format!("is no index of safetensors: {}; copy or download it again", short(&e.to_string())),
+            Some(what) => format!("is not a safetensors index: it is {what}"),
+            None => format!("is not a safetensors index: {}; copy or download it again", short(&e.to_string())),
         }))
     }
 }
@@ -48,7 +48,8 @@ impl<'de> Deserialize<'de> for Index {
                     // A name of a file in the same folder, and nothing else.
                     if Path::new(&file).file_name().is_none_or(|n| n != file.as_str()) {
                         let (tensor, file) = (short(&tensor), short(&file));
-                        let reason = format!("tensor `{tensor}`: `{file}` is no name of a file in the same folder");
+                        let reason =
+                            format!("tensor `{tensor}`: `{file}` is not the name of a file in the same folder");
                         return Err(de::Error::custom(reason));
                     }
                     match files.get_mut(&file) {

@@ -29,12 +29,12 @@ impl Mtp {
             return None;
         }
         let modules = if n == 1 { "1 MTP module is stored".to_owned() } else { format!("{n} MTP modules are stored") };
-        let what = format!("{modules}, `num_nextn_predict_layers` is {wanted}");
+        let what = format!("{modules}, but `num_nextn_predict_layers` is {wanted}");
         Some(if self.stored.iter().copied().eq(self.first..self.first + n) {
             format!("{what}: set it to {n}")
         } else {
             let numbers: Vec<String> = self.stored.iter().take(40).map(usize::to_string).collect();
-            format!("{what}: found in layers {}, where the first should be {}", numbers.join(", "), self.first)
+            format!("{what}: found in layers {}, but the first should be in layer {}", numbers.join(", "), self.first)
         })
     }
 }
@@ -91,7 +91,7 @@ mod tests {
             let asked = Checkpoint::open_with(dir.path().join("m"), config).unwrap();
             let audit = asked.audit().unwrap();
             let text = audit.to_string();
-            let says = format!("0 MTP modules are stored, `num_nextn_predict_layers` is {wanted}: set it to 0");
+            let says = format!("0 MTP modules are stored, but `num_nextn_predict_layers` is {wanted}: set it to 0");
             assert!(
                 audit.missing.iter().any(|name| name == "model.layers.8.enorm.weight") && text.contains(&says),
                 "{text}"
@@ -103,13 +103,13 @@ mod tests {
     #[test]
     fn other_modules_than_the_configuration_s_are_counted() {
         for (wanted, stored, says) in [
-            (2, &[8][..], "1 MTP module is stored, `num_nextn_predict_layers` is 2: set it to 1"),
-            (3, &[8, 9], "2 MTP modules are stored, `num_nextn_predict_layers` is 3: set it to 2"),
-            (0, &[8], "1 MTP module is stored, `num_nextn_predict_layers` is 0: set it to 1"),
+            (2, &[8][..], "1 MTP module is stored, but `num_nextn_predict_layers` is 2: set it to 1"),
+            (3, &[8, 9], "2 MTP modules are stored, but `num_nextn_predict_layers` is 3: set it to 2"),
+            (0, &[8], "1 MTP module is stored, but `num_nextn_predict_layers` is 0: set it to 1"),
             (
                 2,
                 &[9],
-                "1 MTP module is stored, `num_nextn_predict_layers` is 2: found in layers 9, where the first should be 8",
+                "1 MTP module is stored, but `num_nextn_predict_layers` is 2: found in layers 9, but the first should be in layer 8",
             ),
         ] {
             let (_dir, checkpoint) = with_modules(wanted, stored);

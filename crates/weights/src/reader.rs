@@ -110,7 +110,8 @@ impl Checkpoint {
         for (shard, (file, mut tensors)) in files.into_iter().enumerate() {
             let shown = short(&file);
             if !self.dir.join(&file).exists() {
-                let reason = format!("names the file `{shown}`, which is not there; was the checkpoint copied whole?");
+                let reason =
+                    format!("names the file `{shown}`, which does not exist; is the copy of the checkpoint complete?");
                 return Err(malformed(reason));
             }
             let mut slots: HashMap<String, Slot> = self.shards.add(&self.dir.join(&file))?.into_iter().collect();
@@ -121,7 +122,7 @@ impl Checkpoint {
                     continue;
                 }
                 let Some(slot) = slots.remove(tensor) else {
-                    let reason = format!("says that tensor `{}` is in `{shown}`, where it is not", short(tensor));
+                    let reason = format!("says that tensor `{}` is in `{shown}`, but it is not", short(tensor));
                     return Err(malformed(reason));
                 };
                 if self.tensors.insert(tensor.clone(), (shard, slot)).is_some() {
@@ -254,7 +255,7 @@ impl Checkpoint {
         for (i, s) in scales.iter().enumerate() {
             if let Some(reason) = wrong_scale(*s) {
                 let (row, col) = (i / shape[1], i % shape[1]);
-                let reason = format!("is {s:?} at row {row}, column {col}: {reason}; get the checkpoint anew");
+                let reason = format!("is {s:?} at row {row}, column {col}: {reason}; get the checkpoint again");
                 return Err(Error::Unusable { name: scale, reason });
             }
         }
@@ -379,7 +380,7 @@ fn what_else(dir: &Path) -> String {
         .unwrap_or_default();
     let has = |end: &str| names.iter().any(|n| n.ends_with(end));
     let hint = match () {
-        () if has(".safetensors") => "; there are .safetensors files, but none of these names",
+        () if has(".safetensors") => "; there are .safetensors files, but none with such a name",
         () if has(".bin") || has(".pt") || has(".pth") => "; convert PyTorch's files to safetensors first",
         () if has(".gguf") => "; GGUF files are not read",
         () => "",

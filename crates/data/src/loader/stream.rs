@@ -143,7 +143,7 @@ impl Stream {
         if packed.tokenizer() != tokenizer.fingerprint() {
             return Err(DataError::tokenizer(
                 None,
-                "the data was packed with another one; pack it again with this one",
+                "the data was packed with another tokenizer; pack it again with this one",
             ));
         }
         if options.seq_len == 0 {
@@ -153,7 +153,7 @@ impl Stream {
         if fim.is_some() && !tokenizer.is_lossless() {
             return Err(DataError::tokenizer(
                 None,
-                "fill-in-middle cuts text, and this tokenizer does not give the exact text back; set the rate of \
+                "fill-in-middle cuts text, and this tokenizer does not reproduce the exact text; set the rate of \
                  fill-in-middle to 0",
             ));
         }
@@ -168,14 +168,14 @@ impl Stream {
             Cursor { epoch: 0, document: 0, offset: 0, given: 0, seq_len, rows: 0, tokens_seen: 0, data, settings };
         let cursor = Cursor { seq_len, ..start.unwrap_or(fresh) };
         if cursor.data != data {
-            return Err(DataError::Cursor("the packed text is another one".into()));
+            return Err(DataError::Cursor("the packed text is different".into()));
         }
         if cursor.settings != settings {
             return Err(DataError::Cursor("seed, fill-in-middle, split rate or begin tokens have changed".into()));
         }
         let documents = packed.documents() as u64;
         if cursor.document >= documents {
-            return Err(DataError::Cursor(format!("document {} of {documents}", cursor.document)));
+            return Err(DataError::Cursor(format!("it is at document {} of {documents}", cursor.document)));
         }
         let eos = tokenizer.eos()?;
         let order = Self::order(&options, cursor.epoch, documents);
@@ -195,7 +195,7 @@ impl Stream {
         };
         stream.transform()?;
         if cursor.offset > stream.current.len() as u64 {
-            return Err(DataError::Cursor(format!("token {} of {}", cursor.offset, stream.current.len())));
+            return Err(DataError::Cursor(format!("it is at token {} of {}", cursor.offset, stream.current.len())));
         }
         Ok(stream)
     }

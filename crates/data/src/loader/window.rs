@@ -31,12 +31,12 @@ pub(super) struct Window {
 /// Where the window of a position begins.
 fn start_of(c: Cursor) -> Result<Cursor> {
     if c.seq_len > MAX_ROW {
-        return Err(DataError::Cursor(format!("rows of {} tokens", c.seq_len)));
+        return Err(DataError::Cursor(format!("its rows have {} tokens", c.seq_len)));
     }
     let tokens = c.given.checked_mul(c.seq_len).and_then(|t| c.tokens_seen.checked_sub(t));
     match (c.rows.checked_sub(c.given), tokens) {
         (Some(rows), Some(tokens_seen)) => Ok(Cursor { given: 0, rows, tokens_seen, ..c }),
-        _ => Err(DataError::Cursor(format!("{} rows of a window, {} in all", c.given, c.rows))),
+        _ => Err(DataError::Cursor(format!("it counts {} rows in the window but {} in all", c.given, c.rows))),
     }
 }
 
@@ -62,7 +62,7 @@ impl Window {
         };
         let given = from.map_or(0, |c| c.given);
         if given >= size as u64 && given > 0 {
-            return Err(DataError::Cursor(format!("row {given} of a window of {size}")));
+            return Err(DataError::Cursor(format!("it is at row {given} of a window of {size}")));
         }
         let start = from.map(start_of).transpose()?;
         let stream = Stream::new(packed, tokenizer, options, start)?;

@@ -124,7 +124,7 @@ pub(super) fn read_array(text: &str, path: &Path, id: &str, options: &SourceOpti
     if !text.trim_start().starts_with('[') {
         return read_lines(&mut text.as_bytes(), path, id, options).map_err(|e| match e {
             DataError::JsonLine { line, problem: why, .. } => problem(format!(
-                "neither an array of documents nor one document a line (line {line}: {why}); rename it to .txt to take \
+                "neither an array of documents nor one document per line (line {line}: {why}); rename it to .txt to take \
                  it as plain text"
             )),
             other => other,

@@ -36,8 +36,8 @@ impl Why {
             (Self::NotUtf8, _) => "files or lines that are not UTF-8",
             (Self::Utf16, 1) => "file in UTF-16 or UTF-32",
             (Self::Utf16, _) => "files in UTF-16 or UTF-32",
-            (Self::NoField, 1) => "file of documents without the field of the text",
-            (Self::NoField, _) => "files of documents without the field of the text",
+            (Self::NoField, 1) => "file of documents without the text field",
+            (Self::NoField, _) => "files of documents without the text field",
             (Self::Archive, 1) => "archive",
             (Self::Archive, _) => "archives",
         }

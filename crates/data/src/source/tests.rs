@@ -213,7 +213,7 @@ fn arrays_of_documents_are_read() {
     assert_eq!(got.left_out.count(Why::NoText), 1);
     assert_eq!(texts("{\"text\":\"one\"}\n{\"text\":\"two\"}\n").unwrap().documents.len(), 2);
     for (body, says) in [
-        ("{\n  \"data\": []\n}\n", "neither an array of documents nor one document a line"),
+        ("{\n  \"data\": []\n}\n", "neither an array of documents nor one document per line"),
         ("[{\"body\":\"x\"}]", "no document has a field `text` (the first has: body)"),
         ("[1]", "not a JSON object"),
         ("[\"cut", "not JSON"),

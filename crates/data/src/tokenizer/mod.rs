@@ -118,7 +118,7 @@ impl Tokenizer {
 
     fn from_json(json: String, config: Option<String>, path: Option<&Path>) -> Result<Self> {
         let bad = |e: &dyn std::fmt::Display| {
-            DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file anew"))
+            DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file again"))
         };
         let mut value: Value = serde_json::from_str(&json).map_err(|e| bad(&e))?;
         let special_names = added::mark_special(&mut value);
@@ -306,18 +306,18 @@ fn read_text(path: &Path) -> Result<String> {
     if let Some(what) = foreign(&bytes) {
         return Err(DataError::tokenizer(Some(path), format!("it is {what}")));
     }
-    String::from_utf8(bytes).map_err(|_| DataError::tokenizer(Some(path), "it is not UTF-8; copy the file anew"))
+    String::from_utf8(bytes).map_err(|_| DataError::tokenizer(Some(path), "it is not UTF-8; copy the file again"))
 }
 
 /// The names that `tokenizer_config.json` has for [`ROLES`]: text, an object with it as `content`, or null.
 fn roles(config: Option<&str>, path: Option<&Path>) -> Result<[Option<String>; ROLES.len()]> {
     let bad =
-        |what: String| DataError::tokenizer(path, format!("its tokenizer_config.json {what}; copy the file anew"));
+        |what: String| DataError::tokenizer(path, format!("its tokenizer_config.json {what}; copy the file again"));
     let value = match config {
         Some(text) => serde_json::from_str(text).map_err(|e| bad(format!("is not JSON ({e})")))?,
         None => Value::Object(Map::new()),
     };
-    let Value::Object(map) = value else { return Err(bad("is no object".into())) };
+    let Value::Object(map) = value else { return Err(bad("is not a JSON object".into())) };
     let mut named = [const { None }; ROLES.len()];
     for ((role, _), name) in ROLES.iter().zip(&mut named) {
         *name = match map.get(*role) {

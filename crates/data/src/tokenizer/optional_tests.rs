@@ -103,7 +103,7 @@ fn roles_may_be_absent_null_text_or_an_object() {
     }
     for wrong in [json!(null), json!([]), json!("x"), json!(7)] {
         let error = read(&wrong).err().expect("accepted").to_string();
-        assert!(error.contains("tokenizer_config.json is no object"), "{error}");
+        assert!(error.contains("tokenizer_config.json is not a JSON object"), "{error}");
     }
 }
 

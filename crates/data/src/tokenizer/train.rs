@@ -84,7 +84,7 @@ impl Tokenizer {
         if options.max_bytes > MOST_BYTES {
             return Err(DataError::Option {
                 key: "tokenizer bytes",
-                problem: format!("{} is more than the trainer can count; {MOST_BYTES} at most", options.max_bytes),
+                problem: format!("{} is more than the trainer can count; the limit is {MOST_BYTES}", options.max_bytes),
             });
         }
         let sample = sample(documents, options);

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &BenchTrainArgs) -> Result<()> {
     } else {
         say!(
             "{:.0} tokens/s (median; {:.0} to {:.0}), {:.0} GFLOP/s of the model, {:.1}% of the instruction peak of {:.0}; \
-             {:.2} GB at most; {} threads, {}",
+             peak memory {:.2} GB; {} threads, {}",
             report.tok_s_median,
             report.tok_s_min,
             report.tok_s_max,

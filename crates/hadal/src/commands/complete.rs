@@ -32,7 +32,7 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
     }
     // An unusable tokenizer is told before the first question.
     loaded.fim_prompt("", "")?;
-    eprintln!("End the prefix and the suffix each with a line that holds only a dot; ctrl-D leaves.");
+    eprintln!("End the prefix and the suffix with a line that contains only a dot. Ctrl-D leaves.");
     while let Some((prefix, suffix)) = ask()? {
         if let Err(error) = fill(&prefix, &suffix) {
             eprintln!("error: {error:#}");
@@ -49,7 +49,7 @@ fn split_file(path: &Path) -> Result<(String, String)> {
     match text.split(GAP).collect::<Vec<_>>()[..] {
         [prefix, suffix] => Ok((prefix.to_owned(), suffix.to_owned())),
         [_] => bail!("{name} has no gap: write {GAP} where text is missing"),
-        ref parts => bail!("{name} has {} gaps {GAP}: one can be filled at a time", parts.len() - 1),
+        ref parts => bail!("{name} has {} gaps ({GAP}): only one can be filled at a time", parts.len() - 1),
     }
 }
 

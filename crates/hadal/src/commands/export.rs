@@ -15,7 +15,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     hadal_base::place(&args.out)?;
     let state = with_state(&args.model)?;
     if args.ema && state.is_none() {
-        bail!("{}: averaged weights are in a run's checkpoints only, and here is none", args.model.display());
+        bail!("{}: averaged weights are only in a run's checkpoints, and there is none here", args.model.display());
     }
     // What a checkpoint stores of the weights is rounded; its state is not.
     let exact = state.filter(|_| args.ema || args.dtype != Weights::Bf16);

@@ -12,14 +12,15 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
     let mut main = Session::resume(&args.run)?;
     let shown = args.run.display();
     if !is_finished(&main.folder) {
-        bail!("the run in {shown} is not finished: go on with it first (`hadal pretrain RECIPE --resume`)");
+        bail!("the run in {shown} is not finished: finish it first with `hadal pretrain RECIPE --resume`");
     }
     if let Some(seq_len) = args.to {
         // The same command again goes on with the extension that it began.
         let begun = main.plan.extensions.len();
         let unfinished = begun > 0 && !is_finished(&extension_folder(&main.folder, begun));
         let number = if unfinished { begun } else { begun + 1 };
-        let total_tokens = args.tokens.as_deref().context("--to: say how long with --tokens, as in --tokens 2M")?;
+        let total_tokens =
+            args.tokens.as_deref().context("--to: also give the length of the extension, as in --tokens 2M")?;
         let total_tokens = Amount::parse(total_tokens).map_err(|e| anyhow::anyhow!("--tokens: {e}"))?;
         let lr = args.lr.as_deref().map(|text| match (text.parse::<f64>(), Amount::parse(text)) {
             (Ok(lr), _) => Ok(Lr::Absolute(lr)),
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
         })?;
         if unfinished && plan != main.plan.extensions[begun - 1] {
             bail!(
-                "extension {begun} of the run in {shown} is not finished: go on with it first (`hadal extend {shown}`)"
+                "extension {begun} of the run in {shown} is not finished: finish it first with `hadal extend {shown}`"
             );
         }
         main.plan.extensions.truncate(number - 1);
@@ -58,13 +59,13 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
         main.plan.save(&main.folder)?;
     }
     if main.plan.extensions.is_empty() {
-        bail!("the run in {shown} has no extensions: say how long its context is to be, as in --to 4096 --tokens 2M");
+        bail!("the run in {shown} has no extensions: give the new context length, as in --to 4096 --tokens 2M");
     }
     if run_extensions(&main, objective, args.plain, &crate::line)? {
         let last = extension_folder(&main.folder, main.plan.extensions.len());
         say!("try: hadal niah {}", last.display());
     } else {
-        say!("stopped; go on with `hadal extend {shown}`");
+        say!("stopped; continue with `hadal extend {shown}`");
     }
     Ok(())
 }

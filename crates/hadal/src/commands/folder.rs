@@ -33,7 +33,7 @@ pub(crate) fn conversion(dtype: Option<Weights>, files: FilesArgs, stored: Weigh
         ScaleFmt::Ue8m0Byte => ScaleFormat::Ue8m0Byte,
     });
     let fp8 = dtype.map_or(matches!(stored, WeightFormat::Fp8(_)), |d| d == Weights::Fp8);
-    ensure!(scales.is_none() || fp8, "--scale-fmt is about FP8 weights: add --dtype fp8 or leave it out");
+    ensure!(scales.is_none() || fp8, "--scale-fmt applies only to FP8 weights: add --dtype fp8 or leave it out");
     let format = dtype.map(|dtype| match dtype {
         Weights::F32 => WeightFormat::F32,
         Weights::Bf16 => WeightFormat::Bf16,

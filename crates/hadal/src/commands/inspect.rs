@@ -40,7 +40,7 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
         let plan = Plan::draft(&Recipe::load(name, set)?)?;
         return Ok(Found { formats: Some(plan.formats()), seq_len: Some(plan.data.seq_len), config: plan.model });
     }
-    ensure!(set.is_empty(), "--set changes a recipe, and `{name}` is none");
+    ensure!(set.is_empty(), "--set changes a recipe, but `{name}` is not one");
     if path.is_dir() {
         let folder = model_folder(path)?;
         // A configuration can be inspected without its weights, and what is wrong with them is for `import` to say.
@@ -56,5 +56,5 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     let mut known: Vec<&str> = ModelConfig::names().chain(RECIPES.iter().map(|r| r.0)).collect();
     known.sort_unstable();
     known.dedup();
-    bail!("`{name}` is neither a file or folder nor a built-in name ({})", known.join(", "))
+    bail!("`{name}` is not a file, a folder or a built-in name ({})", known.join(", "))
 }

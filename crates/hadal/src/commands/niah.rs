@@ -15,7 +15,7 @@ pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     if let Some(length) = wanted.filter(|l| *l > longest) {
         bail!(
             "--lengths: {length} tokens are more than the model's context of {longest}; \
-             extend it first (`hadal extend`), ask for less, or see what happens with --beyond"
+             extend the context first (`hadal extend`), ask for shorter texts, or ask anyway with --beyond"
         );
     }
     let documents = documents(args, &loaded)?;

@@ -81,7 +81,7 @@ fn a_bad_value_is_found_deep_and_leaves_nothing() {
         assert!(error.contains(last) && error.contains("is NaN at row"), "{error}");
         assert_eq!(names(dir.path()), before);
     }
-    assert!(ok(["import", &path("fp8")]).contains("--deep reads every value"));
+    assert!(ok(["import", &path("fp8")]).contains("--deep also reads every value"));
     let error = fails(["import", &path("fp8"), "--deep"]);
     assert!(error.contains("1 with unusable values") && error.contains(last), "{error}");
     assert!(ok(["import", &path("source"), "--deep"]).contains("types and every value"));
@@ -133,10 +133,10 @@ fn places_are_found_out_before_the_work() {
     let before = names(dir.path());
     for (out, part) in [
         (path("dangling"), "symbolic link to nothing"),
-        (path("link/"), "there already"),
+        (path("link/"), "already exists"),
         (path("source/config.json/below"), "config.json/below"),
-        ("/proc".into(), "there already"),
-        (".".into(), "there already"),
+        ("/proc".into(), "already exists"),
+        (".".into(), "already exists"),
     ] {
         let done = import(&out);
         let error = String::from_utf8(done.stderr).unwrap();

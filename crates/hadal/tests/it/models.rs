@@ -86,7 +86,7 @@ fn inspect_counts_as_the_library_does() {
     assert_eq!(json["parameters"]["main"], counts.main);
     assert!(ok(["inspect", "deepseek-v3"]).contains("PARAMETERS"));
     // A recipe, a file and a folder.
-    assert!(ok(["inspect", "quickstart"]).contains("(512 tokens a sequence)"));
+    assert!(ok(["inspect", "quickstart"]).contains("(512 tokens per sequence)"));
     let folder = fixture("tied");
     let table = ok(["inspect", folder.to_str().unwrap()]);
     assert_eq!(table, ok(["inspect", folder.join("config.json").to_str().unwrap()]));

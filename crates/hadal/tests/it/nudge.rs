@@ -39,5 +39,5 @@ fn a_nudged_run_goes_on_nudged_and_with_no_other_number() {
 
     describe(2);
     let error = fails(args);
-    assert!(error.contains("begun with `nudge = 1`, the description has `nudge = 2`"), "{error}");
+    assert!(error.contains("started with `nudge = 1`, but the description has `nudge = 2`"), "{error}");
 }

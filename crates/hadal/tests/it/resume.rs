@@ -38,7 +38,7 @@ fn settings_that_a_resumed_run_does_not_use_are_refused_by_name() {
         ("model.num_hidden_layers=3", "model.num_hidden_layers", "/ 3"),
     ] {
         let (ok, said) = told(&out, &[short, set], true);
-        let all = [key, values, "begun with other settings", "leave these out", out.to_str().unwrap()];
+        let all = [key, values, "has other settings", "leave these out", out.to_str().unwrap()];
         assert!(!ok && all.iter().all(|part| said.contains(part)), "{set}: {said}");
     }
     // What the recipe says otherwise, and the command does not, is told.
@@ -48,7 +48,7 @@ fn settings_that_a_resumed_run_does_not_use_are_refused_by_name() {
     assert!(text.contains(from), "{text}");
     std::fs::write(&plan, text.replace(from, to)).unwrap();
     let (ok, said) = told(&out, &[short], true);
-    assert!(ok && said.contains("goes on by its own settings") && said.contains("weight_decay: 0.125 / 0.1"), "{said}");
+    assert!(ok && said.contains("keeps its own settings") && said.contains("weight_decay: 0.125 / 0.1"), "{said}");
 }
 
 #[test]

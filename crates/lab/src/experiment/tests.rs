@@ -149,7 +149,7 @@ fn the_end_is_the_last_tenth_of_the_steps_themselves() {
     let runs = [("late", validated.clone()), ("base", validated)];
     let kind = VerdictKind::LowerLoss { better: "late".into(), worse: "base".into() };
     let (_, figures) = judge(&kind, &runs, &[]);
-    assert!(figures.contains("late 3.0000, base 3.0000 nats a token at the end"), "{figures}");
+    assert!(figures.contains("late 3.0000, base 3.0000 nats per token at the end"), "{figures}");
     assert!(figures.contains("validation late 2.0000, base 2.0000 (+0.00%)"), "{figures}");
 }
 
@@ -162,7 +162,7 @@ fn what_is_not_whole_or_not_comparable_is_neither_right_nor_wrong() {
     assert_eq!(outcome(whole()), Outcome::Holds);
     let mut broken = whole();
     broken[7].loss = f64::NAN;
-    assert!(of(broken.clone()).figures.contains("a is not a number at step 8"));
+    assert!(of(broken.clone()).figures.contains("a is NaN or infinite at step 8"));
     assert_eq!(outcome(broken), Outcome::NotJudged);
     let mut gap = whole();
     gap.remove(7);

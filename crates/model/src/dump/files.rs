@@ -44,7 +44,7 @@ pub fn read_ids(path: &Path, config: &ModelConfig) -> Result<Vec<Vec<i32>>, Dump
         return Err(wrong("sequences must have at least 2 tokens".into()));
     }
     if rows.iter().any(|r| r.len() != len) {
-        return Err(wrong("sequences must have one length".into()));
+        return Err(wrong("sequences must have the same length".into()));
     }
     if len > longest {
         return Err(wrong(format!("sequences of {len} tokens are longer than the model's context of {longest}")));
@@ -82,7 +82,9 @@ pub fn read_routing(cx: &Cx, model: &Model, tokens: usize, path: &Path) -> Resul
     let all: Vec<Tensor> =
         (0..layers).filter(|l| model.config.is_moe_layer(*l)).map(choices).collect::<Result<_, _>>()?;
     match all.first().map(Tensor::rows) {
-        Some(rows) if rows != tokens => Err(wrong(format!("holds choices for {rows} tokens, the ids are {tokens}"))),
+        Some(rows) if rows != tokens => {
+            Err(wrong(format!("holds choices for {rows} tokens, but there are {tokens} ids")))
+        }
         _ => Ok(all),
     }
 }

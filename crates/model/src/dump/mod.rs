@@ -35,7 +35,7 @@ pub type Dump = BTreeMap<String, Array>;
 /// the routers' choices, one i32 `[tokens, K]` for each MoE layer in order.
 pub fn dump(cx: &Cx, model: &Model, sequences: &[&[i32]], grads: bool, replay: Option<&[Tensor]>) -> Dump {
     let (b, t) = (sequences.len(), sequences[0].len());
-    assert!(t >= 2 && sequences.iter().all(|s| s.len() == t), "dump: sequences must have one length, at least 2");
+    assert!(t >= 2 && sequences.iter().all(|s| s.len() == t), "dump: sequences must have the same length, at least 2");
     let input = Input::of(cx, sequences, model.mtp.len());
     let mut out = Dump::new();
     let ids = sequences.iter().flat_map(|s| s.iter().map(|v| i64::from(*v))).collect();

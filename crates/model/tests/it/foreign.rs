@@ -70,6 +70,6 @@ fn modules_that_are_not_stored_leave_the_main_model_as_it_is() {
     assert!(all.0 == none.0);
     assert_eq!((all.1, none.1), (2, 0));
     let error = load(stored(1).path()).err().expect("loaded").to_string();
-    let says = "1 MTP module is stored, `num_nextn_predict_layers` is 2: set it to 1";
+    let says = "1 MTP module is stored, but `num_nextn_predict_layers` is 2: set it to 1";
     assert!(error.contains(&format!("missing: model.layers.{}.", layers + 1)) && error.contains(says), "{error}");
 }

@@ -228,7 +228,7 @@ fn scales_and_codes_that_are_no_numbers_are_named() {
     {
         // Row 1, column 1 of 3 x 2 blocks.
         let reason = if value == 3e38 { "would be infinite" } else { "positive finite" };
-        check(&scale, &[text, "row 1, column 1", reason, "anew"], &|t| {
+        check(&scale, &[text, "row 1, column 1", reason, "again"], &|t| {
             t.2[12..16].copy_from_slice(&value.to_le_bytes());
         });
     }

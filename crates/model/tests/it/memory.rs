@@ -63,7 +63,7 @@ fn logits_of_all_tokens_never_exist() {
         // A chunk of logits is the same for both.
         let [one, two] = [512, 1024].map(|tokens| peak(precision, vocab, tokens));
         let each = (two - one) as f64 / 512.0;
-        println!("{each} bytes a token");
-        assert!(each < 2.0 * vocab as f64, "{each} bytes a token, logits in bf16 would be {}", 2 * vocab);
+        println!("{each} bytes per token");
+        assert!(each < 2.0 * vocab as f64, "{each} bytes per token, logits in bf16 would be {}", 2 * vocab);
     }
 }

@@ -82,10 +82,13 @@ impl GateCfg {
 
     fn check(&self, op: &str) {
         let Self { experts: e, top_k: k, n_group: g, topk_group: m, .. } = *self;
-        assert!(k >= 1 && k <= e, "{op}: {k} of {e} experts a token");
+        assert!(k >= 1 && k <= e, "{op}: {k} of {e} experts per token");
         if self.method != TopK::Greedy {
             assert!(g >= 1 && e % g == 0, "{op}: {e} experts in {g} equal groups");
-            assert!(m >= 1 && m <= g && k <= m * (e / g), "{op}: {k} experts a token inside {m} of {g} groups of {e}");
+            assert!(
+                m >= 1 && m <= g && k <= m * (e / g),
+                "{op}: {k} experts per token inside {m} of {g} groups of {e}"
+            );
         }
     }
 }

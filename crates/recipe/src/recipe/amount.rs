@@ -32,7 +32,7 @@ impl Amount {
     /// Reads one of the written forms.
     pub fn parse(text: &str) -> Result<Self, String> {
         let t = text.trim().replace('_', "");
-        let bad = || format!("`{text}` is no amount: {FORMS}");
+        let bad = || format!("`{text}` is not an amount: {FORMS}");
         if let Some(percent) = t.strip_suffix('%') {
             return Self::share(number(percent).ok_or_else(bad)?, 100.0).ok_or_else(bad);
         }

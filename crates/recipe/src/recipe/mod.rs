@@ -31,7 +31,7 @@ pub enum RecipeError {
     #[error(transparent)]
     Io(#[from] IoError),
     /// No file and no built-in of this name.
-    #[error("there is no recipe `{name}`: neither a file nor one of the built-in recipes ({known})")]
+    #[error("there is no recipe `{name}`: it is neither a file nor a built-in recipe ({known})")]
     Unknown { name: String, known: String },
     /// A `--set` that is not `key=value`.
     #[error("--set {text}: write it as section.key=value, for example --set batch.sequences=8")]
@@ -301,7 +301,7 @@ impl BalanceMethod {
     pub(crate) fn cut(self, sequences: u64, micro_batch: u64) -> Option<String> {
         (self == Self::BatchAux && micro_batch != sequences).then(|| {
             format!(
-                "batch-aux balances all {sequences} sequences of a batch together and wants them in one micro-batch"
+                "batch-aux balances all {sequences} sequences of a batch together, so they must be in one micro-batch"
             )
         })
     }

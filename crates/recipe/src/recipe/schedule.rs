@@ -58,7 +58,7 @@ impl<'de> Deserialize<'de> for Total {
             toml::Value::Integer(n) if n > 0 => Ok(Self::Tokens(n as u64)),
             toml::Value::String(s) => match Amount::parse(&s) {
                 Ok(Amount::Tokens(n)) if n > 0 => Ok(Self::Tokens(n)),
-                _ => Err(D::Error::custom(format!("`{s}` is no length: write tokens (\"20M\") or \"measured\""))),
+                _ => Err(D::Error::custom(format!("`{s}` is not a length: write tokens (\"20M\") or \"measured\""))),
             },
             _ => Err(D::Error::custom("write tokens (20_000_000 or \"20M\") or \"measured\"")),
         }

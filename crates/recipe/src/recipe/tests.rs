@@ -83,7 +83,7 @@ fn errors_in_overrides_name_the_override() {
     let e = error(MINIMAL, &["data.fim_rate=0.2", "optimizer.bta1=0.8"]);
     assert!(e.starts_with("--set optimizer.bta1=0.8: `optimizer.bta1`") && e.contains("`beta1`"), "{e}");
     let e = error(MINIMAL, &["data.fim_rate=2"]);
-    assert!(e.starts_with("--set data.fim_rate=2: `data.fim_rate`: must lie"), "{e}");
+    assert!(e.starts_with("--set data.fim_rate=2: `data.fim_rate`: must be between"), "{e}");
     let e = error(MINIMAL, &["balance.method=auxfree"]);
     assert!(e.starts_with("--set balance.method=auxfree") && e.contains("did you mean `aux-free`?"), "{e}");
     let e = error(MINIMAL, &["model.n_routed_expert=8"]);
@@ -277,8 +277,8 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
 #[test]
 fn rows_of_the_precision_table_are_checked_where_they_stand() {
     let recipe = |run: &str, rows: &str| format!("{MINIMAL}\n[run]\nprecision = \"{run}\"\n\n[precision]\n{rows}\n");
-    let none = "acts on products in fp8, and this run has none";
-    let f32 = "an f32 run is f32 throughout: the table varies bf16 and fp8 runs";
+    let none = "applies to fp8 products, but this run has none";
+    let f32 = "an f32 run uses f32 everywhere: the table only changes bf16 and fp8 runs";
     for (run, rows, says) in [
         (
             "fp8",

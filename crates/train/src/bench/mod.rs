@@ -122,10 +122,8 @@ pub fn peak_rss_bytes() -> u64 {
 pub fn profile_table(rows: &[ProfileRow], steps: usize, seconds: f64) -> String {
     let mut rows = rows.to_vec();
     rows.sort_by_key(|r| std::cmp::Reverse(r.time));
-    let mut out = format!(
-        "{:<44} {:>7} {:>10} {:>7} {:>9} {:>8}\n",
-        "operation", "calls", "ms a step", "share", "GFLOP/s", "GB/s"
-    );
+    let mut out =
+        format!("{:<44} {:>7} {:>10} {:>7} {:>9} {:>8}\n", "operation", "calls", "ms/step", "share", "GFLOP/s", "GB/s");
     let mut named = 0.0;
     for r in &rows {
         let time = r.time.as_secs_f64();

@@ -238,7 +238,7 @@ impl Screen {
         }
         if ctrl_c || matches!(key.code, KeyCode::Char('q' | 'Q')) {
             shared.stop.store(true, Ordering::Release);
-            shared.state().say("stop asked for: the run is saved after this step (ctrl-c again ends it at once)");
+            shared.state().say("stopping: the run is saved after this step (ctrl-c again ends it at once)");
         }
     }
 }

@@ -126,7 +126,7 @@ fn draw<B: DrawingBackend>(
     root.draw(&Rectangle::new([(x, TOP), (x + 20, TOP + 176)], GREY))
 }
 
-/// Mean loss against the target's place in its window: models by name, with (place, nats a token).
+/// Mean loss against the target's place in its window: models by name, with (place, nats per token).
 pub fn by_position(path: &Path, title: &str, models: &[(&str, Vec<(f64, f64)>)]) -> Result<(), PlotError> {
     let mut curves = Vec::new();
     for ((name, points), colour) in models.iter().zip(COLOURS.iter().cycle()) {

@@ -34,7 +34,7 @@ pub fn expert_load(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<()
         layers = (0..MOST_LAYERS).map(|i| layers[i * n / (MOST_LAYERS - 1)]).collect();
     }
     if layers.is_empty() {
-        return Err(PlotError::Draw { what: "the expert load", why: "no step holds any".into() });
+        return Err(PlotError::Draw { what: "the expert load", why: "no step recorded any".into() });
     }
     let maps: Vec<Map> = layers.iter().map(|&l| Map::new(&steps, l)).collect();
     let height = (520 / layers.len() as i32).clamp(64, 220);

@@ -94,7 +94,7 @@ fn expert_loads() {
     }
     assert!(svg.len() < 1_500_000, "{} bytes", svg.len());
     let error = expert_load(Path::new("x.svg"), "none", &[StepMetrics::default()]).unwrap_err();
-    assert!(error.to_string().contains("no step holds any"));
+    assert!(error.to_string().contains("no step recorded any"));
 }
 
 #[test]
