@@ -1,12 +1,13 @@
-//! Where a folder can appear, found out before the work that fills it.
+//! Checks where a folder can be created, before the work that fills it begins.
 
 use crate::{IoContext, IoError};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// The place that a new folder `out` would really have, symbolic links followed. What stands there and could not be replaced
-/// by renaming is an error: all but an empty folder, and of those a mount point and the current folder.
+/// The real path that a new folder `out` would have, with symbolic links followed. It is an error if `out` exists and a
+/// rename cannot replace it. A rename can replace only an empty folder that is neither a mount point nor the current
+/// folder.
 pub fn place(out: &Path) -> Result<PathBuf, IoError> {
     let refuse = |kind: ErrorKind, reason: &str| Err(io::Error::new(kind, reason)).at("write to", out);
     let meta = match fs::symlink_metadata(out) {
@@ -37,7 +38,7 @@ pub fn place(out: &Path) -> Result<PathBuf, IoError> {
 #[cfg(target_os = "linux")]
 fn is_mount_point(path: &Path) -> io::Result<bool> {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    // Folders of the same file system can be mounted, too, so the device's number does not tell.
+    // Folders of the same file system can be mounted as well, so comparing device numbers is not enough.
     let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty())?;
     Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }

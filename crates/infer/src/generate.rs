@@ -1,4 +1,4 @@
-//! Generation of one sequence: prefill, then one absorbed decode step a token.
+//! Generates one sequence: a prefill, then one absorbed decode step per token.
 
 use crate::sample::{SampleParams, Sampler};
 use hadal_model::Decoder;
@@ -7,29 +7,30 @@ use hadal_ops::{Cx, Tensor};
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A stop token came (it is not part of the result).
+    /// A stop token was generated. It is not part of the result.
     Token,
-    /// The wanted number of tokens is there, or the model's longest context is full.
+    /// The requested number of tokens was generated, or the model's longest context is full.
     Length,
-    /// The caller had enough.
+    /// The caller asked to stop.
     Caller,
 }
 
-/// Generated tokens.
+/// The result of a generation.
 #[derive(Clone, Debug)]
 pub struct Generation {
     /// New tokens, without the prompt.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub stop: Stop,
-    /// Seconds spent on the prompt and on the new tokens.
+    /// Seconds for the prompt, and seconds for the new tokens.
     pub seconds: (f64, f64),
 }
 
-/// Continues `prompt` by at most `max_new` tokens, showing each to `each` (which returns false to stop).
+/// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop.
 ///
 /// # Panics
-/// If the prompt is empty: callers check and give a better message.
+///
+/// If the prompt is empty. Callers check this first and give a better message.
 pub fn generate(
     cx: &Cx,
     decoder: &Decoder<'_>,

@@ -1,4 +1,4 @@
-//! Checkpoints written and read back, files of the format's own crate, and files that lie.
+//! Checkpoints written and read back, files written by the format's own crate, and files with wrong contents.
 
 use super::*;
 use crate::config::ModelConfig;
@@ -19,7 +19,7 @@ fn tensor(name: &str, shape: &[usize], dtype: SaveDtype) -> SaveTensor {
     SaveTensor { name: name.into(), shape: shape.into(), dtype }
 }
 
-/// A value that depends on tensor and element, with all kinds of roundings among them.
+/// A value that depends on tensor and element. All kinds of rounding occur among these values.
 fn value(name: &str, i: usize) -> f32 {
     let key = name.bytes().fold(i as u32, |h, b| h.wrapping_mul(31).wrapping_add(b as u32)).wrapping_mul(0x9e37_79b9);
     (key as f32 / 2f32.powi(31) - 1.0) * 3.0
@@ -38,7 +38,7 @@ fn no_more(_: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the format's own crate makes of the same tensors.
+/// What the format's own crate writes for the same tensors.
 fn theirs(tensors: &[&SaveTensor]) -> Vec<u8> {
     let data: Vec<Vec<u8>> = tensors
         .iter()
@@ -288,8 +288,8 @@ fn folders_without_weights_and_lying_indices_are_refused() {
     assert!(open().contains("none with such a name"));
     let index = dir.path().join("model.safetensors.index.json");
     for (map, part) in [
-        (r#"{"w":"b.safetensors"}"#, "names the file `b.safetensors`, which is not there"),
-        (r#"{"v":"a.safetensors"}"#, "tensor `v` is in `a.safetensors`, where it is not"),
+        (r#"{"w":"b.safetensors"}"#, "names the file `b.safetensors`, which does not exist"),
+        (r#"{"v":"a.safetensors"}"#, "tensor `v` is in `a.safetensors`, but it is not"),
         (r#"{"w":"../a.safetensors"}"#, "tensor `w`: `../a.safetensors` is not the name"),
         (r#"{"w":"/etc/passwd"}"#, "is not the name"),
         (r#"{"w":".."}"#, "is not the name"),
@@ -341,7 +341,7 @@ fn what_is_there_twice_is_named() {
 fn a_file_that_changes_while_it_is_open_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m");
-    // More files than are open at a time.
+    // More files than may be open at the same time.
     let tensors: Vec<SaveTensor> = (0..40).map(|i| tensor(&format!("t{i:02}"), &[25], SaveDtype::F32)).collect();
     let options = SaveOptions { shard_bytes: 100, ..SaveOptions::default() };
     save(&path, &config(), &tensors, &options, no_more, fill).unwrap();
@@ -451,8 +451,8 @@ proptest! {
         check_values(&checkpoint, &tensors);
     }
 
-    /// Cut, flipped and overwritten files: refused by name or read without harm, and what is accepted the format's own
-    /// crate accepts too, with the same tensors.
+    /// Truncated, flipped and overwritten files are rejected with a name or read without harm. The format's own crate
+    /// accepts every file that is accepted here, with the same tensors.
     #[test]
     fn damaged_files_do_no_harm(
         tensors in any_tensors(),
@@ -466,7 +466,7 @@ proptest! {
                 0 => bytes.truncate(i.max(1)),
                 1 => bytes[i] ^= 1 << (byte % 8),
                 2 => bytes[i] = byte,
-                // A number of the header becomes another, and the header's length follows.
+                // A digit in the header changes, and the header's length is adjusted.
                 _ => if let Some(start) = (i.max(8)..bytes.len()).find(|j| bytes[*j].is_ascii_digit()) {
                     let end = (start..bytes.len()).find(|j| !bytes[*j].is_ascii_digit()).unwrap_or(bytes.len());
                     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap());

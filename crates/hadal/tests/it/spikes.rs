@@ -35,12 +35,12 @@ fn a_spike_is_told_skipped_or_rolled_back_as_the_recipe_says() {
     let (good, _, skipped) = nervous(&at("skip"), "skip");
     assert!(good && skipped.len() == 40);
     let first = skipped.iter().position(|m| m.spike.is_some()).unwrap();
-    assert!(skipped[first].spike.as_ref().unwrap().contains("skipped"), "{:?}", skipped[first].spike);
+    assert!(skipped[first].spike.as_ref().unwrap().contains("step skipped"), "{:?}", skipped[first].spike);
     // Up to the first spike nothing differs; the step after it sees weights that were not updated.
     assert!((0..=first).all(|i| skipped[i].loss.to_bits() == told[i].loss.to_bits()));
     assert_ne!(skipped[first + 1].loss.to_bits(), told[first + 1].loss.to_bits());
     // Never more than `max_skips` in a row.
-    let out = |m: &metrics::StepMetrics| m.spike.as_ref().is_some_and(|s| s.contains("skipped"));
+    let out = |m: &metrics::StepMetrics| m.spike.as_ref().is_some_and(|s| s.contains("step skipped"));
     assert!(skipped.windows(3).all(|w| !w.iter().all(out)));
 
     // Every rollback is to the last checkpoint, and the third is one too many. The metrics have no step twice.

@@ -137,7 +137,7 @@ fn refusals_name_the_key_and_the_constraint() {
     assert!(text.contains("`hidden_size`") && text.contains("`v_head_dim`"), "{text}");
 }
 
-/// Each key alone is within its bound; all layers' experts together would not fit into memory as a list.
+/// Each key is within its bound, but a list of the experts of all layers would not fit into memory.
 #[test]
 fn many_layers_of_many_experts_are_refused() {
     let sizes = |layers: usize, experts: usize, modules: usize| {
@@ -224,7 +224,8 @@ fn a_model_without_experts_is_read_as_it_was_written() {
 
 #[test]
 fn scales_of_the_released_models() {
-    // 192^-1/2 and m = 0.1 ln 40 + 1 for V3; m with 0.707 for V2-Lite; no factor of cosine and sine in either.
+    // The factors are 192^-1/2 and m = 0.1 ln 40 + 1 for V3, and m with 0.707 for V2-Lite. Neither has a factor of
+    // cosine and sine.
     let v3 = ModelConfig::named("deepseek-v3").unwrap();
     assert!((v3.softmax_scale() - 0.135_233_778_860_880_1).abs() < 1e-9, "{}", v3.softmax_scale());
     assert_eq!(v3.rope_attention_factor(), 1.0);
@@ -258,7 +259,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever stands in a file: a configuration that checks out and survives a round trip, or an error; no panic.
+    /// Any file gives either a valid configuration that survives a round trip, or an error. It never causes a panic.
     #[test]
     fn no_value_of_any_key_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4)) {
         let keys: Vec<String> = ModelConfig::named("deepseek-v3").unwrap().to_value().as_object().unwrap().keys()
