@@ -1,4 +1,4 @@
-//! What a command may not change: settings that the runs differ in, and those of runs that are there already.
+//! Checks what a command may not change: settings in which the runs differ, and settings of runs that already exist.
 
 use crate::error::{Result, refuse};
 use crate::experiment::Experiment;
@@ -10,7 +10,7 @@ use std::path::Path;
 const BY_OPTION: [(&str, &str); 3] =
     [("schedule.total_tokens", "--tokens or --budget"), ("schedule.minutes", "--budget"), ("run.out", "--out")];
 
-/// Refuses a `--set` of what the runs differ in, or of what another option decides.
+/// Rejects a `--set` of a key in which the runs differ, or that another option decides.
 pub(crate) fn overrides(experiment: &Experiment, sets: &[String]) -> Result<()> {
     for set in sets {
         let key = key(set);
@@ -31,14 +31,14 @@ fn key(set: &str) -> &str {
     set.split_once('=').map_or(set, |(key, _)| key).trim()
 }
 
-/// Whether one key is the other, or a table that holds it.
+/// Whether the keys are equal, or one is a table that contains the other.
 fn overlap(a: &str, b: &str) -> bool {
     let holds = |table: &str, key: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
     a == b || holds(a, b) || holds(b, a)
 }
 
 impl Work<'_> {
-    /// Refuses to go on with runs in folders of another number of seeds.
+    /// Rejects existing runs that were made for a different number of seeds.
     pub(crate) fn check_layout(&self) -> Result<()> {
         for member in &self.experiment.run {
             let folder = self.out.join(member.folder());
@@ -55,10 +55,10 @@ impl Work<'_> {
     }
 }
 
-/// What to do about runs with other settings.
+/// What to do about existing runs with other settings.
 pub(crate) const REMEDY: &str = "give the same arguments or another --out, or remove the folder";
 
-/// Refuses to go on with a run whose plan is not the one that the command gives. Where it lies and its threads do not matter.
+/// Rejects an existing run whose plan differs from the command's plan. Its folder and its threads may differ.
 pub(crate) fn same_plan(folder: &Path, plan: &Plan) -> Result<()> {
     let stored = Plan::load(folder)?;
     let mut plan = plan.clone();

@@ -56,7 +56,7 @@ pub enum Keep {
     E5m6,
 }
 
-/// What shares a scale in the gradients that input gradients are made from (the report's appendix B.2).
+/// Which gradients share a scale in the products for input gradients (the report's appendix B.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gradients {
@@ -94,8 +94,8 @@ pub struct Precision {
     pub swiglu_input: Keep,
     /// The input of `o_proj`.
     pub attn_out_input: Keep,
-    /// Whether outputs of norms (MTP's and those of the latents, too) and of MLA's up-projections are computed again in
-    /// backward.
+    /// Whether the outputs of norms (including those of MTP and of the latents) and of MLA's up-projections are
+    /// computed again in backward.
     pub recompute: bool,
     /// Which gradients share a scale in products for input gradients.
     pub gradients: Gradients,
@@ -147,9 +147,10 @@ impl Precision {
 }
 
 impl Keep {
-    /// How tiles are made; none where the activation stays as it is. Dispatched rows and the input of `o_proj` have powers
-    /// of two as scales, and so have the tiles of 128x1 into which they are turned for the weight's gradient (report 3.3.3).
-    /// Turning adds no error to E4M3, but for what falls below the grid's normal numbers; E5M6 is rounded to E4M3 there.
+    /// How tiles are made, or `None` if the activation stays unchanged. Dispatched rows and the input of `o_proj` have
+    /// powers of two as scales. So do the tiles of 128x1 into which they are converted for the weight gradient (report
+    /// 3.3.3). The conversion adds no error to E4M3, except for values below the grid's normal numbers. E5M6 is rounded
+    /// to E4M3 by the conversion.
     pub fn style(self, power_of_two: bool) -> Option<Style> {
         match self {
             Self::Compute => None,
@@ -158,7 +159,7 @@ impl Keep {
         }
     }
 
-    /// Bytes of `n` numbers of a token, in bf16 where they stay in the compute format.
+    /// Bytes for `n` numbers of a token. The compute format counts as bf16.
     pub fn bytes(self, n: u64) -> u64 {
         let tiles = n.div_ceil(TILE as u64);
         match self {

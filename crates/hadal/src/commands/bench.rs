@@ -1,4 +1,4 @@
-//! `hadal bench`: how fast this machine does the work.
+//! `hadal bench`: measures the speed of this machine.
 
 use crate::cli::{BenchArgs, BenchCommand, BenchGemmArgs, ProductFormat};
 use anyhow::{Result, ensure};
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
 }
 
-/// The products of a step, and one cube of 512, against the multiply instruction's own rate.
+/// Measures the products of a step, and one cube of 512, against the peak of the multiply instruction.
 fn gemm(args: &BenchGemmArgs) -> Result<()> {
     let config = Plan::draft(&Recipe::load(&args.recipe, &[])?)?.model;
     ensure!(fits(&config), "the products of {} are too large for a benchmark: choose a smaller recipe", args.recipe);

@@ -1,5 +1,5 @@
-//! `hadal bench accumulator`: errors of FP8 products of random matrices by accumulator, against the same codes summed in
-//! f64.
+//! `hadal bench accumulator`: errors of FP8 products of random matrices with different accumulators. The reference sums
+//! the same codes in f64.
 
 use crate::cli::BenchAccumulatorArgs;
 use hadal_ops::linear::accumulator::{Accumulator, Errors, errors};

@@ -1,4 +1,4 @@
-//! `hadal data pack`: text to packed token files.
+//! `hadal data pack`: converts text to packed token files.
 
 use super::common::{grouped, read_text};
 use crate::cli::{DataArgs, DataCommand, DataPackArgs, Filter};
@@ -39,9 +39,9 @@ fn pack_text(args: &DataPackArgs) -> Result<()> {
         say!("held out: {}", split.held_out.join(", "));
     }
     write(args, &tokenizer, "train", &split.train)?;
-    // Empty where nothing is held out: whoever reads the folder finds both.
+    // It is empty if nothing is held out. Readers of the folder expect both files.
     write(args, &tokenizer, "validation", &split.validation)?;
-    // Packed ids mean nothing without it.
+    // Packed ids have no meaning without their tokenizer.
     tokenizer.save(&args.out)?;
     Ok(())
 }

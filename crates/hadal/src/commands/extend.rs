@@ -1,4 +1,4 @@
-//! `hadal extend`: the extensions of a run's plan, and one more if asked for.
+//! `hadal extend`: trains the extensions in a run's plan, and one more if asked for.
 
 use crate::cli::ExtendArgs;
 use anyhow::{Context, Result, bail};
@@ -7,7 +7,7 @@ use hadal_recipe::recipe::{Amount, Extension, Lr};
 use hadal_train::extend::{extension_folder, is_finished, run_extensions};
 use hadal_train::session::Session;
 
-/// `hadal extend`: the extensions of a run's plan, and one more if asked for.
+/// Trains the extensions in a run's plan, and one more if asked for.
 pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
     let mut main = Session::resume(&args.run)?;
     let shown = args.run.display();
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
         bail!("the run in {shown} is not finished: finish it first with `hadal pretrain RECIPE --resume`");
     }
     if let Some(seq_len) = args.to {
-        // The same command again goes on with the extension that it began.
+        // The same command again continues the extension that it started.
         let begun = main.plan.extensions.len();
         let unfinished = begun > 0 && !is_finished(&extension_folder(&main.folder, begun));
         let number = if unfinished { begun } else { begun + 1 };
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &ExtendArgs) -> Result<()> {
             (_, Ok(share)) => Ok(Lr::OfPeak(share)),
             (_, Err(_)) => bail!("--lr: write a learning rate (1e-4) or a share of the run's peak (\"10%\")"),
         });
-        // Rotary frequencies stay as the extension before has them, unless more is needed or something else is said.
+        // The settings of YaRN stay as in the previous extension, unless more is needed or an option changes them.
         let before = main.plan.extensions[..number - 1].last().and_then(|s| s.model.rope_scaling.as_ref());
         let original_len = args.original_len.or(before.map(|y| y.original_max_position_embeddings));
         let least = original_len.map_or(1.0, |original| seq_len as f64 / original as f64);

@@ -1,4 +1,4 @@
-//! `hadal import`: Hugging Face checkpoints checked and converted, tensor by tensor and in little memory.
+//! `hadal import`: checks and converts Hugging Face checkpoints, tensor by tensor and in little memory.
 
 use super::common::{grouped, open};
 use super::folder::{conversion, write};
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Reads every value, with a bar where someone looks at it.
+/// Reads every value and shows a progress bar in a terminal.
 fn deepen(checkpoint: &Checkpoint, audit: &mut Audit) -> Result<()> {
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left")?;
     let bar = ProgressBar::new(checkpoint.size()).with_style(style);

@@ -1,4 +1,4 @@
-//! `hadal inspect`: what a configuration means in numbers; see `hadal_model::count`.
+//! `hadal inspect`: shows the numbers of a configuration; see `hadal_model::count`.
 
 use super::common::{open, show};
 use crate::cli::InspectArgs;
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     show(&text).context("cannot write to standard output")
 }
 
-/// What a name means; sequence length and formats if a recipe gives them.
+/// The configuration that a name stands for. A recipe also gives sequence length and formats.
 struct Found {
     config: ModelConfig,
     seq_len: Option<usize>,
@@ -43,7 +43,7 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     ensure!(set.is_empty(), "--set changes a recipe, but `{name}` is not one");
     if path.is_dir() {
         let folder = model_folder(path)?;
-        // A configuration can be inspected without its weights, and what is wrong with them is for `import` to say.
+        // A configuration can be inspected without its weights. Problems with the weights are reported by `import`.
         let config = match open(&folder) {
             Ok(checkpoint) => checkpoint.config().clone(),
             Err(error) => ModelConfig::from_file(folder.join("config.json")).map_err(|_| error)?,

@@ -1,4 +1,4 @@
-//! `hadal pretrain`: a recipe from its text to a trained model, and on through its extensions.
+//! `hadal pretrain`: trains a model from a recipe, including its extensions.
 
 use crate::cli::PretrainArgs;
 use anyhow::Result;

@@ -1,4 +1,4 @@
-//! `hadal tokenizer train`: a byte-level BPE tokenizer from text.
+//! `hadal tokenizer train`: trains a byte-level BPE tokenizer on text.
 
 use super::common::{grouped, read_text};
 use crate::cli::{TokenizerArgs, TokenizerCommand, TokenizerTrainArgs};
@@ -32,7 +32,7 @@ fn train(args: &TokenizerTrainArgs) -> Result<()> {
         );
     }
     tokenizer.save(&args.out)?;
-    // Enough text for a rate and a mean length.
+    // Enough text to measure a rate and a mean length.
     let mut sample = 0;
     let some = texts.documents.iter().map(|d| d.text.as_str()).take_while(|t| {
         let more = sample < 16_000_000;

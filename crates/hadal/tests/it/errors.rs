@@ -1,9 +1,9 @@
-//! Bad input is refused by name.
+//! Bad input causes errors that name it.
 
 use crate::setup::{Tiny, fails, fixture};
 use std::fs;
 
-/// Fails unless every one of `words` is in the program's complaint about `args`.
+/// Checks that the program's error about `args` contains every one of `words`.
 fn refuses(args: &[&str], words: &[&str]) {
     let error = fails(args);
     for word in words {
