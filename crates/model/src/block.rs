@@ -1,4 +1,4 @@
-//! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`, the FFN dense or DeepSeekMoE.
+//! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`. The FFN is dense or DeepSeekMoE.
 
 use crate::build::Builder;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
@@ -14,9 +14,9 @@ use hadal_weights::list::Role;
 
 /// The second half of a block.
 pub enum Mlp {
-    /// The first `first_k_dense_replace` layers.
+    /// A dense feed-forward layer: the first `first_k_dense_replace` layers.
     Dense(Ffn),
-    /// All others.
+    /// A DeepSeekMoE layer: all other layers.
     Moe(Moe),
 }
 
@@ -28,7 +28,7 @@ pub struct Block {
     pub norm: Param,
     /// Feed-forward.
     pub mlp: Mlp,
-    /// Number of this block among the MoE blocks of the model (for replayed routing and load statistics).
+    /// Index of this block among the MoE blocks of the model. It is used for replayed routing and load statistics.
     pub moe_index: Option<usize>,
     eps: f32,
     recompute: bool,
@@ -39,11 +39,11 @@ pub(crate) enum MlpSaved {
     Moe(MoeSaved),
 }
 
-/// Every activation a block's backward needs.
+/// All activations that a block's backward needs.
 pub struct BlockSaved {
     pub(crate) attn: MlaSaved,
     pub(crate) x: Tensor,
-    /// The norm's output and its reciprocal root mean squares; none where they are computed again.
+    /// The norm's output and its reciprocal root mean squares. `None` if they are computed again.
     pub(crate) norm: Option<(Tensor, Tensor)>,
     pub(crate) mlp: MlpSaved,
 }
@@ -62,7 +62,7 @@ pub struct BlockDeferred {
 }
 
 impl BlockSaved {
-    /// What the MoE half saved; none for a dense block.
+    /// The saved state of the MoE half. `None` for a dense block.
     pub fn moe(&self) -> Option<&MoeSaved> {
         match &self.mlp {
             MlpSaved::Moe(m) => Some(m),
@@ -89,7 +89,7 @@ impl Block {
             Mlp::Dense(_) => None,
         }
     }
-    /// As `moe`, writable.
+    /// Like `moe`, but mutable.
     pub fn moe_mut(&mut self) -> Option<&mut Moe> {
         match &mut self.mlp {
             Mlp::Moe(m) => Some(m),
@@ -129,7 +129,7 @@ impl Block {
         }
     }
 
-    /// The second half alone: `x + FFN(RMSNorm(x))`.
+    /// Only the second half: `x + FFN(RMSNorm(x))`.
     fn mlp_forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, keep_logits: bool) -> (Tensor, MlpHalf) {
         let (u, rstd) = norm::forward(cx, &x, &self.norm, self.eps);
         let mut y = cx.copy(&x);
@@ -143,19 +143,19 @@ impl Block {
         (y, MlpHalf { x, rstd, u, mlp })
     }
 
-    /// `x_td` f32 through the block.
+    /// Runs `x_td` f32 through the block.
     pub fn forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, keep_logits: bool) -> (Tensor, BlockSaved) {
         let (x, attn) = self.attn.forward(cx, x, pass);
         let (y, MlpHalf { x, rstd, u, mlp }) = self.mlp_forward(cx, x, pass, keep_logits);
         (y, BlockSaved { attn, x, norm: (!self.recompute).then_some((u, rstd)), mlp })
     }
 
-    /// The latents that a cache keeps of a forward pass: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
+    /// The latents of a forward pass that a cache stores: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
     pub fn latents(&self, cx: &Cx, saved: BlockSaved) -> (Tensor, Tensor) {
         self.attn.latents(cx, saved.attn)
     }
 
-    /// `d_td` f32: gradient of the block's output on entry, of its input on return.
+    /// `d_td` f32 is the gradient of the block's output on entry, and of its input on return.
     pub fn backward_input(
         &self,
         cx: &Cx,
@@ -205,7 +205,7 @@ struct MlpHalf {
 }
 
 impl Block {
-    /// One new token of each of several sequences through the block, attention in its absorbed form.
+    /// Runs one new token of each of several sequences through the block, with attention in its absorbed form.
     pub fn decode(
         &self,
         cx: &Cx,

@@ -1,4 +1,4 @@
-//! Generation with a latent KV cache: prefill through the same blocks as training, decode through the absorbed form.
+//! Generation with a latent KV cache. Prefill uses the same blocks as training, decoding uses the absorbed form.
 
 use crate::Input;
 use crate::mla::decode::{Absorbed, LatentCache};
@@ -8,7 +8,8 @@ use crate::param::embed;
 use crate::pass::Pass;
 use hadal_ops::{Cx, DType, Tensor, attention::Segments};
 
-/// The model's weights as decoding wants them. Belongs to one state of the weights: make it anew after a change.
+/// The model's weights in the form that decoding needs. It is valid for one state of the weights: make a new one after
+/// a change.
 pub struct Decoder<'a> {
     model: &'a Model,
     layers: Vec<Absorbed>,
@@ -20,26 +21,26 @@ pub struct SequenceCache {
 }
 
 impl SequenceCache {
-    /// Tokens held.
+    /// Number of tokens stored.
     pub fn len(&self) -> usize {
         self.layers.first().map_or(0, LatentCache::len)
     }
-    /// Whether it holds none.
+    /// Whether no token is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Tokens it has room for.
+    /// Number of tokens for which there is room.
     pub fn capacity(&self) -> usize {
         self.layers.first().map_or(0, LatentCache::capacity)
     }
-    /// Forgets everything after the first `len` tokens.
+    /// Removes everything after the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
         self.layers.iter_mut().for_each(|l| l.truncate(len));
     }
 }
 
 impl<'a> Decoder<'a> {
-    /// Packs what the absorbed form needs.
+    /// Packs the weights for the absorbed form.
     pub fn new(cx: &Cx, model: &'a Model) -> Self {
         Self { model, layers: model.blocks.iter().map(|b| b.attn.absorb(cx)).collect() }
     }
@@ -55,7 +56,7 @@ impl<'a> Decoder<'a> {
         SequenceCache { layers: self.model.blocks.iter().map(|_| LatentCache::new(cx, capacity, width)).collect() }
     }
 
-    /// Runs a prompt through the model, fills the empty `cache` with it, and returns the head's inputs for all its
+    /// Runs a prompt through the model and fills the empty `cache` with it. Returns the head's inputs for all its
     /// tokens, `[T, D]` in the compute format.
     pub fn prefill(&self, cx: &Cx, tokens: &[i32], cache: &mut SequenceCache) -> Tensor {
         assert!(cache.is_empty(), "prefill: the cache must be empty");

@@ -66,7 +66,7 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// Digits in groups of three.
+/// The digits of a number in groups of three.
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);

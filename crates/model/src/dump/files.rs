@@ -1,4 +1,4 @@
-//! A dump's files: token ids in, the routing of another dump in, arrays out.
+//! The files of a dump: reads token ids and the routing of another dump, and writes arrays.
 
 use super::{Array, Dump};
 use crate::model::Model;
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 /// Why a dump's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    /// The system refused.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A file does not hold what it should.
+    /// A file does not have the expected contents.
     #[error("{path}: {reason}", path = path.display())]
     Malformed {
         /// The file.
@@ -25,12 +25,12 @@ pub enum DumpError {
     },
 }
 
-/// Makes an error of what is wrong with the file at `path`.
+/// Makes an error from what is wrong with the file at `path`.
 fn malformed(path: &Path) -> impl Fn(String) -> DumpError {
     move |reason| DumpError::Malformed { path: path.into(), reason }
 }
 
-/// Reads `[ids…]` or `[[ids…], …]` as JSON: sequences of one length, of ids that the model has.
+/// Reads `[ids…]` or `[[ids…], …]` as JSON: sequences of the same length, with ids that the model has.
 pub fn read_ids(path: &Path, config: &ModelConfig) -> Result<Vec<Vec<i32>>, DumpError> {
     let text = std::fs::read_to_string(path).at("read", path)?;
     let wrong = malformed(path);

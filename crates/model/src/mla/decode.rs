@@ -1,7 +1,7 @@
-//! Absorbed MLA for decoding (report 2.1.1; only `c_kv` and `k_rope` are cached, nothing is decompressed).
+//! Absorbed MLA for decoding (report 2.1.1). Only `c_kv` and `k_rope` are cached, and nothing is decompressed.
 //!
-//! `W_UK` is folded into the query, `q_lat = q_nope W_UK`, scores are taken against the cached latents, and `W_UV` is
-//! applied to the weighted sum of latents. Mathematically equal to the decompressed form; in floating point the two
+//! `W_UK` is folded into the query, `q_lat = q_nope W_UK`. Scores are computed with the cached latents, and `W_UV` is
+//! applied to the weighted sum of latents. Mathematically this equals the decompressed form. In floating point, the two
 //! agree within the rounding of the folded products. Shapes: `b` sequences with one new token each, `h` heads.
 
 use super::Mla;
@@ -21,19 +21,19 @@ impl LatentCache {
     pub fn new(cx: &Cx, capacity: usize, width: usize) -> Self {
         Self { rows: cx.empty(&[capacity, width], cx.compute()), len: 0 }
     }
-    /// Tokens held.
+    /// Number of tokens stored.
     pub fn len(&self) -> usize {
         self.len
     }
-    /// Whether it holds none.
+    /// Whether no token is stored.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// Tokens it has room for.
+    /// Number of tokens for which there is room.
     pub fn capacity(&self) -> usize {
         self.rows.rows()
     }
-    /// Forgets everything after the first `len` tokens.
+    /// Removes everything after the first `len` tokens.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
@@ -60,7 +60,7 @@ impl Mla {
         let AttnShape { heads, d_nope, d_v, .. } = self.shape;
         let dc = self.kv_rank;
         let up = self.kv_up.weight();
-        // Rows of `n` of each head from the `first` of it on, as the weight's own products read them.
+        // Packs `n` rows of each head, starting at `first`, in the format of the weight's own products.
         let pack = |first: usize, n: usize, backward: bool| {
             let mut packed = PackedWeight::new(cx, heads, n, dc, cx.compute(), backward);
             let done: Result<(), Infallible> = packed.fill(cx, DType::F32, &|row, out| {
@@ -78,7 +78,7 @@ impl Mla {
         Absorbed { uk, uv }
     }
 
-    /// `x_bd + MLA(RMSNorm(x_bd))` for one new token of each of `b` sequences, whose caches it extends.
+    /// `x_bd + MLA(RMSNorm(x_bd))` for one new token of each of `b` sequences. It extends their caches.
     pub fn decode(
         &self,
         cx: &Cx,
@@ -95,7 +95,7 @@ impl Mla {
         }
         let order = HeadMajor::new(cx, b, heads);
         let q = p.q.reshape(&[b * heads, dq]);
-        // Fold W_UK into the query, head by head.
+        // Fold W_UK into the query for each head.
         let q_nope = order.to_heads(cx, q.columns(0..d_nope));
         let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
         linear::grouped_backward_input(cx, &q_nope, &absorbed.uk, &order.offsets, &mut q_c, Acc::Write);
@@ -108,7 +108,7 @@ impl Mla {
         let rows: Vec<&Tensor> = caches.iter().map(|c| &c.rows).collect();
         let lens: Vec<usize> = caches.iter().map(|c| c.len).collect();
         latent::decode(cx, &q_lat, &rows, &lens, heads, dc, d_rope, scale, &mut o_lat);
-        // W_UV on the weighted sums.
+        // Apply W_UV to the weighted sums.
         let o_lat = o_lat.reshape(&[b * heads, dc]);
         let o_lat = order.to_heads(cx, o_lat.mat());
         let mut o = cx.empty(&[b * heads, d_v], cx.compute());
@@ -120,7 +120,8 @@ impl Mla {
     }
 }
 
-/// Row orders of `[B * H, ...]` tensors: token-major as projections make them, head-major as per-head products need.
+/// Row orders of `[B * H, ...]` tensors: token-major, as projections produce them, and head-major, as the products of
+/// each head need them.
 struct HeadMajor {
     to_heads: Option<(Tensor, Tensor)>,
     /// Group boundaries of the head-major order, i32 `[H + 1]`.
@@ -131,7 +132,7 @@ impl HeadMajor {
     fn new(cx: &Cx, b: usize, heads: usize) -> Self {
         let mut offsets = cx.empty(&[heads + 1], DType::I32);
         offsets.i32_mut().iter_mut().enumerate().for_each(|(h, o)| *o = (h * b) as i32);
-        // One sequence: both orders are the same.
+        // With one sequence, both orders are the same.
         let to_heads = (b > 1).then(|| {
             let forth: Vec<i32> = (0..heads).flat_map(|h| (0..b).map(move |i| (i * heads + h) as i32)).collect();
             let back: Vec<i32> = (0..b).flat_map(|i| (0..heads).map(move |h| (h * b + i) as i32)).collect();
