@@ -1,20 +1,17 @@
 //! Computes the numbers of a configuration: parameters, cache, arithmetic, memory. It builds no model, and it estimates
 //! nothing.
 //!
-//! Formulas for T tokens per sequence, L layers, H heads, and sizes as in the report's section 2.1: 6-8
+//! Formulas for T tokens per sequence, L layers, H heads, and sizes as in the report's section 2.1:
+//!
+//! ```text
 //! forward FLOPs per token  = 2 * active matrix parameters + L * 2 * H * (d_qk + d_v) * (T + 1) / 2
 //! training FLOPs per token = 3 * forward, with every MTP module's block, its eh_proj and its use of the head added
 //! cache per token          = L * (d_c + d_R) * 2 bytes
-//!
-//! ```text
-//! forward FLOPs a token  = 2 * active matrix parameters + L * 2 * H * (d_qk + d_v) * (T + 1) / 2
-//! training FLOPs a token = 3 * forward, with every MTP module's block, its eh_proj and its use of the head added
-//! cache a token          = L * (d_c + d_R) * 2 bytes
 //! ```
 //!
 //! Active matrix parameters are those that a token is multiplied with: the chosen and shared experts, attention,
-//! router, and the output head. They do not include the embedding (a look-up), norms or biases. A causal token sees (T
-//! + 1) / 2 keys on average. Recomputation is not counted, as is usual for MFU.
+//! router, and the output head. They do not include the embedding (a look-up), norms or biases.
+//! A causal token sees (T + 1) / 2 keys on average. Recomputation is not counted, as is usual for MFU.
 
 use hadal_weights::ModelConfig;
 use hadal_weights::list::{Parameter, Role, parameters};
