@@ -7,9 +7,10 @@
 //! dq_i = scale sum_j dS_ij k_j     dk_j = scale sum_i dS_ij q_i     dv_j = sum_i P_ij do_i
 //! ```
 //!
-//! Shapes: T tokens of all segments, H heads; q `[T, H (dn + dr)]` with `[nope | rope]` a head, rope applied;
-//! kv `[T, H (dn + dv)]` with `[k_nope | v]` a head; k_rope `[T, dr]`, one for all heads; o `[T, H dv]`;
-//! lse f32 `[H, T]`. All but lse in one compute format, F32 or Bf16.
+//! Shapes: T tokens of all segments, H heads; q `[T, H (dn + dr)]` with `[nope | rope]` for each head, rope applied;
+//! kv `[T, H (dn + dv)]` with `[k_nope | v]` for each head; k_rope `[T, dr]`, one for all heads; o `[T, H dv]`;
+//! lse f32 `[H, T]`. All but lse in one compute format, F32 or Bf16. In the forward pass a segment may continue tokens that
+//! came before: then kv and k_rope have rows for all of its tokens, and q, o and lse only for the last of them.
 //!
 //! Precision: f32 softmax and sums everywhere. On AVX-512 with Bf16 the products are bf16 dot products and the weights
 //! P and gradients dS are rounded to bf16 before the second product; the other paths keep them in f32.
@@ -165,15 +166,15 @@ fn check(t: &Tensor, name: &str, rows: usize, cols: usize, dtype: DType) {
 
 #[track_caller]
 fn check_inputs(q: &Tensor, kv: &Tensor, k_rope: &MatRef<'_>, seg: &Segments, s: &AttnShape) {
-    let (t, dtype) = (seg.tokens(), q.dtype());
+    let (t, keys, dtype) = (seg.tokens(), seg.keys(), q.dtype());
     assert!(s.scale > 0.0, "attention: scale {} must be positive", s.scale);
     assert!(s.heads > 0 && s.d_qk() > 0 && s.d_v > 0, "attention: {s:?}");
     assert!(dtype != DType::I32, "attention: q is {q:?}");
     check(q, "q", t, s.heads * s.d_qk(), dtype);
-    check(kv, "kv", t, s.heads * (s.d_nope + s.d_v), dtype);
+    check(kv, "kv", keys, s.heads * (s.d_nope + s.d_v), dtype);
     assert!(
-        k_rope.rows() == t && k_rope.cols() == s.d_rope && k_rope.dtype() == dtype,
-        "attention: k_rope is {:?} [{}, {}], expected {dtype:?} [{t}, {}]",
+        k_rope.rows() == keys && k_rope.cols() == s.d_rope && k_rope.dtype() == dtype,
+        "attention: k_rope is {:?} [{}, {}], expected {dtype:?} [{keys}, {}]",
         k_rope.dtype(),
         k_rope.rows(),
         k_rope.cols(),
@@ -183,8 +184,11 @@ fn check_inputs(q: &Tensor, kv: &Tensor, k_rope: &MatRef<'_>, seg: &Segments, s:
 
 /// Flops of `times` the forward pass's products.
 fn products(seg: &Segments, s: &AttnShape, times: u64) -> u64 {
-    let pairs = |w: &[i32]| ((w[1] - w[0]) as u64 * ((w[1] - w[0]) as u64 + 1)) / 2;
-    let pairs: u64 = seg.starts().windows(2).map(pairs).sum();
+    let pairs = |i: usize| {
+        let (len, before) = (seg.span(i).1 as u64, seg.before(i).1 as u64);
+        len * before + len * (len + 1) / 2
+    };
+    let pairs: u64 = (0..seg.count()).map(pairs).sum();
     2 * times * pairs * (s.heads * (s.d_qk() + s.d_v)) as u64
 }
 
@@ -229,6 +233,7 @@ pub fn backward<'a, 'b>(
     let _scope = cx.scope("attention backward", products(seg, s, 2), 0);
     let (k_rope, dk_rope) = (k_rope.into(), dk_rope.into());
     check_inputs(q, kv, &k_rope, seg, s);
+    assert_eq!(seg.tokens(), seg.keys(), "attention: backward wants whole segments");
     let (t, dtype) = (seg.tokens(), q.dtype());
     check(d_o, "d_o", t, s.heads * s.d_v, dtype);
     check(o, "o", t, s.heads * s.d_v, dtype);

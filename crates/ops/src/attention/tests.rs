@@ -279,3 +279,48 @@ fn exp2_is_within_two_ulp() {
         assert_eq!(y[0], 1.0);
     }
 }
+
+/// Queries whose keys began before them have the bits that they have in the whole segment, wherever it is cut.
+#[test]
+fn continued_segments_have_the_bits_of_whole_ones() {
+    everywhere(|isa, dtype| {
+        let cx = Cx::cpu(2, dtype).with_isa(isa);
+        let lens = [300, 131, 40];
+        let whole = Case::new(&lens, [2, 24, 8, 20], dtype);
+        let [o, lse, ..] = whole.run(&cx);
+        let (s, t) = (&whole.s, whole.tokens());
+        let (row_q, row_o) = (s.heads * s.d_qk(), s.heads * s.d_v);
+        let kv = cx.tensor(&[t, s.heads * (s.d_nope + s.d_v)], &whole.kv, dtype);
+        let k_rope = cx.tensor(&[t, s.d_rope], &whole.k_rope(), dtype);
+        for befores in [
+            [0, 0, 0],
+            [1, 0, 39],
+            [15, 130, 16],
+            [16, 3, 1],
+            [127, 128, 0],
+            [128, 1, 17],
+            [129, 100, 8],
+            [299, 64, 25],
+        ] {
+            let new: Vec<usize> = lens.iter().zip(befores).map(|(len, before)| len - before).collect();
+            let mut seg = Segments::uniform(&cx, 0, 0);
+            seg.set_continued(befores.into_iter().zip(new.iter().copied()));
+            let rows: Vec<usize> =
+                (0..lens.len()).flat_map(|i| whole.starts[i] + befores[i]..whole.starts[i + 1]).collect();
+            let q: Vec<f32> = rows.iter().flat_map(|r| whole.q[r * row_q..(r + 1) * row_q].to_vec()).collect();
+            let n = rows.len();
+            let q = cx.tensor(&[n, row_q], &q, dtype);
+            let (mut o_new, mut lse_new) = (cx.zeros(&[n, row_o], dtype), cx.zeros(&[s.heads, n], DType::F32));
+            forward(&cx, &q, &kv, &k_rope, &seg, s, &mut o_new, &mut lse_new);
+            let o_new = o_new.to_vec_f32();
+            for (i, r) in rows.iter().enumerate() {
+                let want = &o[r * row_o..(r + 1) * row_o];
+                assert_eq!(&o_new[i * row_o..(i + 1) * row_o], want, "{befores:?}: row {r}");
+                assert!(
+                    (0..s.heads).all(|h| lse_new.f32()[h * n + i] == lse[h * t + r]),
+                    "{befores:?}: lse of row {r}"
+                );
+            }
+        }
+    });
+}
