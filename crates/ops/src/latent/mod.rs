@@ -1,18 +1,18 @@
-//! Decode attention over cached latents, the absorbed form of MLA (report 2.1.2's cache, eq. 1 and 10-11 with W_UK
-//! folded into the query and W_UV left to the caller).
+//! Decode attention over cached latents, the absorbed form of MLA (the cache of report 2.1.1, eq. 1 and 10-11). W_UK is
+//! folded into the query, and the caller applies W_UV.
 //!
 //! ```text
 //! s_j = (q_lat . c_j + q_rope . r_j) * scale        cache row j = [c_j (dc) | r_j (dr)], j < len
 //! o_lat = sum_j softmax_j(s_j) c_j
 //! ```
 //!
-//! Shapes: q_lat `[B, H (dc + dr)]`, one new token a sequence; a cache `[cap, dc + dr]` a sequence, of which the first
-//! `len >= 1` rows count (the new token's own is among them); o_lat `[B, H dc]`. Caches and o_lat in one compute format;
-//! q_lat in that format or f32, then rounded to it where the products are in it.
+//! Shapes: q_lat `[B, H (dc + dr)]` with one new token per sequence; one cache `[cap, dc + dr]` per sequence, whose
+//! first `len >= 1` rows are used (including the row of the new token); o_lat `[B, H dc]`. Caches and o_lat have the
+//! same compute format. q_lat has that format or f32; f32 is rounded if the products need it.
 //!
-//! Precision as in `attention`. Order: keys are cut at multiples of `SPLIT`; every part has its own maximum, sum and
-//! output, walked in blocks from its start, and the parts are merged in ascending order. So the bits depend on the
-//! sequence alone, and one long sequence still occupies many threads.
+//! Precision as in `attention`. Order: keys are divided at multiples of `SPLIT`. Every part has its own maximum, sum
+//! and output, and is processed in blocks from its start. Then the parts are merged in ascending order. So the bits
+//! depend on the sequence alone, and one long sequence still uses many threads.
 
 mod part;
 #[cfg(test)]
@@ -24,25 +24,25 @@ use crate::{Cx, DType, DisjointMut, Tensor};
 use half::bf16;
 use part::{Merge, Parts};
 
-/// Keys of one part. A multiple of attention's block.
+/// Keys per part. A multiple of attention's block.
 const SPLIT: usize = 512;
-/// Heads of one task: lanes of the scores.
+/// Heads per task: the lanes of the scores.
 const HEADS: usize = 128;
 
-/// Sizes one decode step shares.
+/// Sizes that are the same for a whole decode step.
 #[derive(Clone, Copy)]
 struct Sizes {
     heads: usize,
     dc: usize,
     dr: usize,
     scale: f32,
-    /// Parts of the longest sequence.
+    /// Number of parts of the longest sequence.
     parts: usize,
-    /// Lanes of an output row in scratch, with its maximum and sum after it.
+    /// Lanes of an output row in scratch. Maximum and sum follow.
     row: usize,
 }
 
-/// Writes `o_lat` (shapes above). Panics when shapes or formats disagree or a length is 0 or over its cache.
+/// Writes `o_lat` (shapes above). Panics if shapes or formats disagree, or if a length is 0 or larger than its cache.
 pub fn decode(
     cx: &Cx,
     q_lat: &Tensor,

@@ -1,6 +1,7 @@
-//! One part of a sequence's keys for a group of heads, and the merge of the parts.
+//! Processes one part of a sequence's keys for a group of heads, and merges the parts.
 //!
-//! As in the forward pass with heads in place of queries: S^T = C Q^T, lanes are heads, then O = alpha O + P C.
+//! It works like the forward pass with heads in place of queries: S^T = C Q^T with heads as lanes, then O = alpha O + P
+//! C.
 
 use super::{HEADS, SPLIT, Sizes};
 use crate::attention::kernel::{AttentionElem, TileKernel, Work};
@@ -19,7 +20,7 @@ pub(super) struct Parts<'a, E> {
     pub(super) lens: &'a [usize],
     pub(super) z: Sizes,
     pub(super) groups: usize,
-    /// `[B parts, H, row]`: an output row that is not normalised yet, at its end the maximum (base 2) and the sum.
+    /// `[B parts, H, row]`: an output row that is not yet normalised, followed by the maximum (base 2) and the sum.
     pub(super) partial: DisjointMut<'a, f32>,
 }
 
@@ -101,7 +102,7 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
     }
 }
 
-/// A task is a sequence: its parts weighted to a common maximum and added in ascending order.
+/// A task is a sequence. Its parts are scaled to a common maximum and added in ascending order.
 pub(super) struct Merge<'a, E> {
     pub(super) lens: &'a [usize],
     pub(super) z: Sizes,

@@ -1,4 +1,4 @@
-//! Latent decode against the f64 reference, and its invariants.
+//! Latent decode compared with the f64 reference, and its invariants.
 
 use super::*;
 use crate::{Isa, Purpose, Rng};
@@ -29,7 +29,7 @@ struct Case {
 
 impl Case {
     fn new(lens: &[usize], [heads, dc, dr]: [usize; 3], dtype: DType) -> Self {
-        // Two rows of capacity beyond the length: they must not count.
+        // The capacity is two rows larger than the length. These rows must have no effect.
         let cache = |(i, n): (usize, &usize)| normal((n + 2) * (dc + dr), 100 + i as u64, dtype);
         let caches = lens.iter().enumerate().map(cache).collect();
         Self { lens: lens.to_vec(), heads, dc, dr, q: normal(lens.len() * heads * (dc + dr), 1, dtype), caches }
@@ -50,7 +50,7 @@ impl Case {
     fn check(&self, isa: Isa, dtype: DType) {
         let cx = Cx::cpu(2, dtype).with_isa(isa);
         let longest = self.lens.iter().copied().max().unwrap_or(0);
-        // As derived in the tests of attention; a merge adds one more chain over the parts.
+        // As derived in the tests of attention. A merge adds one more chain over the parts.
         let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
         let r = Rounding {
             product: (longest.max(self.dc + self.dr) + 16) as f64 * 2f64.powi(-24),
@@ -106,7 +106,7 @@ fn agrees_over_several_parts_and_head_groups() {
     });
 }
 
-/// The same bits whatever the threads, the other sequences and the capacity of the cache.
+/// The bits do not depend on the threads, the other sequences or the capacity of the cache.
 #[test]
 fn a_sequence_decides_its_own_bits() {
     everywhere(|isa, dtype| {
@@ -124,8 +124,8 @@ fn a_sequence_decides_its_own_bits() {
     });
 }
 
-/// A prefix-sized call equals the absorbed form of decompressed attention: with the identity as W_UK and W_UV and one
-/// head, both compute the same thing.
+/// The last token of a sequence gives the same as decompressed attention in the absorbed form. With the identity as
+/// W_UK and W_UV and one head, both compute the same thing.
 #[test]
 fn equals_decompressed_attention() {
     use crate::attention::{AttnShape, Segments, forward};
@@ -146,7 +146,7 @@ fn equals_decompressed_attention() {
         let (q, rope) = (cx.tensor(&[t, dc + dr], &q, dtype), cx.tensor(&[t, dr], &rows(dc, dr), dtype));
         forward(&cx, &q, &kv, &rope, &Segments::uniform(&cx, 1, t), &s, &mut o, &mut lse);
         let (a, b) = (case.run(&cx, dtype), o.to_vec_f32()[(t - 1) * dc..].to_vec());
-        // Two roundings to bf16 of P and one of the output on each side, or a few hundred f32 operations.
+        // On each side, two roundings of P to bf16 and one of the output, or a few hundred f32 operations.
         let tolerance = if dtype == DType::Bf16 { 4.0 * 2f32.powi(-8) } else { 400.0 * 2f32.powi(-24) };
         let size = case.caches[0].iter().fold(0f32, |m, x| m.max(x.abs()));
         assert!(a.iter().zip(&b).all(|(x, y)| (x - y).abs() <= tolerance * size), "{a:?} {b:?}");
