@@ -112,11 +112,11 @@ fn cuts_at_whole_tiles_change_the_order_of_sums_only() {
 /// from another quotient.
 ///
 /// Let `p` be an element of dy and `q` one of x (as kept). With either split they become `p + e` and `q + f`. Above the
-/// grid's normal numbers, `|e| <= 2^-4 |p|` (four significant bits). Below them, `|e| <= A`, where A is half of the
-/// step, which is 2^-9 times the scale. The same holds for f with B. So `(p + e)(q + f) - p q` is at most `(2^-4 + 2^-4
-/// + 2^-8) |p q| + A |q| + |p| B + A B`. The mixed terms of relative and absolute errors add `2^-4 A |q|` and similar
-/// terms. To cover them, the last three terms are multiplied by 1 + 2^-4. The two splits differ by at most twice the
-/// sum of this over the rows, plus the f32 rounding of both sums as above.
+/// grid's normal numbers, `|e| <= 2^-4 |p|` (four significant bits). Below them, `|e| <= A`, where A is half of the step,
+/// which is 2^-9 times the scale. The same holds for f with B. So `(p + e)(q + f) - p q` is at most
+/// `(2^-4 + 2^-4 + 2^-8) |p q| + A |q| + |p| B + A B`. The mixed terms of relative and absolute errors add `2^-4 A |q|`
+/// and similar terms. To cover them, the last three terms are multiplied by 1 + 2^-4. The two splits differ by at most
+/// twice the sum of this over the rows, plus the f32 rounding of both sums as above.
 #[test]
 fn cuts_elsewhere_stay_within_two_roundings_of_either_operand() {
     each(|kept, sizes, gradient| {
