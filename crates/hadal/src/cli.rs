@@ -204,7 +204,7 @@ pub(crate) struct ExtendArgs {
     /// Constant learning rate, as a number or a share of the run's peak [default: the rate at the end of the run]
     #[arg(long, requires = "to")]
     pub(crate) lr: Option<String>,
-    /// Sequences per step [default: as many as give the tokens per step of the run]
+    /// Sequences per step [default: as many as keep the tokens per step of the run]
     #[arg(long, requires = "to")]
     pub(crate) sequences: Option<u64>,
     /// Sequences per forward and backward pass; more of them need more memory
@@ -351,7 +351,7 @@ pub(crate) enum ScaleFmt {
 /// Options of every command that writes weights.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct FilesArgs {
-    /// Scales of FP8 weights. If you ask for powers of two, weights with other scales are quantized again [default: the
+    /// Scales of FP8 weights. If you ask for powers of two, weights with other scales are quantised again [default: the
     /// scales of the checkpoint, or f32]
     #[arg(long, value_enum)]
     pub(crate) scale_fmt: Option<ScaleFmt>,
