@@ -10,9 +10,9 @@
 //! Without a query latent (`q_lora_rank` null) the query is one product of its own. Shapes: `t` tokens, `d` hidden;
 //! activations in the compute format, residual stream and its gradient f32.
 //!
-//! The absorbed form for decoding lives in [`decode`].
+//! Passes that continue sequences, and the absorbed form, are in [`absorbed`].
 
-pub(crate) mod decode;
+pub(crate) mod absorbed;
 
 use crate::build::Builder;
 use crate::kept::Kept;
@@ -236,12 +236,6 @@ impl Mla {
         let (c_kv, rstd_kv) = self.latent(cx, a);
         let kv = self.keys_and_values(cx, &c_kv);
         Expanded { n, rstd, q, query, c_kv, rstd_kv, kv }
-    }
-
-    /// What a cache keeps of the tokens of a forward pass: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
-    pub(crate) fn latents(&self, cx: &Cx, saved: MlaSaved) -> (Tensor, Tensor) {
-        let MlaSaved { a, expanded, k_rope, .. } = saved;
-        (expanded.map_or_else(|| self.latent(cx, &a).0, |e| e.c_kv), k_rope)
     }
 
     /// `x_td + MLA(RMSNorm(x_td))`, f32 in and out.

@@ -1,57 +1,28 @@
-//! Absorbed MLA for decoding (report 2.1.1; only `c_kv` and `k_rope` are cached, nothing is decompressed).
+//! MLA over cached latents (report 2.1.1; only `c_kv` and `k_rope` are kept): the absorbed form, in which nothing is
+//! decompressed, and the decompressed form for given tokens that continue a sequence.
 //!
 //! `W_UK` is folded into the query, `q_lat = q_nope W_UK`, scores are taken against the cached latents, and `W_UV` is
 //! applied to the weighted sum of latents. Mathematically equal to the decompressed form; in floating point the two
-//! agree within the rounding of the folded products. Shapes: `b` sequences with one new token each, `h` heads.
+//! agree within the rounding of the folded products. Shapes: `t` rows of a pass, `b` of them in the absorbed form, `h` heads.
 
 use super::Mla;
+use crate::cached::LayerCache;
 use crate::pass::Pass;
-use hadal_ops::attention::AttnShape;
+use hadal_ops::attention::{self, AttnShape};
 use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, latent, linear, linear::PackedWeight};
 use std::convert::Infallible;
-
-/// The latents of one sequence in one layer: rows `[c_kv | k_rope]` in the compute format.
-pub struct LatentCache {
-    rows: Tensor,
-    len: usize,
-}
-
-impl LatentCache {
-    /// Room for `capacity` tokens of `width = d_c + d_R` numbers.
-    pub fn new(cx: &Cx, capacity: usize, width: usize) -> Self {
-        Self { rows: cx.empty(&[capacity, width], cx.compute()), len: 0 }
-    }
-    /// Tokens held.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-    /// Tokens it has room for.
-    pub fn capacity(&self) -> usize {
-        self.rows.rows()
-    }
-    /// Forgets everything after the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
-    /// Appends rows `from..to` of the latents.
-    pub fn append(&mut self, cx: &Cx, c_kv: &Tensor, k_rope: &Tensor, from: usize, to: usize) {
-        let n = to - from;
-        assert!(self.len + n <= self.capacity(), "latent cache: {} + {n} tokens of {}", self.len, self.capacity());
-        elementwise::copy_rows(cx, c_kv, from, n, &mut self.rows, self.len, 0);
-        elementwise::copy_rows(cx, k_rope, from, n, &mut self.rows, self.len, c_kv.cols());
-        self.len += n;
-    }
-}
 
 /// `W_UK` and `W_UV` by head, packed for the absorbed products.
 pub struct Absorbed {
     uk: PackedWeight,
     uv: PackedWeight,
+}
+
+impl Absorbed {
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.uk.bytes() + self.uv.bytes()
+    }
 }
 
 impl Mla {
@@ -78,45 +49,74 @@ impl Mla {
         Absorbed { uk, uv }
     }
 
-    /// `x_bd + MLA(RMSNorm(x_bd))` for one new token of each of `b` sequences, whose caches it extends.
-    pub fn decode(
-        &self,
-        cx: &Cx,
-        absorbed: &Absorbed,
-        x: Tensor,
-        pass: &Pass<'_>,
-        caches: &mut [&mut LatentCache],
-    ) -> Tensor {
-        let AttnShape { heads, d_nope, d_rope, d_v, scale } = self.shape;
-        let (b, dc, dq) = (x.rows(), self.kv_rank, d_nope + d_rope);
+    /// `x_td + MLA(RMSNorm(x_td))` for the rows of a pass that continues sequences, whose latents are kept.
+    pub(crate) fn forward_cached(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, mut cache: LayerCache<'_>) -> Tensor {
         let p = self.project(cx, x, pass);
-        for (i, cache) in caches.iter_mut().enumerate() {
-            cache.append(cx, &p.c_kv, &p.k_rope, i, i + 1);
-        }
+        cache.keep(cx, &p.c_kv, &p.k_rope);
+        let (t, given) = (p.q.rows(), cache.rows.given);
+        let o = match (given, t - given) {
+            (_, 0) => self.attend_decompressed(cx, &p.q, &cache),
+            (0, _) => self.attend_absorbed(cx, p.q, &cache),
+            (_, generated) => {
+                let mut o = cx.empty(&[t, self.shape.heads * self.shape.d_v], cx.compute());
+                let part = |from: usize, n: usize| {
+                    let mut q = cx.empty(&[n, p.q.cols()], cx.compute());
+                    elementwise::copy_rows(cx, &p.q, from, n, &mut q, 0, 0);
+                    q
+                };
+                let first = self.attend_decompressed(cx, &part(0, given), &cache);
+                elementwise::copy_rows(cx, &first, 0, given, &mut o, 0, 0);
+                let second = self.attend_absorbed(cx, part(given, generated), &cache);
+                elementwise::copy_rows(cx, &second, 0, generated, &mut o, given, 0);
+                o
+            }
+        };
+        let mut y = p.x;
+        self.out.forward(cx, &o, &mut y, Acc::Add);
+        y
+    }
+
+    /// Attention of given tokens: keys and values of all tokens of their sequences are made from the latents.
+    fn attend_decompressed(&self, cx: &Cx, q: &Tensor, cache: &LayerCache<'_>) -> Tensor {
+        let (s, dc) = (&self.shape, self.kv_rank);
+        let (t, keys) = (q.rows(), &cache.rows.keys);
+        let latents = |columns| {
+            let part = cache.pool.columns(columns);
+            let mut out = cx.empty(&[keys.len(), part.cols()], cx.compute());
+            elementwise::gather_rows(cx, part, keys, &mut out);
+            out
+        };
+        let (c_kv, k_rope) = (latents(0..dc), latents(dc..dc + s.d_rope));
+        let kv = self.keys_and_values(cx, &c_kv);
+        let mut o = cx.empty(&[t, s.heads * s.d_v], cx.compute());
+        let mut lse = cx.empty(&[s.heads, t], DType::F32);
+        attention::forward(cx, q, &kv, k_rope.mat(), &cache.rows.seg, s, &mut o, &mut lse);
+        o
+    }
+
+    /// Attention of generated tokens, `q` `[B, H (dn + dr)]`.
+    fn attend_absorbed(&self, cx: &Cx, q: Tensor, cache: &LayerCache<'_>) -> Tensor {
+        let AttnShape { heads, d_nope, d_rope, d_v, scale } = self.shape;
+        let (b, dc, dq) = (q.rows(), self.kv_rank, d_nope + d_rope);
         let order = HeadMajor::new(cx, b, heads);
-        let q = p.q.reshape(&[b * heads, dq]);
+        let q = q.reshape(&[b * heads, dq]);
         // Fold W_UK into the query, head by head.
         let q_nope = order.to_heads(cx, q.columns(0..d_nope));
         let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
-        linear::grouped_backward_input(cx, &q_nope, &absorbed.uk, &order.offsets, &mut q_c, Acc::Write);
+        linear::grouped_backward_input(cx, &q_nope, &cache.view.uk, &order.offsets, &mut q_c, Acc::Write);
         let q_c = order.to_tokens(cx, q_c);
         let mut q_lat = cx.empty(&[b * heads, dc + d_rope], cx.compute());
         elementwise::cast(cx, &q_c, q_lat.columns_mut(0..dc));
         elementwise::cast(cx, q.columns(d_nope..dq), q_lat.columns_mut(dc..dc + d_rope));
         let q_lat = q_lat.reshape(&[b, heads * (dc + d_rope)]);
         let mut o_lat = cx.empty(&[b, heads * dc], cx.compute());
-        let rows: Vec<&Tensor> = caches.iter().map(|c| &c.rows).collect();
-        let lens: Vec<usize> = caches.iter().map(|c| c.len).collect();
-        latent::decode(cx, &q_lat, &rows, &lens, heads, dc, d_rope, scale, &mut o_lat);
+        latent::decode(cx, &q_lat, cache.pool, &cache.rows.paged, heads, dc, d_rope, scale, &mut o_lat);
         // W_UV on the weighted sums.
         let o_lat = o_lat.reshape(&[b * heads, dc]);
         let o_lat = order.to_heads(cx, o_lat.mat());
         let mut o = cx.empty(&[b * heads, d_v], cx.compute());
-        linear::grouped_forward(cx, &o_lat, &absorbed.uv, &order.offsets, &mut o, Acc::Write);
-        let o = order.to_tokens(cx, o).reshape(&[b, heads * d_v]);
-        let mut y = p.x;
-        self.out.forward(cx, &o, &mut y, Acc::Add);
-        y
+        linear::grouped_forward(cx, &o_lat, &cache.view.uv, &order.offsets, &mut o, Acc::Write);
+        order.to_tokens(cx, o).reshape(&[b, heads * d_v])
     }
 }
 
