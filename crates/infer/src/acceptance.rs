@@ -4,9 +4,10 @@
 //!
 //! A small model's own text soon repeats itself and is easy to predict. A given text is not.
 
+use crate::decoder::Decoder;
 use crate::generate::{Generation, generate};
 use crate::sample::{SampleParams, argmax};
-use hadal_model::{Decoder, Input, Model};
+use hadal_model::{Input, Model};
 use hadal_ops::Cx;
 use serde::{Deserialize, Serialize};
 
@@ -37,14 +38,15 @@ impl std::ops::AddAssign for Acceptance {
 /// tokens.
 pub fn generate_with_drafts(
     cx: &Cx,
-    decoder: &Decoder<'_>,
+    model: &Model,
+    decoder: &mut Decoder,
     prompt: &[u32],
     stop: &[u32],
     n: usize,
 ) -> (Generation, Acceptance) {
-    let done = generate(cx, decoder, prompt, SampleParams::default(), stop, n, &mut |_| true);
+    let done = generate(cx, model, decoder, prompt, SampleParams::default(), stop, n, &mut |_| true);
     let all = [prompt, &done.tokens].concat();
-    let seen = mtp_acceptance(cx, decoder.model(), &all, prompt.len());
+    let seen = mtp_acceptance(cx, model, &all, prompt.len());
     (done, seen)
 }
 
@@ -101,10 +103,10 @@ mod tests {
         let config = ModelConfig::from_file(fixture).unwrap();
         let cx = Cx::cpu(1, DType::F32);
         let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
-        let decoder = Decoder::new(&cx, &model);
+        let mut decoder = Decoder::new(&cx, &model);
         let mut seen = Acceptance::default();
         for prompt in 1..20 {
-            let (done, own) = generate_with_drafts(&cx, &decoder, &[prompt], &[], 16);
+            let (done, own) = generate_with_drafts(&cx, &model, &mut decoder, &[prompt], &[], 16);
             let all = [&[prompt], done.tokens.as_slice()].concat();
             assert_eq!((all.len(), own.drafts), (17, 15));
             // The last position of a text predicts a token that is not in the text.

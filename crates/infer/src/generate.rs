@@ -1,8 +1,9 @@
-//! Generates one sequence: a prefill, then one absorbed decode step per token.
+//! Generation of one sequence: its prompt is read, then each token is a pass of one row.
 
+use crate::decoder::{Decoder, Part, Sequence};
 use crate::sample::{SampleParams, Sampler};
-use hadal_model::Decoder;
-use hadal_ops::{Cx, Tensor};
+use hadal_model::{Form, Model};
+use hadal_ops::Cx;
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub struct Generation {
 /// If the prompt is empty. Callers check this first and give a better message.
 pub fn generate(
     cx: &Cx,
-    decoder: &Decoder<'_>,
+    model: &Model,
+    decoder: &mut Decoder,
     prompt: &[u32],
     params: SampleParams,
     stop: &[u32],
@@ -41,21 +43,20 @@ pub fn generate(
     each: &mut dyn FnMut(u32) -> bool,
 ) -> Generation {
     assert!(!prompt.is_empty(), "generate: empty prompt");
-    let model = decoder.model();
     let room = model.config.max_position_embeddings.saturating_sub(prompt.len());
     let max_new = max_new.min(room);
-    let mut cache = decoder.cache(cx, prompt.len() + max_new);
+    decoder.reserve(cx, model, prompt.len() + max_new);
+    let mut sequence = Sequence::default();
     let start = std::time::Instant::now();
     let ids: Vec<i32> = prompt.iter().map(|t| *t as i32).collect();
-    let hidden = decoder.prefill(cx, &ids, &mut cache);
-    let mut logits = model.project(cx, &last_row(cx, &hidden));
+    let mut logits = model.project(cx, &decoder.read(cx, model, &mut sequence, &ids));
     let prefill = start.elapsed().as_secs_f64();
     let start = std::time::Instant::now();
     let mut sampler = Sampler::new(params);
     let mut tokens = Vec::with_capacity(max_new);
     let mut why = Stop::Length;
     while tokens.len() < max_new {
-        let token = sampler.next(logits.f32(), cache.len());
+        let token = sampler.next(logits.f32(), sequence.len());
         if stop.contains(&token) {
             why = Stop::Token;
             break;
@@ -66,17 +67,10 @@ pub fn generate(
             break;
         }
         if tokens.len() < max_new {
-            let h = decoder.step(cx, &[token as i32], &mut [&mut cache]);
-            logits = model.project(cx, &h);
+            let part = Part { sequence: &mut sequence, tokens: &[token as i32], form: Form::Absorbed };
+            logits = model.project(cx, &decoder.extend(cx, model, &mut [part]));
         }
     }
+    decoder.release(sequence);
     Generation { tokens, stop: why, seconds: (prefill, start.elapsed().as_secs_f64()) }
-}
-
-/// The last row of `[T, D]` as `[1, D]`.
-fn last_row(cx: &Cx, h: &Tensor) -> Tensor {
-    let row = cx.indices(&[1], &[h.rows() as i32 - 1]);
-    let mut out = cx.empty(&[1, h.cols()], h.dtype());
-    hadal_ops::elementwise::gather_rows(cx, h, &row, &mut out);
-    out
 }

@@ -1,12 +1,14 @@
 //! Inference: sampling, cached generation, and questions about long texts.
 
 mod acceptance;
+mod decoder;
 mod generate;
 mod loaded;
 mod needle;
 mod sample;
 
 pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acceptance};
+pub use decoder::{Decoder, Part, Sequence};
 pub use generate::{Generation, Stop, generate};
 pub use loaded::{LoadError, Loaded};
 pub use needle::{Retrieval, retrieve};

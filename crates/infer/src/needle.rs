@@ -6,7 +6,7 @@
 //! block-wise.
 
 use crate::sample::argmax;
-use hadal_model::Decoder;
+use hadal_model::{Input, Model};
 use hadal_ops::{Cx, elementwise};
 use std::ops::Range;
 
@@ -31,16 +31,14 @@ impl Retrieval {
 /// # Panics
 ///
 /// If the answer is empty, starts the text, or ends after it.
-pub fn retrieve(cx: &Cx, decoder: &Decoder<'_>, ids: &[u32], answer: Range<usize>) -> Retrieval {
+pub fn retrieve(cx: &Cx, model: &Model, ids: &[u32], answer: Range<usize>) -> Retrieval {
     assert!(0 < answer.start && answer.start < answer.end && answer.end <= ids.len(), "retrieve: answer {answer:?}");
     // The last token of the answer is only predicted, not read.
     let read: Vec<i32> = ids[..answer.end - 1].iter().map(|id| *id as i32).collect();
-    let mut cache = decoder.cache(cx, read.len());
-    let hidden = decoder.prefill(cx, &read, &mut cache);
+    let hidden = model.head_inputs(cx, &Input::of(cx, &[&read], 0));
     let rows: Vec<i32> = (answer.start - 1..answer.end - 1).map(|row| row as i32).collect();
     let mut last = cx.empty(&[rows.len(), hidden.cols()], hidden.dtype());
     elementwise::gather_rows(cx, &hidden, &cx.indices(&[rows.len()], &rows), &mut last);
-    let model = decoder.model();
     let logits = model.project(cx, &last);
     let tokens = answer.len();
     let said = logits.f32().chunks_exact(model.config.vocab_size).map(|row| argmax(row) as u32);
@@ -51,8 +49,8 @@ pub fn retrieve(cx: &Cx, decoder: &Decoder<'_>, ids: &[u32], answer: Range<usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{SampleParams, generate};
-    use hadal_model::{Fresh, Model};
+    use crate::{Decoder, SampleParams, generate};
+    use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
     use hadal_weights::precision::Precision;
@@ -63,14 +61,14 @@ mod tests {
         let config = ModelConfig::from_file(format!("{folder}/config.json")).unwrap();
         let cx = Cx::cpu(1, DType::F32);
         let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 3, std: 0.3 });
-        let decoder = Decoder::new(&cx, &model);
+        let mut decoder = Decoder::new(&cx, &model);
         let prompt: Vec<u32> = (0..40).map(|i| (i * 7 + 3) % config.vocab_size as u32).collect();
-        let done = generate(&cx, &decoder, &prompt, SampleParams::default(), &[], 4, &mut |_| true);
+        let done = generate(&cx, &model, &mut decoder, &prompt, SampleParams::default(), &[], 4, &mut |_| true);
         let mut all = [prompt.as_slice(), &done.tokens].concat();
-        let whole = retrieve(&cx, &decoder, &all, 40..44);
+        let whole = retrieve(&cx, &model, &all, 40..44);
         assert_eq!(whole, Retrieval { right: 4, tokens: 4 });
         assert!(whole.found());
         all[42] = (all[42] + 1) % config.vocab_size as u32;
-        assert_eq!(retrieve(&cx, &decoder, &all, 40..44).right, 2);
+        assert_eq!(retrieve(&cx, &model, &all, 40..44).right, 2);
     }
 }

@@ -4,8 +4,8 @@
 use crate::error::{Result, refuse};
 use hadal_data::baseline::{Compressor, Unigram};
 use hadal_data::{DataError, Tokenizer, fim};
-use hadal_infer::{Acceptance, SampleParams, generate, generate_with_drafts};
-use hadal_model::{Decoder, Model};
+use hadal_infer::{Acceptance, Decoder, SampleParams, generate, generate_with_drafts};
+use hadal_model::Model;
 use hadal_ops::Cx;
 use hadal_train::evaluate::evaluate;
 use hadal_train::session::Session;
@@ -69,7 +69,7 @@ impl Prompts {
         tokenizer: &Tokenizer,
         sampling: Option<SampleParams>,
     ) -> Result<Answers, DataError> {
-        let decoder = Decoder::new(cx, model);
+        let mut decoder = Decoder::new(cx, model);
         let stop: Vec<u32> = tokenizer.special().eos.into_iter().collect();
         let mut answers = Answers { texts: Vec::new(), acceptance: Acceptance::default() };
         for (request, prompt) in (0..).zip(&self.all) {
@@ -79,9 +79,18 @@ impl Prompts {
                 None => ids.extend(tokenizer.encode(&prompt.prefix)),
             }
             let done = if let Some(params) = sampling {
-                generate(cx, &decoder, &ids, SampleParams { request, ..params }, &stop, NEW_TOKENS, &mut |_| true)
+                generate(
+                    cx,
+                    model,
+                    &mut decoder,
+                    &ids,
+                    SampleParams { request, ..params },
+                    &stop,
+                    NEW_TOKENS,
+                    &mut |_| true,
+                )
             } else {
-                let (done, seen) = generate_with_drafts(cx, &decoder, &ids, &stop, NEW_TOKENS);
+                let (done, seen) = generate_with_drafts(cx, model, &mut decoder, &ids, &stop, NEW_TOKENS);
                 answers.acceptance += seen;
                 done
             };

@@ -5,7 +5,6 @@ use hadal_base::{IoContext, Purpose, Rng};
 use hadal_data::needle::{Needles, Place, haystack};
 use hadal_data::{Packed, Tokenizer};
 use hadal_infer::{Loaded, retrieve};
-use hadal_model::Decoder;
 use hadal_recipe::plan::Plan;
 use hadal_watch::plot::{self, NeedleCell};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -43,7 +42,7 @@ impl Questions<'_> {
         }
         bar.set_message(if who.is_empty() { String::new() } else { format!("{who}: ") });
         let needles = Needles::new(&loaded.tokenizer, loaded.tokenizer.special().bos.is_some())?;
-        let (cx, decoder) = (&loaded.cx, Decoder::new(&loaded.cx, &loaded.model));
+        let (cx, model) = (&loaded.cx, &loaded.model);
         let mut all = Vec::with_capacity(self.lengths.len() * self.depths);
         for &length in self.lengths {
             for d in 0..self.depths {
@@ -55,7 +54,7 @@ impl Questions<'_> {
                     let text = haystack(documents, length, rng.substream(0));
                     let place = Place { length, depth, distractors: self.distractors };
                     let sample = needles.sample(&text, place, rng.substream(1))?;
-                    let got = retrieve(cx, &decoder, &sample.ids, sample.answer.clone());
+                    let got = retrieve(cx, model, &sample.ids, sample.answer.clone());
                     cell.asked += 1;
                     cell.found += usize::from(got.found());
                     answer(serde_json::json!({

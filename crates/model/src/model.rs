@@ -6,6 +6,7 @@
 use crate::batch::{Input, Targets};
 use crate::block::{Block, BlockSaved};
 use crate::build::Builder;
+use crate::cached::Cache;
 use crate::linear::Linear;
 use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
@@ -85,7 +86,9 @@ impl StepStats {
 #[derive(Default)]
 pub struct Workspace {
     blocks: Vec<BlockSaved>,
-    mtp: Vec<(MtpSaved, Tensor)>,
+    mtp: Vec<MtpSaved>,
+    /// Gradients of the modules' head inputs.
+    d_z: Vec<Tensor>,
 }
 
 /// Activations that the forward pass keeps outside of blocks and MTP modules.
@@ -237,20 +240,23 @@ impl Model {
         Pass { positions: &m.positions, seg: &m.seg, balance, ..*main }
     }
 
-    /// Embedding and blocks. Stores each block's saved state in `saved` if it is given. Returns the residual stream.
-    fn trunk(
+    /// Embedding and blocks, the one way through the model: training, evaluation, prefill and decoding. With a cache the
+    /// rows continue sequences. Each block's saved state goes to `saved` if given. Returns the residual stream.
+    pub(crate) fn trunk(
         &self,
         cx: &Cx,
-        input: &Input,
+        ids: &Tensor,
         pass: &Pass<'_>,
+        mut cache: Option<&mut Cache<'_>>,
         mut saved: Option<&mut Vec<BlockSaved>>,
         observer: &mut Option<Observer<'_>>,
     ) -> Tensor {
-        let mut x = cx.empty(&[input.ids.len(), self.config.hidden_size], DType::F32);
-        embed(cx, &self.embed, &input.ids, &mut x);
+        let mut x = cx.empty(&[ids.len(), self.config.hidden_size], DType::F32);
+        embed(cx, &self.embed, ids, &mut x);
         show(observer, Probe::Hidden(0, &x));
         for (l, block) in self.blocks.iter().enumerate() {
-            let (y, s) = block.forward(cx, x, pass, observer.is_some());
+            let layer = cache.as_deref_mut().map(|cache| cache.layer(l));
+            let (y, s) = block.forward(cx, x, pass, layer, observer.is_some());
             x = y;
             if let Some(moe) = s.moe() {
                 show(observer, Probe::Routing(l, &moe.routing));
@@ -263,7 +269,44 @@ impl Model {
         x
     }
 
-    /// One micro-batch of a training step: forward, losses, backward. Results are added to `stats` and `grads`.
+    /// `model.norm`: the head's input of the main model, and the reciprocal root mean squares.
+    pub(crate) fn final_norm(&self, cx: &Cx, x: &Tensor) -> (Tensor, Tensor) {
+        norm::forward(cx, x, &self.norm, self.config.rms_norm_eps as f32)
+    }
+
+    /// The MTP modules, each on the output of the one before, `h` for the first. Hands each head input `z_rd` to `head`.
+    /// Each module's saved state goes to `saved`, of which all is kept or only the last.
+    fn modules(
+        &self,
+        cx: &Cx,
+        h: &Tensor,
+        input: &Input,
+        pass: &Pass<'_>,
+        (saved, keep): (&mut Vec<MtpSaved>, bool),
+        observer: &mut Option<Observer<'_>>,
+        head: &mut dyn FnMut(usize, &Tensor),
+    ) {
+        for (k, (module, m)) in self.mtp.iter().zip(&input.mtp).enumerate() {
+            if m.rows.is_empty() {
+                break;
+            }
+            let pass = Self::mtp_pass(pass, input, k);
+            let previous = saved.last().map_or(h, MtpSaved::hidden);
+            let shown = observer.is_some();
+            let (z, s) = module.forward(cx, &self.embed, previous, Some(&m.rows), &m.ids, &pass, None, shown);
+            if let Some(moe) = s.block.moe() {
+                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
+            }
+            show(observer, Probe::Mtp(k + 1, s.hidden(), &z));
+            head(k, &z);
+            if !keep {
+                saved.clear();
+            }
+            saved.push(s);
+        }
+    }
+
+    /// One micro-batch of a training step: forward, losses, backward. Adds to `stats` and `grads`.
     pub fn forward_backward(
         &self,
         cx: &Cx,
@@ -293,29 +336,18 @@ impl Model {
         grads: &mut Grads,
         observer: &mut Option<Observer<'_>>,
     ) -> EndsSaved {
-        let x = self.trunk(cx, input, pass, Some(&mut ws.blocks), observer);
-        let (h, rstd) = norm::forward(cx, &x, &self.norm, self.config.rms_norm_eps as f32);
+        let Workspace { blocks, mtp, d_z } = ws;
+        let x = self.trunk(cx, &input.ids, pass, None, Some(blocks), observer);
+        let (h, rstd) = self.final_norm(cx, &x);
         show(observer, Probe::Final(&h));
         let mut d_h = cx.empty(h.shape(), DType::F32);
         stats.main += self.head_loss(cx, &h, &input.targets, weights.main, Some((&mut d_h, grads)));
-
-        // Each MTP module reads the output of the previous one.
-        for (k, (module, rows)) in self.mtp.iter().zip(&input.mtp).enumerate() {
-            if rows.rows.is_empty() {
-                break;
-            }
-            let pass = Self::mtp_pass(pass, input, k);
-            let previous = ws.mtp.last().map_or(&h, |(s, _)| s.hidden());
-            let (z, saved) = module.forward(cx, &self.embed, previous, rows, &pass, observer.is_some());
-            if let Some(moe) = saved.block.moe() {
-                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
-            }
-            show(observer, Probe::Mtp(k + 1, saved.hidden(), &z));
-            let mut d_z = cx.empty(z.shape(), DType::F32);
+        self.modules(cx, &h, input, pass, (mtp, true), observer, &mut |k, z| {
+            let mut d = cx.empty(z.shape(), DType::F32);
             let weight = weights.mtp.get(k).copied().unwrap_or(0.0);
-            stats.mtp[k] += self.head_loss(cx, &z, &rows.targets, weight, Some((&mut d_z, grads)));
-            ws.mtp.push((saved, d_z));
-        }
+            stats.mtp[k] += self.head_loss(cx, z, &input.mtp[k].targets, weight, Some((&mut d, grads)));
+            d_z.push(d);
+        });
         EndsSaved { x, rstd, d_h }
     }
 
@@ -332,11 +364,11 @@ impl Model {
     ) {
         let EndsSaved { x, rstd, mut d_h } = saved;
         let mut d_next = None;
-        while let Some((saved, d_z)) = ws.mtp.pop() {
+        while let Some((saved, d_z)) = ws.mtp.pop().zip(ws.d_z.pop()) {
             let k = ws.mtp.len();
             Self::count(cx, &self.mtp[k].block, &saved.block, pass, stats);
             let pass = Self::mtp_pass(pass, input, k);
-            let mut d_hidden = ws.mtp.last().map(|(s, _)| cx.zeros(s.hidden().shape(), DType::F32));
+            let mut d_hidden = ws.mtp.last().map(|s| cx.zeros(s.hidden().shape(), DType::F32));
             let d_previous = d_hidden.as_mut().unwrap_or(&mut d_h);
             let module = &self.mtp[k];
             let deferred =
@@ -402,12 +434,17 @@ impl Model {
         let main = loss(&h, &input.targets);
         let mut mtp = Vec::new();
         if with_mtp {
-            self.mtp_hidden(cx, &h, input, &pass, &mut observer, &mut |k, z| mtp.push(loss(z, &input.mtp[k].targets)));
+            let mut each = |k: usize, z: &Tensor| mtp.push(loss(z, &input.mtp[k].targets));
+            self.modules(cx, &h, input, &pass, (&mut Vec::new(), false), &mut observer, &mut each);
         }
         (main, mtp)
     }
 
     /// The main model's output after its final norm, `[T, D]` in the compute format.
+    pub fn head_inputs(&self, cx: &Cx, input: &Input) -> Tensor {
+        self.hidden(cx, input, None, &mut None).0
+    }
+
     fn hidden<'a>(
         &'a self,
         cx: &Cx,
@@ -416,37 +453,10 @@ impl Model {
         observer: &mut Option<Observer<'_>>,
     ) -> (Tensor, Pass<'a>) {
         let pass = self.pass(input, None, replay);
-        let x = self.trunk(cx, input, &pass, None, observer);
-        let (h, _) = norm::forward(cx, &x, &self.norm, self.config.rms_norm_eps as f32);
+        let x = self.trunk(cx, &input.ids, &pass, None, None, observer);
+        let (h, _) = self.final_norm(cx, &x);
         show(observer, Probe::Final(&h));
         (h, pass)
-    }
-
-    /// Runs the MTP modules on `h` and passes each head input `z_rd` to `each`.
-    fn mtp_hidden(
-        &self,
-        cx: &Cx,
-        h: &Tensor,
-        input: &Input,
-        pass: &Pass<'_>,
-        observer: &mut Option<Observer<'_>>,
-        each: &mut dyn FnMut(usize, &Tensor),
-    ) {
-        let mut previous: Option<MtpSaved> = None;
-        for (k, (module, rows)) in self.mtp.iter().zip(&input.mtp).enumerate() {
-            if rows.rows.is_empty() {
-                break;
-            }
-            let pass = Self::mtp_pass(pass, input, k);
-            let from = previous.as_ref().map_or(h, MtpSaved::hidden);
-            let (z, saved) = module.forward(cx, &self.embed, from, rows, &pass, observer.is_some());
-            if let Some(moe) = saved.block.moe() {
-                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
-            }
-            show(observer, Probe::Mtp(k + 1, saved.hidden(), &z));
-            each(k, &z);
-            previous = Some(saved);
-        }
     }
 
     /// Logits f32 `[T, V]`, and those of each MTP module `[R, V]`.
@@ -461,7 +471,8 @@ impl Model {
         let logits = |h: &Tensor| self.project(cx, h);
         let main = logits(&h);
         let mut mtp = Vec::new();
-        self.mtp_hidden(cx, &h, input, &pass, &mut observer, &mut |_, z| mtp.push(logits(z)));
+        let mut each = |_, z: &Tensor| mtp.push(logits(z));
+        self.modules(cx, &h, input, &pass, (&mut Vec::new(), false), &mut observer, &mut each);
         (main, mtp)
     }
 

@@ -8,6 +8,7 @@
 use crate::batch::MtpInput;
 use crate::block::{Block, BlockDeferred, BlockSaved};
 use crate::build::Builder;
+use crate::cached::LayerCache;
 use crate::linear::Linear;
 use crate::norm;
 use crate::param::{Grads, Param, embed, embed_backward};
@@ -96,27 +97,33 @@ impl Mtp {
         Normed { cat, rstd_e, rstd_h }
     }
 
-    /// From the previous depth's `h_td` (any format), computes the head's input `z_rd` (compute format) and the saved
-    /// state. `h^k` itself is [`MtpSaved::hidden`].
+    /// From the previous depth's `h_td` (any format): the head's input `z_rd` (compute format) and what was saved;
+    /// `h^k` itself is [`MtpSaved::hidden`]. `rows` says which rows of `h` are this depth's (without it, all of them in
+    /// their order), `ids` which tokens they look at.
     pub fn forward(
         &self,
         cx: &Cx,
         table: &Param,
         previous: &Tensor,
-        input: &MtpInput,
+        rows: Option<&Tensor>,
+        ids: &Tensor,
         pass: &Pass<'_>,
+        cache: Option<LayerCache<'_>>,
         keep_logits: bool,
     ) -> (Tensor, MtpSaved) {
-        let (r, d) = (input.rows.len(), previous.cols());
+        let (r, d) = (ids.len(), previous.cols());
         let mut e = cx.empty(&[r, d], DType::F32);
-        embed(cx, table, &input.ids, &mut e);
+        embed(cx, table, ids, &mut e);
         let mut h = cx.empty(&[r, d], previous.dtype());
-        elementwise::gather_rows(cx, previous, &input.rows, &mut h);
+        match rows {
+            Some(rows) => elementwise::gather_rows(cx, previous, rows, &mut h),
+            None => elementwise::copy_rows(cx, previous, 0, r, &mut h, 0, 0),
+        }
         let normed = self.norms(cx, &e, &h);
         let mut x = cx.empty(&[r, d], DType::F32);
         self.eh_proj.forward(cx, &normed.cat, &mut x, Acc::Write);
         let normed = (!self.recompute).then_some(normed);
-        let (y, block) = self.block.forward(cx, x, pass, keep_logits);
+        let (y, block) = self.block.forward(cx, x, pass, cache, keep_logits);
         let (z, rstd) = norm::forward(cx, &y, &self.norm, self.eps);
         (z, MtpSaved { e, h, normed, block, y, rstd })
     }
@@ -166,5 +173,9 @@ impl MtpSaved {
     /// `h^k`: the block's output before `shared_head.norm`, f32 `[R, D]`.
     pub fn hidden(&self) -> &Tensor {
         &self.y
+    }
+    /// The same, alone.
+    pub(crate) fn into_hidden(self) -> Tensor {
+        self.y
     }
 }

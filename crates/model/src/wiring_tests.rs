@@ -36,7 +36,8 @@ fn stream(cx: &Cx, rows: usize, cols: usize) -> Tensor {
 /// The results of a block in the order of computation. Kept activations are given in their kept format.
 fn seen(cx: &Cx, saved: &BlockSaved, y: &Tensor) -> Vec<(&'static str, Vec<f32>)> {
     let kept = |k: &Kept| k.floats(cx, &mut None).to_vec_f32();
-    let (attn, e) = (&saved.attn, saved.attn.expanded.as_ref().unwrap());
+    let attn = saved.attn.as_ref().unwrap();
+    let e = attn.expanded.as_ref().unwrap();
     let (gate_up, experts) = match &saved.mlp {
         MlpSaved::Dense(f) => (kept(&f.gu), Vec::new()),
         MlpSaved::Moe(m) => (kept(&m.shared.as_ref().unwrap().gu), kept(&m.gu)),
@@ -66,14 +67,14 @@ fn forward(precision: Precision) -> [Vec<(&'static str, Vec<f32>)>; 3] {
     let pass = model.pass(&input, None, None);
     let x = || stream(&cx, TOKENS, config.hidden_size);
     let block = |l: usize| {
-        let (y, saved) = model.blocks[l].forward(&cx, x(), &pass, false);
+        let (y, saved) = model.blocks[l].forward(&cx, x(), &pass, None, false);
         seen(&cx, &saved, &y)
     };
     let rows = &input.mtp[0];
     let mtp_pass = crate::Pass { positions: &rows.positions, seg: &rows.seg, ..pass };
-    let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &x(), rows, &mtp_pass, false);
+    let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &x(), Some(&rows.rows), &rows.ids, &mtp_pass, None, false);
     let cat = saved.normed.as_ref().unwrap().cat.to_vec_f32();
-    [block(0), block(1), vec![("cat", cat), ("projected", saved.block.attn.x.to_vec_f32())]]
+    [block(0), block(1), vec![("cat", cat), ("projected", saved.block.attn.as_ref().unwrap().x.to_vec_f32())]]
 }
 
 /// A row changes what it names and what is computed from that, and nothing else.
@@ -128,9 +129,9 @@ fn what_is_kept_is_in_the_table_s_format() {
         let (amax, powers) = (Style::TILES, Style { power_of_two: true, ..Style::TILES });
         let all_powers = |scales: &[f32]| scales.iter().all(|s| ue8m0_from_scale(*s).is_some());
         for block in &model.blocks {
-            let (y, saved) = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, false);
-            assert!(saved.attn.expanded.is_none() && saved.norm.is_none());
-            assert!(all_powers(codes("o", &saved.attn.o, Style { format: E5M6, ..powers })));
+            let (y, saved) = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, None, false);
+            assert!(saved.attn.as_ref().unwrap().expanded.is_none() && saved.norm.is_none());
+            assert!(all_powers(codes("o", &saved.attn.as_ref().unwrap().o, Style { format: E5M6, ..powers })));
             match &saved.mlp {
                 MlpSaved::Dense(f) => assert!(!all_powers(codes("gate_up", &f.gu, amax))),
                 MlpSaved::Moe(m) => {
@@ -148,7 +149,8 @@ fn what_is_kept_is_in_the_table_s_format() {
         let rows = &input.mtp[0];
         let mtp_pass = crate::Pass { positions: &rows.positions, seg: &rows.seg, ..pass };
         let previous = stream(&cx, TOKENS, config.hidden_size);
-        let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &previous, rows, &mtp_pass, false);
+        let (_, saved) =
+            model.mtp[0].forward(&cx, &model.embed, &previous, Some(&rows.rows), &rows.ids, &mtp_pass, None, false);
         assert!(saved.normed.is_none());
     }
 }
@@ -166,7 +168,7 @@ fn gradients(config: &ModelConfig, precision: Precision) -> Vec<(String, Vec<f32
     for (r, row) in d.f32_mut().chunks_exact_mut(config.hidden_size).enumerate() {
         row.iter_mut().for_each(|v| *v *= 2f32.powi(-3 * (r as i32 % 7)));
     }
-    let saved = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, false).1;
+    let saved = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, None, false).1;
     let deferred = block.backward_input(&cx, &mut d, saved, &pass, &mut grads);
     block.backward_weight(&cx, deferred, &mut grads);
     let params = model.params().into_iter().filter(|p| p.spec.trainable() && p.spec.parts[0].name.contains(".layers."));
@@ -188,7 +190,7 @@ fn blocks_of_sent_rows_are_of_neighbours_in_the_batch() {
         let mut grads = Grads::new(&cx, model.params().into_iter());
         let mut d = stream(&cx, 100, config.hidden_size);
         d.f32_mut()[config.hidden_size..].iter_mut().for_each(|v| *v *= 2f32.powi(-24));
-        let saved = block.forward(&cx, stream(&cx, 100, config.hidden_size), &pass, false).1;
+        let saved = block.forward(&cx, stream(&cx, 100, config.hidden_size), &pass, None, false).1;
         let first = saved.moe().unwrap().routing.idx.i32()[..config.num_experts_per_tok].to_vec();
         let deferred = block.backward_input(&cx, &mut d, saved, &pass, &mut grads);
         block.backward_weight(&cx, deferred, &mut grads);

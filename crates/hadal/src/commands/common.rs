@@ -3,8 +3,7 @@
 use crate::cli::{FieldArgs, ModelArgs, SampleArgs};
 use anyhow::{Context, Result};
 use hadal_data::{SourceOptions, Texts, read_paths};
-use hadal_infer::{Generation, Loaded, generate};
-use hadal_model::Decoder;
+use hadal_infer::{Decoder, Generation, Loaded, generate};
 use hadal_ops::Cx;
 use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
@@ -47,7 +46,7 @@ fn notify(notice: Option<&str>) {
 /// speed is written to standard error.
 pub(crate) fn continue_prompt(
     loaded: &Loaded,
-    decoder: &Decoder<'_>,
+    decoder: &mut Decoder,
     prompt: &[u32],
     sample: &SampleArgs,
     after: &str,
@@ -56,10 +55,11 @@ pub(crate) fn continue_prompt(
     let (cx, stop) = (&loaded.cx, loaded.stop_tokens());
     let mut stream = loaded.tokenizer.stream();
     let mut shown = Ok(());
-    let done: Generation = generate(cx, decoder, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
-        shown = show(&stream.push(token));
-        shown.is_ok()
-    });
+    let done: Generation =
+        generate(cx, &loaded.model, decoder, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
+            shown = show(&stream.push(token));
+            shown.is_ok()
+        });
     shown.and_then(|()| show(&(stream.finish() + after + "\n"))).context("cannot write to standard output")?;
     let (prefill, decode) = done.seconds;
     let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);

@@ -4,7 +4,7 @@
 use super::common::{continue_prompt, load, show};
 use crate::cli::CompleteArgs;
 use anyhow::{Context, Result, bail};
-use hadal_model::Decoder;
+use hadal_infer::Decoder;
 use std::io::{BufRead, stdin};
 use std::path::Path;
 
@@ -18,14 +18,14 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         (None, None) => None,
     };
     let loaded = load(&args.model, None)?;
-    let decoder = Decoder::new(&loaded.cx, &loaded.model);
-    let fill = |prefix: &str, suffix: &str| {
+    let mut decoder = Decoder::new(&loaded.cx, &loaded.model);
+    let mut fill = |prefix: &str, suffix: &str| {
         let ids = loaded.fim_prompt(prefix, suffix)?;
         loaded.check_prompt(&ids)?;
         if args.whole {
             show(prefix)?;
         }
-        continue_prompt(&loaded, &decoder, &ids, &args.sample, if args.whole { suffix } else { "" })
+        continue_prompt(&loaded, &mut decoder, &ids, &args.sample, if args.whole { suffix } else { "" })
     };
     if let Some((prefix, suffix)) = parts {
         return fill(&prefix, &suffix);

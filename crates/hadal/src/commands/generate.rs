@@ -3,7 +3,7 @@
 use super::common::{continue_prompt, load, show};
 use crate::cli::GenerateArgs;
 use anyhow::{Context, Result};
-use hadal_model::Decoder;
+use hadal_infer::Decoder;
 use std::io::Read;
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
@@ -17,7 +17,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let loaded = load(&args.model, None)?;
     let ids = loaded.prompt(&prompt, args.literal);
     loaded.check_prompt(&ids)?;
-    let decoder = Decoder::new(&loaded.cx, &loaded.model);
+    let mut decoder = Decoder::new(&loaded.cx, &loaded.model);
     show(&prompt).context("cannot write to standard output")?;
-    continue_prompt(&loaded, &decoder, &ids, &args.sample, "")
+    continue_prompt(&loaded, &mut decoder, &ids, &args.sample, "")
 }

@@ -10,9 +10,9 @@
 //! Without a query latent (`q_lora_rank` null), the query is a separate product. Shapes: `t` tokens, `d` hidden.
 //! Activations are in the compute format, the residual stream and its gradient are f32.
 //!
-//! The absorbed form for decoding is in [`decode`].
+//! Passes that continue sequences, and the absorbed form, are in [`absorbed`].
 
-pub(crate) mod decode;
+pub(crate) mod absorbed;
 
 use crate::build::Builder;
 use crate::kept::Kept;
@@ -237,12 +237,6 @@ impl Mla {
         let (c_kv, rstd_kv) = self.latent(cx, a);
         let kv = self.keys_and_values(cx, &c_kv);
         Expanded { n, rstd, q, query, c_kv, rstd_kv, kv }
-    }
-
-    /// The data of a forward pass that a cache stores: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
-    pub(crate) fn latents(&self, cx: &Cx, saved: MlaSaved) -> (Tensor, Tensor) {
-        let MlaSaved { a, expanded, k_rope, .. } = saved;
-        (expanded.map_or_else(|| self.latent(cx, &a).0, |e| e.c_kv), k_rope)
     }
 
     /// `x_td + MLA(RMSNorm(x_td))`, f32 in and out.
