@@ -1,10 +1,10 @@
-//! Sequences that grow: their pages, and the passes that extend several of them at once.
+//! Growing sequences: their pages, and the passes that extend several of them at once.
 
 use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, Rows, Stretch};
 use hadal_ops::latent::pages_for;
 use hadal_ops::{Cx, Tensor, elementwise};
 
-/// Rows of a pass over given tokens: long prompts are read in pieces of this size.
+/// Rows of a pass over given tokens. Long prompts are read in pieces of this size.
 const PIECE: usize = 2048;
 
 /// A sequence whose latents are in the pages of a [`Decoder`].
@@ -15,28 +15,29 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// Tokens held.
+    /// Number of tokens stored.
     pub fn len(&self) -> usize {
         self.len
     }
-    /// Whether it holds none.
+    /// Whether no token is stored.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 }
 
-/// New tokens of a sequence, and how they attend.
+/// New tokens of a sequence, and the form of their attention.
 pub struct Part<'a> {
     /// The sequence.
     pub sequence: &'a mut Sequence,
     /// Its next tokens, at least one.
     pub tokens: &'a [i32],
-    /// [`Form::Decompressed`] for given tokens, [`Form::Absorbed`] for generated ones. The former come first in a pass.
+    /// [`Form::Decompressed`] for given tokens, [`Form::Absorbed`] for generated ones. In a pass, the decompressed ones
+    /// come first.
     pub form: Form,
 }
 
-/// What generation keeps beside a model: pages of latents and the views of its weights. The model is borrowed for a call,
-/// so that it may be trained between two of them.
+/// The data that generation needs besides a model: pages of latents, and views of the model's weights. A call borrows
+/// the model, so it may be trained between two calls.
 pub struct Decoder {
     pool: LatentPool,
     views: AbsorbedViews,
@@ -45,13 +46,13 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for a model, without pages: they are made when they are needed.
+    /// A decoder for a model, without pages. They are allocated when they are needed.
     pub fn new(cx: &Cx, model: &Model) -> Self {
         let pool = LatentPool::new(cx, &model.config, 0);
         Self { pool, views: AbsorbedViews::new(cx, model), rows: Rows::new(cx), free: Vec::new() }
     }
 
-    /// Makes sure that `tokens` more tokens of new sequences have pages.
+    /// Ensures that there are pages for `tokens` more tokens of new sequences.
     pub fn reserve(&mut self, cx: &Cx, model: &Model, tokens: usize) {
         let missing = pages_for(tokens).saturating_sub(self.free.len());
         if missing > 0 {
@@ -95,7 +96,7 @@ impl Decoder {
     /// Reads given tokens in pieces. Returns the head's input of the last one `[1, D]`.
     ///
     /// # Panics
-    /// If there is no token.
+    /// If there are no tokens.
     pub fn read(&mut self, cx: &Cx, model: &Model, sequence: &mut Sequence, tokens: &[i32]) -> Tensor {
         let mut last = None;
         for tokens in tokens.chunks(PIECE) {
@@ -109,7 +110,7 @@ impl Decoder {
         out
     }
 
-    /// Gives the pages of a sequence back.
+    /// Returns the pages of a sequence.
     pub fn release(&mut self, sequence: Sequence) {
         self.free.extend(sequence.pages);
         self.free.sort_unstable_by(|a, b| b.cmp(a));

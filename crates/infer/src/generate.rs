@@ -1,4 +1,4 @@
-//! Generation of one sequence: its prompt is read, then each token is a pass of one row.
+//! Generates one sequence. First the prompt is read, then each token is a pass with one row.
 
 use crate::decoder::{Decoder, Part, Sequence};
 use crate::sample::{SampleParams, Sampler};
@@ -30,7 +30,6 @@ pub struct Generation {
 /// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop.
 ///
 /// # Panics
-///
 /// If the prompt is empty. Callers check this first and give a better message.
 pub fn generate(
     cx: &Cx,

@@ -29,7 +29,6 @@ impl Retrieval {
 /// Asks for the tokens of `ids` at `answer`. The question stands before them.
 ///
 /// # Panics
-///
 /// If the answer is empty, starts the text, or ends after it.
 pub fn retrieve(cx: &Cx, model: &Model, ids: &[u32], answer: Range<usize>) -> Retrieval {
     assert!(0 < answer.start && answer.start < answer.end && answer.end <= ids.len(), "retrieve: answer {answer:?}");

@@ -42,7 +42,7 @@ pub(crate) enum MlpSaved {
 
 /// All activations that a block's backward needs.
 pub struct BlockSaved {
-    /// None in a pass that continues sequences.
+    /// `None` in a pass that continues sequences.
     pub(crate) attn: Option<MlaSaved>,
     pub(crate) x: Tensor,
     /// The norm's output and its reciprocal root mean squares. `None` if they are computed again.
@@ -131,7 +131,7 @@ impl Block {
         }
     }
 
-    /// `x_td` f32 through the block. With a cache the rows continue sequences, and there is no backward pass.
+    /// Runs `x_td` f32 through the block. With a cache, the rows continue sequences, and there is no backward pass.
     pub fn forward(
         &self,
         cx: &Cx,
@@ -158,7 +158,7 @@ impl Block {
         (y, BlockSaved { attn, x, norm: (!self.recompute).then_some((u, rstd)), mlp })
     }
 
-    /// `d_td` f32: gradient of the block's output on entry, of its input on return.
+    /// `d_td` f32 is the gradient of the block's output on entry, and of its input on return.
     pub fn backward_input(
         &self,
         cx: &Cx,

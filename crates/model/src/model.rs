@@ -240,8 +240,9 @@ impl Model {
         Pass { positions: &m.positions, seg: &m.seg, balance, ..*main }
     }
 
-    /// Embedding and blocks, the one way through the model: training, evaluation, prefill and decoding. With a cache the
-    /// rows continue sequences. Each block's saved state goes to `saved` if given. Returns the residual stream.
+    /// Embedding and blocks. Training, evaluation, prefill and decoding all go through this function. With a cache, the
+    /// rows continue sequences. Each block's saved state is stored in `saved` if it is given. Returns the residual
+    /// stream.
     pub(crate) fn trunk(
         &self,
         cx: &Cx,
@@ -269,13 +270,13 @@ impl Model {
         x
     }
 
-    /// `model.norm`: the head's input of the main model, and the reciprocal root mean squares.
+    /// `model.norm`. Returns the head's input of the main model, and the reciprocal root mean squares.
     pub(crate) fn final_norm(&self, cx: &Cx, x: &Tensor) -> (Tensor, Tensor) {
         norm::forward(cx, x, &self.norm, self.config.rms_norm_eps as f32)
     }
 
-    /// The MTP modules, each on the output of the one before, `h` for the first. Hands each head input `z_rd` to `head`.
-    /// Each module's saved state goes to `saved`, of which all is kept or only the last.
+    /// Runs the MTP modules. Each reads the output of the previous one, and the first reads `h`. Passes each head input
+    /// `z_rd` to `head`. Stores each module's saved state in `saved`, which keeps either all of them or only the last.
     fn modules(
         &self,
         cx: &Cx,
@@ -306,7 +307,7 @@ impl Model {
         }
     }
 
-    /// One micro-batch of a training step: forward, losses, backward. Adds to `stats` and `grads`.
+    /// One micro-batch of a training step: forward, losses, backward. Results are added to `stats` and `grads`.
     pub fn forward_backward(
         &self,
         cx: &Cx,

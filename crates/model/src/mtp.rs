@@ -97,9 +97,9 @@ impl Mtp {
         Normed { cat, rstd_e, rstd_h }
     }
 
-    /// From the previous depth's `h_td` (any format): the head's input `z_rd` (compute format) and what was saved;
-    /// `h^k` itself is [`MtpSaved::hidden`]. `rows` says which rows of `h` are this depth's (without it, all of them in
-    /// their order), `ids` which tokens they look at.
+    /// From the previous depth's `h_td` (any format), computes the head's input `z_rd` (compute format) and the saved
+    /// state. `h^k` itself is [`MtpSaved::hidden`]. `rows` selects this depth's rows of `h`; without it, all rows are
+    /// used in order. `ids` are the tokens that the rows look at.
     pub fn forward(
         &self,
         cx: &Cx,
@@ -174,7 +174,7 @@ impl MtpSaved {
     pub fn hidden(&self) -> &Tensor {
         &self.y
     }
-    /// The same, alone.
+    /// Like [`MtpSaved::hidden`], but consumes the rest.
     pub(crate) fn into_hidden(self) -> Tensor {
         self.y
     }

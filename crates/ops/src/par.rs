@@ -13,7 +13,6 @@ impl Threads {
     /// A pool of `n` threads, including the calling one (0: one for each processor).
     ///
     /// # Panics
-    ///
     /// If the operating system refuses to start them.
     pub fn new(n: usize) -> Self {
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -118,7 +117,6 @@ impl<'a, T> Chunks<'a, T> {
     /// Chunk `i`.
     ///
     /// # Panics
-    ///
     /// If it was already taken.
     #[allow(clippy::mut_from_ref)]
     pub fn take(&self, i: usize) -> &mut [T] {

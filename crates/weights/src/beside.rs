@@ -21,7 +21,6 @@ const OTHERS: [&str; 7] = [".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".
 /// not copied.
 ///
 /// # Errors
-///
 /// Errors of `weights`, of reading `from`, and of a place where no folder can be written. In these cases nothing
 /// remains.
 pub fn write_folder<T>(

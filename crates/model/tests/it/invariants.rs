@@ -1,4 +1,4 @@
-//! The invariants that a model by itself must keep: halves of the backward, threads, micro-batches.
+//! The invariants that a model must satisfy: halves of the backward, threads, micro-batches.
 
 use crate::cached::Cached;
 use crate::fixtures::{Fixture, distance};

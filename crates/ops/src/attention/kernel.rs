@@ -61,7 +61,6 @@ pub(crate) fn each<E: AttentionElem>(cx: &Cx, n: usize, work: &impl Work<E>) {
 /// Runs tasks `0..n` with kernel `K`. Each has its own scratch.
 ///
 /// # Safety
-///
 /// The kernel's instructions must be available.
 unsafe fn each_with<K: TileKernel>(cx: &Cx, n: usize, work: &impl Work<K::E>) {
     let words = work.scratch::<K>();

@@ -125,7 +125,6 @@ unsafe fn gradient_row<K: TileKernel>(
 /// P = 2^(c s - lse2), dS = P (dP - delta). Lanes that do not see a key get 0. `lse2` and `delta` have sixteen values.
 ///
 /// # Safety
-///
 /// All of `t` and both vectors must be in bounds.
 #[inline(always)]
 pub(crate) unsafe fn gradient<K: TileKernel>(

@@ -7,7 +7,6 @@ use crate::kernel::{Pointwise, dispatch};
 /// Converts `n` codes at `from` to bf16 at `to`.
 ///
 /// # Safety
-///
 /// Both must be valid for `n` elements, and the processor must have `isa`.
 pub(crate) unsafe fn to_bf16(isa: Isa, from: *const u8, n: usize, to: *mut u16) {
     #[cfg(target_arch = "x86_64")]

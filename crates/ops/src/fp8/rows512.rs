@@ -7,7 +7,6 @@ use std::arch::x86_64::*;
 /// Encodes a row with one scale per [`TILE`] values. The bits are those of the definition.
 ///
 /// # Safety
-///
 /// The processor must have the features, and `codes` must be as long as `row`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) unsafe fn encode<X: Elem>(row: &[X], scales: &[f32], codes: &mut [u8]) {

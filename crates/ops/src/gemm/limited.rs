@@ -20,7 +20,6 @@ const LAST_BIT: f32 = 1.0 / 8192.0;
 /// Like [`super::multiply_scaled`], with a short accumulator, promoted or not.
 ///
 /// # Safety
-///
 /// As there.
 pub(crate) unsafe fn multiply_scaled(
     cx: &Cx,
@@ -37,7 +36,6 @@ pub(crate) unsafe fn multiply_scaled(
 /// Like [`super::outer::outer`] for operands with scales, with a short accumulator, promoted or not.
 ///
 /// # Safety
-///
 /// As there; every product must have scales.
 pub(crate) unsafe fn outer(
     cx: &Cx,

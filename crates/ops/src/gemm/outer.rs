@@ -52,7 +52,6 @@ const STREAM: usize = 4 << 20;
 /// Computes the products `product(0)` … `product(groups - 1)`, all `m` by `n`, over `rows` rows in total.
 ///
 /// # Safety
-///
 /// Operands must be valid for their extents, and the C of different groups must not overlap.
 pub(crate) unsafe fn outer(
     cx: &Cx,
@@ -72,7 +71,6 @@ pub(crate) unsafe fn outer(
 /// at a time.
 ///
 /// # Safety
-///
 /// As above, and the processor must have the kernel's instructions.
 pub(super) unsafe fn outer_with(
     cx: &Cx,

@@ -14,7 +14,6 @@ use half::bf16;
 /// One panel whose lanes are `rows` (at most 16) rows of `cols` elements. Missing lanes and the odd half are zero.
 ///
 /// # Safety
-///
 /// Source and the panel's `steps(cols)` steps must be valid, and the processor must have `isa`.
 pub(crate) unsafe fn lanes_from_rows(isa: Isa, src: Rows, rows: usize, cols: usize, dst: Panels) {
     debug_assert!(rows <= LANES);
@@ -32,7 +31,6 @@ pub(crate) unsafe fn lanes_from_rows(isa: Isa, src: Rows, rows: usize, cols: usi
 /// half are zero.
 ///
 /// # Safety
-///
 /// Source and panels must be valid for these extents, and the processor must have `isa`.
 pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usize, dst: Panels) {
     // SAFETY: the caller's promise.
@@ -49,7 +47,6 @@ pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usi
 /// are `stride` bytes apart.
 ///
 /// # Safety
-///
 /// Source and panel must be valid for these extents, and the processor must have `isa`.
 pub(crate) unsafe fn codes_from_rows(isa: Isa, src: *const u8, stride: usize, steps: usize, to: *mut u8) {
     #[cfg(target_arch = "x86_64")]
@@ -170,7 +167,6 @@ unsafe fn plain_convert<S: Float, D: Float>(src: *const u8, n: usize, dst: *mut 
 /// Converts `n` elements from one float format to the other, with the same rounding as packing.
 ///
 /// # Safety
-///
 /// Both must be valid for `n` elements, and the processor must have `isa`.
 pub(crate) unsafe fn convert_row(isa: Isa, src: *const u8, from: DType, n: usize, dst: *mut u8, to: DType) {
     // SAFETY: the caller's promise.

@@ -28,7 +28,6 @@ impl Rows {
     /// The rows from `row` on, starting at column `col`.
     ///
     /// # Safety
-    ///
     /// They must exist (or be one past the end).
     pub(crate) unsafe fn at(self, row: usize, col: usize) -> Self {
         // SAFETY: the caller's promise.

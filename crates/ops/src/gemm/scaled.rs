@@ -70,7 +70,6 @@ unsafe impl Sync for ScaledProduct {}
 /// Computes the products `product(0)` … `product(groups - 1)`.
 ///
 /// # Safety
-///
 /// The operands must be valid for their extents. The memory of B and C must not overlap, nor the C of different groups.
 pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(usize) -> ScaledProduct + Sync) {
     // SAFETY: the caller's promise.
@@ -81,7 +80,6 @@ pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(us
 /// `CHUNK`s).
 ///
 /// # Safety
-///
 /// As above, and the processor must have the kernel's instructions.
 pub(super) unsafe fn multiply_scaled_with(
     cx: &Cx,

@@ -136,7 +136,6 @@ pub(super) fn each_block(
 /// Computes the products `product(0)` … `product(groups - 1)`.
 ///
 /// # Safety
-///
 /// The operands must be valid for their extents. The memory of B and C must not overlap, nor the C of different groups.
 pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) -> Product + Sync) {
     let blocks = |g: usize, rows: usize| Blocks::of(&product(g), rows);

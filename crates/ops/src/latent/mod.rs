@@ -6,14 +6,15 @@
 //! o_lat = sum_j softmax_j(s_j) c_j
 //! ```
 //!
-//! Shapes: q_lat `[B, H (dc + dr)]`, B rows, each of a sequence of which it sees the first `len >= 1` tokens, its own
-//! among them; pool `[P * PAGE, dc + dr]`, the pages of all sequences ([`PagedRows`]); o_lat `[B, H dc]`. Pool and o_lat in
-//! one compute format; q_lat in that format or f32, then rounded to it where the products are in it.
+//! Shapes: q_lat `[B, H (dc + dr)]` with B rows. Each row belongs to a sequence and sees its first `len >= 1` tokens,
+//! including the row's own. pool `[P * PAGE, dc + dr]` has the pages of all sequences ([`PagedRows`]); o_lat `[B, H
+//! dc]`. Pool and o_lat have the same compute format. q_lat has that format or f32; f32 is rounded if the products need
+//! it.
 //!
-//! Precision as in `attention`. Order: keys are cut at multiples of `SPLIT`; every part has its own maximum, sum and
-//! output, walked in blocks from its start, and the parts are merged in ascending order. So the bits depend on the
-//! sequence alone, not on pages or other rows, and one long sequence still occupies many threads. Rows of one sequence
-//! (speculation) are computed together: each block of keys is read once for them.
+//! Precision as in `attention`. Order: keys are divided at multiples of `SPLIT`. Every part has its own maximum, sum
+//! and output, and is processed in blocks from its start. Then the parts are merged in ascending order. So the bits
+//! depend on the sequence alone, not on pages or other rows, and one long sequence still uses many threads. Rows of the
+//! same sequence (speculative decoding) are computed together: each block of keys is read once for all of them.
 
 mod pages;
 mod part;
@@ -29,7 +30,7 @@ use part::{Merge, Parts};
 
 /// Keys per part. A multiple of attention's block.
 const SPLIT: usize = 512;
-/// Lanes of one task: heads, of one row or of several.
+/// Lanes per task: the heads of one row or of several.
 const HEADS: usize = 128;
 
 /// Sizes that are the same for a whole decode step.
@@ -39,7 +40,7 @@ struct Sizes {
     dc: usize,
     dr: usize,
     scale: f32,
-    /// Parts of the longest row.
+    /// Number of parts of the longest row.
     parts: usize,
     /// Lanes of an output row in scratch. Maximum and sum follow.
     row: usize,
@@ -48,7 +49,7 @@ struct Sizes {
 /// Writes `o_lat` (shapes above).
 ///
 /// # Panics
-/// If shapes or formats disagree, or a page lies outside the pool.
+/// If shapes or formats disagree, or a page is outside the pool.
 pub fn decode(
     cx: &Cx,
     q_lat: &Tensor,

@@ -36,12 +36,13 @@ impl Case {
     fn scale(&self) -> f32 {
         1.1 / ((self.dc + self.dr) as f32).sqrt()
     }
-    /// The pool and the table of each sequence, with `spare` pages between theirs. Rows that no sequence has are NaN.
+    /// The pool and the table of each sequence, with `spare` pages between them. Rows that belong to no sequence are
+    /// NaN.
     fn pool(&self, cx: &Cx, spare: usize) -> (Tensor, Vec<Vec<u32>>) {
         let d = self.dc + self.dr;
         let pages: usize = self.lens.iter().map(|n| pages_for(*n) * (1 + spare)).sum();
         let mut values = vec![f32::NAN; pages * PAGE * d];
-        // From the last page down, so that neighbours in a sequence are none in the pool.
+        // From the last page down, so that neighbours in a sequence are not neighbours in the pool.
         let mut next = pages;
         let mut tables = Vec::new();
         for cache in &self.caches {
@@ -128,7 +129,7 @@ fn agrees_over_several_parts_and_head_groups() {
     });
 }
 
-/// The same bits whatever the threads, the other sequences and the places of the pages.
+/// The bits do not depend on the threads, the other sequences or the places of the pages.
 #[test]
 fn a_sequence_decides_its_own_bits() {
     everywhere(|isa, dtype| {
@@ -174,7 +175,7 @@ fn equals_decompressed_attention() {
     });
 }
 
-/// Several rows of a sequence, which see different numbers of its tokens, have the bits that each has alone.
+/// Several rows of a sequence see different numbers of its tokens. They have the same bits as each row alone.
 #[test]
 fn rows_of_one_sequence_have_their_bits_alone() {
     everywhere(|isa, dtype| {

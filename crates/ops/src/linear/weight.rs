@@ -243,7 +243,6 @@ impl Writer {
     /// unless these are the last rows. The rows should be in cache, because they are read twice.
     ///
     /// # Safety
-    ///
     /// The weight must be alive, `src` must hold the rows, and no two calls may pack the same rows at the same time.
     pub(crate) unsafe fn pack_rows(self, cx: &Cx, group: usize, row: usize, rows: usize, src: Rows) {
         debug_assert!(row.is_multiple_of(LANES) && row + rows <= self.n);
