@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod decoder;
+mod engine;
 mod generate;
 mod loaded;
 mod needle;
@@ -9,7 +10,10 @@ mod sample;
 
 pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acceptance};
 pub use decoder::{Decoder, Part, Sequence};
+pub use engine::{
+    Engine, EngineOptions, Event, Load, Logprob, NewToken, Request, RequestError, RequestId, Reuse, Usage,
+};
 pub use generate::{Generation, Stop, generate};
 pub use loaded::{LoadError, Loaded};
 pub use needle::{Retrieval, retrieve};
-pub use sample::{SampleParams, Sampler, argmax};
+pub use sample::{Adjust, SampleParams, Sampler, argmax};
