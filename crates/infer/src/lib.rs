@@ -1,7 +1,6 @@
 //! Inference: sampling, cached generation, and questions about long texts.
 
 mod acceptance;
-mod decoder;
 mod engine;
 mod generate;
 mod loaded;
@@ -9,7 +8,6 @@ mod needle;
 mod sample;
 
 pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acceptance};
-pub use decoder::{Decoder, Part, Sequence};
 pub use engine::{
     Engine, EngineOptions, Event, Load, Logprob, NewToken, Request, RequestError, RequestId, Reuse, Usage,
 };

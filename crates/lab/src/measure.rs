@@ -12,7 +12,7 @@ use hadal_base::mix;
 use hadal_data::hash::hash_bytes;
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
 use hadal_infer::Loaded;
-use hadal_infer::{Acceptance, Decoder, acceptance_along, generate_with_drafts};
+use hadal_infer::{Acceptance, Engine, EngineOptions, acceptance_along, generate_with_drafts};
 use hadal_ops::{Cx, DType};
 use hadal_recipe::plan::Plan;
 use hadal_train::corpus::Corpus;
@@ -134,14 +134,14 @@ fn drafts(loaded: &Loaded, corpus: &Corpus, most: usize) -> Result<(Acceptance, 
     if model.mtp.is_empty() {
         return Ok((own, along));
     }
-    let mut decoder = Decoder::new(cx, model);
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
     let documents = corpus.validation.documents();
     let mut ids = Vec::new();
     for document in (0..documents).step_by(documents.div_ceil(PROMPTS).max(1)) {
         corpus.validation.read(document, &mut ids)?;
         let text: Vec<u32> = loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(most).collect();
         let prompt = &text[..PROMPT.min(text.len())];
-        own += generate_with_drafts(cx, model, &mut decoder, prompt, &[], NEW).1;
+        own += generate_with_drafts(cx, model, &mut engine, prompt, &[], NEW)?.1;
         along += acceptance_along(cx, model, &text);
     }
     Ok((own, along))

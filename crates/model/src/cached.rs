@@ -6,6 +6,7 @@
 //! have rows of both: those of given tokens come first.
 
 use crate::mla::absorbed::Absorbed;
+use crate::mla::heads::HeadMajor;
 use crate::model::Model;
 use crate::pass::Pass;
 use hadal_ops::attention::Segments;
@@ -129,6 +130,8 @@ pub struct Rows {
     pub(crate) keys: Tensor,
     /// The other rows.
     pub(crate) paged: PagedRows,
+    /// Their order by heads.
+    pub(crate) heads: HeadMajor,
     /// Rows of the pool that the new tokens' latents go to: (row of the pass, row of the pool, how many).
     pub(crate) slots: Vec<(usize, usize, usize)>,
 }
@@ -144,6 +147,7 @@ impl Rows {
             seg: Segments::of(cx, std::iter::empty()),
             keys: ints(),
             paged: PagedRows::new(cx),
+            heads: HeadMajor::new(cx),
             slots: Vec::new(),
         }
     }
@@ -169,6 +173,7 @@ impl Rows {
         let seen =
             generated.clone().enumerate().flat_map(|(i, s)| (0..s.tokens.len()).map(move |t| (i, s.before + t + 1)));
         self.paged.set(heads, generated.map(|s| s.table), seen);
+        self.heads.set(total - self.given, heads);
         self.slots.clear();
         let mut row = 0;
         for s in stretches {

@@ -342,7 +342,9 @@ impl Engine {
     /// Draws the next token of each sequence that is computed to its last one, and ends those that are done.
     fn draw(&mut self, cx: &Cx, model: &Model, h: &Tensor, planned: &[Planned], each: &mut dyn FnMut(Event)) {
         let Lists { mut drawing, mut rows, mut done, planned: _ } = std::mem::take(&mut self.lists);
-        (drawing.clear(), rows.clear(), done.clear());
+        drawing.clear();
+        rows.clear();
+        done.clear();
         let mut row = 0;
         for p in planned {
             let s = &mut self.running[p.place];

@@ -1,7 +1,7 @@
 //! Requests in company have the tokens and log-probabilities that they have alone, and give every page back.
 
 use super::*;
-use crate::{Decoder, SampleParams, generate};
+use crate::{Adjust, SampleParams, generate};
 use hadal_model::Fresh;
 use hadal_ops::DType;
 use hadal_weights::ModelConfig;
@@ -30,13 +30,12 @@ fn text(stream: u64, n: usize, vocab: usize) -> Vec<u32> {
 
 /// Tokens with the bits of their log-probabilities.
 type Answer = Vec<(u32, u32)>;
+/// Answers by request and sample, with how they ended.
+type Answers = BTreeMap<(RequestId, usize), (Answer, Option<(Stop, Usage)>)>;
 
-/// Runs an engine until it is idle. Answers by request and sample, with what they used.
-fn run(
-    engine: &mut Engine,
-    (cx, model): &(Cx, Model),
-) -> BTreeMap<(RequestId, usize), (Answer, Option<(Stop, Usage)>)> {
-    let mut answers = BTreeMap::new();
+/// Runs an engine until it is idle.
+fn run(engine: &mut Engine, (cx, model): &(Cx, Model)) -> Answers {
+    let mut answers = Answers::new();
     let mut steps = 0;
     while !engine.is_idle() {
         engine.step(cx, model, &mut |event| keep(&mut answers, event));
@@ -46,7 +45,7 @@ fn run(
     answers
 }
 
-fn keep(answers: &mut BTreeMap<(RequestId, usize), (Answer, Option<(Stop, Usage)>)>, event: Event) {
+fn keep(answers: &mut Answers, event: Event) {
     match event {
         Event::Token { id, sample, token } => {
             let bits = token.logprob.map_or(0, f32::to_bits);
@@ -65,15 +64,25 @@ fn alone(request: &Request, both: &(Cx, Model)) -> Vec<Answer> {
     run(&mut engine, both).into_values().map(|(answer, _)| answer).collect()
 }
 
+/// Greedy tokens and a sampled one after the other are those of whole forward passes over given tokens and the engine's own.
 #[test]
-fn a_request_alone_gives_what_generate_gives() {
+fn generate_gives_the_tokens_of_its_request() {
     for dtype in [DType::F32, DType::Bf16] {
         let both = model(dtype);
         let (cx, model) = both;
         for temperature in [0.0, 1.0] {
             let params = SampleParams { temperature, seed: 4, ..SampleParams::default() };
             let prompt = text(1, 140, model.config.vocab_size);
-            let done = generate(cx, model, &mut Decoder::new(cx, model), &prompt, params, &[], 20, &mut |_| true);
+            let mut engine = Engine::new(cx, model, EngineOptions::default());
+            let mut shown = Vec::new();
+            let mut three = |token| {
+                shown.push(token);
+                shown.len() < 3
+            };
+            let cut = generate(cx, model, &mut engine, &prompt, params, &[], 20, &mut three).unwrap();
+            assert_eq!((cut.stop, &cut.tokens), (Stop::Caller, &shown));
+            let done = generate(cx, model, &mut engine, &prompt, params, &[], 20, &mut |_| true).unwrap();
+            assert_eq!((done.stop, done.tokens.len(), &done.tokens[..3]), (Stop::Length, 20, &shown[..]));
             let request = Request { prompt, params, max_new: 20, ..Request::default() };
             let answer: Vec<u32> = alone(&request, both)[0].iter().map(|t| t.0).collect();
             assert_eq!(answer, done.tokens, "{dtype:?} {temperature}");
@@ -138,8 +147,6 @@ fn penalties_and_biases_change_what_is_drawn() {
     once.dedup();
     assert_eq!(once.len(), 40);
 }
-
-use crate::Adjust;
 
 #[test]
 fn a_follow_up_turn_computes_only_what_is_new_and_has_the_bits_of_its_history() {
@@ -266,7 +273,7 @@ proptest! {
         let options = EngineOptions { cache_tokens: (largest + spare_pages) * PAGE, rows, sequences };
         let mut engine = Engine::new(cx, model, options);
         let mut ids = vec![None; plans.len()];
-        let mut answers = BTreeMap::new();
+        let mut answers = Answers::new();
         let mut step = 0;
         while step < 60 || !engine.is_idle() {
             for (i, plan) in plans.iter().enumerate() {
