@@ -9,27 +9,27 @@ use std::time::Instant;
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A stop token came (it is not part of the result).
+    /// A stop token was generated. It is not part of the result.
     Token,
-    /// The wanted number of tokens is there, or the model's longest context is full.
+    /// The requested number of tokens was generated, or the model's longest context is full.
     Length,
-    /// The caller had enough.
+    /// The caller asked to stop.
     Caller,
 }
 
-/// Generated tokens.
+/// The result of a generation.
 #[derive(Clone, Debug)]
 pub struct Generation {
     /// New tokens, without the prompt.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub stop: Stop,
-    /// Seconds spent on the prompt and on the new tokens.
+    /// Seconds for the prompt, and seconds for the new tokens.
     pub seconds: (f64, f64),
 }
 
-/// Continues `prompt` by at most `max_new` tokens in an engine that does nothing else, showing each to `each` (which returns
-/// false to stop). The result has the bits of a cold start.
+/// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop. The engine must be
+/// idle. The result has the bits of a cold start.
 ///
 /// # Errors
 /// If the prompt is empty or does not fit into the model's context or the engine's cache.

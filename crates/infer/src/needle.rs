@@ -1,20 +1,21 @@
 //! Needle in a haystack (report 4.3): whether a model finds a fact that it has read.
 //!
-//! One prefill of text, question and right answer says what greedy generation would give: as long as each of the answer's
-//! tokens is the most likely one after those before it, generation produces the same, and at the first that is not, it has
-//! failed. Logits exist for the answer's few tokens only, however long the text is; the attention is block-wise.
+//! A single prefill of text, question and right answer tells what greedy generation would produce. Generation gives the
+//! answer as long as each of its tokens is the most likely one after the tokens before it. At the first token that is
+//! not, it fails. Logits are computed only for the few tokens of the answer, however long the text is. The attention is
+//! block-wise.
 
 use crate::sample::argmax;
 use hadal_model::{Input, Model};
 use hadal_ops::{Cx, elementwise};
 use std::ops::Range;
 
-/// What a model answered.
+/// The result of one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retrieval {
-    /// Tokens of the answer that greedy generation gets right before its first wrong one.
+    /// Number of answer tokens that greedy generation gets right before its first wrong one.
     pub right: usize,
-    /// Tokens of the answer.
+    /// Number of answer tokens.
     pub tokens: usize,
 }
 
@@ -25,13 +26,13 @@ impl Retrieval {
     }
 }
 
-/// Asks for the tokens of `ids` at `answer`, which stand after what they are an answer to.
+/// Asks for the tokens of `ids` at `answer`. The question stands before them.
 ///
 /// # Panics
 /// If the answer is empty, starts the text, or ends after it.
 pub fn retrieve(cx: &Cx, model: &Model, ids: &[u32], answer: Range<usize>) -> Retrieval {
     assert!(0 < answer.start && answer.start < answer.end && answer.end <= ids.len(), "retrieve: answer {answer:?}");
-    // The last token of the answer is predicted, not read.
+    // The last token of the answer is only predicted, not read.
     let read: Vec<i32> = ids[..answer.end - 1].iter().map(|id| *id as i32).collect();
     let hidden = model.head_inputs(cx, &Input::of(cx, &[&read], 0));
     let rows: Vec<i32> = (answer.start - 1..answer.end - 1).map(|row| row as i32).collect();

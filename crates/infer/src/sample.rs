@@ -1,4 +1,4 @@
-//! Choosing the next token from logits: temperature, top-k, top-p, min-p.
+//! Chooses the next token from logits: temperature, top-k, top-p, min-p.
 
 use hadal_base::{Purpose, Rng};
 use std::collections::BTreeMap;
@@ -6,19 +6,19 @@ use std::collections::BTreeMap;
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleParams {
-    /// Divides the logits; 0 takes the most likely token.
+    /// The logits are divided by this; 0 takes the most likely token.
     pub temperature: f32,
     /// Keep only the `top_k` most likely tokens (0: all).
     pub top_k: usize,
     /// Keep the smallest set of most likely tokens with at least this share of the probability (1: all).
     pub top_p: f32,
-    /// Drop tokens less likely than this share of the most likely one (0: none).
+    /// Drop tokens less likely than this share of the most likely token's probability (0: none).
     pub min_p: f32,
     /// The same seed, prompt and settings give the same text.
     pub seed: u64,
-    /// Number of the request. Requests of one seed draw from streams of their own.
+    /// Number of the request. Different requests with the same seed draw from different streams.
     pub request: u64,
-    /// Number of the sample. Two samples of one prompt draw from streams of their own.
+    /// Number of the sample. Different samples of the same prompt draw from different streams.
     pub sample: u64,
 }
 
@@ -95,7 +95,7 @@ impl Adjusted {
     }
 }
 
-/// Draws tokens; keeps its lists between calls.
+/// Draws tokens. It reuses its lists between calls.
 pub struct Sampler {
     params: SampleParams,
     rng: Rng,
@@ -103,7 +103,7 @@ pub struct Sampler {
     kept: Vec<(f32, u32)>,
 }
 
-/// Index of the largest value, the first on ties.
+/// Index of the largest value. If there are several, the first.
 pub fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
@@ -121,14 +121,14 @@ impl Sampler {
         Self { params, rng: Rng::new(seed, Purpose::Sample, request).substream(sample), kept: Vec::new() }
     }
 
-    /// The token at `position`: a function of the logits, the settings, and (seed, request, sample, position).
+    /// The token at `position`. It is a function of the logits, the settings, and (seed, request, sample, position).
     pub fn next(&mut self, logits: &[f32], position: usize) -> u32 {
         let SampleParams { temperature, top_k, top_p, min_p, .. } = self.params;
         let best = argmax(logits);
         if temperature <= 0.0 {
             return best as u32;
         }
-        // Probabilities relative to the best; the temperature applies before every cut.
+        // Probabilities relative to the best. The temperature applies before all other limits.
         let top = logits[best];
         self.kept.clear();
         let floor = if min_p > 0.0 { min_p } else { 0.0 };
@@ -213,7 +213,7 @@ mod tests {
             (0..40).map(|i| s.next(&logits, i)).collect::<Vec<_>>()
         };
         assert_eq!(draw(1, 0, 0), draw(1, 0, 0));
-        // Seeds, requests and samples each have a stream of their own.
+        // Each seed, request and sample has its own stream.
         let all = [draw(1, 0, 0), draw(2, 0, 0), draw(1, 1, 0), draw(1, 0, 1), draw(1, 1, 1)];
         for (i, one) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|other| other != one), "{i}");

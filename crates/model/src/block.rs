@@ -1,4 +1,4 @@
-//! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`, the FFN dense or DeepSeekMoE.
+//! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`. The FFN is dense or DeepSeekMoE.
 
 use crate::build::Builder;
 use crate::cached::LayerCache;
@@ -15,9 +15,9 @@ use hadal_weights::list::Role;
 
 /// The second half of a block.
 pub enum Mlp {
-    /// The first `first_k_dense_replace` layers.
+    /// A dense feed-forward layer: the first `first_k_dense_replace` layers.
     Dense(Ffn),
-    /// All others.
+    /// A DeepSeekMoE layer: all other layers.
     Moe(Moe),
 }
 
@@ -29,7 +29,7 @@ pub struct Block {
     pub norm: Param,
     /// Feed-forward.
     pub mlp: Mlp,
-    /// Number of this block among the MoE blocks of the model (for replayed routing and load statistics).
+    /// Index of this block among the MoE blocks of the model. It is used for replayed routing and load statistics.
     pub moe_index: Option<usize>,
     eps: f32,
     recompute: bool,
@@ -40,12 +40,12 @@ pub(crate) enum MlpSaved {
     Moe(MoeSaved),
 }
 
-/// Every activation a block's backward needs.
+/// All activations that a block's backward needs.
 pub struct BlockSaved {
-    /// None in a pass that continues sequences.
+    /// `None` in a pass that continues sequences.
     pub(crate) attn: Option<MlaSaved>,
     pub(crate) x: Tensor,
-    /// The norm's output and its reciprocal root mean squares; none where they are computed again.
+    /// The norm's output and its reciprocal root mean squares. `None` if they are computed again.
     pub(crate) norm: Option<(Tensor, Tensor)>,
     pub(crate) mlp: MlpSaved,
 }
@@ -64,7 +64,7 @@ pub struct BlockDeferred {
 }
 
 impl BlockSaved {
-    /// What the MoE half saved; none for a dense block.
+    /// The saved state of the MoE half. `None` for a dense block.
     pub fn moe(&self) -> Option<&MoeSaved> {
         match &self.mlp {
             MlpSaved::Moe(m) => Some(m),
@@ -91,7 +91,7 @@ impl Block {
             Mlp::Dense(_) => None,
         }
     }
-    /// As `moe`, writable.
+    /// Like `moe`, but mutable.
     pub fn moe_mut(&mut self) -> Option<&mut Moe> {
         match &mut self.mlp {
             Mlp::Moe(m) => Some(m),
@@ -131,7 +131,7 @@ impl Block {
         }
     }
 
-    /// `x_td` f32 through the block. With a cache the rows continue sequences, and there is no backward pass.
+    /// Runs `x_td` f32 through the block. With a cache, the rows continue sequences, and there is no backward pass.
     pub fn forward(
         &self,
         cx: &Cx,
@@ -158,7 +158,7 @@ impl Block {
         (y, BlockSaved { attn, x, norm: (!self.recompute).then_some((u, rstd)), mlp })
     }
 
-    /// `d_td` f32: gradient of the block's output on entry, of its input on return.
+    /// `d_td` f32 is the gradient of the block's output on entry, and of its input on return.
     pub fn backward_input(
         &self,
         cx: &Cx,

@@ -1,9 +1,10 @@
 //! Passes that continue sequences: prefill in pieces, generated tokens, and MTP's drafts. They run the same blocks as
-//! training ([`Model::trunk`](crate::Model)); only attention reads what came before from a pool of latent pages.
+//! training ([`Model::trunk`](crate::Model)). The only difference is that attention reads earlier tokens from a pool of
+//! latent pages.
 //!
-//! A token has one of two forms of attention for good, by what it is and never by sizes:
-//! given ones (a prompt) attend in the decompressed form, as in training, generated ones in the absorbed form. A pass may
-//! have rows of both: those of given tokens come first.
+//! Each token always has the same one of two forms of attention. The form depends on what the token is, never on sizes.
+//! Given tokens (a prompt) attend in the decompressed form, as in training. Generated tokens attend in the absorbed
+//! form. A pass may have rows of both forms; those of given tokens come first.
 
 use crate::mla::absorbed::Absorbed;
 use crate::mla::heads::HeadMajor;
@@ -15,12 +16,12 @@ use hadal_ops::rope::RopeTable;
 use hadal_ops::{Cx, DType, Tensor, elementwise};
 use hadal_weights::ModelConfig;
 
-/// How a token attends.
+/// The form of a token's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Keys and values are made from the latents: given tokens.
+    /// Keys and values are computed from the latents. It is for given tokens.
     Decompressed,
-    /// `W_UK` and `W_UV` are folded into query and output: generated tokens.
+    /// `W_UK` and `W_UV` are folded into query and output. It is for generated tokens.
     Absorbed,
 }
 
@@ -29,22 +30,22 @@ pub enum Form {
 pub struct Stretch<'a> {
     /// The tokens, at least one.
     pub tokens: &'a [i32],
-    /// Tokens of the sequence before them, whose latents are in its pages.
+    /// Number of earlier tokens of the sequence. Their latents are in its pages.
     pub before: usize,
-    /// Pages of the sequence, with room for the new tokens as well.
+    /// Pages of the sequence, including space for the new tokens.
     pub table: &'a [u32],
-    /// How the new tokens attend.
+    /// The form of the new tokens' attention.
     pub form: Form,
 }
 
-/// The latents of all sequences in every layer: rows `[c_kv | k_rope]` in the compute format, in pages of [`PAGE`] tokens.
-/// Layers are the blocks and then the blocks of MTP modules.
+/// The latents of all sequences in every layer: rows `[c_kv | k_rope]` in the compute format, in pages of [`PAGE`]
+/// tokens. The layers are the blocks, followed by the blocks of MTP modules.
 pub struct LatentPool {
     layers: Vec<Tensor>,
 }
 
 impl LatentPool {
-    /// Room for `pages` pages. Memory is only taken by pages that are written.
+    /// A pool of `pages` pages. A page needs memory only after it is written.
     pub fn new(cx: &Cx, config: &ModelConfig, pages: usize) -> Self {
         let width = config.kv_lora_rank + config.qk_rope_head_dim;
         let layers = config.num_hidden_layers + config.num_nextn_predict_layers;
@@ -73,7 +74,7 @@ impl LatentPool {
         }
     }
 
-    /// Moves the first pages into a pool of another size.
+    /// Copies the first pages into a pool of another size.
     pub fn move_into(&self, cx: &Cx, other: &mut Self) {
         for (from, to) in self.layers.iter().zip(&mut other.layers) {
             let rows = from.rows().min(to.rows());
@@ -82,7 +83,8 @@ impl LatentPool {
     }
 }
 
-/// `W_UK` and `W_UV` of every layer as the absorbed form reads them. They are made again when the weights have moved.
+/// `W_UK` and `W_UV` of every layer in the layout of the absorbed form. They are packed again when the weights have
+/// changed.
 pub struct AbsorbedViews {
     layers: Vec<(u64, Absorbed)>,
 }
@@ -94,7 +96,7 @@ impl AbsorbedViews {
         Self { layers: layers(model).map(view).collect() }
     }
 
-    /// Packs again the views of layers whose weights have been written since.
+    /// Packs the views again for layers whose weights have changed since.
     pub fn refresh(&mut self, cx: &Cx, model: &Model) {
         for ((of, view), (version, attn)) in self.layers.iter_mut().zip(layers(model)) {
             if *of != version {
@@ -103,28 +105,28 @@ impl AbsorbedViews {
         }
     }
 
-    /// Bytes they take.
+    /// Their size in bytes.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(|(_, view)| view.bytes()).sum()
     }
 }
 
-/// The attention of every layer, with the version of the weight that views are made from.
+/// The attention of every layer, with the version of the weight from which its view is made.
 fn layers(model: &Model) -> impl Iterator<Item = (u64, &crate::Mla)> {
     let blocks = model.blocks.iter().chain(model.mtp.iter().map(|m| &m.block));
     blocks.map(|b| (b.attn.kv_up.param.version(), &b.attn))
 }
 
-/// The rows of a pass that continues sequences. It is filled again and again; once it has held the largest pass, without
-/// allocating.
+/// The rows of a pass that continues sequences. It can be filled repeatedly. It allocates only when a pass is larger
+/// than all previous ones.
 pub struct Rows {
     /// Tokens, i32 `[T]`.
     pub ids: Tensor,
     /// Their positions in their sequences, i32 `[T]`.
     pub positions: Tensor,
-    /// Number of rows in the decompressed form, which come first.
+    /// Number of rows in the decompressed form. They come first.
     pub(crate) given: usize,
-    /// Segments of these rows, with the keys before them.
+    /// Segments of these rows, with their earlier keys.
     pub(crate) seg: Segments,
     /// Rows of the pool that hold these keys, i32 `[K]`.
     pub(crate) keys: Tensor,
@@ -132,7 +134,7 @@ pub struct Rows {
     pub(crate) paged: PagedRows,
     /// Their order by heads.
     pub(crate) heads: HeadMajor,
-    /// Rows of the pool that the new tokens' latents go to: (row of the pass, row of the pool, how many).
+    /// Where the new tokens' latents are stored: (row of the pass, row of the pool, number of rows).
     pub(crate) slots: Vec<(usize, usize, usize)>,
 }
 
@@ -152,10 +154,10 @@ impl Rows {
         }
     }
 
-    /// Makes it the rows of these stretches, one after the other. `heads` is the model's number of heads.
+    /// Sets the rows to those of these stretches, in order. `heads` is the model's number of heads.
     ///
     /// # Panics
-    /// If a stretch is empty or its table too short, or if a decompressed one comes after an absorbed one.
+    /// If a stretch is empty, if its table is too short, or if a decompressed stretch comes after an absorbed one.
     pub fn set<'a>(&mut self, heads: usize, stretches: impl Iterator<Item = Stretch<'a>> + Clone) {
         let of = |form: Form| stretches.clone().filter(move |s| s.form == form);
         let (given, generated) = (of(Form::Decompressed), of(Form::Absorbed));
@@ -192,24 +194,24 @@ impl Rows {
     pub fn len(&self) -> usize {
         self.ids.len()
     }
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What the layers are told of these rows.
+    /// The data of these rows that layers need.
     pub(crate) fn pass<'a>(&'a self, rope: &'a RopeTable) -> Pass<'a> {
         Pass { rope, positions: &self.positions, seg: &self.seg, balance: None, replay: None }
     }
 }
 
-/// `values`, one after the other, into i32 `[n]`.
+/// Writes `values` into an i32 `[n]`.
 fn put(into: &mut Tensor, n: usize, values: impl Iterator<Item = i32>) {
     into.resize(&[n]);
     into.i32_mut().iter_mut().zip(values).for_each(|(to, v)| *to = v);
 }
 
-/// What a pass over [`Rows`] reads and extends.
+/// The data that a pass over [`Rows`] reads and extends.
 pub struct Cache<'a> {
     /// Latents of all sequences.
     pub pool: &'a mut LatentPool,
@@ -227,14 +229,14 @@ pub struct LayerCache<'a> {
 }
 
 impl Cache<'_> {
-    /// The part of layer `l`; MTP modules come after the blocks.
+    /// The part of layer `l`. MTP modules come after the blocks.
     pub fn layer(&mut self, l: usize) -> LayerCache<'_> {
         LayerCache { pool: &mut self.pool.layers[l], view: &self.views.layers[l].1, rows: self.rows }
     }
 }
 
 impl LayerCache<'_> {
-    /// Keeps the latents of the new tokens.
+    /// Stores the latents of the new tokens.
     pub(crate) fn keep(&mut self, cx: &Cx, c_kv: &Tensor, k_rope: &Tensor) {
         for &(row, slot, n) in &self.rows.slots {
             elementwise::copy_rows(cx, c_kv, row, n, self.pool, slot, 0);
@@ -244,17 +246,17 @@ impl LayerCache<'_> {
 }
 
 impl Model {
-    /// Runs the rows of a pass through the blocks and keeps their latents. Returns the head's inputs `[T, D]` in the compute
-    /// format ([`Model::project`] makes logits of them).
+    /// Runs the rows of a pass through the blocks and stores their latents. Returns the head's inputs `[T, D]` in the
+    /// compute format. [`Model::project`] turns them into logits.
     pub fn extend(&self, cx: &Cx, cache: &mut Cache<'_>) -> Tensor {
         let rows = cache.rows;
         let x = self.trunk(cx, &rows.ids, &rows.pass(&self.rope), Some(cache), None, &mut None);
         self.final_norm(cx, &x).0
     }
 
-    /// Runs MTP module `k` (from 0) on rows whose tokens are one further than those that `previous` was computed for:
-    /// `previous_td` is the main model's output or the hidden state of the module before, for the same rows. Returns the
-    /// head's input and the module's hidden state.
+    /// Runs MTP module `k` (from 0) on rows. Each row's token is one position after the token for which its row of
+    /// `previous` was computed. `previous_td` is the main model's output, or the hidden state of the previous module.
+    /// Returns the head's input and the module's hidden state.
     pub fn draft(&self, cx: &Cx, k: usize, previous: &Tensor, cache: &mut Cache<'_>) -> (Tensor, Tensor) {
         let rows = cache.rows;
         let pass = rows.pass(&self.rope);

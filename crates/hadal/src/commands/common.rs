@@ -1,4 +1,4 @@
-//! What several commands need: opening a model with its tokenizer, continuing a prompt, numbers for people.
+//! Functions that several commands need: opening a model with its tokenizer, continuing a prompt, formatting numbers.
 
 use crate::cli::{FieldArgs, ModelArgs, SampleArgs};
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use hadal_weights::folder::model_folder;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Reads text, and says what was left out and why.
+/// Reads text, and prints what was skipped and why.
 pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
     let options = SourceOptions { text_field: field.text_field.clone(), ..SourceOptions::default() };
     let texts = read_paths(paths, &options)?;
@@ -20,7 +20,7 @@ pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
     Ok(texts)
 }
 
-/// Opens what `args` names, with a context of at least so many tokens.
+/// Opens the model that `args` names, with a context of at least this many tokens.
 pub(crate) fn load(args: &ModelArgs, context: Option<usize>) -> Result<Loaded> {
     let cx = Cx::cpu(args.threads, args.dtype.dtype());
     let loaded = Loaded::open(&model_folder(&args.model)?, context, cx)?;
@@ -35,7 +35,7 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// Tells the user something on standard error: standard output may be a text or a table that someone else reads.
+/// Prints a note to standard error. Standard output may be a text or a table that another program reads.
 fn notify(notice: Option<&str>) {
     if let Some(notice) = notice {
         eprintln!("note: {notice}");
@@ -48,8 +48,8 @@ pub(crate) fn engine(loaded: &Loaded, tokens: usize) -> Engine {
     Engine::new(&loaded.cx, &loaded.model, EngineOptions { cache_tokens, ..EngineOptions::default() })
 }
 
-/// Continues `prompt`, writing the text to standard output as it comes and `after` behind it, and says on standard
-/// error how fast it was.
+/// Continues `prompt`. The text is written to standard output while it is generated, and `after` follows it. Then the
+/// speed is written to standard error.
 pub(crate) fn continue_prompt(
     loaded: &Loaded,
     engine: &mut Engine,
@@ -79,14 +79,14 @@ pub(crate) fn continue_prompt(
     Ok(())
 }
 
-/// Text on standard output, at once.
+/// Writes text to standard output and flushes it.
 pub(crate) fn show(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// A number of things for people: 1,234,567.
+/// A number formatted for people, for example 1,234,567.
 pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let starts_group = |i: usize| i > 0 && (digits.len() - i).is_multiple_of(3);

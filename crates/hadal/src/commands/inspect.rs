@@ -1,4 +1,4 @@
-//! `hadal inspect`: what a configuration means in numbers; see `hadal_model::count`.
+//! `hadal inspect`: shows the numbers of a configuration; see `hadal_model::count`.
 
 use super::common::{open, show};
 use crate::cli::InspectArgs;
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     show(&text).context("cannot write to standard output")
 }
 
-/// What a name means; sequence length and formats if a recipe gives them.
+/// The configuration that a name stands for. A recipe also gives sequence length and formats.
 struct Found {
     config: ModelConfig,
     seq_len: Option<usize>,
@@ -40,10 +40,10 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
         let plan = Plan::draft(&Recipe::load(name, set)?)?;
         return Ok(Found { formats: Some(plan.formats()), seq_len: Some(plan.data.seq_len), config: plan.model });
     }
-    ensure!(set.is_empty(), "--set changes a recipe, and `{name}` is none");
+    ensure!(set.is_empty(), "--set changes a recipe, but `{name}` is not one");
     if path.is_dir() {
         let folder = model_folder(path)?;
-        // A configuration can be inspected without its weights, and what is wrong with them is for `import` to say.
+        // A configuration can be inspected without its weights. Problems with the weights are reported by `import`.
         let config = match open(&folder) {
             Ok(checkpoint) => checkpoint.config().clone(),
             Err(error) => ModelConfig::from_file(folder.join("config.json")).map_err(|_| error)?,
@@ -56,5 +56,5 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     let mut known: Vec<&str> = ModelConfig::names().chain(RECIPES.iter().map(|r| r.0)).collect();
     known.sort_unstable();
     known.dedup();
-    bail!("`{name}` is neither a file or folder nor a built-in name ({})", known.join(", "))
+    bail!("`{name}` is not a file, a folder or a built-in name ({})", known.join(", "))
 }

@@ -1,9 +1,10 @@
-//! MLA over cached latents (report 2.1.1; only `c_kv` and `k_rope` are kept): the absorbed form, in which nothing is
-//! decompressed, and the decompressed form for given tokens that continue a sequence.
+//! MLA over cached latents (report 2.1.1). Only `c_kv` and `k_rope` are stored. There are two forms: the absorbed form,
+//! in which nothing is decompressed, and the decompressed form, for given tokens that continue a sequence.
 //!
-//! `W_UK` is folded into the query, `q_lat = q_nope W_UK`, scores are taken against the cached latents, and `W_UV` is
-//! applied to the weighted sum of latents. Mathematically equal to the decompressed form; in floating point the two
-//! agree within the rounding of the folded products. Shapes: `t` rows of a pass, `b` of them in the absorbed form, `h` heads.
+//! In the absorbed form, `W_UK` is folded into the query, `q_lat = q_nope W_UK`. Scores are computed with the cached
+//! latents, and `W_UV` is applied to the weighted sum of latents. Mathematically this equals the decompressed form. In
+//! floating point, the two agree within the rounding of the folded products. Shapes: `t` rows of a pass, `b` of them in
+//! the absorbed form, `h` heads.
 
 use super::Mla;
 use crate::cached::LayerCache;
@@ -19,7 +20,7 @@ pub struct Absorbed {
 }
 
 impl Absorbed {
-    /// Bytes it takes.
+    /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         self.uk.bytes() + self.uv.bytes()
     }
@@ -31,7 +32,7 @@ impl Mla {
         let AttnShape { heads, d_nope, d_v, .. } = self.shape;
         let dc = self.kv_rank;
         let up = self.kv_up.weight();
-        // Rows of `n` of each head from the `first` of it on, as the weight's own products read them.
+        // Packs `n` rows of each head, starting at `first`, in the format of the weight's own products.
         let pack = |first: usize, n: usize, backward: bool| {
             let mut packed = PackedWeight::new(cx, heads, n, dc, cx.compute(), backward);
             let done: Result<(), Infallible> = packed.fill(cx, DType::F32, &|row, out| {
@@ -49,7 +50,7 @@ impl Mla {
         Absorbed { uk, uv }
     }
 
-    /// `x_td + MLA(RMSNorm(x_td))` for the rows of a pass that continues sequences, whose latents are kept.
+    /// `x_td + MLA(RMSNorm(x_td))` for the rows of a pass that continues sequences. It stores their latents.
     pub(crate) fn forward_cached(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, mut cache: LayerCache<'_>) -> Tensor {
         let p = self.project(cx, x, pass);
         cache.keep(cx, &p.c_kv, &p.k_rope);
@@ -76,7 +77,7 @@ impl Mla {
         y
     }
 
-    /// Attention of given tokens: keys and values of all tokens of their sequences are made from the latents.
+    /// Attention of given tokens. Keys and values of all tokens of their sequences are computed from the latents.
     fn attend_decompressed(&self, cx: &Cx, q: &Tensor, cache: &LayerCache<'_>) -> Tensor {
         let (s, dc) = (&self.shape, self.kv_rank);
         let (t, keys) = (q.rows(), &cache.rows.keys);
@@ -100,7 +101,7 @@ impl Mla {
         let (b, dc, dq) = (q.rows(), self.kv_rank, d_nope + d_rope);
         let order = &cache.rows.heads;
         let q = q.reshape(&[b * heads, dq]);
-        // Fold W_UK into the query, head by head.
+        // Fold W_UK into the query for each head.
         let q_nope = order.to_heads(cx, q.columns(0..d_nope));
         let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
         linear::grouped_backward_input(cx, &q_nope, &cache.view.uk, order.offsets(), &mut q_c, Acc::Write);
@@ -111,7 +112,7 @@ impl Mla {
         let q_lat = q_lat.reshape(&[b, heads * (dc + d_rope)]);
         let mut o_lat = cx.empty(&[b, heads * dc], cx.compute());
         latent::decode(cx, &q_lat, cache.pool, &cache.rows.paged, heads, dc, d_rope, scale, &mut o_lat);
-        // W_UV on the weighted sums.
+        // Apply W_UV to the weighted sums.
         let o_lat = o_lat.reshape(&[b * heads, dc]);
         let o_lat = order.to_heads(cx, o_lat.mat());
         let mut o = cx.empty(&[b * heads, d_v], cx.compute());

@@ -1,4 +1,5 @@
-//! Passes that continue sequences: their bits are those of the whole, their absorbed form agrees with the other one.
+//! Passes that continue sequences. They have the bits of a pass over the whole sequence, and the two forms of attention
+//! agree.
 
 use crate::fixtures::{Fixture, distance};
 use hadal_model::{AbsorbedViews, Cache, Form, Input, LatentPool, Model, Rows, Stretch};
@@ -7,7 +8,7 @@ use hadal_ops::{Cx, DType, Tensor};
 
 const NAMES: [&str; 3] = ["yarn", "moonlight", "mtp2"];
 
-/// Pages, views and rows beside a model.
+/// Pages, views and rows for a model.
 pub(crate) struct Cached {
     pool: LatentPool,
     views: AbsorbedViews,
@@ -20,14 +21,14 @@ impl Cached {
         Self { pool, views: AbsorbedViews::new(cx, model), rows: Rows::new(cx) }
     }
 
-    /// One pass over these stretches.
+    /// Runs one pass over these stretches.
     pub(crate) fn extend(&mut self, cx: &Cx, model: &Model, stretches: &[Stretch<'_>]) -> Tensor {
         let Self { pool, views, rows } = self;
         rows.set(model.config.num_attention_heads, stretches.iter().copied());
         model.extend(cx, &mut Cache { pool, views, rows })
     }
 
-    /// MTP's first module on given rows.
+    /// Runs the first MTP module on given rows.
     fn draft(&mut self, cx: &Cx, model: &Model, h: &Tensor, stretch: Stretch<'_>) -> Tensor {
         let Self { pool, views, rows } = self;
         rows.set(model.config.num_attention_heads, [stretch].into_iter());
@@ -43,7 +44,7 @@ impl Cached {
     }
 }
 
-/// A sequence over several pages, and its head inputs by training's forward.
+/// A sequence over several pages, and its head inputs from the forward pass of training.
 fn long(f: &Fixture, cx: &Cx, model: &Model, len: usize) -> (Vec<i32>, Vec<f32>) {
     let len = len.min(model.config.max_position_embeddings);
     let ids = f.ids();
@@ -89,7 +90,7 @@ fn a_row_has_its_bits_alone_in_any_pass() {
         let model = f.model(&cx);
         let ids = f.ids();
         let (a, b) = (&ids[0], &ids[1]);
-        // Alone, a token at a time.
+        // Alone, one token at a time.
         let mut alone = Cached::new(&cx, &model, 2);
         alone.given(&cx, &model, &a[..5], 0, &[0]);
         alone.given(&cx, &model, &b[..3], 0, &[1]);
@@ -99,7 +100,7 @@ fn a_row_has_its_bits_alone_in_any_pass() {
         let a_alone: Vec<Vec<f32>> = (5..9).map(|at| one(&mut alone, a, at, 0)).collect();
         let b_alone: Vec<Vec<f32>> = (3..5).map(|at| one(&mut alone, b, at, 1)).collect();
         let third = alone.given(&cx, &model, &b[..7], 0, &[1]).to_vec_f32();
-        // Together: a prompt, four tokens of one sequence (as speculation runs them), and two of another.
+        // Together: a prompt, four tokens of one sequence (as in speculative decoding), and two tokens of another.
         let mut together = Cached::new(&cx, &model, 5);
         together.given(&cx, &model, &a[..5], 0, &[3]);
         together.given(&cx, &model, &b[..3], 0, &[1]);

@@ -1,4 +1,4 @@
-//! The invariants that a model by itself must keep: halves of the backward, threads, micro-batches.
+//! The invariants that a model must satisfy: halves of the backward, threads, micro-batches.
 
 use crate::cached::Cached;
 use crate::fixtures::{Fixture, distance};
@@ -8,7 +8,7 @@ use hadal_weights::precision::{Gradients, Precision};
 
 const NAMES: [&str; 3] = ["yarn", "moonlight", "mtp2"];
 
-/// Loss sums, loads, and all gradients of one step over `ids`, `groups` sequences at a time.
+/// Loss sums, loads, and all gradients of one step over `ids`, with `groups` sequences at a time.
 pub(crate) fn gradients(
     cx: &Cx,
     model: &Model,
@@ -58,7 +58,7 @@ fn threads_do_not_change_a_bit() {
 
 #[test]
 fn what_is_computed_again_has_the_bits_of_what_was_kept() {
-    // MTP modules among them.
+    // MTP modules are included.
     for name in NAMES {
         let f = Fixture::named(name);
         for (kept, dtype) in
@@ -70,7 +70,7 @@ fn what_is_computed_again_has_the_bits_of_what_was_kept() {
                 gradients(&cx, &model, &batch(&f), 2)
             };
             assert!(run(false) == run(true), "{name} {dtype:?} {kept:?}");
-            // And what a cache is given of it.
+            // The same for the data that a cache stores.
             let logits = |recompute| {
                 let model = f.model_in(&cx, Precision { recompute, ..kept });
                 let (mut cached, ids) = (Cached::new(&cx, &model, 1), f.ids());
@@ -83,7 +83,7 @@ fn what_is_computed_again_has_the_bits_of_what_was_kept() {
     }
 }
 
-/// FP8 with everything kept.
+/// FP8 without recomputation.
 const FP8_KEPT: Precision = Precision { recompute: false, ..Precision::FP8 };
 
 #[test]
@@ -95,9 +95,9 @@ fn micro_batches_give_the_same_loads_and_close_gradients() {
         let (all, one) = (gradients(&cx, &model, &batch(&f), 4), gradients(&cx, &model, &batch(&f), 1));
         assert_eq!(all.1, one.1, "{name}: loads");
         assert!((all.0 - one.0).abs() <= 1e-6 * all.0.abs(), "{name}: loss");
-        // A weight gradient is a sum over n tokens; splitting it changes the order of n f32 additions: at most
-        // n 2^-24 of the sum of magnitudes. Activations are the same to the bit, and cancellation in the sum is what
-        // the factor of 16 allows for.
+        // A weight gradient is a sum over n tokens. Splitting it changes the order of n f32 additions, by at most n
+        // 2^-24 of the sum of magnitudes. Activations have the same bits. The factor of 16 allows for cancellation in
+        // the sum.
         let tokens: usize = batch(&f).iter().map(Vec::len).sum();
         let bound = 16.0 * tokens as f64 * f64::powi(2.0, -24);
         for (i, (a, b)) in all.2.iter().zip(&one.2).enumerate() {

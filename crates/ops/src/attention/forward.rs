@@ -1,8 +1,8 @@
-//! Forward: a task is one (segment, block of queries, head) and walks the key blocks up to its own. Blocks of keys start at
-//! multiples of `BLOCK` of the segment; a block of queries may start anywhere.
+//! Forward. A task is one (segment, block of queries, head). It goes through the key blocks up to its own. Blocks of
+//! keys start at multiples of `BLOCK` in the segment; a block of queries may start anywhere.
 //!
-//! Scores are made transposed, S^T = K Q^T in strips of eight keys, for a group of panels of queries at a time, so that
-//! they stay in the first-level cache until they are weights; then O = alpha O + P V by strips of eight queries.
+//! Scores are computed transposed, S^T = K Q^T in strips of eight keys, for a group of query panels at a time. So they
+//! stay in the first-level cache until they become weights. Then O = alpha O + P V follows in strips of eight queries.
 
 use super::kernel::{AttentionElem, TileKernel, Work, each};
 use super::lanes::Lanes;
@@ -12,7 +12,7 @@ use super::{AttnShape, BLOCK, Inputs, Scratch, Segments, pack};
 use crate::{Cx, DisjointMut, MatRef, Tensor};
 use std::f32::consts::{LN_2, LOG2_E};
 
-/// Panels of queries whose scores are alive at a time.
+/// Number of query panels whose scores exist at a time.
 const GROUP: usize = 2;
 
 struct Forward<'a, E> {
@@ -86,12 +86,12 @@ impl<E: AttentionElem> Work<E> for Forward<'_, E> {
             for i in 0..nq_pad * ld_v {
                 *acc.add(i) = 0.0;
             }
-            // Position of the block's first query, and the end of the keys that its last one sees.
+            // Position of the block's first query, and the end of the keys that its last query sees.
             let first = before + q0;
             for k0 in (0..first + nq).step_by(BLOCK) {
                 let nk = BLOCK.min(first + nq - k0);
                 let nk_pad = nk.next_multiple_of(16);
-                // Keys of the block that are seen by any of the queries before query `end`.
+                // Number of keys of the block that some query before query `end` sees.
                 let ahead = first as isize - k0 as isize;
                 let seen = |end: usize| (ahead + end as isize).clamp(0, nk_pad as isize) as usize;
                 for part in x.keys(key_start + k0, head) {
@@ -102,7 +102,7 @@ impl<E: AttentionElem> Work<E> for Forward<'_, E> {
                 for g in (0..nq_pad / 16).step_by(GROUP) {
                     let panels = GROUP.min(nq_pad / 16 - g);
                     for r in (0..seen(16 * (g + panels))).step_by(ROWS) {
-                        // Panels before the strip's first key see none of it.
+                        // Panels before the strip's first key see none of its keys.
                         let skip = ((r as isize - ahead).max(0) as usize / 16).saturating_sub(g);
                         let a = Rows { ptr: k_rows.add(r * wd), rs: wd, cs: 1 };
                         let b = Panels { ptr: qt.add(16 * (g + skip)), bs: BLOCK, count: panels - skip };

@@ -3,21 +3,22 @@
 use super::BLOCK;
 use crate::{Cx, DType, Tensor};
 
-/// Segment starts `[S + 1]`: tokens `starts[s]..starts[s + 1]` attend among themselves, causally, and to no others.
-/// A segment may be empty.
+/// Segment starts `[S + 1]`. Tokens `starts[s]..starts[s + 1]` attend causally to each other, and to no other tokens. A
+/// segment may be empty.
 ///
-/// A segment may continue one that began before: then it has more keys than queries, and its queries are the last of its
+/// A segment may continue an earlier one. Then it has more keys than queries, and its queries are the last of its
 /// tokens.
 pub struct Segments {
     starts: Tensor,
-    /// The same of the keys, which are the queries' tokens and those before them.
+    /// The starts of the keys, which are the queries' tokens and the tokens before them.
     keys: Tensor,
     /// `[blocks, 2]`: (segment, number of the block inside it) of every block of `BLOCK` queries.
     blocks: Tensor,
 }
 
 impl Segments {
-    /// From the starts, the end of the last segment included: `[0, 5, 12]` are two segments of 12 tokens.
+    /// Makes segments from their starts and the end of the last one: `[0, 5, 12]` are two segments with 12 tokens in
+    /// total.
     pub fn new(cx: &Cx, starts: &[usize]) -> Self {
         let ascending = starts.first() == Some(&0) && starts.windows(2).all(|w| w[0] <= w[1]);
         assert!(ascending, "segments: starts must begin with 0 and ascend: {starts:?}");
@@ -29,7 +30,7 @@ impl Segments {
         Self::of(cx, std::iter::repeat_n(len, n))
     }
 
-    /// From the segments' lengths.
+    /// Makes segments from their lengths.
     pub fn of(cx: &Cx, lens: impl Iterator<Item = usize> + Clone) -> Self {
         let ints = |shape: &[usize]| cx.empty(shape, DType::I32);
         let mut segments = Self { starts: ints(&[0]), keys: ints(&[0]), blocks: ints(&[0, 2]) };
@@ -37,12 +38,13 @@ impl Segments {
         segments
     }
 
-    /// Makes them segments of other lengths, in the memory they have where it suffices.
+    /// Replaces the segments by others with these lengths. The memory is reused if it is large enough.
     pub fn set(&mut self, lens: impl Iterator<Item = usize> + Clone) {
         self.set_continued(lens.map(|len| (0, len)));
     }
 
-    /// As [`Segments::set`], from the numbers of tokens before and of new ones of each segment. The new ones are queries.
+    /// Like [`Segments::set`], but from the number of earlier tokens and of new tokens of each segment. The new tokens
+    /// are queries.
     pub fn set_continued(&mut self, lens: impl Iterator<Item = (usize, usize)> + Clone) {
         put_starts(&mut self.keys, lens.clone().map(|(before, len)| before + len));
         let lens = lens.map(|(_, len)| len);
@@ -92,14 +94,14 @@ impl Segments {
     pub(crate) fn blocks(&self) -> usize {
         self.blocks.dim(0)
     }
-    /// Segment and number inside it of query block `i`.
+    /// The segment of query block `i`, and the number of the block inside it.
     pub(crate) fn block(&self, i: usize) -> (usize, usize) {
         let p = &self.blocks.i32()[2 * i..2 * i + 2];
         (p[0] as usize, p[1] as usize)
     }
 }
 
-/// Writes where segments of these lengths start, and where the last one ends.
+/// Writes the starts of segments with these lengths, and the end of the last one.
 fn put_starts(into: &mut Tensor, lens: impl Iterator<Item = usize> + Clone) {
     into.resize(&[lens.clone().count() + 1]);
     let starts = into.i32_mut();

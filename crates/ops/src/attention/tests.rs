@@ -1,4 +1,4 @@
-//! Attention against the f64 reference, and its invariants.
+//! Attention compared with the f64 reference, and its invariants.
 
 use super::lanes::Lanes;
 use super::*;
@@ -91,9 +91,9 @@ impl Case {
         let cx = Cx::cpu(2, dtype).with_isa(isa);
         let longest = self.starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
         let terms = (longest * self.s.heads).max(self.s.d_qk()).max(self.s.d_v) + 8;
-        // A chain of n additions errs by at most n 2^-24 of the absolute sum. dpbf16 rounds each of its two additions,
-        // bf16 products being exact. bf16 rounds by at most 2^-8 of the value; P and dS are rounded to it on the AVX-512 path (dS twice
-        // over: once itself, once through delta).
+        // The error of a chain of n additions is at most n 2^-24 of the sum of magnitudes. dpbf16 rounds each of its
+        // two additions; bf16 products are exact. bf16 rounds by at most 2^-8 of the value. On the AVX-512 path, P and
+        // dS are rounded to bf16. dS is affected twice: by its own rounding, and through delta.
         let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
         let r = Rounding {
             product: terms as f64 * 2f64.powi(-24),
@@ -174,8 +174,7 @@ fn thread_count_changes_no_bit() {
     });
 }
 
-/// A token's output has the same bits when the tokens after it change or are cut off, and when other segments are
-/// there.
+/// A token's output has the same bits if the tokens after it change or are removed, and if there are other segments.
 #[test]
 fn outputs_depend_on_the_prefix_only() {
     everywhere(|isa, dtype| {
@@ -280,7 +279,7 @@ fn exp2_is_within_two_ulp() {
     }
 }
 
-/// Queries whose keys began before them have the bits that they have in the whole segment, wherever it is cut.
+/// Queries that continue earlier keys have the same bits as in the whole segment, wherever it is cut.
 #[test]
 fn continued_segments_have_the_bits_of_whole_ones() {
     everywhere(|isa, dtype| {

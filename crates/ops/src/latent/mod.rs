@@ -1,19 +1,20 @@
-//! Decode attention over cached latents, the absorbed form of MLA (report 2.1.2's cache, eq. 1 and 10-11 with W_UK
-//! folded into the query and W_UV left to the caller).
+//! Decode attention over cached latents, the absorbed form of MLA (the cache of report 2.1.1, eq. 1 and 10-11). W_UK is
+//! folded into the query, and the caller applies W_UV.
 //!
 //! ```text
 //! s_j = (q_lat . c_j + q_rope . r_j) * scale        latent j of the sequence = [c_j (dc) | r_j (dr)], j < len
 //! o_lat = sum_j softmax_j(s_j) c_j
 //! ```
 //!
-//! Shapes: q_lat `[B, H (dc + dr)]`, B rows, each of a sequence of which it sees the first `len >= 1` tokens, its own
-//! among them; pool `[P * PAGE, dc + dr]`, the pages of all sequences ([`PagedRows`]); o_lat `[B, H dc]`. Pool and o_lat in
-//! one compute format; q_lat in that format or f32, then rounded to it where the products are in it.
+//! Shapes: q_lat `[B, H (dc + dr)]` with B rows. Each row belongs to a sequence and sees its first `len >= 1` tokens,
+//! including the row's own. pool `[P * PAGE, dc + dr]` has the pages of all sequences ([`PagedRows`]); o_lat `[B, H
+//! dc]`. Pool and o_lat have the same compute format. q_lat has that format or f32; f32 is rounded if the products need
+//! it.
 //!
-//! Precision as in `attention`. Order: keys are cut at multiples of `SPLIT`; every part has its own maximum, sum and
-//! output, walked in blocks from its start, and the parts are merged in ascending order. So the bits depend on the
-//! sequence alone, not on pages or other rows, and one long sequence still occupies many threads. Rows of one sequence
-//! (speculation) are computed together: each block of keys is read once for them.
+//! Precision as in `attention`. Order: keys are divided at multiples of `SPLIT`. Every part has its own maximum, sum
+//! and output, and is processed in blocks from its start. Then the parts are merged in ascending order. So the bits
+//! depend on the sequence alone, not on pages or other rows, and one long sequence still uses many threads. Rows of the
+//! same sequence (speculative decoding) are computed together: each block of keys is read once for all of them.
 
 mod pages;
 mod part;
@@ -27,28 +28,28 @@ use half::bf16;
 pub use pages::{PAGE, PagedRows, pages_for};
 use part::{Merge, Parts};
 
-/// Keys of one part. A multiple of attention's block.
+/// Keys per part. A multiple of attention's block.
 const SPLIT: usize = 512;
-/// Lanes of one task: heads, of one row or of several.
+/// Lanes per task: the heads of one row or of several.
 const HEADS: usize = 128;
 
-/// Sizes one decode step shares.
+/// Sizes that are the same for a whole decode step.
 #[derive(Clone, Copy)]
 struct Sizes {
     heads: usize,
     dc: usize,
     dr: usize,
     scale: f32,
-    /// Parts of the longest row.
+    /// Number of parts of the longest row.
     parts: usize,
-    /// Lanes of an output row in scratch, with its maximum and sum after it.
+    /// Lanes of an output row in scratch. Maximum and sum follow.
     row: usize,
 }
 
 /// Writes `o_lat` (shapes above).
 ///
 /// # Panics
-/// If shapes or formats disagree, or a page lies outside the pool.
+/// If shapes or formats disagree, or a page is outside the pool.
 pub fn decode(
     cx: &Cx,
     q_lat: &Tensor,

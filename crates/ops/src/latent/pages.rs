@@ -1,10 +1,10 @@
-//! Where the latents of sequences lie in a pool of pages, and which of them each row of a pass sees.
+//! Where the latents of sequences are in a pool of pages, and which of them each row of a pass sees.
 
 use super::HEADS;
 use crate::attention::BLOCK;
 use crate::{Cx, DType, Tensor};
 
-/// Tokens of a page: a block of attention, so that a block of keys lies in one page.
+/// Tokens per page. It is a block of attention, so that each block of keys is in one page.
 pub const PAGE: usize = BLOCK;
 
 /// Pages needed for `tokens` tokens.
@@ -12,14 +12,15 @@ pub fn pages_for(tokens: usize) -> usize {
     tokens.div_ceil(PAGE)
 }
 
-/// The rows of a pass over sequences whose latents are in pages. Token `j` of a sequence lies in row
-/// `table[j / PAGE] * PAGE + j % PAGE` of the pool.
+/// The rows of a pass over sequences whose latents are in pages. Token `j` of a sequence is in row `table[j / PAGE] *
+/// PAGE + j % PAGE` of the pool.
 pub struct PagedRows {
     /// Pages of each sequence, i32 `[S, P]`.
     tables: Tensor,
-    /// For each row, i32 `[B, 2]`: its sequence, and how many tokens of it the row sees.
+    /// For each row, i32 `[B, 2]`: its sequence, and the number of the sequence's tokens that the row sees.
     rows: Tensor,
-    /// Rows that are computed together, i32 `[G, 2]`: the first row, and how many. They are of one sequence.
+    /// Rows that are computed together, i32 `[G, 2]`: the first row, and their number. They belong to the same
+    /// sequence.
     groups: Tensor,
 }
 
@@ -30,11 +31,11 @@ impl PagedRows {
         Self { tables: ints(1), rows: ints(2), groups: ints(2) }
     }
 
-    /// Makes it the rows `(sequence, tokens seen)` over sequences with these tables, in the memory it has where that
-    /// suffices. Rows of one sequence stand together. `heads` is the number of heads of the attention.
+    /// Sets the rows `(sequence, tokens seen)` over sequences with these tables. The memory is reused if it is large
+    /// enough. Rows of the same sequence must be adjacent. `heads` is the number of heads of the attention.
     ///
     /// # Panics
-    /// If a row sees no token, or more than its table has pages for.
+    /// If a row sees no token, or more tokens than its table has pages for.
     pub fn set<'a>(
         &mut self,
         heads: usize,
@@ -79,7 +80,7 @@ impl PagedRows {
     pub fn len(&self) -> usize {
         self.rows.dim(0)
     }
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -101,11 +102,11 @@ impl PagedRows {
         let g = &self.groups.i32()[2 * i..2 * i + 2];
         (g[0] as usize, g[1] as usize)
     }
-    /// Most tokens that a row sees.
+    /// Largest number of tokens that a row sees.
     pub(super) fn longest(&self) -> usize {
         (0..self.len()).map(|i| self.seen(i)).max().unwrap_or(0)
     }
-    /// The highest page.
+    /// The highest page number.
     pub(super) fn last_page(&self) -> usize {
         self.tables.i32().iter().copied().max().unwrap_or(-1).max(0) as usize
     }

@@ -1,7 +1,7 @@
-//! One part of a sequence's keys for a group of rows and heads, and the merge of the parts.
+//! Processes one part of a sequence's keys for a group of rows and heads, and merges the parts.
 //!
-//! As in the forward pass with heads in place of queries: S^T = C Q^T, lanes are heads, then O = alpha O + P C. The heads
-//! of a row start at a multiple of 16 lanes, so that all lanes of a panel see the same keys.
+//! It works like the forward pass with heads in place of queries: S^T = C Q^T with heads as lanes, then O = alpha O + P
+//! C. The heads of a row start at a multiple of 16 lanes, so that all lanes of a panel see the same keys.
 
 use super::{HEADS, PAGE, PagedRows, SPLIT, Sizes};
 use crate::DisjointMut;
@@ -20,7 +20,7 @@ pub(super) struct Parts<'a, E> {
     pub(super) rows: &'a PagedRows,
     pub(super) z: Sizes,
     pub(super) head_groups: usize,
-    /// `[B parts, H, row]`: an output row that is not normalised yet, at its end the maximum (base 2) and the sum.
+    /// `[B parts, H, row]`: an output row that is not yet normalised, followed by the maximum (base 2) and the sum.
     pub(super) partial: DisjointMut<'a, f32>,
 }
 
@@ -86,7 +86,7 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
                     K::strip(a, b, d.div_ceil(K::PAIR), scores.add(r * nh_pad), nh_pad, Start::Zero);
                 }
                 for lane in (0..nh_pad).step_by(16) {
-                    // No lane sees the keys after its row's own, nor the padded ones.
+                    // No lane sees the keys after its row's own, or the padded ones.
                     let seen = self.rows.seen(row0 + lane / row_pad).saturating_sub(k0).min(nk);
                     let span = Span { full: seen, total: nk_pad, first: seen as isize - 16 };
                     let st = Stats { max: max.add(lane), sum: sum.add(lane), alpha: alpha.add(lane) };
@@ -110,7 +110,7 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
     }
 }
 
-/// A task is a row: its parts weighted to a common maximum and added in ascending order.
+/// A task is a row. Its parts are scaled to a common maximum and added in ascending order.
 pub(super) struct Merge<'a, E> {
     pub(super) rows: &'a PagedRows,
     pub(super) z: Sizes,

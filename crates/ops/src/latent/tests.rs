@@ -1,4 +1,4 @@
-//! Latent decode against the f64 reference, and its invariants.
+//! Latent decode compared with the f64 reference, and its invariants.
 
 use super::*;
 use crate::{Isa, Purpose, Rng};
@@ -36,12 +36,13 @@ impl Case {
     fn scale(&self) -> f32 {
         1.1 / ((self.dc + self.dr) as f32).sqrt()
     }
-    /// The pool and the table of each sequence, with `spare` pages between theirs. Rows that no sequence has are NaN.
+    /// The pool and the table of each sequence, with `spare` pages between them. Rows that belong to no sequence are
+    /// NaN.
     fn pool(&self, cx: &Cx, spare: usize) -> (Tensor, Vec<Vec<u32>>) {
         let d = self.dc + self.dr;
         let pages: usize = self.lens.iter().map(|n| pages_for(*n) * (1 + spare)).sum();
         let mut values = vec![f32::NAN; pages * PAGE * d];
-        // From the last page down, so that neighbours in a sequence are none in the pool.
+        // From the last page down, so that neighbours in a sequence are not neighbours in the pool.
         let mut next = pages;
         let mut tables = Vec::new();
         for cache in &self.caches {
@@ -72,7 +73,7 @@ impl Case {
     fn check(&self, isa: Isa, dtype: DType) {
         let cx = Cx::cpu(2, dtype).with_isa(isa);
         let longest = self.lens.iter().copied().max().unwrap_or(0);
-        // As derived in the tests of attention; a merge adds one more chain over the parts.
+        // As derived in the tests of attention. A merge adds one more chain over the parts.
         let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
         let r = Rounding {
             product: (longest.max(self.dc + self.dr) + 16) as f64 * 2f64.powi(-24),
@@ -128,7 +129,7 @@ fn agrees_over_several_parts_and_head_groups() {
     });
 }
 
-/// The same bits whatever the threads, the other sequences and the places of the pages.
+/// The bits do not depend on the threads, the other sequences or the places of the pages.
 #[test]
 fn a_sequence_decides_its_own_bits() {
     everywhere(|isa, dtype| {
@@ -145,8 +146,8 @@ fn a_sequence_decides_its_own_bits() {
     });
 }
 
-/// A prefix-sized call equals the absorbed form of decompressed attention: with the identity as W_UK and W_UV and one
-/// head, both compute the same thing.
+/// The last token of a sequence gives the same as decompressed attention in the absorbed form. With the identity as
+/// W_UK and W_UV and one head, both compute the same thing.
 #[test]
 fn equals_decompressed_attention() {
     use crate::attention::{AttnShape, Segments, forward};
@@ -167,14 +168,14 @@ fn equals_decompressed_attention() {
         let (q, rope) = (cx.tensor(&[t, dc + dr], &q, dtype), cx.tensor(&[t, dr], &rows(dc, dr), dtype));
         forward(&cx, &q, &kv, &rope, &Segments::uniform(&cx, 1, t), &s, &mut o, &mut lse);
         let (a, b) = (case.run(&cx, dtype), o.to_vec_f32()[(t - 1) * dc..].to_vec());
-        // Two roundings to bf16 of P and one of the output on each side, or a few hundred f32 operations.
+        // On each side, two roundings of P to bf16 and one of the output, or a few hundred f32 operations.
         let tolerance = if dtype == DType::Bf16 { 4.0 * 2f32.powi(-8) } else { 400.0 * 2f32.powi(-24) };
         let size = case.caches[0].iter().fold(0f32, |m, x| m.max(x.abs()));
         assert!(a.iter().zip(&b).all(|(x, y)| (x - y).abs() <= tolerance * size), "{a:?} {b:?}");
     });
 }
 
-/// Several rows of a sequence, which see different numbers of its tokens, have the bits that each has alone.
+/// Several rows of a sequence see different numbers of its tokens. They have the same bits as each row alone.
 #[test]
 fn rows_of_one_sequence_have_their_bits_alone() {
     everywhere(|isa, dtype| {
