@@ -18,6 +18,7 @@ use hadal_recipe::plan::Plan;
 use hadal_train::corpus::Corpus;
 use hadal_train::evaluate::{Stretch, by_place, evaluate, evaluate_by_position};
 use hadal_train::extend::extension_folder;
+use hadal_weights::precision::RunFormats;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -81,7 +82,7 @@ pub(crate) fn measure(folder: &Path, kinds: &[Kind]) -> Result<Measured> {
     let texts: Vec<(&str, u64)> = kinds.iter().map(|kind| (kind.name.as_str(), kind.hash)).collect();
     let of = json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "kinds": texts});
     kept(&folder.join("measured.json"), &of, || {
-        let loaded = Loaded::open(&folder.join("model"), None, Cx::cpu(0, DType::Bf16))?;
+        let loaded = Loaded::open(&folder.join("model"), None, RunFormats::COMPUTE, Cx::cpu(0, DType::Bf16))?;
         let (cx, model) = (&loaded.cx, &loaded.model);
         let options = EvalOptions { seq_len: plan.data.seq_len, overlap: 0, bos: true };
         let sets = kinds.iter().map(|k| Ok(spread(EvalSet::of_texts(&k.texts, &loaded.tokenizer, options)?)));
@@ -199,7 +200,7 @@ fn ask(model: String, folder: &Path, corpus: &Corpus, context: &Context) -> Resu
     let options = EvalOptions { seq_len: longest, overlap: 0, bos: true };
     let long = EvalSet::of_packed(&corpus.validation, &corpus.tokenizer, options)?;
     let long = long.longest((*tokens as usize).div_ceil(longest));
-    let loaded = Loaded::open(&folder.join("model"), Some(longest), Cx::cpu(0, DType::Bf16))?;
+    let loaded = Loaded::open(&folder.join("model"), Some(longest), RunFormats::COMPUTE, Cx::cpu(0, DType::Bf16))?;
     let cx = &loaded.cx;
     let (perplexity, places) = {
         let loss = evaluate(cx, &loaded.model, &short, &mut |_, _| true).loss;

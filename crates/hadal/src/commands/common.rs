@@ -23,7 +23,7 @@ pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
 /// Opens the model that `args` names, with a context of at least this many tokens.
 pub(crate) fn load(args: &ModelArgs, context: Option<usize>) -> Result<Loaded> {
     let cx = Cx::cpu(args.threads, args.dtype.dtype());
-    let loaded = Loaded::open(&model_folder(&args.model)?, context, cx)?;
+    let loaded = Loaded::open(&model_folder(&args.model)?, context, args.formats(), cx)?;
     notify(loaded.notice.as_deref());
     Ok(loaded)
 }

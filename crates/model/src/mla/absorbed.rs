@@ -31,14 +31,14 @@ impl Mla {
     pub fn absorb(&self, cx: &Cx) -> Absorbed {
         let AttnShape { heads, d_nope, d_v, .. } = self.shape;
         let dc = self.kv_rank;
-        let up = self.kv_up.weight();
+        let up = &self.kv_up.param;
         // Packs `n` rows of each head, starting at `first`, in the format of the weight's own products.
         let pack = |first: usize, n: usize, backward: bool| {
             let mut packed = PackedWeight::new(cx, heads, n, dc, cx.compute(), backward);
             let done: Result<(), Infallible> = packed.fill(cx, DType::F32, &|row, out| {
                 for (i, out) in out.f32_mut().chunks_exact_mut(dc).enumerate() {
                     let (head, at) = ((row + i) / n, (row + i) % n);
-                    up.row(head * (d_nope + d_v) + first + at, out);
+                    up.read((head * (d_nope + d_v) + first + at) * dc, out);
                 }
                 Ok(())
             });
