@@ -3,8 +3,8 @@
 mod measure;
 
 pub(crate) use measure::{
-    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchTrainArgs, DumpArgs, EvalArgs, ExperimentArgs,
-    InspectArgs, NiahArgs, ProductFormat,
+    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
+    ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -1,6 +1,7 @@
 //! Inference: sampling, cached generation, and questions about long texts.
 
 mod acceptance;
+pub mod bench;
 mod engine;
 mod generate;
 mod loaded;
