@@ -3,13 +3,14 @@
 mod measure;
 
 pub(crate) use measure::{
-    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchTrainArgs, DumpArgs, EvalArgs, ExperimentArgs,
-    InspectArgs, NiahArgs, ProductFormat,
+    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
+    ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hadal_infer::SampleParams;
 use hadal_ops::DType;
+use hadal_weights::precision::{RunFormat, RunFormats};
 use std::path::PathBuf;
 
 /// DeepSeek-V3, end to end, in Rust: text in, a trained Mixture-of-Experts language model out.
@@ -253,9 +254,41 @@ pub(crate) struct ModelArgs {
     /// Format of the computation
     #[arg(long, value_enum, default_value_t = Format::Bf16)]
     pub(crate) dtype: Format,
+    /// How weights are stored while the model runs
+    #[arg(long, value_enum, default_value_t = RunWeights::Full)]
+    pub(crate) weights: RunWeights,
+    /// How the weights of attention and of the output head are stored [default: int8 with --weights int4, otherwise as
+    /// --weights]
+    #[arg(long, value_enum)]
+    pub(crate) attention_weights: Option<RunWeights>,
     /// Number of threads (0: one for each core)
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
+}
+
+impl ModelArgs {
+    /// The formats of the weights.
+    pub(crate) fn formats(&self) -> RunFormats {
+        let format = |weights| match weights {
+            RunWeights::Full => RunFormat::Compute,
+            RunWeights::Int8 => RunFormat::Int8,
+            RunWeights::Int4 => RunFormat::Int4,
+        };
+        let default = if self.weights == RunWeights::Int4 { RunWeights::Int8 } else { self.weights };
+        let attention = format(self.attention_weights.unwrap_or(default));
+        RunFormats { attention, experts: format(self.weights), head: attention }
+    }
+}
+
+/// How weights are stored while a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RunWeights {
+    /// In the format of the computation
+    Full,
+    /// 8 bits, and a scale for each 32 weights: half the memory of BF16
+    Int8,
+    /// 4 bits, and a scale for each 32 weights: about a quarter of the memory of BF16
+    Int4,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

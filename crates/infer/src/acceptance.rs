@@ -4,7 +4,7 @@
 //!
 //! A small model's own text soon repeats itself and is easy to predict. A given text is not.
 
-use crate::decoder::Decoder;
+use crate::engine::{Engine, RequestError};
 use crate::generate::{Generation, generate};
 use crate::sample::{SampleParams, argmax};
 use hadal_model::{Input, Model};
@@ -39,15 +39,15 @@ impl std::ops::AddAssign for Acceptance {
 pub fn generate_with_drafts(
     cx: &Cx,
     model: &Model,
-    decoder: &mut Decoder,
+    engine: &mut Engine,
     prompt: &[u32],
     stop: &[u32],
     n: usize,
-) -> (Generation, Acceptance) {
-    let done = generate(cx, model, decoder, prompt, SampleParams::default(), stop, n, &mut |_| true);
+) -> Result<(Generation, Acceptance), RequestError> {
+    let done = generate(cx, model, engine, prompt, SampleParams::default(), stop, n, &mut |_| true)?;
     let all = [prompt, &done.tokens].concat();
     let seen = mtp_acceptance(cx, model, &all, prompt.len());
-    (done, seen)
+    Ok((done, seen))
 }
 
 /// Acceptance of module 1's drafts at every position of `tokens`. A draft is accepted if the main model finds the same
@@ -92,6 +92,7 @@ pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EngineOptions;
     use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
@@ -103,10 +104,10 @@ mod tests {
         let config = ModelConfig::from_file(fixture).unwrap();
         let cx = Cx::cpu(1, DType::F32);
         let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
-        let mut decoder = Decoder::new(&cx, &model);
+        let mut engine = Engine::new(&cx, &model, EngineOptions::default());
         let mut seen = Acceptance::default();
         for prompt in 1..20 {
-            let (done, own) = generate_with_drafts(&cx, &model, &mut decoder, &[prompt], &[], 16);
+            let (done, own) = generate_with_drafts(&cx, &model, &mut engine, &[prompt], &[], 16).unwrap();
             let all = [&[prompt], done.tokens.as_slice()].concat();
             assert_eq!((all.len(), own.drafts), (17, 15));
             // The last position of a text predicts a token that is not in the text.

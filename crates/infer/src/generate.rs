@@ -1,9 +1,10 @@
-//! Generates one sequence. First the prompt is read, then each token is a pass with one row.
+//! Generation of one sequence.
 
-use crate::decoder::{Decoder, Part, Sequence};
-use crate::sample::{SampleParams, Sampler};
-use hadal_model::{Form, Model};
+use crate::engine::{Engine, Event, Request, RequestError, Reuse};
+use crate::sample::SampleParams;
+use hadal_model::Model;
 use hadal_ops::Cx;
+use std::time::Instant;
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,49 +28,53 @@ pub struct Generation {
     pub seconds: (f64, f64),
 }
 
-/// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop.
+/// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop. The engine must be
+/// idle. The result has the bits of a cold start.
 ///
-/// # Panics
-/// If the prompt is empty. Callers check this first and give a better message.
+/// # Errors
+/// If the prompt is empty or does not fit into the model's context or the engine's cache.
 pub fn generate(
     cx: &Cx,
     model: &Model,
-    decoder: &mut Decoder,
+    engine: &mut Engine,
     prompt: &[u32],
     params: SampleParams,
     stop: &[u32],
     max_new: usize,
     each: &mut dyn FnMut(u32) -> bool,
-) -> Generation {
-    assert!(!prompt.is_empty(), "generate: empty prompt");
-    let room = model.config.max_position_embeddings.saturating_sub(prompt.len());
-    let max_new = max_new.min(room);
-    decoder.reserve(cx, model, prompt.len() + max_new);
-    let mut sequence = Sequence::default();
-    let start = std::time::Instant::now();
-    let ids: Vec<i32> = prompt.iter().map(|t| *t as i32).collect();
-    let mut logits = model.project(cx, &decoder.read(cx, model, &mut sequence, &ids));
-    let prefill = start.elapsed().as_secs_f64();
-    let start = std::time::Instant::now();
-    let mut sampler = Sampler::new(params);
-    let mut tokens = Vec::with_capacity(max_new);
-    let mut why = Stop::Length;
-    while tokens.len() < max_new {
-        let token = sampler.next(logits.f32(), sequence.len());
-        if stop.contains(&token) {
-            why = Stop::Token;
-            break;
-        }
-        tokens.push(token);
-        if !each(token) {
-            why = Stop::Caller;
-            break;
-        }
-        if tokens.len() < max_new {
-            let part = Part { sequence: &mut sequence, tokens: &[token as i32], form: Form::Absorbed };
-            logits = model.project(cx, &decoder.extend(cx, model, &mut [part]));
+) -> Result<Generation, RequestError> {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        params,
+        max_new,
+        stop: stop.to_vec(),
+        reuse: Reuse::Given,
+        ..Request::default()
+    };
+    let id = engine.submit(model, &request)?;
+    let mut done = Generation { tokens: Vec::new(), stop: Stop::Length, seconds: (0.0, 0.0) };
+    let start = Instant::now();
+    let (mut ended, mut enough) = (false, false);
+    while !ended && !enough {
+        let reading = done.tokens.is_empty();
+        engine.step(cx, model, &mut |event| match event {
+            Event::Token { token, .. } => {
+                done.tokens.push(token.token);
+                enough = !each(token.token);
+            }
+            Event::Finished { stop, .. } => {
+                done.stop = stop;
+                ended = true;
+            }
+        });
+        if reading {
+            done.seconds.0 = start.elapsed().as_secs_f64();
         }
     }
-    decoder.release(sequence);
-    Generation { tokens, stop: why, seconds: (prefill, start.elapsed().as_secs_f64()) }
+    if !ended {
+        engine.cancel(id);
+        done.stop = Stop::Caller;
+    }
+    done.seconds.1 = start.elapsed().as_secs_f64() - done.seconds.0;
+    Ok(done)
 }

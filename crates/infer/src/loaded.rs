@@ -3,6 +3,7 @@
 use hadal_data::{DataError, Tokenizer, fim};
 use hadal_model::Model;
 use hadal_ops::Cx;
+use hadal_weights::precision::RunFormats;
 use hadal_weights::{Checkpoint, ModelConfig};
 use std::path::{Path, PathBuf};
 
@@ -61,7 +62,8 @@ pub struct Loaded {
 impl Loaded {
     /// Opens the checkpoint in `folder`. The context is the one in its configuration, or at least `context` tokens,
     /// even if it was not trained for that many.
-    pub fn open(folder: &Path, context: Option<usize>, cx: Cx) -> Result<Self, LoadError> {
+    /// Weights are stored in `formats` while the model runs.
+    pub fn open(folder: &Path, context: Option<usize>, formats: RunFormats, cx: Cx) -> Result<Self, LoadError> {
         // The small file is read first, so that its errors appear before the weights are loaded.
         let tokenizer =
             Tokenizer::load(folder).map_err(|error| LoadError::Tokenizer { folder: folder.to_owned(), error })?;
@@ -75,7 +77,7 @@ impl Loaded {
         if tokens > rows {
             return Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows });
         }
-        let model = Model::load(&cx, &checkpoint)?;
+        let model = Model::load_as(&cx, &checkpoint, formats)?;
         Ok(Self { cx, model, tokenizer, notice })
     }
 

@@ -48,7 +48,7 @@ pub fn retrieve(cx: &Cx, model: &Model, ids: &[u32], answer: Range<usize>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Decoder, SampleParams, generate};
+    use crate::{Engine, EngineOptions, SampleParams, generate};
     use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
@@ -60,9 +60,10 @@ mod tests {
         let config = ModelConfig::from_file(format!("{folder}/config.json")).unwrap();
         let cx = Cx::cpu(1, DType::F32);
         let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 3, std: 0.3 });
-        let mut decoder = Decoder::new(&cx, &model);
+        let mut engine = Engine::new(&cx, &model, EngineOptions::default());
         let prompt: Vec<u32> = (0..40).map(|i| (i * 7 + 3) % config.vocab_size as u32).collect();
-        let done = generate(&cx, &model, &mut decoder, &prompt, SampleParams::default(), &[], 4, &mut |_| true);
+        let done = generate(&cx, &model, &mut engine, &prompt, SampleParams::default(), &[], 4, &mut |_| true);
+        let done = done.unwrap();
         let mut all = [prompt.as_slice(), &done.tokens].concat();
         let whole = retrieve(&cx, &model, &all, 40..44);
         assert_eq!(whole, Retrieval { right: 4, tokens: 4 });

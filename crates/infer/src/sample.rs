@@ -1,6 +1,7 @@
 //! Chooses the next token from logits: temperature, top-k, top-p, min-p.
 
 use hadal_base::{Purpose, Rng};
+use std::collections::BTreeMap;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +25,73 @@ pub struct SampleParams {
 impl Default for SampleParams {
     fn default() -> Self {
         Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0, request: 0, sample: 0 }
+    }
+}
+
+/// Changes of the logits before a token is drawn, as the field's programs have them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adjust {
+    /// Divides positive logits of tokens that were there before, in prompt or continuation, and multiplies negative ones (1:
+    /// none).
+    pub repetition: f32,
+    /// Subtracted from the logits of tokens that the continuation has.
+    pub presence: f32,
+    /// Subtracted for each time that the continuation has the token.
+    pub frequency: f32,
+    /// Added to the logits of single tokens. Minus infinity forbids one.
+    pub bias: Vec<(u32, f32)>,
+}
+
+impl Default for Adjust {
+    fn default() -> Self {
+        Self { repetition: 1.0, presence: 0.0, frequency: 0.0, bias: Vec::new() }
+    }
+}
+
+/// The same on its way through a continuation.
+pub(crate) struct Adjusted {
+    adjust: Adjust,
+    /// Tokens of prompt and continuation, with how often the latter has each. Ordered, so that runs repeat.
+    seen: BTreeMap<u32, u32>,
+}
+
+impl Adjusted {
+    pub(crate) fn new(adjust: &Adjust, prompt: &[u32]) -> Self {
+        let mut adjusted = Self { adjust: adjust.clone(), seen: BTreeMap::new() };
+        if adjusted.counts() {
+            adjusted.seen.extend(prompt.iter().map(|token| (*token, 0)));
+        }
+        adjusted
+    }
+
+    /// Whether anything depends on what was there before.
+    fn counts(&self) -> bool {
+        (self.adjust.repetition, self.adjust.presence, self.adjust.frequency) != (1.0, 0.0, 0.0)
+    }
+
+    pub(crate) fn apply(&self, logits: &mut [f32]) {
+        let Adjust { repetition, presence, frequency, bias } = &self.adjust;
+        for (token, times) in &self.seen {
+            let Some(logit) = logits.get_mut(*token as usize) else { continue };
+            if *repetition != 1.0 {
+                *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+            }
+            if *times > 0 {
+                *logit -= presence + frequency * *times as f32;
+            }
+        }
+        for (token, bias) in bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+    }
+
+    /// Hears of a new token.
+    pub(crate) fn count(&mut self, token: u32) {
+        if self.counts() {
+            *self.seen.entry(token).or_default() += 1;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use hadal_base::IoError;
 use hadal_data::DataError;
-use hadal_infer::LoadError;
+use hadal_infer::{LoadError, RequestError};
 use hadal_recipe::plan::PlanError;
 use hadal_recipe::recipe::RecipeError;
 use hadal_train::checkpoint::CheckpointError;
@@ -59,6 +59,9 @@ pub enum LabError {
     /// A finished model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A prompt cannot be continued.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// An error in weights.
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),

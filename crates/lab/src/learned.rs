@@ -3,8 +3,8 @@
 
 use crate::error::{Result, refuse};
 use hadal_data::baseline::{Compressor, Unigram};
-use hadal_data::{DataError, Tokenizer, fim};
-use hadal_infer::{Acceptance, Decoder, SampleParams, generate, generate_with_drafts};
+use hadal_data::{Tokenizer, fim};
+use hadal_infer::{Acceptance, Engine, EngineOptions, SampleParams, generate, generate_with_drafts};
 use hadal_model::Model;
 use hadal_ops::Cx;
 use hadal_train::evaluate::evaluate;
@@ -68,8 +68,8 @@ impl Prompts {
         model: &Model,
         tokenizer: &Tokenizer,
         sampling: Option<SampleParams>,
-    ) -> Result<Answers, DataError> {
-        let mut decoder = Decoder::new(cx, model);
+    ) -> Result<Answers> {
+        let mut engine = Engine::new(cx, model, EngineOptions::default());
         let stop: Vec<u32> = tokenizer.special().eos.into_iter().collect();
         let mut answers = Answers { texts: Vec::new(), acceptance: Acceptance::default() };
         for (request, prompt) in (0..).zip(&self.all) {
@@ -82,15 +82,15 @@ impl Prompts {
                 generate(
                     cx,
                     model,
-                    &mut decoder,
+                    &mut engine,
                     &ids,
                     SampleParams { request, ..params },
                     &stop,
                     NEW_TOKENS,
                     &mut |_| true,
-                )
+                )?
             } else {
-                let (done, seen) = generate_with_drafts(cx, model, &mut decoder, &ids, &stop, NEW_TOKENS);
+                let (done, seen) = generate_with_drafts(cx, model, &mut engine, &ids, &stop, NEW_TOKENS)?;
                 answers.acceptance += seen;
                 done
             };

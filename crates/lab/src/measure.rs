@@ -12,12 +12,13 @@ use hadal_base::mix;
 use hadal_data::hash::hash_bytes;
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
 use hadal_infer::Loaded;
-use hadal_infer::{Acceptance, Decoder, acceptance_along, generate_with_drafts};
+use hadal_infer::{Acceptance, Engine, EngineOptions, acceptance_along, generate_with_drafts};
 use hadal_ops::{Cx, DType};
 use hadal_recipe::plan::Plan;
 use hadal_train::corpus::Corpus;
 use hadal_train::evaluate::{Stretch, by_place, evaluate, evaluate_by_position};
 use hadal_train::extend::extension_folder;
+use hadal_weights::precision::RunFormats;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -81,7 +82,7 @@ pub(crate) fn measure(folder: &Path, kinds: &[Kind]) -> Result<Measured> {
     let texts: Vec<(&str, u64)> = kinds.iter().map(|kind| (kind.name.as_str(), kind.hash)).collect();
     let of = json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "kinds": texts});
     kept(&folder.join("measured.json"), &of, || {
-        let loaded = Loaded::open(&folder.join("model"), None, Cx::cpu(0, DType::Bf16))?;
+        let loaded = Loaded::open(&folder.join("model"), None, RunFormats::COMPUTE, Cx::cpu(0, DType::Bf16))?;
         let (cx, model) = (&loaded.cx, &loaded.model);
         let options = EvalOptions { seq_len: plan.data.seq_len, overlap: 0, bos: true };
         let sets = kinds.iter().map(|k| Ok(spread(EvalSet::of_texts(&k.texts, &loaded.tokenizer, options)?)));
@@ -135,14 +136,14 @@ fn drafts(loaded: &Loaded, corpus: &Corpus, most: usize) -> Result<(Acceptance, 
     if model.mtp.is_empty() {
         return Ok((own, along));
     }
-    let mut decoder = Decoder::new(cx, model);
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
     let documents = corpus.validation.documents();
     let mut ids = Vec::new();
     for document in (0..documents).step_by(documents.div_ceil(PROMPTS).max(1)) {
         corpus.validation.read(document, &mut ids)?;
         let text: Vec<u32> = loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(most).collect();
         let prompt = &text[..PROMPT.min(text.len())];
-        own += generate_with_drafts(cx, model, &mut decoder, prompt, &[], NEW).1;
+        own += generate_with_drafts(cx, model, &mut engine, prompt, &[], NEW)?.1;
         along += acceptance_along(cx, model, &text);
     }
     Ok((own, along))
@@ -199,7 +200,7 @@ fn ask(model: String, folder: &Path, corpus: &Corpus, context: &Context) -> Resu
     let options = EvalOptions { seq_len: longest, overlap: 0, bos: true };
     let long = EvalSet::of_packed(&corpus.validation, &corpus.tokenizer, options)?;
     let long = long.longest((*tokens as usize).div_ceil(longest));
-    let loaded = Loaded::open(&folder.join("model"), Some(longest), Cx::cpu(0, DType::Bf16))?;
+    let loaded = Loaded::open(&folder.join("model"), Some(longest), RunFormats::COMPUTE, Cx::cpu(0, DType::Bf16))?;
     let cx = &loaded.cx;
     let (perplexity, places) = {
         let loss = evaluate(cx, &loaded.model, &short, &mut |_, _| true).loss;

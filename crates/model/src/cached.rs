@@ -7,6 +7,7 @@
 //! form. A pass may have rows of both forms; those of given tokens come first.
 
 use crate::mla::absorbed::Absorbed;
+use crate::mla::heads::HeadMajor;
 use crate::model::Model;
 use crate::pass::Pass;
 use hadal_ops::attention::Segments;
@@ -131,6 +132,8 @@ pub struct Rows {
     pub(crate) keys: Tensor,
     /// The other rows.
     pub(crate) paged: PagedRows,
+    /// Their order by heads.
+    pub(crate) heads: HeadMajor,
     /// Where the new tokens' latents are stored: (row of the pass, row of the pool, number of rows).
     pub(crate) slots: Vec<(usize, usize, usize)>,
 }
@@ -146,6 +149,7 @@ impl Rows {
             seg: Segments::of(cx, std::iter::empty()),
             keys: ints(),
             paged: PagedRows::new(cx),
+            heads: HeadMajor::new(cx),
             slots: Vec::new(),
         }
     }
@@ -171,6 +175,7 @@ impl Rows {
         let seen =
             generated.clone().enumerate().flat_map(|(i, s)| (0..s.tokens.len()).map(move |t| (i, s.before + t + 1)));
         self.paged.set(heads, generated.map(|s| s.table), seen);
+        self.heads.set(total - self.given, heads);
         self.slots.clear();
         let mut row = 0;
         for s in stretches {

@@ -49,7 +49,7 @@ impl Ffn {
 
     /// `y_td += FFN(u_td)`, y f32.
     pub fn forward(&self, cx: &Cx, u: &Tensor, y: &mut Tensor) -> FfnSaved {
-        let wide = self.gate_up.weight().n();
+        let wide = self.gate_up.param.spec.n();
         let mut gu = cx.empty(&[u.rows(), wide], cx.compute());
         self.gate_up.forward(cx, u, &mut gu, Acc::Write);
         let mut h = cx.empty(&[u.rows(), wide / 2], cx.compute());

@@ -5,7 +5,7 @@ use crate::param::Purpose;
 use crate::values::Values;
 use hadal_ops::{Cx, DType};
 use hadal_weights::list::{Part, parameters};
-use hadal_weights::precision::Precision;
+use hadal_weights::precision::{Precision, RunFormats};
 use hadal_weights::{
     Checkpoint, Error, ModelConfig, Quantization, SaveOptions, SaveTensor, TensorSource, WeightFormat, write_into,
 };
@@ -17,12 +17,17 @@ impl Model {
     /// read, and nothing else is kept. Weights may be f32, BF16, F16 or FP8, which is dequantised. The error names
     /// every tensor that is missing, not needed, or of a wrong shape or type. It comes before memory is allocated.
     pub fn load(cx: &Cx, checkpoint: &Checkpoint) -> Result<Self, Error> {
+        Self::load_as(cx, checkpoint, RunFormats::COMPUTE)
+    }
+
+    /// Reads a model that only runs, with its weights stored in `formats`. They are packed while they are read.
+    pub fn load_as(cx: &Cx, checkpoint: &Checkpoint, formats: RunFormats) -> Result<Self, Error> {
         checkpoint.audit()?.into_result()?;
         let config = checkpoint.config();
         // An embedding table is stored in bf16 only if that loses nothing.
         let embedding = &parameters(config)[0];
         let table = if checkpoint.halves(embedding) { DType::Bf16 } else { DType::F32 };
-        let mut model = Self::build(cx, config, Precision::COMPUTE, Purpose::Inference, table);
+        let mut model = Self::build(cx, config, Precision::COMPUTE, Purpose::Inference(formats), table);
         model.fill(cx, checkpoint)?;
         Ok(model)
     }

@@ -10,12 +10,12 @@ use crate::cached::Cache;
 use crate::linear::Linear;
 use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
-use crate::param::{Grads, Param, Purpose, embed, embed_backward};
+use crate::param::{Grads, Param, Purpose, Stored, embed, embed_backward};
 use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
 use crate::values::{Fresh, Values};
 use hadal_ops::head::{self, HeadGrad};
-use hadal_ops::{Acc, Cx, DType, Tensor, moe, reduce, rope::RopeTable};
+use hadal_ops::{Acc, Cx, DType, Tensor, moe, quant, reduce, rope::RopeTable};
 use hadal_weights::Error;
 use hadal_weights::ModelConfig;
 use hadal_weights::list::Role;
@@ -429,7 +429,10 @@ impl Model {
         let (h, pass) = self.hidden(cx, input, replay, &mut observer);
         let loss = |h: &Tensor, targets: &Targets| {
             let mut losses = cx.empty(&[h.rows()], DType::F32);
-            head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None);
+            match self.head().stored() {
+                Stored::Quantised(head) => head::quantised_losses(cx, h, head, &targets.ids, &mut losses),
+                _ => head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None),
+            }
             losses
         };
         let main = loss(&h, &input.targets);
@@ -480,7 +483,10 @@ impl Model {
     /// Logits f32 `[T, V]` for head inputs `h_td`.
     pub fn project(&self, cx: &Cx, h: &Tensor) -> Tensor {
         let mut out = cx.empty(&[h.rows(), self.config.vocab_size], DType::F32);
-        head::logits(cx, h, self.head().weight(), &mut out);
+        match self.head().stored() {
+            Stored::Quantised(head) => quant::forward(cx, h, head, None, &mut out, Acc::Write),
+            _ => head::logits(cx, h, self.head().weight(), &mut out),
+        }
         out
     }
 }

@@ -110,7 +110,7 @@ impl Moe {
 
     /// Phase experts: each expert computes on its rows. Returns outputs `[R, D]` and the gate-up products `[R, 2I]`.
     pub fn experts(&self, cx: &Cx, rows: &Dispatched) -> (Tensor, Kept) {
-        let (r, wide) = (rows.x.rows(), self.gate_up.weight().n());
+        let (r, wide) = (rows.x.rows(), self.gate_up.param.spec.n());
         let mut gu = cx.empty(&[r, wide], cx.compute());
         self.gate_up.grouped_forward(cx, rows.x.operand(), &rows.plan.offsets, &mut gu, Acc::Write);
         let mut h = cx.empty(&[r, wide / 2], cx.compute());

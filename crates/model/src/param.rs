@@ -8,17 +8,19 @@
 use crate::values::{Values, read_all, read_from};
 use hadal_ops::fp8::{Shape, Style};
 use hadal_ops::linear::PackedWeight;
+use hadal_ops::quant::{QuantFormat, QuantWeight};
 use hadal_ops::{Acc, Cx, DType, MatRef, Tensor};
 use hadal_weights::Error;
 use hadal_weights::list::{Parameter, Role};
-use hadal_weights::precision::{Gradients, Precision, Product};
+use hadal_weights::precision::{Gradients, Precision, Product, RunFormat, RunFormats};
 use std::sync::Arc;
 
 /// The purpose that a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Forward only: no form that only backward reads, and no second copy of anything.
-    Inference,
+    /// Weights are stored in these formats.
+    Inference(RunFormats),
     /// Forward and backward.
     Training,
 }
@@ -29,6 +31,8 @@ pub enum Stored {
     Table(Tensor),
     /// In panels for products.
     Packed(PackedWeight),
+    /// Quantised, for the products of a model that only runs.
+    Quantised(QuantWeight),
     /// An f32 table and the panels packed from it: for the router and a tied embedding in training.
     Both(Tensor, PackedWeight),
 }
@@ -39,6 +43,7 @@ impl Stored {
         match self {
             Self::Table(t) => t.bytes(),
             Self::Packed(p) => p.bytes(),
+            Self::Quantised(q) => q.bytes(),
             Self::Both(t, p) => t.bytes() + p.bytes(),
         }
     }
@@ -76,9 +81,18 @@ impl Param {
     ) -> Self {
         let training = purpose == Purpose::Training;
         let table = || cx.fixed(&spec.shape, if spec.role == Role::Embedding { table } else { DType::F32 });
-        let stored = match spec.product(precision) {
-            None => Stored::Table(table()),
-            Some(product) => {
+        let quantised = match purpose {
+            Purpose::Inference(formats) => match spec.run_format(&formats) {
+                RunFormat::Compute => None,
+                RunFormat::Int8 => Some(QuantFormat::Int8),
+                RunFormat::Int4 => Some(QuantFormat::Int4),
+            },
+            Purpose::Training => None,
+        };
+        let stored = match (spec.product(precision), quantised) {
+            (None, _) => Stored::Table(table()),
+            (Some(_), Some(format)) => Stored::Quantised(QuantWeight::new(cx, format, spec.groups, spec.n(), spec.k())),
+            (Some(product), None) => {
                 let packed = room(cx, &spec, product, precision, training);
                 let own_master = matches!(spec.role, Role::Router | Role::Embedding);
                 if training && own_master { Stored::Both(table(), packed) } else { Stored::Packed(packed) }
@@ -119,7 +133,7 @@ impl Param {
     pub fn table(&self) -> &Tensor {
         match self.stored() {
             Stored::Table(table) | Stored::Both(table, _) => table,
-            Stored::Packed(_) => panic!("`{}` has no table", self.spec.name()),
+            Stored::Packed(_) | Stored::Quantised(_) => panic!("`{}` has no table", self.spec.name()),
         }
     }
     /// The panels of a parameter that is used in products.
@@ -127,6 +141,7 @@ impl Param {
         match self.stored() {
             Stored::Packed(packed) | Stored::Both(_, packed) => packed,
             Stored::Table(_) => panic!("`{}` is not multiplied with", self.spec.name()),
+            Stored::Quantised(_) => panic!("`{}` is quantised: only forward passes read it", self.spec.name()),
         }
     }
     /// Whether the model itself has the f32 master. This is so if layers read it in f32.
@@ -140,6 +155,7 @@ impl Param {
         match self.stored_mut()? {
             Stored::Packed(packed) => packed.pack(cx, master),
             Stored::Table(_) | Stored::Both(..) => panic!("`{}` is its own master", self.spec.name()),
+            Stored::Quantised(q) => q.pack(cx, master),
         }
         Ok(())
     }
@@ -152,7 +168,9 @@ impl Param {
                 edit(table);
                 packed.pack(cx, table);
             }
-            Stored::Packed(_) => panic!("the master of `{}` is not in the model", self.spec.name()),
+            Stored::Packed(_) | Stored::Quantised(_) => {
+                panic!("the master of `{}` is not in the model", self.spec.name())
+            }
         }
         Ok(())
     }
@@ -162,6 +180,7 @@ impl Param {
         let shape = self.spec.shape.clone();
         match self.stored_mut()? {
             Stored::Packed(packed) => packed.pack(cx, &cx.tensor(&shape, values, DType::F32)),
+            Stored::Quantised(q) => q.pack(cx, &cx.tensor(&shape, values, DType::F32)),
             Stored::Table(table) => *table = cx.tensor(&shape, values, table.dtype()),
             Stored::Both(table, packed) => {
                 table.f32_mut().copy_from_slice(values);
@@ -189,6 +208,9 @@ impl Param {
                 packed.pack(cx, &all);
                 return Ok(());
             }
+            Stored::Quantised(q) => {
+                return q.fill(cx, source, &|row, out| read_from(values, &spec, row * k, out));
+            }
             Stored::Table(table) | Stored::Both(table, _) => table,
         };
         read_all(cx, values, &spec, table)?;
@@ -205,18 +227,22 @@ impl Param {
                 DType::Bf16 => out.iter_mut().zip(&t.bf16()[start..]).for_each(|(o, v)| *o = v.to_f32()),
                 _ => out.copy_from_slice(&t.f32()[start..start + out.len()]),
             },
-            Stored::Packed(packed) => {
-                let k = self.spec.k();
-                let mut row = vec![0.0; k];
-                let mut done = 0;
-                while done < out.len() {
-                    let (at, from) = ((start + done) / k, (start + done) % k);
-                    packed.row(at, &mut row);
-                    let n = (k - from).min(out.len() - done);
-                    out[done..done + n].copy_from_slice(&row[from..from + n]);
-                    done += n;
-                }
-            }
+            Stored::Packed(packed) => self.read_rows(start, out, &|row, out| packed.row(row, out)),
+            Stored::Quantised(q) => self.read_rows(start, out, &|row, out| q.row(row, out)),
+        }
+    }
+
+    /// Reads elements from `start` on with a function that gives whole rows.
+    fn read_rows(&self, start: usize, out: &mut [f32], row_of: &dyn Fn(usize, &mut [f32])) {
+        let k = self.spec.k();
+        let mut row = vec![0.0; k];
+        let mut done = 0;
+        while done < out.len() {
+            let (at, from) = ((start + done) / k, (start + done) % k);
+            row_of(at, &mut row);
+            let n = (k - from).min(out.len() - done);
+            out[done..done + n].copy_from_slice(&row[from..from + n]);
+            done += n;
         }
     }
 
@@ -245,6 +271,7 @@ pub(crate) fn embed(cx: &Cx, table: &Param, ids: &Tensor, x: &mut Tensor) {
     match table.stored() {
         Stored::Table(t) | Stored::Both(t, _) => hadal_ops::embedding::forward(cx, t, ids, x),
         Stored::Packed(head) => hadal_ops::embedding::forward_packed(cx, head, ids, x),
+        Stored::Quantised(head) => hadal_ops::embedding::forward_quantised(cx, head, ids, x),
     }
 }
 
@@ -321,7 +348,7 @@ mod tests {
     use hadal_ops::{Cx, DType};
     use hadal_weights::ModelConfig;
     use hadal_weights::list::parameters;
-    use hadal_weights::precision::Precision;
+    use hadal_weights::precision::{Precision, RunFormats};
 
     #[test]
     fn weights_to_be_read_take_what_their_file_takes_for_every_built_in_configuration() {
@@ -337,7 +364,14 @@ mod tests {
                     // touched.
                     let groups = std::mem::replace(&mut spec.groups, 1);
                     spec.shape[0] /= groups;
-                    let param = Param::new(&cx, spec, index, &Precision::COMPUTE, Purpose::Inference, DType::Bf16);
+                    let param = Param::new(
+                        &cx,
+                        spec,
+                        index,
+                        &Precision::COMPUTE,
+                        Purpose::Inference(RunFormats::COMPUTE),
+                        DType::Bf16,
+                    );
                     stored += groups * param.stored().bytes();
                 }
                 let share = stored as f64 / file as f64;

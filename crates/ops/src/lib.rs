@@ -9,6 +9,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bandwidth;
 mod cx;
 pub mod elementwise;
 pub mod embedding;
@@ -26,6 +27,7 @@ pub mod moe;
 mod par;
 mod pool;
 mod profile;
+pub mod quant;
 pub mod reduce;
 pub mod rmsnorm;
 pub mod rope;

@@ -7,7 +7,7 @@
 use crate::config::{ModelConfig, TopkMethod};
 use crate::fp8::ScaleFormat;
 use crate::header::SaveDtype;
-use crate::precision::{Precision, Product};
+use crate::precision::{Precision, Product, RunFormat, RunFormats};
 use std::fmt;
 use std::ops::Range;
 
@@ -166,6 +166,25 @@ impl Parameter {
             Role::Router => Product::F32,
             Role::MtpProjection => table.mtp_proj,
         })
+    }
+    /// How a model that only runs stores it, if there are products with it.
+    pub fn run_format(&self, formats: &RunFormats) -> RunFormat {
+        match self.role {
+            Role::Norm | Role::RouterBias | Role::Router | Role::Adapter => RunFormat::Compute,
+            Role::Embedding | Role::Head => formats.head,
+            Role::AttentionDown
+            | Role::Query
+            | Role::QueryUp
+            | Role::KeyValueUp
+            | Role::AttentionOut
+            | Role::MtpProjection => formats.attention,
+            Role::DenseGateUp
+            | Role::DenseDown
+            | Role::SharedGateUp
+            | Role::SharedDown
+            | Role::ExpertGateUp
+            | Role::ExpertDown => formats.experts,
+        }
     }
     /// Its name in messages: the name of its first part.
     pub fn name(&self) -> &str {

@@ -44,6 +44,36 @@ pub enum Product {
     F32,
 }
 
+/// How a model that only runs stores the weights of its products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunFormat {
+    /// The compute format of the context: bf16, or f32.
+    #[default]
+    Compute,
+    /// 8 bits and a scale for each 32 inputs.
+    Int8,
+    /// 4 bits from a code book and a scale for each 32 inputs.
+    Int4,
+}
+
+/// The same for each kind of product. The gate stays f32; norms, the router bias and an embedding table are no products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFormats {
+    /// Projections of attention, and MTP's `eh_proj`.
+    pub attention: RunFormat,
+    /// Dense layers, shared and routed experts.
+    pub experts: RunFormat,
+    /// The output head.
+    pub head: RunFormat,
+}
+
+impl RunFormats {
+    /// Everything in the compute format: the bits of training's forward pass.
+    pub const COMPUTE: Self =
+        Self { attention: RunFormat::Compute, experts: RunFormat::Compute, head: RunFormat::Compute };
+}
+
 /// Format of an activation that is kept for backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

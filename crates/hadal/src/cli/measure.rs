@@ -142,6 +142,8 @@ pub(crate) enum BenchCommand {
     Gemm(BenchGemmArgs),
     /// Measure whole training steps on random tokens
     Train(BenchTrainArgs),
+    /// Reading and generating with a model, on random tokens
+    Infer(BenchInferArgs),
     /// Measure the error of FP8 products with a tensor core's short accumulator, with and without promotion (report 3.5.2)
     Accumulator(BenchAccumulatorArgs),
 }
@@ -201,6 +203,33 @@ pub(crate) struct BenchTrainArgs {
     #[arg(long)]
     pub(crate) profile: bool,
     /// Print JSON as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchInferArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Tokens that each sequence has before the measurement; several numbers give several lines
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    pub(crate) depth: Vec<usize>,
+    /// Tokens to read
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub(crate) prompt: usize,
+    /// Tokens to generate
+    #[arg(long, default_value_t = 64)]
+    pub(crate) generate: usize,
+    /// Sequences at the same time; several numbers give several lines
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = at_least_one)]
+    pub(crate) batch: Vec<usize>,
+    /// Rows of one pass
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub(crate) rows: usize,
+    /// Repetitions; the median is shown
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub(crate) repeat: usize,
+    /// Print one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -12,6 +12,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.command {
         BenchCommand::Gemm(args) => gemm(args),
         BenchCommand::Train(args) => super::bench_train::run(args),
+        BenchCommand::Infer(args) => super::bench_infer::run(args),
         BenchCommand::Accumulator(args) => {
             super::bench_accumulator::run(args);
             Ok(())

@@ -3,7 +3,7 @@
 use crate::cli::{FieldArgs, ModelArgs, SampleArgs};
 use anyhow::{Context, Result};
 use hadal_data::{SourceOptions, Texts, read_paths};
-use hadal_infer::{Decoder, Generation, Loaded, generate};
+use hadal_infer::{Engine, EngineOptions, Generation, Loaded, generate};
 use hadal_ops::Cx;
 use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
@@ -23,7 +23,7 @@ pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
 /// Opens the model that `args` names, with a context of at least this many tokens.
 pub(crate) fn load(args: &ModelArgs, context: Option<usize>) -> Result<Loaded> {
     let cx = Cx::cpu(args.threads, args.dtype.dtype());
-    let loaded = Loaded::open(&model_folder(&args.model)?, context, cx)?;
+    let loaded = Loaded::open(&model_folder(&args.model)?, context, args.formats(), cx)?;
     notify(loaded.notice.as_deref());
     Ok(loaded)
 }
@@ -42,11 +42,17 @@ fn notify(notice: Option<&str>) {
     }
 }
 
+/// An engine with a cache for so many tokens, or for the model's whole context if that is shorter.
+pub(crate) fn engine(loaded: &Loaded, tokens: usize) -> Engine {
+    let cache_tokens = tokens.min(loaded.model.config.max_position_embeddings);
+    Engine::new(&loaded.cx, &loaded.model, EngineOptions { cache_tokens, ..EngineOptions::default() })
+}
+
 /// Continues `prompt`. The text is written to standard output while it is generated, and `after` follows it. Then the
 /// speed is written to standard error.
 pub(crate) fn continue_prompt(
     loaded: &Loaded,
-    decoder: &mut Decoder,
+    engine: &mut Engine,
     prompt: &[u32],
     sample: &SampleArgs,
     after: &str,
@@ -56,10 +62,10 @@ pub(crate) fn continue_prompt(
     let mut stream = loaded.tokenizer.stream();
     let mut shown = Ok(());
     let done: Generation =
-        generate(cx, &loaded.model, decoder, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
+        generate(cx, &loaded.model, engine, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
             shown = show(&stream.push(token));
             shown.is_ok()
-        });
+        })?;
     shown.and_then(|()| show(&(stream.finish() + after + "\n"))).context("cannot write to standard output")?;
     let (prefill, decode) = done.seconds;
     let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);

@@ -1,10 +1,9 @@
 //! `hadal complete`: fills the gap between a prefix and a suffix. The order is the one that the model was trained on
 //! (report 4.1): `<|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|>`, after the token that begins every text.
 
-use super::common::{continue_prompt, load, show};
+use super::common::{continue_prompt, engine, load, show};
 use crate::cli::CompleteArgs;
 use anyhow::{Context, Result, bail};
-use hadal_infer::Decoder;
 use std::io::{BufRead, stdin};
 use std::path::Path;
 
@@ -18,14 +17,14 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         (None, None) => None,
     };
     let loaded = load(&args.model, None)?;
-    let mut decoder = Decoder::new(&loaded.cx, &loaded.model);
+    let mut engine = engine(&loaded, loaded.model.config.max_position_embeddings);
     let mut fill = |prefix: &str, suffix: &str| {
         let ids = loaded.fim_prompt(prefix, suffix)?;
         loaded.check_prompt(&ids)?;
         if args.whole {
             show(prefix)?;
         }
-        continue_prompt(&loaded, &mut decoder, &ids, &args.sample, if args.whole { suffix } else { "" })
+        continue_prompt(&loaded, &mut engine, &ids, &args.sample, if args.whole { suffix } else { "" })
     };
     if let Some((prefix, suffix)) = parts {
         return fill(&prefix, &suffix);

@@ -31,14 +31,14 @@ impl Mla {
     pub fn absorb(&self, cx: &Cx) -> Absorbed {
         let AttnShape { heads, d_nope, d_v, .. } = self.shape;
         let dc = self.kv_rank;
-        let up = self.kv_up.weight();
+        let up = &self.kv_up.param;
         // Packs `n` rows of each head, starting at `first`, in the format of the weight's own products.
         let pack = |first: usize, n: usize, backward: bool| {
             let mut packed = PackedWeight::new(cx, heads, n, dc, cx.compute(), backward);
             let done: Result<(), Infallible> = packed.fill(cx, DType::F32, &|row, out| {
                 for (i, out) in out.f32_mut().chunks_exact_mut(dc).enumerate() {
                     let (head, at) = ((row + i) / n, (row + i) % n);
-                    up.row(head * (d_nope + d_v) + first + at, out);
+                    up.read((head * (d_nope + d_v) + first + at) * dc, out);
                 }
                 Ok(())
             });
@@ -99,12 +99,12 @@ impl Mla {
     fn attend_absorbed(&self, cx: &Cx, q: Tensor, cache: &LayerCache<'_>) -> Tensor {
         let AttnShape { heads, d_nope, d_rope, d_v, scale } = self.shape;
         let (b, dc, dq) = (q.rows(), self.kv_rank, d_nope + d_rope);
-        let order = HeadMajor::new(cx, b, heads);
+        let order = &cache.rows.heads;
         let q = q.reshape(&[b * heads, dq]);
         // Fold W_UK into the query for each head.
         let q_nope = order.to_heads(cx, q.columns(0..d_nope));
         let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
-        linear::grouped_backward_input(cx, &q_nope, &cache.view.uk, &order.offsets, &mut q_c, Acc::Write);
+        linear::grouped_backward_input(cx, &q_nope, &cache.view.uk, order.offsets(), &mut q_c, Acc::Write);
         let q_c = order.to_tokens(cx, q_c);
         let mut q_lat = cx.empty(&[b * heads, dc + d_rope], cx.compute());
         elementwise::cast(cx, &q_c, q_lat.columns_mut(0..dc));
@@ -116,45 +116,7 @@ impl Mla {
         let o_lat = o_lat.reshape(&[b * heads, dc]);
         let o_lat = order.to_heads(cx, o_lat.mat());
         let mut o = cx.empty(&[b * heads, d_v], cx.compute());
-        linear::grouped_forward(cx, &o_lat, &cache.view.uv, &order.offsets, &mut o, Acc::Write);
+        linear::grouped_forward(cx, &o_lat, &cache.view.uv, order.offsets(), &mut o, Acc::Write);
         order.to_tokens(cx, o).reshape(&[b, heads * d_v])
-    }
-}
-
-/// Row orders of `[B * H, ...]` tensors: token-major, as projections produce them, and head-major, as the products of
-/// each head need them.
-struct HeadMajor {
-    to_heads: Option<(Tensor, Tensor)>,
-    /// Group boundaries of the head-major order, i32 `[H + 1]`.
-    offsets: Tensor,
-}
-
-impl HeadMajor {
-    fn new(cx: &Cx, b: usize, heads: usize) -> Self {
-        let mut offsets = cx.empty(&[heads + 1], DType::I32);
-        offsets.i32_mut().iter_mut().enumerate().for_each(|(h, o)| *o = (h * b) as i32);
-        // With one sequence, both orders are the same.
-        let to_heads = (b > 1).then(|| {
-            let forth: Vec<i32> = (0..heads).flat_map(|h| (0..b).map(move |i| (i * heads + h) as i32)).collect();
-            let back: Vec<i32> = (0..b).flat_map(|i| (0..heads).map(move |h| (h * b + i) as i32)).collect();
-            (cx.indices(&[b * heads], &forth), cx.indices(&[b * heads], &back))
-        });
-        Self { to_heads, offsets }
-    }
-
-    fn to_heads(&self, cx: &Cx, x: hadal_ops::MatRef<'_>) -> Tensor {
-        let mut out = cx.empty(&[x.rows(), x.cols()], x.dtype());
-        match &self.to_heads {
-            Some((rows, _)) => elementwise::gather_rows(cx, x, rows, &mut out),
-            None => elementwise::cast(cx, x, &mut out),
-        }
-        out
-    }
-
-    fn to_tokens(&self, cx: &Cx, x: Tensor) -> Tensor {
-        let Some((_, rows)) = &self.to_heads else { return x };
-        let mut out = cx.empty(x.shape(), x.dtype());
-        elementwise::gather_rows(cx, &x, rows, &mut out);
-        out
     }
 }

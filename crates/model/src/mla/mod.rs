@@ -13,6 +13,7 @@
 //! Passes that continue sequences, and the absorbed form, are in [`absorbed`].
 
 pub(crate) mod absorbed;
+pub(crate) mod heads;
 
 use crate::build::Builder;
 use crate::kept::Kept;

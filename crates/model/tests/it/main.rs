@@ -19,4 +19,5 @@ mod official;
 mod operations;
 mod parity;
 mod precision;
+mod quantised;
 mod verbatim;

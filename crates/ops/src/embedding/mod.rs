@@ -10,6 +10,7 @@ mod tests;
 use crate::elementwise::{check_rows, gather, scatter_add};
 use crate::kernel::{Blocks, expect_float};
 use crate::linear::PackedWeight;
+use crate::quant::QuantWeight;
 use crate::{Acc, Cx, DType, Device, DisjointMut, MatRef, Tensor};
 
 /// Overwrites `x` [T, D].
@@ -27,16 +28,32 @@ pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
 
 /// Like [`forward`] into `x` f32 [T, D], but reads the panels of the head that shares the table.
 pub fn forward_packed(cx: &Cx, table: &PackedWeight, ids: &Tensor, x: &mut Tensor) {
+    lookup(cx, (table.n() * table.groups(), table.k()), &|row, out| table.row(row, out), ids, x);
+}
+
+/// The same with a quantised head.
+pub fn forward_quantised(cx: &Cx, table: &QuantWeight, ids: &Tensor, x: &mut Tensor) {
+    lookup(cx, (table.n() * table.groups(), table.k()), &|row, out| table.row(row, out), ids, x);
+}
+
+/// Looks up rows of a table of `(rows, columns)` with a function that gives one.
+fn lookup(
+    cx: &Cx,
+    (rows, cols): (usize, usize),
+    row_of: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ids: &Tensor,
+    x: &mut Tensor,
+) {
     let _scope = cx.scope("embedding forward", 0, 2 * x.bytes() as u64);
     let op = "embedding forward";
     assert_eq!(x.dtype(), DType::F32, "{op}: type of x");
-    check_rows(op, ids, x.rows(), table.n() * table.groups());
+    check_rows(op, ids, x.rows(), rows);
     let (d, ids) = (x.cols(), ids.i32());
-    assert_eq!(d, table.k(), "{op}: columns of x and the table");
+    assert_eq!(d, cols, "{op}: columns of x and the table");
     let rows = DisjointMut::new(x.f32_mut());
     cx.threads().each(ids.len(), |t| {
         // SAFETY: a task has a row.
-        table.row(ids[t] as usize, unsafe { rows.slice(t * d, d) });
+        row_of(ids[t] as usize, unsafe { rows.slice(t * d, d) });
     });
 }
 

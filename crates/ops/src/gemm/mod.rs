@@ -34,7 +34,7 @@ mod portable;
 mod scaled;
 mod task;
 
-pub use peak::peak_gflops;
+pub use peak::{peak_gflops, peak_int8_gops};
 pub(crate) use scaled::{ScaledProduct, multiply_scaled};
 pub(crate) use task::{Product, multiply};
 

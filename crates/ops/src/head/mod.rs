@@ -18,6 +18,7 @@ mod tests;
 
 use crate::kernel::{expect_float, with_elem};
 use crate::linear::{self, PackedWeight};
+use crate::quant::{self, QuantWeight};
 use crate::{Acc, Cx, DType, Device, Tensor};
 
 /// Tokens per chunk. dz exists for this many tokens at a time, and each chunk is one product for dW.
@@ -38,6 +39,22 @@ pub struct HeadGrad<'a> {
 /// `out` f32 [T, V] `= h W^T`: all logits. It is for inference.
 pub fn logits(cx: &Cx, h: &Tensor, w: &PackedWeight, out: &mut Tensor) {
     linear::forward(cx, h, w, out, Acc::Write);
+}
+
+/// The losses f32 `[T]` of `targets` under a quantised head, 0 where there is no target.
+pub fn quantised_losses(cx: &Cx, h: &Tensor, w: &QuantWeight, targets: &Tensor, losses: &mut Tensor) {
+    let _scope = cx.scope("head", 0, 0);
+    let (t, v) = (h.rows(), w.n());
+    assert!(targets.len() == t && losses.len() == t, "head: targets {targets:?}, losses {losses:?} for {t} tokens");
+    for start in (0..t).step_by(LOGITS) {
+        let rows = start..(start + LOGITS).min(t);
+        let mut z = cx.empty(&[rows.len(), v], DType::F32);
+        quant::forward(cx, &cpu::rows(cx, h, rows.start, rows.len()), w, None, &mut z, Acc::Write);
+        let factors = cpu::Factors { scale: 0.0, weights: None };
+        let losses = &mut losses.f32_mut()[rows.clone()];
+        let outputs = cpu::Outputs { losses, pred: None, dz: None };
+        cpu::cross_entropy::<f32>(cx, &mut z, &targets.i32()[rows], factors, outputs);
+    }
 }
 
 /// Losses, and on request gradients and the most likely tokens.

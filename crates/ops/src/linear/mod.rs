@@ -97,7 +97,7 @@ pub(crate) struct Groups<'a> {
 }
 
 impl<'a> Groups<'a> {
-    fn new(op: &str, offsets: Option<&'a Tensor>, groups: usize, rows: usize) -> Self {
+    pub(crate) fn new(op: &str, offsets: Option<&'a Tensor>, groups: usize, rows: usize) -> Self {
         let offsets = offsets.map(|t| {
             assert_eq!(t.len(), groups + 1, "{op}: offsets {:?} for {groups} groups", t.shape());
             let o = t.i32();
@@ -108,7 +108,7 @@ impl<'a> Groups<'a> {
         Self { offsets, rows }
     }
     /// First row and number of rows of a group.
-    fn range(&self, g: usize) -> (usize, usize) {
+    pub(crate) fn range(&self, g: usize) -> (usize, usize) {
         self.offsets.map_or((0, self.rows), |o| (o[g] as usize, (o[g + 1] - o[g]) as usize))
     }
 }
