@@ -163,6 +163,13 @@ impl Keys {
     /// how often they come from there on. `modules` MTP modules may be in the list as well.
     pub(crate) fn layer_types(&mut self, layers: usize, modules: usize) -> Option<(usize, usize)> {
         const KEY: &str = "mlp_layer_types";
+        let of_modules: Option<Vec<String>> = self.nullable("mtp_mlp_layer_types", None, "a list of \"sparse\"");
+        if of_modules.is_some_and(|types| types.iter().any(|t| t != "sparse")) {
+            self.lacks(
+                "mtp_mlp_layer_types",
+                "must hold \"sparse\" only: MTP modules without experts are not supported",
+            );
+        }
         let types: Vec<String> = self.nullable(KEY, None, "a list of \"dense\" and \"sparse\"")?;
         if let Some(other) = types.iter().find(|t| !["dense", "sparse"].contains(&t.as_str())) {
             self.lacks(

@@ -182,6 +182,9 @@ fn layer_types_are_layers_that_two_numbers_can_say() {
         let error = glm(types, more).expect_err(part);
         assert!(error.contains(part), "{error}");
     }
+    let error = glm(list("dsssss"), json!({"mtp_mlp_layer_types": ["dense"]})).unwrap_err();
+    assert!(error.contains("`mtp_mlp_layer_types`: must hold \"sparse\" only"), "{error}");
+    assert!(glm(list("dsssss"), json!({"mtp_mlp_layer_types": ["sparse"]})).is_ok());
     // The modules of MTP may be in the list.
     assert!(glm(list("dssssss"), json!({"num_mtp_layers": 1})).is_ok());
     assert!(glm(Value::Null, json!({})).unwrap().first_k_dense_replace == 1);
