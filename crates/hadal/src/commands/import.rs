@@ -4,6 +4,7 @@ use super::common::{grouped, open};
 use super::folder::{conversion, write};
 use crate::cli::ImportArgs;
 use anyhow::{Result, ensure};
+use hadal_data::tokenizer::FILES;
 use hadal_model::count;
 use hadal_weights::{Audit, Checkpoint, convert_into};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -41,8 +42,8 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
             "config.json says `scale_fmt: ue8m0`, but these scales are not powers of two: {first}{more}; they are read as they are"
         );
     }
-    if !folder.join("tokenizer.json").is_file() {
-        say!("it has no tokenizer.json, which generate, complete and eval need");
+    if !FILES.iter().any(|name| folder.join(name).is_file()) {
+        say!("it has no tokenizer.json and no tiktoken.model; generate, complete and eval need one of them");
     }
     let Some(out) = &args.out else {
         let read = if args.deep { "every value" } else { "scales and copies; --deep reads every value" };
