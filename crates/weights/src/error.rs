@@ -30,6 +30,14 @@ pub enum Error {
         /// What is there instead, and what to give.
         reason: String,
     },
+    /// A repository that is not here and does not come.
+    #[error("{repo} {reason}")]
+    Hub {
+        /// Its name.
+        repo: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A run's checkpoint that cannot be opened, though an older one can.
     #[error(
         "{error}; an older checkpoint of this run can be opened, {older}: name that one, or move {path} away",

@@ -20,6 +20,7 @@ pub mod folder;
 mod fp8;
 mod gate;
 mod header;
+pub mod hub;
 mod index;
 mod keys;
 pub mod list;

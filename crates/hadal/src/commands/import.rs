@@ -3,9 +3,10 @@
 use super::common::{grouped, open};
 use super::folder::{conversion, write};
 use crate::cli::ImportArgs;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use hadal_data::tokenizer::FILES;
 use hadal_model::count;
+use hadal_weights::folder::model_folder;
 use hadal_weights::{Audit, Checkpoint, convert_into};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -13,8 +14,9 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     if let Some(out) = &args.out {
         hadal_base::place(out)?;
     }
-    let folder = &args.checkpoint;
-    ensure!(folder.is_dir(), "{} is no folder: name the one that holds config.json and the weights", folder.display());
+    // A folder is checked as it is, and a repository when it is here.
+    let folder = if args.checkpoint.is_dir() { args.checkpoint.clone() } else { model_folder(&args.checkpoint)? };
+    let folder = &folder;
     let checkpoint = open(folder)?;
     let stored = checkpoint.format();
     let conversion = conversion(args.dtype, args.files, stored)?;
