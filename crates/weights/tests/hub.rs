@@ -85,11 +85,10 @@ fn a_part_that_is_there_is_gone_on_with_or_thrown_away() {
     for (length, name) in [(3, "goes on"), (usize::MAX, "whole"), (usize::MAX - 1, "too long")] {
         let local = local(&mock);
         let folder = get(&local.hub, "org/name", Wanted::Model).unwrap();
-        // A stopped download leaves the blob under another name, and no link to it.
+        // A stopped download leaves the blob under another name; the link may be from before.
         let link = folder.join("tokenizer.json");
         let blob = link.canonicalize().unwrap();
         let mut bytes = std::fs::read(&blob).unwrap();
-        std::fs::remove_file(&link).unwrap();
         std::fs::remove_file(&blob).unwrap();
         match length {
             usize::MAX => {}
@@ -160,6 +159,12 @@ fn what_is_no_model_is_refused_before_weights_arrive() {
     relative.files.insert("config.json".into(), br#"{"model_type": "deepseek_v32"}"#.to_vec());
     let (error, weights) = refused(relative);
     assert!(error.contains("`index_topk`") && weights == 0, "{error}");
+    let mut quantised = repository();
+    let config = String::from_utf8(quantised.files["config.json"].clone()).unwrap();
+    let config = config.replacen('{', r#"{"quantization_config": {"quant_method": "compressed-tensors"},"#, 1);
+    quantised.files.insert("config.json".into(), config.into_bytes());
+    let (error, weights) = refused(quantised);
+    assert!(error.contains("`quantization_config.quant_method`") && weights == 0, "{error}");
     let (error, _) = refused(Repository { cut: vec!["model.safetensors.index.json".into()], ..repository() });
     assert!(error.contains("bytes, and") && error.contains("try again"), "{error}");
 }

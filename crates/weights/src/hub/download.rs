@@ -5,8 +5,9 @@
 //! Only when all is there does the cache say that it has the revision.
 
 use super::{Hub, RepoId, WEIGHTS, Wanted, missing_weights};
-use crate::config::ModelConfig;
+use crate::config::{ConfigError, ModelConfig};
 use crate::error::Error;
+use crate::quantization::Quantization;
 use hadal_base::IoContext;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -48,7 +49,11 @@ impl Hub {
         remote.need("config.json")?;
         if wanted == Wanted::Model {
             // Before hundreds of gigabytes arrive.
-            ModelConfig::from_file(remote.snapshot.join("config.json"))?;
+            let path = remote.snapshot.join("config.json");
+            if let Some(quantised) = &ModelConfig::from_file(&path)?.quantization_config {
+                Quantization::parse(quantised)
+                    .map_err(|error| ConfigError::InFile { path: path.clone(), error: Box::new(error) })?;
+            }
             for name in BESIDE.into_iter().filter(|name| remote.files.contains_key(*name)) {
                 remote.fetch(name)?;
             }
@@ -77,30 +82,34 @@ impl Hub {
     /// What an answer of the network means, and what to do.
     fn refusal(&self, repo: &RepoId, file: &str, error: &ApiError) -> Error {
         let (endpoint, cache) = (&self.endpoint, self.cache.display());
-        let what = if file.is_empty() { String::new() } else { format!("`{file}`: ") };
+        let here = if file.is_empty() { "is no folder here, and ".to_owned() } else { format!("`{file}`: ") };
         let token = "set HF_TOKEN to a token of an account that may read it";
         let reason = match status(error) {
             Some(401) => format!(
-                "{endpoint} answers 401: there is no such repository, or it is private or gated; check the name, or accept \
+                "{here}{endpoint} answers 401: there is no such repository, or it is private or gated; check the name, or accept \
                  its terms on its page and {token}"
             ),
-            Some(403) => format!("{endpoint} answers 403: it is gated; accept its terms on its page and {token}"),
-            Some(404) => {
-                format!("{endpoint} answers 404: there is no such repository, revision or file; check the name")
+            Some(403) => {
+                format!("{here}{endpoint} answers 403: it is gated; accept its terms on its page and {token}")
             }
-            Some(429) => format!("{endpoint} answers 429: too many requests; try again later, with HF_TOKEN set"),
-            Some(code) => format!("{endpoint} answers {code}; try again later"),
+            Some(404) => {
+                format!("{here}{endpoint} answers 404: there is no such repository, revision or file; check the name")
+            }
+            Some(429) => {
+                format!("{here}{endpoint} answers 429: too many requests; try again later, with HF_TOKEN set")
+            }
+            Some(code) => format!("{here}{endpoint} answers {code}; try again later"),
             None => match error {
                 ApiError::IoError(_) | ApiError::LockAcquisition(_) | ApiError::InvalidResume => {
-                    format!("cannot be written into the cache, {cache}: {error}; HF_HOME names another place")
+                    format!("{here}the cache, {cache}, cannot be written: {error}; HF_HOME names another place")
                 }
                 _ => format!(
-                    "{endpoint} cannot be reached ({error}); without a network, give a folder with the model, or use a \
+                    "{here}{endpoint} cannot be reached ({error}); without a network, give a folder with the model, or use a \
                      machine with one to fill the cache, {cache}; HF_ENDPOINT names a mirror"
                 ),
             },
         };
-        Error::Hub { repo: repo.to_string(), reason: format!("{what}{reason}") }
+        Error::Hub { repo: repo.to_string(), reason }
     }
 }
 
@@ -152,6 +161,10 @@ impl<'a> Remote<'a> {
         let place = self.snapshot.join(name);
         if place.is_file() {
             return Ok(());
+        }
+        // A link to something that was removed is in the way of a new one.
+        if place.is_symlink() {
+            std::fs::remove_file(&place).at("remove", &place)?;
         }
         let mut arrived = self.api.download(name);
         // The library's own retries go on at the wrong place of a part that was there before: each of these begins anew
