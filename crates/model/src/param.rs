@@ -1,9 +1,9 @@
-//! Parameters as layers read them, and their gradients.
+//! Parameters in the form that layers read, and their gradients.
 //!
-//! A [`Param`] is an entry of the one list ([`hadal_weights::list`]) with its *stored weight*: panels in the format of its
-//! products, or a plain table. Nothing else is kept here: f32 masters, moments and averages belong to training, so that a
-//! model that only runs takes the memory of its format. What layers read in f32 anyway (norms, the selection bias, the
-//! router, the embedding table in training) is its own master and updated in place.
+//! A [`Param`] is an entry of the list ([`hadal_weights::list`]) with its *stored weight*: panels in the format of its
+//! products, or a plain table. Nothing else is here. f32 masters, moments and averages belong to training, so a model
+//! for inference takes only the memory of its format. What layers read in f32 (norms, the selection bias, the router,
+//! the embedding table in training) is its own master and is updated in place.
 
 use crate::values::{Values, read_all, read_from};
 use hadal_ops::fp8::{Shape, Style};
@@ -14,10 +14,10 @@ use hadal_weights::list::{Parameter, Role};
 use hadal_weights::precision::{Gradients, Precision, Product};
 use std::sync::Arc;
 
-/// What a model is built for.
+/// The purpose that a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Forward only: no form that backward reads, and no second copy of anything.
+    /// Forward only: no form that only backward reads, and no second copy of anything.
     Inference,
     /// Forward and backward.
     Training,
@@ -25,16 +25,16 @@ pub enum Purpose {
 
 /// The run-time form of a weight.
 pub enum Stored {
-    /// Read as it is: gains, biases, an embedding table.
+    /// Read directly: gains, biases, an embedding table.
     Table(Tensor),
     /// In panels for products.
     Packed(PackedWeight),
-    /// An f32 table and the panels that are packed from it: the router and a tied embedding in training.
+    /// An f32 table and the panels packed from it: for the router and a tied embedding in training.
     Both(Tensor, PackedWeight),
 }
 
 impl Stored {
-    /// Bytes it takes.
+    /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Table(t) => t.bytes(),
@@ -44,7 +44,7 @@ impl Stored {
     }
 }
 
-/// A stored weight and how often it has been written: what is made from it is made again when the number has moved.
+/// A stored weight and how often it was written. Data derived from it is computed again when this number changes.
 struct Versioned {
     stored: Stored,
     version: u64,
@@ -54,18 +54,18 @@ struct Versioned {
 pub struct Param {
     /// Its entry in the list: name, shape, parts.
     pub spec: Parameter,
-    /// Its place in the list, in [`Grads`] and in everything that training keeps.
+    /// Its index in the list, in [`Grads`] and in all data of training.
     pub index: usize,
     held: Arc<Versioned>,
 }
 
-/// A stored weight that two models share was to be written.
+/// A stored weight that two models share would be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("parameter `{0}` is shared with another model and cannot be written: train a model of its own")]
+#[error("parameter `{0}` is shared with another model and cannot be changed: train a separate model")]
 pub struct Shared(pub String);
 
 impl Param {
-    /// Room for a parameter, zero until it is filled. `table` is the format of an embedding table.
+    /// A parameter of zeros, to be filled later. `table` is the format of an embedding table.
     pub(crate) fn new(
         cx: &Cx,
         spec: Parameter,
@@ -87,16 +87,16 @@ impl Param {
         Self { spec, index, held: Arc::new(Versioned { stored, version: 0 }) }
     }
 
-    /// What layers read.
+    /// The data that layers read.
     pub fn stored(&self) -> &Stored {
         &self.held.stored
     }
-    /// How often it has been written.
+    /// How often it was written.
     pub fn version(&self) -> u64 {
         self.held.version
     }
 
-    /// What layers read, to be written. Moves the version.
+    /// The data that layers read, for writing. Increments the version.
     pub fn stored_mut(&mut self) -> Result<&mut Stored, Shared> {
         let Some(held) = Arc::get_mut(&mut self.held) else {
             return Err(Shared(self.spec.name().to_owned()));
@@ -105,7 +105,7 @@ impl Param {
         Ok(&mut held.stored)
     }
 
-    /// Makes this parameter read another model's stored weight, which neither can write from then on.
+    /// Makes this parameter use another model's stored weight. From then on neither model can write it.
     pub fn share(&mut self, with: &Self) {
         assert_eq!(self.spec, with.spec, "parameters of two shapes cannot be shared");
         self.held = Arc::clone(&with.held);
@@ -115,26 +115,27 @@ impl Param {
         Arc::strong_count(&self.held) > 1
     }
 
-    /// The table of what is read as it is.
+    /// The table of a parameter that is read directly.
     pub fn table(&self) -> &Tensor {
         match self.stored() {
             Stored::Table(table) | Stored::Both(table, _) => table,
             Stored::Packed(_) => panic!("`{}` has no table", self.spec.name()),
         }
     }
-    /// The panels of what is multiplied with.
+    /// The panels of a parameter that is used in products.
     pub fn weight(&self) -> &PackedWeight {
         match self.stored() {
             Stored::Packed(packed) | Stored::Both(_, packed) => packed,
             Stored::Table(_) => panic!("`{}` is not multiplied with", self.spec.name()),
         }
     }
-    /// Whether the model itself has the f32 master: what is read in f32.
+    /// Whether the model itself has the f32 master. This is so if layers read it in f32.
     pub fn is_own_master(&self) -> bool {
         matches!(self.stored(), Stored::Table(t) | Stored::Both(t, _) if t.dtype() == DType::F32)
     }
 
-    /// Packs f32 values `[groups * n, k]` into a weight in panels alone: a master that training has.
+    /// Packs f32 values `[groups * n, k]`. It is for a weight that has only panels, and whose master belongs to
+    /// training.
     pub fn pack(&mut self, cx: &Cx, master: &Tensor) -> Result<(), Shared> {
         match self.stored_mut()? {
             Stored::Packed(packed) => packed.pack(cx, master),
@@ -143,7 +144,7 @@ impl Param {
         Ok(())
     }
 
-    /// Changes an own master in place and packs panels from it.
+    /// Changes a parameter that is its own master, and packs panels from it.
     pub fn edit(&mut self, cx: &Cx, edit: impl FnOnce(&mut Tensor)) -> Result<(), Shared> {
         match self.stored_mut()? {
             Stored::Table(table) => edit(table),
@@ -156,7 +157,7 @@ impl Param {
         Ok(())
     }
 
-    /// Gives it these values, one for each element.
+    /// Sets these values, one per element.
     pub fn set(&mut self, cx: &Cx, values: &[f32]) -> Result<(), Shared> {
         let shape = self.spec.shape.clone();
         match self.stored_mut()? {
@@ -170,7 +171,7 @@ impl Param {
         Ok(())
     }
 
-    /// Reads all values from `values`, a band of rows at a time and with all threads. No second copy of them is held.
+    /// Reads all values from `values` with all threads, one band of rows at a time. No second copy of them is kept.
     pub(crate) fn fill(&mut self, cx: &Cx, values: &dyn Values) -> Result<(), Error> {
         let spec = self.spec.clone();
         let k = spec.k();
@@ -180,7 +181,8 @@ impl Param {
             Stored::Packed(packed) if packed.dtype() != DType::U8 => {
                 return packed.fill(cx, source, &|row, out| read_from(values, &spec, row * k, out));
             }
-            // Codes share scales among 128 rows, of which parts may have any number: made of all rows at once.
+            // Codes share scales among 128 rows, and parts may have any number of rows. So all rows are quantised
+            // together.
             Stored::Packed(packed) => {
                 let mut all = cx.fixed(&spec.shape, DType::F32);
                 read_all(cx, values, &spec, &mut all)?;
@@ -196,7 +198,7 @@ impl Param {
         Ok(())
     }
 
-    /// Elements from `start` on as layers read them, in f32.
+    /// Reads the elements from `start` on, with the values that layers read, in f32.
     pub fn read(&self, start: usize, out: &mut [f32]) {
         match self.stored() {
             Stored::Table(t) | Stored::Both(t, _) => match t.dtype() {
@@ -218,7 +220,7 @@ impl Param {
         }
     }
 
-    /// All elements as layers read them, in f32.
+    /// All elements with the values that layers read, in f32.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut all = vec![0.0; self.spec.len()];
         self.read(0, &mut all);
@@ -226,7 +228,7 @@ impl Param {
     }
 }
 
-/// Room for the panels of a weight whose products are in `product`'s format.
+/// Empty panels for a weight whose products have `product`'s format.
 fn room(cx: &Cx, spec: &Parameter, product: Product, precision: &Precision, backward: bool) -> PackedWeight {
     let dtype = match product {
         Product::Compute => cx.compute(),
@@ -246,14 +248,14 @@ pub(crate) fn embed(cx: &Cx, table: &Param, ids: &Tensor, x: &mut Tensor) {
     }
 }
 
-/// Adds to the embedding's gradient, if anybody wants it.
+/// Adds to the embedding's gradient, unless it is frozen.
 pub(crate) fn embed_backward<'a>(cx: &Cx, dx: impl Into<MatRef<'a>>, ids: &Tensor, table: &Param, grads: &mut Grads) {
     if let Some((d_table, acc)) = grads.target(table) {
         hadal_ops::embedding::backward(cx, dx, ids, d_table, acc);
     }
 }
 
-/// The gradients of one step, one f32 tensor for each parameter that is trained.
+/// The gradients of one step: one f32 tensor for each trained parameter.
 ///
 /// The first contribution of a step overwrites and later ones add, so nothing is cleared in between.
 pub struct Grads {
@@ -271,8 +273,8 @@ impl Grads {
         Self::of(cx, params, |_| true)
     }
 
-    /// Gradients for the trainable parameters that `wanted` accepts. The others are frozen: they take no memory and their
-    /// products are left out.
+    /// Gradients for the trainable parameters that `wanted` accepts. The others are frozen: they need no memory, and
+    /// their products are not computed.
     pub fn of<'a>(cx: &Cx, params: impl Iterator<Item = &'a Param>, wanted: impl Fn(&Param) -> bool) -> Self {
         let slot = |p: &Param| {
             let trained = p.spec.trainable() && wanted(p);
@@ -281,8 +283,7 @@ impl Grads {
         Self { slots: params.map(slot).collect() }
     }
 
-    /// Where the gradient of `param` goes, and whether this contribution is the first of the step; none where nobody wants
-    /// it.
+    /// The gradient of `param`, and whether this contribution overwrites or adds. `None` for a frozen parameter.
     pub fn target(&mut self, param: &Param) -> Option<(&mut Tensor, Acc)> {
         let slot = self.slots[param.index].as_mut()?;
         let acc = if slot.fresh { Acc::Write } else { Acc::Add };
@@ -290,7 +291,7 @@ impl Grads {
         Some((&mut slot.grad, acc))
     }
 
-    /// Zeroes what no contribution reached (a loss that was switched off).
+    /// Zeroes gradients without any contribution (of a loss that was switched off).
     pub fn finish(&mut self) {
         for slot in self.slots.iter_mut().flatten().filter(|s| s.fresh) {
             slot.grad.f32_mut().fill(0.0);
@@ -303,7 +304,7 @@ impl Grads {
         self.slots.iter_mut().flatten().for_each(|s| s.fresh = true);
     }
 
-    /// The gradient of parameter `i`; none for one that is not trained.
+    /// The gradient of parameter `i`. `None` if it is not trained.
     pub fn get(&self, i: usize) -> Option<&Tensor> {
         self.slots[i].as_ref().map(|s| &s.grad)
     }
@@ -332,7 +333,8 @@ mod tests {
                 let (mut file, mut stored) = (0, 0);
                 for (index, mut spec) in parameters(&config).into_iter().enumerate() {
                     file += 2 * spec.len();
-                    // All experts have the same size. Room for one is enough, and none of its pages is touched.
+                    // All experts have the same size. So memory for one expert is enough, and none of its pages is
+                    // touched.
                     let groups = std::mem::replace(&mut spec.groups, 1);
                     spec.shape[0] /= groups;
                     let param = Param::new(&cx, spec, index, &Precision::COMPUTE, Purpose::Inference, DType::Bf16);

@@ -1,24 +1,27 @@
-//! `config.json` in and out: both layouts of the rotary keys, aliases, and the defaults of each family.
+//! Reads and writes `config.json`: both layouts of the rotary keys, aliases, and the defaults of each family.
 //!
-//! Read: `rope_scaling` + `rope_theta` (released checkpoints) and `rope_parameters` (transformers 5), `type` and
-//! `rope_type`, `num_mtp_layers`, `num_local_experts`, `mlp_layer_types`. Absent keys mean what transformers' configuration
-//! class of the family (`family.rs`) says they mean, but for `num_nextn_predict_layers`, whose absence means 0 as in every other program.
-//! So does null, where they take it: "none" of what can be none, no for `norm_topk_prob`, as if absent for the rest.
-//! Written: the old layout, which transformers, vLLM, SGLang and llama.cpp all read. Keys that mean nothing here survive.
+//! Reading accepts `rope_scaling` + `rope_theta` (released checkpoints) and `rope_parameters` (transformers 5), `type`
+//! and `rope_type`, `num_mtp_layers`, `num_local_experts`, `mlp_layer_types`. A missing key has the default of
+//! transformers' configuration class for the family (`family.rs`). The exception is `num_nextn_predict_layers`: if it is
+//! missing, it is 0, as in every other program. Null is accepted where transformers accepts it. It means "none" if the
+//! value may be none, false for `norm_topk_prob`, and otherwise the same as a missing key.
+//!
+//! Writing uses the old layout, because transformers, vLLM, SGLang and llama.cpp all read it. Keys that have no effect
+//! here are kept.
 
 use crate::config::{ConfigError, MAX_LAYERS, ModelConfig, ModelType, Problem, ScoringFunc, TopkMethod};
 use crate::keys::Keys;
 use crate::relative::not_computed;
 use serde_json::{Map, Value, json};
 
-/// Keys that follow from others or name files that are not exported: read over, never written back.
+/// Keys that follow from others, or that name files which are not exported. They are ignored and never written back.
 const DERIVED: [&str; 4] = ["head_dim", "qk_head_dim", "auto_map", "architectures"];
 
-/// Keys some programs insist on, written when the file had none.
+/// Keys that some programs require. They are written if the file did not have them.
 const ADDED: [(&str, bool); 1] = [("use_cache", true)];
 
 impl ModelConfig {
-    /// Every key at its family's default.
+    /// A configuration with the family's default for every key.
     pub fn defaults(model_type: ModelType) -> Self {
         let v3 = Self {
             model_type: ModelType::DeepseekV3,
@@ -89,7 +92,7 @@ impl ModelConfig {
     /// Reads a parsed `config.json` and checks it.
     pub fn from_value(value: Value) -> Result<Self, ConfigError> {
         let Value::Object(map) = value else {
-            return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is no JSON object")]));
+            return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is not a JSON object")]));
         };
         let mut keys = Keys::new(map);
         let family = keys.family();
@@ -157,7 +160,7 @@ impl ModelConfig {
         for key in DERIVED {
             keys.map.remove(key);
         }
-        // What the writer adds on its own says nothing of its own either.
+        // A key that the writer adds by itself says nothing about the model either.
         keys.map.retain(|key, value| ADDED.iter().all(|(k, v)| k != key || *value != json!(v)));
         if !rope_rest.is_empty() {
             keys.map.insert("rope_scaling".into(), Value::Object(rope_rest));
@@ -174,7 +177,7 @@ impl ModelConfig {
                 "differs from `first_k_dense_replace` and `moe_layer_freq`; keep what is right",
             );
         }
-        // A key of the wrong type left its default behind: only what was really written can be judged.
+        // A key of the wrong type was replaced by its default. Only values that were really written can be judged.
         let (wrong, missing) = (std::mem::take(&mut keys.problems), std::mem::take(&mut keys.missing));
         if !family.missing.is_empty() || (wrong.is_empty() && !missing.is_empty()) {
             let mut all: Vec<Problem> = Vec::new();
@@ -193,8 +196,8 @@ impl ModelConfig {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// `first_k_dense_replace` as every file has it. Other programs decide by a layer's index alone whether it is dense,
-    /// so a model without experts says there that all of its layers are.
+    /// `first_k_dense_replace` as other programs expect it. They decide by the index alone whether a layer is dense. So
+    /// for a model without experts, this says that all layers are dense.
     fn dense_by_index(&self) -> usize {
         let all_layers = self.num_hidden_layers.saturating_add(self.num_nextn_predict_layers);
         if self.n_routed_experts == 0 { self.first_k_dense_replace.max(all_layers) } else { self.first_k_dense_replace }
@@ -205,7 +208,7 @@ impl ModelConfig {
         format!("{:#}\n", self.to_value())
     }
 
-    /// As [`ModelConfig::to_json`], parsed.
+    /// Like [`ModelConfig::to_json`], but parsed.
     pub fn to_value(&self) -> Value {
         let mut map = self.extra.clone();
         let architecture = match self.model_type {

@@ -1,4 +1,4 @@
-//! Taking keys out of a JSON object, one message for each that is wrong.
+//! Takes keys out of a JSON object, and makes one message for each key that is wrong.
 
 use crate::config::{MAX_LAYERS, Problem};
 use crate::family::Family;
@@ -12,14 +12,14 @@ pub(crate) fn short(value: &Value) -> String {
     if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
 }
 
-/// What is left of a file, and what was wrong with the keys taken from it.
+/// The remaining keys of a file, and the problems with the keys taken from it.
 #[derive(Default)]
 pub(crate) struct Keys {
     pub(crate) map: Map<String, Value>,
     pub(crate) problems: Vec<Problem>,
     /// What the file asks for and the model does not compute.
     pub(crate) missing: Vec<Problem>,
-    /// Keys and objects that the file has under another name, and that name.
+    /// Keys and objects that the file has under another name, with that name.
     renamed: Vec<(String, String)>,
 }
 
@@ -32,12 +32,12 @@ impl Keys {
         self.problems.push(self.as_written(Problem::new(key, reason)));
     }
 
-    /// Something that the model does not compute.
+    /// Adds something that the model does not compute.
     fn lacks(&mut self, key: &str, reason: impl Into<String>) {
         self.missing.push(self.as_written(Problem::new(key, reason)));
     }
 
-    /// A problem by the name that the file has for its key.
+    /// The problem with the name that the file uses for its key.
     pub(crate) fn as_written(&self, problem: Problem) -> Problem {
         let written = self.renamed.iter().find_map(|(key, other)| {
             let rest = problem.key.strip_prefix(key).filter(|rest| rest.is_empty() || rest.starts_with('.'))?;
@@ -46,7 +46,7 @@ impl Keys {
         Problem { key: written.unwrap_or(problem.key), ..problem }
     }
 
-    /// Takes `key`; absent means `default`, null is wrong.
+    /// Takes `key`. If it is absent, the result is `default`. Null is an error.
     pub(crate) fn typed<T: DeserializeOwned>(&mut self, key: &str, default: T, expected: &str) -> T {
         let Some(value) = self.map.remove(key) else { return default };
         serde_json::from_value(value.clone()).unwrap_or_else(|_| {
@@ -55,7 +55,7 @@ impl Keys {
         })
     }
 
-    /// Takes `key`; absent means `default`, null means none.
+    /// Takes `key`. If it is absent, the result is `default`. Null means none.
     pub(crate) fn nullable<T: DeserializeOwned>(&mut self, key: &str, default: Option<T>, expected: &str) -> Option<T> {
         match self.map.get(key) {
             None => default,
@@ -71,7 +71,7 @@ impl Keys {
         }
     }
 
-    /// Takes `key`; absent means `default`, and null means `null`.
+    /// Takes `key`. If it is absent, the result is `default`; if it is null, the result is `null`.
     pub(crate) fn or_null<T: DeserializeOwned>(&mut self, key: &str, default: T, null: T, expected: &str) -> T {
         if self.map.get(key).is_some_and(Value::is_null) {
             self.map.remove(key);
@@ -80,7 +80,7 @@ impl Keys {
         self.typed(key, default, expected)
     }
 
-    /// Takes an object or null; null and absence are one.
+    /// Takes an object or null. Null means the same as an absent key.
     pub(crate) fn object(&mut self, key: &str) -> Option<Map<String, Value>> {
         match self.map.remove(key) {
             None | Some(Value::Null) => None,
@@ -92,7 +92,7 @@ impl Keys {
         }
     }
 
-    /// Takes a whole number; null means `null` where there is one.
+    /// Takes a whole number. If a value for null is given, null is accepted.
     pub(crate) fn size(&mut self, key: &str, default: usize, null: Option<usize>) -> usize {
         match null {
             Some(null) => self.or_null(key, default, null, "a whole number"),
@@ -100,7 +100,7 @@ impl Keys {
         }
     }
 
-    /// Lets `other` speak for `key`; if both are there, and neither is null, they must agree.
+    /// Accepts `other` as a name for `key`. If both exist and neither is null, they must be equal.
     pub(crate) fn alias(&mut self, key: &str, other: &str) {
         let Some(value) = self.map.remove(other).filter(|value| !value.is_null()) else { return };
         match self.map.get(key) {
@@ -143,7 +143,7 @@ impl Keys {
         }
     }
 
-    /// Features no V2 or V3 checkpoint uses and that this program does not have: present only at their neutral value.
+    /// Features that no V2 or V3 checkpoint uses and that are not supported. Only the neutral value is accepted.
     pub(crate) fn unsupported(&mut self, heads: usize) {
         for (key, neutral) in [
             ("hidden_act", vec![json!("silu")]),
@@ -159,8 +159,8 @@ impl Keys {
         }
     }
 
-    /// Takes `mlp_layer_types`, a list with "dense" or "sparse" for each layer, and returns the first layer with experts and
-    /// how often they come from there on. `modules` MTP modules may be in the list as well.
+    /// Takes `mlp_layer_types`, a list with "dense" or "sparse" for each layer. Returns the first layer with experts and the
+    /// distance between such layers. The list may also have entries for the `modules` MTP modules.
     pub(crate) fn layer_types(&mut self, layers: usize, modules: usize) -> Option<(usize, usize)> {
         const KEY: &str = "mlp_layer_types";
         let of_modules: Option<Vec<String>> = self.nullable("mtp_mlp_layer_types", None, "a list of \"sparse\"");
@@ -199,7 +199,7 @@ impl Keys {
         found.map(|every| (first, every))
     }
 
-    /// Takes the rotary keys of both layouts: theta, YaRN, and what is left of the object.
+    /// Takes the rotary keys of both layouts: theta, YaRN, and the other keys of the object.
     pub(crate) fn rope(&mut self, theta: f64, max_positions: usize) -> (f64, Option<Yarn>, Map<String, Value>) {
         let top: Option<f64> = self.nullable("rope_theta", None, "a number");
         let old = self.rope_object("rope_scaling", max_positions);
@@ -226,7 +226,7 @@ impl Keys {
     }
 
     pub(crate) fn rope_object(&mut self, name: &str, max_positions: usize) -> Option<Rope> {
-        // An empty one says nothing, as null does.
+        // An empty object means the same as null.
         let mut keys = Self::new(self.object(name).filter(|map| !map.is_empty())?);
         let rope = keys.yarn(max_positions);
         let inside = |p: Problem| Problem::new(&format!("{name}.{}", p.key), p.reason);
@@ -235,10 +235,11 @@ impl Keys {
         Some(rope)
     }
 
-    /// Reads one rotary object, of which `self` is the content.
+    /// Reads one rotary object. `self` holds its keys.
     pub(crate) fn yarn(&mut self, max_positions: usize) -> Rope {
         let theta = self.nullable("rope_theta", None, "a number");
-        // DeepSeek's own name for the same function; files of transformers have one in `type` and the other in `rope_type`.
+        // DeepSeek's own name for the same function. Files of transformers have one name in `type` and the other in
+        // `rope_type`.
         for name in ["rope_type", "type"] {
             if let Some(kind) = self.map.get_mut(name).filter(|kind| **kind == "deepseek_yarn") {
                 *kind = json!("yarn");
@@ -274,5 +275,5 @@ impl Keys {
     }
 }
 
-/// Theta if given, YaRN if asked for, unknown keys.
+/// Theta if it is given, YaRN if it is used, and unknown keys.
 type Rope = (Option<f64>, Option<Yarn>, Map<String, Value>);

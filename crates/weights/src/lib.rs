@@ -1,8 +1,8 @@
-//! Weights: what a model's configuration says, the list of its tensors, and Hugging Face checkpoints in and out.
+//! Weights: a model's configuration, the list of its tensors, and reading and writing Hugging Face checkpoints.
 //!
-//! [`config`] reads `config.json`; [`list`] makes from it the one list of a model's tensors; [`reader`](Checkpoint) and
-//! [`writer`](write_into) know safetensors in one file or many; [`audit`](Audit) compares a checkpoint with the list;
-//! [`convert`](convert_into) goes from file to file; [`precision`] has the types of the precision table.
+//! [`config`] reads `config.json`. From it, [`list`] makes the single list of a model's tensors. [`reader`](Checkpoint)
+//! and [`writer`](write_into) handle safetensors in one file or several. [`audit`](Audit) compares a checkpoint with
+//! the list. [`convert`](convert_into) converts from file to file. [`precision`] has the types of the precision table.
 
 mod audit;
 mod beside;

@@ -1,8 +1,9 @@
-//! Byte-pair encoding of the pieces the pre-tokenizer cuts: the same result as the `tokenizers` library, faster.
+//! Byte-pair encoding of the pieces that the pre-tokenizer cuts: the same result as the `tokenizers` library, but
+//! faster.
 //!
-//! The library keeps offsets, normalised copies and a shared cache; raw text to ids needs none of them. A piece
-//! starts as its bytes; the neighbouring pair with the earliest merge rule is joined, the leftmost first, until no
-//! rule applies. Pieces repeat, so each thread that encodes borrows a cache of pieces seen.
+//! The library keeps offsets, normalised copies and a shared cache. Turning raw text into ids needs none of them. A
+//! piece starts as its bytes. The neighbouring pair with the earliest merge rule is joined, leftmost first, until no
+//! rule applies. Pieces repeat, so each thread that encodes uses a cache of the pieces seen.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,9 +20,9 @@ use super::tiktoken::{Kimi, Ranks};
 
 /// Longest piece that is cached, in bytes.
 const CACHED_BYTES: usize = 48;
-/// Most pieces in one cache; when it is full, further pieces are encoded each time.
+/// Largest number of pieces in a cache. When it is full, further pieces are encoded each time.
 const CACHED_PIECES: usize = 1 << 17;
-/// From so many bytes a heap finds the next merge instead of a scan.
+/// From this number of bytes on, a heap finds the next merge instead of a scan.
 const LONG_PIECE: usize = 96;
 
 /// Merge rules, added words and caches.
@@ -65,8 +66,8 @@ pub(super) fn byte_chars() -> [char; 256] {
 }
 
 impl FastBpe {
-    /// Reads the rules out of a `tokenizer.json`; `None` where it is of another kind than ours, or where added words want
-    /// what only the library does, so that the library must encode.
+    /// Reads the rules from a `tokenizer.json`. `None` if the file is of another kind than ours, or if added words need
+    /// something that only the library supports. Then the library must encode.
     pub(super) fn new<'a>(json: &Value, added: impl Iterator<Item = (u32, &'a AddedToken)>) -> Option<Self> {
         if !is_ours(json) {
             return None;
@@ -88,7 +89,7 @@ impl FastBpe {
                 _ => return None,
             };
             let merged = id_of(&format!("{left}{right}"))?;
-            // Where a rule stands twice the library keeps the last rank.
+            // If a rule occurs twice, the library keeps the last rank.
             merges.insert((id_of(left)?, id_of(right)?), (rank as u32, merged));
         }
         let (cut, whole) = (Cut::DeepSeek, AHashMap::new());
@@ -161,7 +162,7 @@ impl FastBpe {
         self.merges.get(&(left, right)).copied()
     }
 
-    /// Scans for the earliest rule each time: best where there are few symbols.
+    /// Scans for the earliest rule each time. This is fastest for few symbols.
     fn merge_short(&self, symbols: &mut Vec<u32>) {
         loop {
             let pairs = symbols.windows(2).enumerate();
@@ -172,14 +173,14 @@ impl FastBpe {
         }
     }
 
-    /// A heap of possible merges over a linked list, for pieces of any length.
+    /// Uses a heap of possible merges over a linked list, for pieces of any length.
     fn merge_long(&self, symbols: &mut Vec<u32>) {
         const NONE: usize = usize::MAX;
         const GONE: u32 = u32::MAX;
         let n = symbols.len();
         let mut next: Vec<usize> = (1..n).chain([NONE]).collect();
         let mut previous: Vec<usize> = std::iter::once(NONE).chain(0..n - 1).collect();
-        // Earliest rule first, then leftmost; the pair tells whether an entry is still true.
+        // The earliest rule comes first, then the leftmost. The pair tells whether an entry is still valid.
         let mut heap = BinaryHeap::new();
         let offer = |heap: &mut BinaryHeap<_>, symbols: &[u32], at: usize, right: usize| {
             if let Some((rank, id)) = self.rule(symbols[at], symbols[right]) {

@@ -1,4 +1,4 @@
-//! `hadal inspect`: what a configuration means in numbers; see `hadal_model::count`.
+//! `hadal inspect`: shows the numbers of a configuration; see `hadal_model::count`.
 
 use super::common::{open, show};
 use crate::cli::InspectArgs;
@@ -23,14 +23,14 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     show(&text).context("cannot write to standard output")
 }
 
-/// A file of a family that is known and cannot be computed: what it lacks is what there is to know about it.
+/// The relative of a known family that `name` stands for. What it lacks is then all there is to say about it.
 fn relative(name: &str) -> Option<Relative> {
     let path = Path::new(name);
     let file = if path.is_file() { path.to_owned() } else { config_folder(path).ok()?.join("config.json") };
     Relative::from_file(&file)
 }
 
-/// What a name means; sequence length and formats if a recipe gives them.
+/// The configuration that a name stands for. A recipe also gives sequence length and formats.
 struct Found {
     config: ModelConfig,
     seq_len: Option<usize>,
@@ -52,11 +52,11 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
         let plan = Plan::draft(&Recipe::load(name, set)?)?;
         return Ok(Found { formats: Some(plan.formats()), seq_len: Some(plan.data.seq_len), config: plan.model });
     }
-    ensure!(set.is_empty(), "--set changes a recipe, and `{name}` is none");
+    ensure!(set.is_empty(), "--set changes a recipe, but `{name}` is not one");
     let is_repository = RepoId::of(path).is_some() && !path.exists();
     if path.is_dir() || is_repository {
         let folder = config_folder(path)?;
-        // A configuration can be inspected without its weights, and what is wrong with them is for `import` to say.
+        // A configuration can be inspected without its weights. Problems with the weights are reported by `import`.
         let config = match open(&folder) {
             Ok(checkpoint) => checkpoint.config().clone(),
             Err(error) => ModelConfig::from_file(folder.join("config.json")).map_err(|_| error)?,
@@ -69,5 +69,5 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     let mut known: Vec<&str> = ModelConfig::names().chain(RECIPES.iter().map(|r| r.0)).collect();
     known.sort_unstable();
     known.dedup();
-    bail!("`{name}` is neither a file or folder nor a built-in name ({})", known.join(", "))
+    bail!("`{name}` is not a file, a folder or a built-in name ({})", known.join(", "))
 }

@@ -1,4 +1,4 @@
-//! One file a command.
+//! One file per command.
 
 pub(crate) mod bench;
 pub(crate) mod bench_accumulator;

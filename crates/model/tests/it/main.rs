@@ -4,6 +4,7 @@ mod adapters;
 mod balance;
 mod bf16;
 mod bf16_scales;
+mod cached;
 mod checkpoints;
 mod finite;
 mod fixtures;

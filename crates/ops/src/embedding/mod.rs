@@ -1,8 +1,8 @@
-//! Token embedding: `x[t] = table[ids[t]]`; its gradient `dtable[ids[t]] += dx[t]`.
+//! Token embedding: `x[t] = table[ids[t]]`. Its gradient is `dtable[ids[t]] += dx[t]`.
 //!
-//! Shapes: `table` f32 or bf16 [V, D], or the panels of an output head that serves as the table; `ids` i32 `[T]`, x and
-//! dx [T, D] in F32 or Bf16. The gradient is f32 and sums the uses
-//! of a token in the order of t, whatever the threads. Both are the row moves of [`crate::elementwise`].
+//! Shapes: `table` f32 or bf16 [V, D], or the panels of an output head that is also the table; `ids` i32 `[T]`; x and
+//! dx [T, D] in F32 or Bf16. The gradient is f32. It sums the uses of a token in the order of t, for any number of
+//! threads. Both are row moves of [`crate::elementwise`].
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +25,7 @@ pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
     }
 }
 
-/// As [`forward`] into `x` f32 [T, D], from the panels of the head that shares the table.
+/// Like [`forward`] into `x` f32 [T, D], but reads the panels of the head that shares the table.
 pub fn forward_packed(cx: &Cx, table: &PackedWeight, ids: &Tensor, x: &mut Tensor) {
     let _scope = cx.scope("embedding forward", 0, 2 * x.bytes() as u64);
     let op = "embedding forward";
@@ -40,7 +40,7 @@ pub fn forward_packed(cx: &Cx, table: &PackedWeight, ids: &Tensor, x: &mut Tenso
     });
 }
 
-/// Overwrites (rows of unused tokens become zero) or adds to `dtable` f32 [V, D].
+/// Overwrites or adds to `dtable` f32 [V, D]. When overwriting, rows of unused tokens become zero.
 pub fn backward<'a>(cx: &Cx, dx: impl Into<MatRef<'a>>, ids: &Tensor, dtable: &mut Tensor, acc: Acc) {
     let _scope = cx.scope("embedding backward", 0, dtable.bytes() as u64);
     let (dx, op) = (dx.into(), "embedding backward");

@@ -1,4 +1,4 @@
-//! The rate of the multiply instruction alone: what a product's speed is a share of.
+//! The peak rate of the multiply instruction, with which the speed of a product is compared.
 
 use crate::{Cx, DType, Isa};
 use std::hint::black_box;
@@ -24,12 +24,29 @@ impl Burst {
             _ => Self { flops: ROUNDS * 8 * 8, run: plain },
         }
     }
+
+    /// Of products of bytes, if the processor has an instruction for them that the path may use.
+    fn of_bytes(isa: Isa) -> Option<Self> {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 if is_x86_feature_detected!("avx512vnni") => {
+                Some(Self { flops: ROUNDS * 24 * 128, run: x86::dpbusd512 })
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 if is_x86_feature_detected!("avxvnni") => {
+                Some(Self { flops: ROUNDS * 12 * 64, run: x86::dpbusd256 })
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(Self { flops: ROUNDS * 12 * 32, run: x86::maddwd }),
+            _ => None,
+        }
+    }
 }
 
-/// Rounds of a burst: some ten microseconds.
+/// Rounds of a burst. They take some ten microseconds.
 const ROUNDS: u64 = 2048;
 
-/// In assembly, since a compiler that spills an accumulator would measure its own skill.
+/// Written in assembly, because a compiler that spills an accumulator would change the measurement.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::ROUNDS;
@@ -67,6 +84,9 @@ mod x86 {
     }
     burst512!(dpbf16, "avx512f,avx512bf16", "vdpbf16ps");
     burst512!(fma512, "avx512f", "vfmadd231ps");
+    burst512!(dpbusd512, "avx512f,avx512vnni", "vpdpbusd");
+    burst!(dpbusd256, "avx2,avxvnni", "{{vex}} vpdpbusd", "vpxor", "ymm15", ["ymm0" "ymm1" "ymm2" "ymm3" "ymm4" "ymm5" "ymm6" "ymm7" "ymm8" "ymm9" "ymm10" "ymm11"]);
+    burst!(maddwd, "avx2", "vpmaddwd", "vpxor", "ymm15", ["ymm0" "ymm1" "ymm2" "ymm3" "ymm4" "ymm5" "ymm6" "ymm7" "ymm8" "ymm9" "ymm10" "ymm11"]);
     burst!(fma256, "avx2,fma", "vfmadd231ps", "vpxor", "ymm15", ["ymm0" "ymm1" "ymm2" "ymm3" "ymm4" "ymm5" "ymm6" "ymm7" "ymm8" "ymm9" "ymm10" "ymm11"]);
 }
 
@@ -84,10 +104,19 @@ fn plain() {
     black_box(acc);
 }
 
-/// Billions of floating-point operations a second that all threads together reach with the multiply instruction of the
-/// context's path and compute format when every operand is in registers. Runs for about `seconds`.
+/// Billions of floating-point operations per second that all threads together reach with the multiply instruction of
+/// the context's path and compute format, when all operands are in registers. It runs for about `seconds`.
 pub fn peak_gflops(cx: &Cx, seconds: f64) -> f64 {
-    let burst = Burst::of(cx.isa(), cx.compute());
+    rate(cx, &Burst::of(cx.isa(), cx.compute()), seconds)
+}
+
+/// The same of products of bytes: billions of multiplications and additions a second. Zero where the path has no
+/// instruction for them.
+pub fn peak_int8_gops(cx: &Cx, seconds: f64) -> f64 {
+    Burst::of_bytes(cx.isa()).map_or(0.0, |burst| rate(cx, &burst, seconds))
+}
+
+fn rate(cx: &Cx, burst: &Burst, seconds: f64) -> f64 {
     let bursts = AtomicU64::new(0);
     let start = Instant::now();
     let threads = cx.threads().count();

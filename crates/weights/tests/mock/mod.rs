@@ -89,7 +89,7 @@ fn respond(path: &str, headers: &BTreeMap<String, String>, repository: &Reposito
             return none(404);
         }
         let sibling = |(name, bytes): (&String, &Vec<u8>)| {
-            let cut = if repository.cut.contains(name) { 1 } else { 0 };
+            let cut = usize::from(repository.cut.contains(name));
             serde_json::json!({"rfilename": name, "size": bytes.len() + cut})
         };
         let siblings: Vec<_> = repository.files.iter().map(sibling).collect();

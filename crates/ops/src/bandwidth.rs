@@ -1,0 +1,59 @@
+//! The rate at which memory can be read: what the speed of a product of few rows is a share of.
+
+use crate::kernel::{Pointwise, dispatch};
+use crate::{Cx, Tensor};
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Most bytes of a task, about.
+const PIECE: usize = 256 << 10;
+
+/// A cache line.
+type Line = [u8; 64];
+
+/// Reads a piece from `S` places at a time, and asks for lines ahead of their use.
+struct Read<'a, const S: usize>(&'a [Line]);
+
+impl<const S: usize> Pointwise for Read<'_, S> {
+    type Out = Line;
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Line {
+        let each = self.0.len() / S;
+        let parts: [&[Line]; S] = std::array::from_fn(|s| &self.0[s * each..][..each]);
+        let mut sums = [[0; 64]; S];
+        for i in 0..each {
+            for s in 0..S {
+                crate::gemm::fetch(parts[s].as_ptr().wrapping_add(i + 16).cast(), 1);
+                let line = &parts[s][i];
+                for b in 0..64 {
+                    sums[s][b] ^= line[b];
+                }
+            }
+        }
+        sums.into_iter().fold([0; 64], |a, b| std::array::from_fn(|i| a[i] ^ b[i]))
+    }
+}
+
+/// Seconds that all threads together take to read `bytes` bytes of `memory` (U8) from `at` on, in 1, 2, 4 or 8 sequences of
+/// addresses each. The memory should be larger than the caches, and not have been read lately.
+///
+/// # Panics
+/// If the memory is smaller, or the number of sequences is another one.
+pub fn read_seconds(cx: &Cx, memory: &Tensor, at: usize, bytes: usize, sequences: usize) -> f64 {
+    let (lines, _) = memory.u8()[at..at + bytes].as_chunks::<64>();
+    let lines: &[Line] = lines;
+    let tasks = bytes.div_ceil(PIECE).next_multiple_of(cx.threads().count());
+    let each = lines.len() / tasks;
+    let start = Instant::now();
+    cx.threads().each(tasks, |i| {
+        let part = &lines[i * each..][..each];
+        black_box(match sequences {
+            1 => dispatch(cx.isa(), Read::<1>(part)),
+            2 => dispatch(cx.isa(), Read::<2>(part)),
+            4 => dispatch(cx.isa(), Read::<4>(part)),
+            8 => dispatch(cx.isa(), Read::<8>(part)),
+            other => panic!("read_seconds: {other} sequences"),
+        });
+    });
+    start.elapsed().as_secs_f64()
+}

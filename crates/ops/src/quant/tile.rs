@@ -1,0 +1,77 @@
+//! What a kernel computes, and which kernel an instruction path has.
+
+use super::format::QuantFormat;
+use super::portable;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
+use crate::Isa;
+
+/// What a group of 32 of a row of x has beside its codes.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Meta {
+    pub(super) scale: f32,
+    /// -128 times the sum of the codes: what an integer sum over the group begins with.
+    pub(super) start: i32,
+}
+
+/// `rows` rows by `panels` adjacent panels over `blocks` blocks of the contraction.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    /// The first row's codes (signed bytes), from the first block on.
+    pub(super) x: *const u8,
+    /// Bytes from one row to the next.
+    pub(super) x_row: usize,
+    /// The first row's groups, from the first block on.
+    pub(super) meta: *const Meta,
+    /// Elements from one row to the next.
+    pub(super) meta_row: usize,
+    /// The first panel's first block.
+    pub(super) w: *const u8,
+    /// Bytes from one panel to the next.
+    pub(super) w_panel: usize,
+    pub(super) blocks: usize,
+    /// The sums, sixteen for each panel of a row, side by side.
+    pub(super) sums: *mut f32,
+    /// Elements from one row of sums to the next.
+    pub(super) sums_row: usize,
+    /// Whether the sums start from zero, or from what is there.
+    pub(super) first: bool,
+    /// Whether the panels come from memory and should be asked for ahead of their use.
+    pub(super) far: bool,
+}
+
+/// Adds the tile's products to its sums: `(tile, format, rows, panels)`.
+///
+/// # Safety
+/// The tile's pointers must be valid for its extents, and the processor must have the instructions.
+pub(super) type RunTile = unsafe fn(&Tile, QuantFormat, usize, usize);
+
+/// Makes Int8 blocks of a number of Int4 blocks: `(from, blocks, to)`. Scales are copied.
+///
+/// # Safety
+/// Source and target must be valid for so many blocks, and the processor must have the instructions.
+pub(super) type Widen = unsafe fn(*const u8, usize, *mut u8);
+
+/// The kernels of an instruction path.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel {
+    pub(super) run: RunTile,
+    pub(super) widen: Widen,
+    /// Most rows of a tile.
+    pub(super) rows: usize,
+    /// Most panels of a tile of so many rows, which reads them in this format.
+    pub(super) panels: fn(rows: usize, QuantFormat) -> usize,
+}
+
+impl Kernel {
+    pub(super) fn of(isa: Isa) -> Self {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 if avx512::available() => avx512::KERNEL,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx2 => avx2::kernel(),
+            _ => portable::KERNEL,
+        }
+    }
+}
