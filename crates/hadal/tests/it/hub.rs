@@ -38,7 +38,7 @@ fn a_repository_is_generated_from_and_then_at_hand() {
     let local = run(&[&["generate", &model], &generate[2..]].concat());
     assert_eq!(text, local.unwrap());
     mock.asked();
-    assert!(run(&["import", "org/name"]).unwrap().contains("read were names"));
+    assert!(run(&["import", "org/name"]).unwrap().contains("checked: names"));
     let snapshot = home.path().join("hub/models--org--name/snapshots").join(COMMIT);
     assert!(run(&["export", "org/name", "--out", "exported"]).unwrap().contains(snapshot.to_str().unwrap()));
     assert_eq!(mock.asked(), [""; 0]);
