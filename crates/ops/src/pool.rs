@@ -117,7 +117,7 @@ impl Pool {
     pub(crate) fn take(&self, bytes: usize) -> Buffer {
         debug_assert!(
             !in_task(),
-            "pool: {bytes} bytes taken in a task: how many there are depends on which tasks meet"
+            "pool: {bytes} bytes taken in a task: the number of buffers would depend on which tasks run at the same time"
         );
         let (size, class) = class_of(bytes);
         let mut inner = self.lock();

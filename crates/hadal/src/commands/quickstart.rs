@@ -59,7 +59,7 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let before = prompts.answer(&trainer.cx, &trainer.model, tokenizer, None)?;
     let (trainer, outcome) = session.train(trainer, objective, args.plain, &crate::line)?;
     if !outcome.finished {
-        say!("stopped; continue with `hadal quickstart --resume`");
+        say!("stopped; continue with the same command and --resume");
         return Ok(());
     }
     let [greedy, sampled] =
