@@ -249,7 +249,7 @@ impl SampleArgs {
 /// Options of every command that runs a model.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// A run's folder, one of its checkpoints, or a Hugging Face checkpoint
+    /// A run's folder, one of its checkpoints, a Hugging Face checkpoint, or the name of a repository there (ORG/NAME)
     pub(crate) model: PathBuf,
     /// Format of the computation
     #[arg(long, value_enum, default_value_t = Format::Bf16)]
@@ -395,7 +395,7 @@ pub(crate) struct FilesArgs {
 
 #[derive(Args)]
 pub(crate) struct ImportArgs {
-    /// Folder with config.json and safetensors, sharded or not
+    /// Folder with config.json and safetensors, sharded or not, or the name of a repository (ORG/NAME)
     pub(crate) checkpoint: PathBuf,
     /// Folder to write; without it, the checkpoint is only checked
     #[arg(long)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The tokenizer cannot be used.
-    #[error("{} has no usable tokenizer; copy its tokenizer.json there: {error}", folder.display())]
+    #[error("{} has no usable tokenizer; copy its tokenizer.json or tiktoken.model there: {error}", folder.display())]
     Tokenizer {
         /// The model's folder.
         folder: PathBuf,

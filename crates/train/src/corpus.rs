@@ -6,7 +6,7 @@
 
 use hadal_data::cargo_sources::{self, CargoSources};
 use hadal_data::filter::{FilterOptions, filter};
-use hadal_data::tokenizer::TrainOptions;
+use hadal_data::tokenizer::{FILES, TrainOptions};
 use hadal_data::{DataError, Document, EvalOptions, EvalSet, Packed, SourceOptions, Texts, Tokenizer, pack};
 use hadal_data::{read_paths, split};
 use hadal_recipe::recipe::{Data, Filter};
@@ -92,11 +92,11 @@ impl Corpus {
 
     fn open_in(tokenizer_folder: &Path, packed: &Path) -> Result<Self, DataError> {
         let tokenizer = Tokenizer::load(tokenizer_folder)?;
-        let files = ["tokenizer.json", "tokenizer_config.json"].map(|f| tokenizer_folder.join(f));
+        let files = FILES.into_iter().chain(["tokenizer_config.json"]).map(|f| tokenizer_folder.join(f));
         Ok(Self {
             train: Arc::new(Packed::open(packed, "train", &tokenizer)?),
             validation: Packed::open(packed, "validation", &tokenizer)?,
-            tokenizer_files: files.into_iter().filter(|f| f.is_file()).collect(),
+            tokenizer_files: files.filter(|f| f.is_file()).collect(),
             tokenizer: Arc::new(tokenizer),
         })
     }

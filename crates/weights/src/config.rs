@@ -167,6 +167,9 @@ pub enum ConfigError {
     /// Keys of the wrong type, or values that do not make a model.
     #[error("{}", Problems(.0))]
     Invalid(Vec<Problem>),
+    /// Keys ask for something that the model does not compute. Nothing else is wrong, or the family is known to need it.
+    #[error("{}", Problems(.0))]
+    NotComputed(Vec<Problem>),
     /// Like `Invalid`, for a file.
     #[error("{path}: {error}", path = path.display())]
     InFile {
@@ -175,6 +178,15 @@ pub enum ConfigError {
         /// What is wrong in it.
         error: Box<ConfigError>,
     },
+}
+
+/// The content of a `config.json`.
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, ConfigError> {
+    let text = read_small(path, MAX_CONFIG).at("read", path)?;
+    serde_json::from_slice(&text).map_err(|error| match foreign(&text) {
+        Some(what) => ConfigError::Foreign { path: path.into(), what },
+        None => ConfigError::Json { path: path.into(), error },
+    })
 }
 
 struct Problems<'a>(&'a [Problem]);
@@ -209,12 +221,7 @@ impl ModelConfig {
     /// Reads a `config.json` and checks it.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let text = read_small(path, MAX_CONFIG).at("read", path)?;
-        let value = serde_json::from_slice(&text).map_err(|error| match foreign(&text) {
-            Some(what) => ConfigError::Foreign { path: path.into(), what },
-            None => ConfigError::Json { path: path.into(), error },
-        })?;
-        Self::from_value(value).map_err(|e| ConfigError::InFile { path: path.into(), error: Box::new(e) })
+        Self::from_value(read_json(path)?).map_err(|e| ConfigError::InFile { path: path.into(), error: Box::new(e) })
     }
 
     /// Reads the text of a `config.json` and checks it.
@@ -266,7 +273,7 @@ impl ModelConfig {
 pub(crate) const MAX_CONFIG: u64 = 10_000_000;
 /// Largest value of any single size, so that products of a few of them do not overflow.
 const MAX_SIZE: usize = 1 << 18;
-const MAX_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 const MAX_EXPERTS: usize = 1 << 13;
 /// Largest number of experts in all layers together. Each tensor has an entry in a list, and the list must fit into
 /// memory. The full model has 15 thousand.

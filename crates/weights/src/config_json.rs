@@ -1,16 +1,17 @@
 //! Reads and writes `config.json`: both layouts of the rotary keys, aliases, and the defaults of each family.
 //!
 //! Reading accepts `rope_scaling` + `rope_theta` (released checkpoints) and `rope_parameters` (transformers 5), `type`
-//! and `rope_type`, `num_mtp_layers`, `num_local_experts`. A missing key has the default of transformers'
-//! `DeepseekV3Config` or `DeepseekV2Config`. The exception is `num_nextn_predict_layers`: if it is missing, it is 0, as
-//! in every other program. Null is accepted where transformers accepts it. It means "none" if the value may be none,
-//! false for `norm_topk_prob`, and otherwise the same as a missing key.
+//! and `rope_type`, `num_mtp_layers`, `num_local_experts`, `mlp_layer_types`. A missing key has the default of
+//! transformers' configuration class for the family (`family.rs`). The exception is `num_nextn_predict_layers`: if it is
+//! missing, it is 0, as in every other program. Null is accepted where transformers accepts it. It means "none" if the
+//! value may be none, false for `norm_topk_prob`, and otherwise the same as a missing key.
 //!
 //! Writing uses the old layout, because transformers, vLLM, SGLang and llama.cpp all read it. Keys that have no effect
 //! here are kept.
 
-use crate::config::{ConfigError, ModelConfig, ModelType, Problem, ScoringFunc, TopkMethod};
+use crate::config::{ConfigError, MAX_LAYERS, ModelConfig, ModelType, Problem, ScoringFunc, TopkMethod};
 use crate::keys::Keys;
+use crate::relative::not_computed;
 use serde_json::{Map, Value, json};
 
 /// Keys that follow from others, or that name files which are not exported. They are ignored and never written back.
@@ -94,33 +95,39 @@ impl ModelConfig {
             return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is not a JSON object")]));
         };
         let mut keys = Keys::new(map);
-        let model_type = keys.model_type();
-        let d = Self::defaults(model_type);
+        let family = keys.family();
+        let d = family.defaults();
+        let not_computed = not_computed(family, &mut keys.map);
+        keys.missing.extend(not_computed);
         let max_position_embeddings = keys.size("max_position_embeddings", d.max_position_embeddings, None);
         let num_attention_heads = keys.size("num_attention_heads", d.num_attention_heads, None);
         keys.alias("num_nextn_predict_layers", "num_mtp_layers");
         keys.alias("n_routed_experts", "num_local_experts");
-        // The name that transformers uses in this family. In the other family the key has no meaning.
-        if model_type == ModelType::DeepseekV2 {
-            keys.alias("n_routed_experts", "num_experts");
+        for (key, other) in family.aliases {
+            keys.alias(key, other);
         }
         keys.alias("torch_dtype", "dtype");
         let (rope_theta, rope_scaling, rope_rest) = keys.rope(d.rope_theta, max_position_embeddings);
         keys.unsupported(num_attention_heads);
+        let num_hidden_layers = keys.size("num_hidden_layers", d.num_hidden_layers, None);
+        let num_nextn_predict_layers = keys.size("num_nextn_predict_layers", d.num_nextn_predict_layers, Some(0));
+        let layer_types = keys.layer_types(num_hidden_layers, num_nextn_predict_layers);
+        // What the list of layers says, where there is one, is what the two numbers mean when they are left out.
+        let (first, every) = layer_types.unwrap_or((d.first_k_dense_replace, d.moe_layer_freq));
         let mut config = Self {
-            model_type,
+            model_type: d.model_type,
             vocab_size: keys.size("vocab_size", d.vocab_size, None),
             hidden_size: keys.size("hidden_size", d.hidden_size, None),
             intermediate_size: keys.size("intermediate_size", d.intermediate_size, None),
             moe_intermediate_size: keys.size("moe_intermediate_size", d.moe_intermediate_size, None),
-            num_hidden_layers: keys.size("num_hidden_layers", d.num_hidden_layers, None),
-            num_nextn_predict_layers: keys.size("num_nextn_predict_layers", d.num_nextn_predict_layers, Some(0)),
+            num_hidden_layers,
+            num_nextn_predict_layers,
             num_attention_heads,
             n_shared_experts: keys.size("n_shared_experts", d.n_shared_experts, Some(0)),
             n_routed_experts: keys.size("n_routed_experts", d.n_routed_experts, Some(0)),
             num_experts_per_tok: keys.size("num_experts_per_tok", d.num_experts_per_tok, Some(0)),
-            first_k_dense_replace: keys.size("first_k_dense_replace", d.first_k_dense_replace, Some(0)),
-            moe_layer_freq: keys.size("moe_layer_freq", d.moe_layer_freq, Some(1)),
+            first_k_dense_replace: keys.size("first_k_dense_replace", first, Some(0)),
+            moe_layer_freq: keys.size("moe_layer_freq", every, Some(1)),
             q_lora_rank: keys.nullable("q_lora_rank", d.q_lora_rank, "a whole number or null"),
             kv_lora_rank: keys.size("kv_lora_rank", d.kv_lora_rank, None),
             qk_nope_head_dim: keys.size("qk_nope_head_dim", d.qk_nope_head_dim, None),
@@ -160,10 +167,31 @@ impl ModelConfig {
         }
         config.extra = std::mem::take(&mut keys.map);
         config.first_k_dense_replace = config.dense_by_index();
+        if let Some((first, every)) = layer_types
+            && (0..num_hidden_layers.min(MAX_LAYERS)).any(|l| {
+                config.is_moe_layer(l) != (config.n_routed_experts > 0 && l >= first && l.is_multiple_of(every))
+            })
+        {
+            keys.wrong(
+                "mlp_layer_types",
+                "differs from `first_k_dense_replace` and `moe_layer_freq`; keep what is right",
+            );
+        }
         // A key of the wrong type was replaced by its default. Only values that were really written can be judged.
-        let problems = match std::mem::take(&mut keys.problems) {
-            wrong if wrong.is_empty() => config.problems().into_iter().map(|p| keys.as_written(p)).collect(),
-            wrong => wrong,
+        let (wrong, missing) = (std::mem::take(&mut keys.problems), std::mem::take(&mut keys.missing));
+        if !family.missing.is_empty() || (wrong.is_empty() && !missing.is_empty()) {
+            let mut all: Vec<Problem> = Vec::new();
+            for problem in missing.into_iter().chain(wrong) {
+                if all.iter().all(|p| p.key != problem.key) {
+                    all.push(problem);
+                }
+            }
+            return Err(ConfigError::NotComputed(all));
+        }
+        let problems: Vec<Problem> = if wrong.is_empty() {
+            config.problems().into_iter().map(|p| keys.as_written(p)).collect()
+        } else {
+            wrong.into_iter().chain(missing).collect()
         };
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }

@@ -30,6 +30,14 @@ pub enum Error {
         /// What is there instead, and which path to give.
         reason: String,
     },
+    /// A repository is not on this machine and cannot be downloaded.
+    #[error("{repo} {reason}")]
+    Hub {
+        /// Its name.
+        repo: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A run's checkpoint cannot be opened, but an older one can.
     #[error(
         "{error}; an older checkpoint of this run can be opened, {older}: name that one, or move {path} away",

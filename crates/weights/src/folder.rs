@@ -1,6 +1,7 @@
-//! Folders that hold models: a Hugging Face checkpoint, a run, one of its checkpoints.
+//! Folders that hold models: a Hugging Face checkpoint, a run, one of its checkpoints, a repository in the cache.
 
 use crate::error::Error;
+use crate::hub::{Hub, RepoId, Wanted};
 use crate::reader::Checkpoint;
 use hadal_base::{IoContext, IoError};
 use std::path::{Path, PathBuf};
@@ -42,13 +43,27 @@ pub(crate) fn beside_older(path: &Path, error: Error) -> Error {
     }
 }
 
-/// The folder with `config.json` that `path` stands for: itself, a run's finished model, or its newest checkpoint.
+/// The folder with `config.json` that `path` stands for: itself, a run's finished model, or its newest checkpoint. If there
+/// is no such path, it is the Hugging Face repository with that name ([`Hub`]).
 pub fn model_folder(path: &Path) -> Result<PathBuf, Error> {
+    folder_with(path, Wanted::Model)
+}
+
+/// As [`model_folder`], for the configuration alone: a repository's weights are not downloaded.
+pub fn config_folder(path: &Path) -> Result<PathBuf, Error> {
+    folder_with(path, Wanted::Config)
+}
+
+fn folder_with(path: &Path, wanted: Wanted) -> Result<PathBuf, Error> {
+    if let Some(repo) = RepoId::of(path).filter(|_| !path.exists()) {
+        return Hub::from_env().folder(&repo, wanted);
+    }
     let no_model = |reason: String| Error::NoModel { path: path.into(), reason };
     if !path.is_dir() {
         let problem = if path.exists() { "is a file" } else { "does not exist" };
         return Err(no_model(format!(
-            "{problem}: give the folder of a run, of one of its checkpoints, or of a Hugging Face checkpoint"
+            "{problem}: give the folder of a run, of one of its checkpoints, or of a Hugging Face checkpoint, or the name of \
+             a repository, ORG/NAME"
         )));
     }
     let finished = path.join("model");

@@ -1,12 +1,13 @@
 //! Takes keys out of a JSON object, and makes one message for each key that is wrong.
 
-use crate::config::{ModelType, Problem};
+use crate::config::{MAX_LAYERS, Problem};
+use crate::family::Family;
 use crate::yarn::Yarn;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 /// A JSON value short enough for a message.
-fn short(value: &Value) -> String {
+pub(crate) fn short(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 60 { text } else { text.chars().take(57).chain("...".chars()).collect() }
 }
@@ -16,6 +17,8 @@ fn short(value: &Value) -> String {
 pub(crate) struct Keys {
     pub(crate) map: Map<String, Value>,
     pub(crate) problems: Vec<Problem>,
+    /// What the file asks for and the model does not compute.
+    pub(crate) missing: Vec<Problem>,
     /// Keys and objects that the file has under another name, with that name.
     renamed: Vec<(String, String)>,
 }
@@ -27,6 +30,11 @@ impl Keys {
 
     pub(crate) fn wrong(&mut self, key: &str, reason: impl Into<String>) {
         self.problems.push(self.as_written(Problem::new(key, reason)));
+    }
+
+    /// Adds something that the model does not compute.
+    fn lacks(&mut self, key: &str, reason: impl Into<String>) {
+        self.missing.push(self.as_written(Problem::new(key, reason)));
     }
 
     /// The problem with the name that the file uses for its key.
@@ -108,15 +116,17 @@ impl Keys {
         }
     }
 
-    pub(crate) fn model_type(&mut self) -> ModelType {
-        let reason = match self.map.remove("model_type") {
-            Some(Value::String(s)) if s == "deepseek_v3" || s == "kimi_k2" => return ModelType::DeepseekV3,
-            Some(Value::String(s)) if s == "deepseek_v2" => return ModelType::DeepseekV2,
-            Some(other) => format!("must be \"deepseek_v3\" or \"deepseek_v2\", is {}", short(&other)),
-            None => "is missing; it must be \"deepseek_v3\" or \"deepseek_v2\"".into(),
+    pub(crate) fn family(&mut self) -> &'static Family {
+        let is = match self.map.remove("model_type") {
+            Some(Value::String(name)) => match Family::of(&name) {
+                Some(family) => return family,
+                None => format!("is \"{}\"", name.chars().take(60).collect::<String>()),
+            },
+            Some(other) => format!("is {}", short(&other)),
+            None => "is missing".into(),
         };
-        self.wrong("model_type", reason);
-        ModelType::DeepseekV3
+        self.wrong("model_type", format!("must be one of {}; it {is}", Family::names_read()));
+        Default::default()
     }
 
     pub(crate) fn eos(&mut self, default: Vec<u32>) -> Vec<u32> {
@@ -137,8 +147,6 @@ impl Keys {
     pub(crate) fn unsupported(&mut self, heads: usize) {
         for (key, neutral) in [
             ("hidden_act", vec![json!("silu")]),
-            ("attention_bias", vec![json!(false)]),
-            ("mlp_bias", vec![json!(false)]),
             ("attention_dropout", vec![json!(0), json!(0.0)]),
             ("partial_rotary_factor", vec![json!(1), json!(1.0)]),
             ("num_key_value_heads", vec![json!(heads)]),
@@ -146,9 +154,49 @@ impl Keys {
         ] {
             if let Some(value) = self.map.remove(key).filter(|v| !v.is_null() && !neutral.contains(v)) {
                 let reason = format!("must be {}, is {}: not supported", neutral[0], short(&value));
-                self.wrong(key, reason);
+                self.lacks(key, reason);
             }
         }
+    }
+
+    /// Takes `mlp_layer_types`, a list with "dense" or "sparse" for each layer. Returns the first layer with experts and the
+    /// distance between such layers. The list may also have entries for the `modules` MTP modules.
+    pub(crate) fn layer_types(&mut self, layers: usize, modules: usize) -> Option<(usize, usize)> {
+        const KEY: &str = "mlp_layer_types";
+        let of_modules: Option<Vec<String>> = self.nullable("mtp_mlp_layer_types", None, "a list of \"sparse\"");
+        if of_modules.is_some_and(|types| types.iter().any(|t| t != "sparse")) {
+            self.lacks(
+                "mtp_mlp_layer_types",
+                "must hold \"sparse\" only: MTP modules without experts are not supported",
+            );
+        }
+        let types: Vec<String> = self.nullable(KEY, None, "a list of \"dense\" and \"sparse\"")?;
+        if let Some(other) = types.iter().find(|t| !["dense", "sparse"].contains(&t.as_str())) {
+            self.lacks(
+                KEY,
+                format!("must hold \"dense\" and \"sparse\", holds {}: not supported", short(&json!(other))),
+            );
+            return None;
+        }
+        if layers > MAX_LAYERS {
+            return None; // refused as a number
+        }
+        if types.len() != layers && types.len() != layers.saturating_add(modules) {
+            self.wrong(
+                KEY,
+                format!("must have an entry for each of num_hidden_layers ({layers}), has {}", types.len()),
+            );
+            return None;
+        }
+        let sparse: Vec<bool> = types.iter().map(|t| t == "sparse").collect();
+        let Some(first) = sparse.iter().position(|s| *s) else { return Some((types.len(), 1)) };
+        let routes = |every: usize| (0..sparse.len()).all(|l| sparse[l] == (l >= first && l.is_multiple_of(every)));
+        let found = (1..=sparse.len()).find(|every| routes(*every));
+        if found.is_none() {
+            let what = "dense layers, then experts in every layer or in every n-th";
+            self.lacks(KEY, format!("must be {what}: other orders are not supported"));
+        }
+        found.map(|every| (first, every))
     }
 
     /// Takes the rotary keys of both layouts: theta, YaRN, and the other keys of the object.
@@ -181,7 +229,9 @@ impl Keys {
         // An empty object means the same as null.
         let mut keys = Self::new(self.object(name).filter(|map| !map.is_empty())?);
         let rope = keys.yarn(max_positions);
-        self.problems.extend(keys.problems.into_iter().map(|p| Problem::new(&format!("{name}.{}", p.key), p.reason)));
+        let inside = |p: Problem| Problem::new(&format!("{name}.{}", p.key), p.reason);
+        self.problems.extend(keys.problems.into_iter().map(inside));
+        self.missing.extend(keys.missing.into_iter().map(inside));
         Some(rope)
     }
 
@@ -202,11 +252,11 @@ impl Keys {
             "default" => return (theta, None, Map::new()),
             "yarn" => {}
             "" => self.wrong("rope_type", "is missing"),
-            other => self.wrong("rope_type", format!("must be \"default\" or \"yarn\", is \"{other}\": not supported")),
+            other => self.lacks("rope_type", format!("must be \"default\" or \"yarn\", is \"{other}\": not supported")),
         }
         for (key, neutral) in [("truncate", json!(true)), ("partial_rotary_factor", json!(1.0))] {
             if let Some(v) = self.map.remove(key).filter(|v| !v.is_null() && *v != neutral && *v != json!(1)) {
-                self.wrong(key, format!("must be {neutral}, is {}: not supported", short(&v)));
+                self.lacks(key, format!("must be {neutral}, is {}: not supported", short(&v)));
             }
         }
         let d = Yarn::default();

@@ -16,6 +16,7 @@ use tokenizers::AddedToken;
 use super::added::{Part, Words};
 use super::pretoken;
 use super::recognise::is_ours;
+use super::tiktoken::{Kimi, Ranks};
 
 /// Longest piece that is cached, in bytes.
 const CACHED_BYTES: usize = 48;
@@ -30,7 +31,18 @@ pub(super) struct FastBpe {
     /// (left, right) to (rank, merged id).
     merges: AHashMap<(u32, u32), (u32, u32)>,
     words: Words,
+    cut: Cut,
+    /// Pieces that are tokens as a whole, whatever merges make of them; empty where merges decide.
+    whole: AHashMap<Vec<u8>, u32>,
     caches: Mutex<Vec<Cache>>,
+}
+
+/// How text is cut into pieces.
+enum Cut {
+    /// By the three passes of [`pretoken`].
+    DeepSeek,
+    /// By the one expression of `tiktoken.rs`.
+    Kimi(Box<Kimi>),
 }
 
 #[derive(Default)]
@@ -80,14 +92,39 @@ impl FastBpe {
             // If a rule occurs twice, the library keeps the last rank.
             merges.insert((id_of(left)?, id_of(right)?), (rank as u32, merged));
         }
-        Some(Self { byte_ids, merges, words, caches: Mutex::default() })
+        let (cut, whole) = (Cut::DeepSeek, AHashMap::new());
+        Some(Self { byte_ids, merges, words, cut, whole, caches: Mutex::default() })
+    }
+
+    /// From the ranks of a `tiktoken.model`: any two tokens merge whose bytes together are a token.
+    pub(super) fn of_ranks(ranks: &Ranks) -> Self {
+        let mut byte_ids = [0; 256];
+        let mut merges = AHashMap::new();
+        for (token, id) in &ranks.tokens {
+            if let &[byte] = token.as_slice() {
+                byte_ids[usize::from(byte)] = *id;
+            }
+            for at in 1..token.len() {
+                if let (Some(left), Some(right)) = (ranks.tokens.get(&token[..at]), ranks.tokens.get(&token[at..])) {
+                    merges.insert((*left, *right), (*id, *id));
+                }
+            }
+        }
+        let (cut, whole) = (Cut::Kimi(Box::new(Kimi::new())), ranks.tokens.clone());
+        Self { byte_ids, merges, words: Words::default(), cut, whole, caches: Mutex::default() }
     }
 
     /// Appends the ids of a text.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let mut cache = self.caches.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         self.words.split(text, |part| match part {
-            Part::Text(text) => pretoken::split(text, |piece| self.encode_piece(piece.as_bytes(), &mut cache, out)),
+            Part::Text(text) => {
+                let each = |piece: &str| self.encode_piece(piece.as_bytes(), &mut cache, out);
+                match &self.cut {
+                    Cut::DeepSeek => pretoken::split(text, each),
+                    Cut::Kimi(kimi) => kimi.split(text, each),
+                }
+            }
             Part::Token(id) => out.push(id),
         });
         self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
@@ -96,6 +133,10 @@ impl FastBpe {
     fn encode_piece(&self, piece: &[u8], cache: &mut Cache, out: &mut Vec<u32>) {
         if let &[byte] = piece {
             out.push(self.byte_ids[usize::from(byte)]);
+            return;
+        }
+        if let Some(id) = self.whole.get(piece) {
+            out.push(*id);
             return;
         }
         if let Some(&(start, len)) = cache.places.get(piece) {

@@ -1,4 +1,5 @@
-//! The tokenizer: byte-level BPE in the format of Hugging Face's `tokenizer.json`, ours or others'.
+//! The tokenizer: byte-level BPE in the format of Hugging Face's `tokenizer.json`, ours or others', or of a
+//! `tiktoken.model` (`tiktoken.rs`).
 //!
 //! The pre-tokenizer keeps punctuation and line breaks in one token ([`pretoken`]; report, section 4.1). Our own faster
 //! code encodes files with this layout, the released DeepSeek-V3 tokenizer among them (`recognise.rs`). The
@@ -12,6 +13,7 @@ mod decode;
 mod merges;
 pub mod pretoken;
 mod recognise;
+mod tiktoken;
 mod train;
 
 use std::path::Path;
@@ -29,7 +31,11 @@ use bpe::{FastBpe, byte_chars};
 pub use decode::StreamDecoder;
 use hadal_base::atomic::write_file;
 use hadal_base::foreign;
+use tiktoken::Ranks;
 pub use train::{TrainOptions, TrainReport};
+
+/// The files that a tokenizer can be read from. The first one that exists is used.
+pub const FILES: [&str; 2] = ["tokenizer.json", "tiktoken.model"];
 
 /// The special tokens of our own tokenizers. Their ids are their indices.
 pub const SPECIAL_TOKENS: [&str; 6] =
@@ -73,9 +79,12 @@ pub struct SpecialIds {
 
 /// Text to ids and back.
 pub struct Tokenizer {
+    /// The file's text, and its name.
     json: String,
+    name: &'static str,
     config: Option<String>,
-    library: tokenizers::Tokenizer,
+    /// None for a `tiktoken.model`, which our own code encodes for.
+    library: Option<tokenizers::Tokenizer>,
     fast: Option<FastBpe>,
     /// The bytes of all tokens joined together, and the start of each.
     blob: Vec<u8>,
@@ -83,6 +92,8 @@ pub struct Tokenizer {
     special: Vec<bool>,
     /// Names of the special tokens, for prompts.
     names: Option<Names>,
+    /// Ids by name, where the library does not know them.
+    by_name: AHashMap<String, u32>,
     ids: SpecialIds,
     byte_level: bool,
 }
@@ -106,13 +117,60 @@ impl Throughput {
 }
 
 impl Tokenizer {
-    /// Loads a `tokenizer.json`, or the one in a folder. A `tokenizer_config.json` beside it is read as well.
+    /// Loads a `tokenizer.json` or a `tiktoken.model`, or the one in a folder. If a folder has both, `tokenizer.json` is
+    /// used. A `tokenizer_config.json` beside it is read as well.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-        let json = read_text(&file)?;
+        let file = if path.is_dir() {
+            let names = FILES.map(|name| path.join(name));
+            names.iter().find(|file| file.exists()).unwrap_or(&names[0]).clone()
+        } else {
+            path.to_path_buf()
+        };
+        let text = read_text(&file)?;
         let config_file = file.with_file_name("tokenizer_config.json");
         let config = if config_file.exists() { Some(read_text(&config_file)?) } else { None };
-        Self::from_json(json, config, Some(&file))
+        if file.extension().is_some_and(|e| e == "model") {
+            return Self::from_tiktoken(text, config, &file);
+        }
+        Self::from_json(text, config, Some(&file))
+    }
+
+    fn from_tiktoken(text: String, config: Option<String>, path: &Path) -> Result<Self> {
+        let bad = |problem: String| DataError::tokenizer(Some(path), problem);
+        let ranks = Ranks::read(&text, config.as_deref()).map_err(bad)?;
+        let roles = roles(config.as_deref(), Some(path))?;
+        let mut by_id: Vec<(u32, &[u8])> = ranks.tokens.iter().map(|(token, id)| (*id, token.as_slice())).collect();
+        by_id.extend(ranks.special.iter().map(|(name, id)| (*id, name.as_bytes())));
+        by_id.sort_unstable();
+        let (mut blob, mut starts) = (Vec::new(), vec![0u32]);
+        for (id, bytes) in by_id {
+            // Ids that nothing has stand for no text.
+            starts.resize(id as usize + 1, blob.len() as u32);
+            blob.extend_from_slice(bytes);
+            starts.push(blob.len() as u32);
+        }
+        let mut special = vec![false; starts.len() - 1];
+        ranks.special.iter().for_each(|(_, id)| special[*id as usize] = true);
+        let names = Names::new(ranks.special.iter().map(|(name, id)| (name, Some(*id))));
+        let as_text = ranks.tokens.iter().filter_map(|(token, id)| Some((String::from_utf8(token.clone()).ok()?, *id)));
+        let by_name: AHashMap<String, u32> = as_text.chain(ranks.special.iter().cloned()).collect();
+        let ids = special_ids(|name| by_name.get(name).copied(), &roles);
+        let fast = Some(FastBpe::of_ranks(&ranks));
+        let name = FILES[1];
+        Ok(Self {
+            json: text,
+            name,
+            config,
+            library: None,
+            fast,
+            blob,
+            starts,
+            special,
+            names,
+            by_name,
+            ids,
+            byte_level: true,
+        })
     }
 
     fn from_json(json: String, config: Option<String>, path: Option<&Path>) -> Result<Self> {
@@ -146,14 +204,15 @@ impl Tokenizer {
             special[*id as usize] = true;
         }
         let names = Names::new(added.iter().filter(|(_, t)| t.special).map(|(id, t)| (&t.content, Some(*id))));
-        let ids = special_ids(&library, &roles(config.as_deref(), path)?);
-        Ok(Self { json, config, library, fast, blob, starts, special, names, ids, byte_level })
+        let ids = special_ids(|name| library.token_to_id(name), &roles(config.as_deref(), path)?);
+        let (name, library, by_name) = (FILES[0], Some(library), AHashMap::new());
+        Ok(Self { json, name, config, library, fast, blob, starts, special, names, by_name, ids, byte_level })
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder; `transformers` loads them.
+    /// Writes the file it was read from and `tokenizer_config.json` into a folder. `transformers` loads a `tokenizer.json`.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
-        write_file(&folder.join("tokenizer.json"), self.json.as_bytes())?;
+        write_file(&folder.join(self.name), self.json.as_bytes())?;
         if let Some(config) = &self.config {
             write_file(&folder.join("tokenizer_config.json"), config.as_bytes())?;
         }
@@ -173,7 +232,7 @@ impl Tokenizer {
             fast.encode(text, out);
             return;
         }
-        if let Ok(encoding) = self.library.encode_fast(text, false) {
+        if let Some(Ok(encoding)) = self.library.as_ref().map(|library| library.encode_fast(text, false)) {
             out.extend_from_slice(encoding.get_ids());
             return;
         }
@@ -211,8 +270,8 @@ impl Tokenizer {
 
     /// The text of ids. Special tokens give no text, incomplete characters become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        if !self.byte_level {
-            return self.library.decode(ids, true).unwrap_or_default();
+        if let Some(library) = self.library.as_ref().filter(|_| !self.byte_level) {
+            return library.decode(ids, true).unwrap_or_default();
         }
         let bytes = ids.iter().filter(|id| !self.is_special(**id)).flat_map(|id| self.token_bytes(*id)).copied();
         String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
@@ -257,7 +316,7 @@ impl Tokenizer {
 
     /// The id of a token by its name in the file.
     pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.library.token_to_id(token)
+        self.library.as_ref().map_or_else(|| self.by_name.get(token).copied(), |library| library.token_to_id(token))
     }
 
     /// The token that ends a document. Packing and generation need it.
@@ -334,10 +393,10 @@ fn roles(config: Option<&str>, path: Option<&Path>) -> Result<[Option<String>; R
 }
 
 /// Ids by role: the one named in the configuration, otherwise the first known name that exists.
-fn special_ids(library: &tokenizers::Tokenizer, named: &[Option<String>; ROLES.len()]) -> SpecialIds {
+fn special_ids(id_of: impl Fn(&str) -> Option<u32>, named: &[Option<String>; ROLES.len()]) -> SpecialIds {
     let find = |at: usize| {
         let known = ROLES[at].1.iter().copied();
-        named[at].as_deref().into_iter().chain(known).find_map(|name| library.token_to_id(name))
+        named[at].as_deref().into_iter().chain(known).find_map(&id_of)
     };
     let [bos, eos, pad, fim_begin, fim_hole, fim_end] = std::array::from_fn(find);
     SpecialIds { bos, eos, pad, fim_begin, fim_hole, fim_end }

@@ -61,7 +61,7 @@ pub(crate) struct NiahArgs {
 
 #[derive(Args)]
 pub(crate) struct InspectArgs {
-    /// A config.json, a checkpoint's folder, a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
+    /// A config.json, a checkpoint's folder, a repository (ORG/NAME), a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
     pub(crate) config: String,
     /// Change a key of the recipe (a built-in name then means the recipe)
     #[arg(long = "set", value_name = "KEY=VALUE")]

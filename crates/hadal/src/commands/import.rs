@@ -3,8 +3,10 @@
 use super::common::{grouped, open};
 use super::folder::{conversion, write};
 use crate::cli::ImportArgs;
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use hadal_data::tokenizer::FILES;
 use hadal_model::count;
+use hadal_weights::folder::model_folder;
 use hadal_weights::{Audit, Checkpoint, convert_into};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -12,12 +14,9 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
     if let Some(out) = &args.out {
         hadal_base::place(out)?;
     }
-    let folder = &args.checkpoint;
-    ensure!(
-        folder.is_dir(),
-        "{} is not a folder: give the folder that holds config.json and the weights",
-        folder.display()
-    );
+    // A folder is checked as it is. A repository is fetched first.
+    let folder = if args.checkpoint.is_dir() { args.checkpoint.clone() } else { model_folder(&args.checkpoint)? };
+    let folder = &folder;
     let checkpoint = open(folder)?;
     let stored = checkpoint.format();
     let conversion = conversion(args.dtype, args.files, stored)?;
@@ -45,8 +44,8 @@ pub(crate) fn run(args: &ImportArgs) -> Result<()> {
             "config.json says `scale_fmt: ue8m0`, but these scales are not powers of two: {first}{more}; they are used as they are"
         );
     }
-    if !folder.join("tokenizer.json").is_file() {
-        say!("it has no tokenizer.json, which generate, complete and eval need");
+    if !FILES.iter().any(|name| folder.join(name).is_file()) {
+        say!("it has no tokenizer.json and no tiktoken.model; generate, complete and eval need one of them");
     }
     let Some(out) = &args.out else {
         let read = if args.deep { "every value" } else { "scales and copies; --deep also reads every value" };

@@ -6,6 +6,8 @@ mod errors;
 mod experiments;
 mod extensions;
 mod foreign;
+#[cfg(feature = "hub")]
+mod hub;
 mod kill;
 #[cfg(target_os = "linux")]
 mod memory;

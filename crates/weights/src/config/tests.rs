@@ -121,7 +121,7 @@ fn refusals_name_the_key_and_the_constraint() {
         ("topk_method", json!("best"), "\"group_limited_greedy\""),
         ("rope_theta", json!(1), "above 1"),
         ("rms_norm_eps", json!(0), "above 0"),
-        ("model_type", json!("llama"), "must be \"deepseek_v3\""),
+        ("model_type", json!("llama"), "must be one of \"deepseek_v3\""),
         ("num_mtp_layers", json!(3), "other name"),
         ("eos_token_id", json!("end"), "token id"),
         ("q_lora_rank", json!([]), "whole number or null"),
