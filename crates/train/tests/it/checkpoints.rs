@@ -155,7 +155,7 @@ fn a_damaged_checkpoint_names_an_older_one() {
         };
         let e = refusal(&mut fresh, &paths[at]);
         let moved = format!("move {} away", paths[at].display());
-        for part in [file.as_str(), "an older checkpoint of this run is whole", older, moved.as_str()] {
+        for part in [file.as_str(), "an older checkpoint of this run is intact", older, moved.as_str()] {
             assert!(e.contains(part), "{part}: {e}");
         }
     }
