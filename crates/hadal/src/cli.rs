@@ -254,10 +254,10 @@ pub(crate) struct ModelArgs {
     /// Format of the computation
     #[arg(long, value_enum, default_value_t = Format::Bf16)]
     pub(crate) dtype: Format,
-    /// How weights are stored while the model runs
+    /// Storage format of the weights while the model runs
     #[arg(long, value_enum, default_value_t = RunWeights::Full)]
     pub(crate) weights: RunWeights,
-    /// How the weights of attention and of the output head are stored [default: int8 with --weights int4, otherwise as
+    /// Storage format of the weights of attention and of the output head [default: int8 with --weights int4, otherwise as
     /// --weights]
     #[arg(long, value_enum)]
     pub(crate) attention_weights: Option<RunWeights>,
@@ -285,9 +285,9 @@ impl ModelArgs {
 pub(crate) enum RunWeights {
     /// In the format of the computation
     Full,
-    /// 8 bits, and a scale for each 32 weights: half the memory of BF16
+    /// 8 bits, with one scale per 32 weights: about half the memory of BF16
     Int8,
-    /// 4 bits, and a scale for each 32 weights: about a quarter of the memory of BF16
+    /// 4 bits, with one scale per 32 weights: about a quarter of the memory of BF16
     Int4,
 }
 

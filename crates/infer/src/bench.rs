@@ -1,4 +1,4 @@
-//! How fast a model reads and generates, on random tokens.
+//! Measures how fast a model reads and generates, on random tokens.
 
 use crate::engine::{Engine, EngineOptions, Event, Request, RequestError, Reuse};
 use hadal_base::{Purpose, Rng};
@@ -8,18 +8,18 @@ use hadal_ops::latent::PAGE;
 use serde::Serialize;
 use std::time::Instant;
 
-/// What is measured.
+/// What to measure.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct InferSettings {
-    /// Tokens that each sequence has before the measurement.
+    /// Number of tokens that each sequence has before the measurement.
     pub depth: usize,
-    /// Tokens that are read, at least one.
+    /// Number of tokens to read, at least one.
     pub prompt: usize,
-    /// Tokens that are generated after the first one.
+    /// Number of tokens to generate after the first one.
     pub generate: usize,
-    /// Sequences at the same time.
+    /// Number of sequences at the same time.
     pub batch: usize,
-    /// Rows of a pass.
+    /// Rows per pass.
     pub rows: usize,
 }
 
@@ -72,7 +72,7 @@ pub fn bench(cx: &Cx, model: &Model, settings: InferSettings, seed: u64) -> Resu
     let (first, reading) = run(&mut engine, batch);
     let (rest, generating) = run(&mut engine, usize::MAX);
     Ok(InferRates {
-        // The last sequences read while the first ones generate already.
+        // The last sequences are still read while the first ones already generate.
         prefill: (batch * prompt + first - batch) as f64 / reading,
         decode: if rest == 0 { 0.0 } else { rest as f64 / generating },
     })

@@ -142,7 +142,7 @@ pub(crate) enum BenchCommand {
     Gemm(BenchGemmArgs),
     /// Measure whole training steps on random tokens
     Train(BenchTrainArgs),
-    /// Reading and generating with a model, on random tokens
+    /// Measure how fast a model reads and generates, on random tokens
     Infer(BenchInferArgs),
     /// Measure the error of FP8 products with a tensor core's short accumulator, with and without promotion (report 3.5.2)
     Accumulator(BenchAccumulatorArgs),
@@ -211,25 +211,25 @@ pub(crate) struct BenchTrainArgs {
 pub(crate) struct BenchInferArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Tokens that each sequence has before the measurement; several numbers give several lines
+    /// Number of tokens that each sequence has before the measurement; several numbers give several lines
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub(crate) depth: Vec<usize>,
-    /// Tokens to read
+    /// Number of tokens to read
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     pub(crate) prompt: usize,
-    /// Tokens to generate
+    /// Number of tokens to generate
     #[arg(long, default_value_t = 64)]
     pub(crate) generate: usize,
-    /// Sequences at the same time; several numbers give several lines
+    /// Number of sequences at the same time; several numbers give several lines
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = at_least_one)]
     pub(crate) batch: Vec<usize>,
-    /// Rows of one pass
+    /// Rows per pass
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     pub(crate) rows: usize,
-    /// Repetitions; the median is shown
+    /// Number of repetitions; the median is shown
     #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     pub(crate) repeat: usize,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
 }

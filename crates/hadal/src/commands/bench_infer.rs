@@ -1,4 +1,4 @@
-//! `hadal bench infer`: how fast a model reads and generates.
+//! `hadal bench infer`: measures how fast a model reads and generates.
 
 use super::common::load;
 use crate::cli::BenchInferArgs;
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
         say!("{line}");
     } else {
         say!(
-            "weights {:.2} GB, at most {:.2} GB resident; {threads} threads, {isa}",
+            "weights {:.2} GB, peak memory {:.2} GB; {threads} threads, {isa}",
             loaded.model.bytes() as f64 / 1e9,
             peak_rss_bytes() as f64 / 1e9
         );

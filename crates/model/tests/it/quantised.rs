@@ -1,4 +1,5 @@
-//! Models whose weights are quantised while they run: against the same model with the quantised values in f32, and bits.
+//! Models whose weights are quantised at run time, compared with the same model with the quantised values in f32, and
+//! their bits.
 
 use crate::cached::Cached;
 use crate::fixtures::{Fixture, distance};

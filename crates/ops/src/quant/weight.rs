@@ -25,12 +25,12 @@ pub struct QuantWeight {
 }
 
 impl QuantWeight {
-    /// Room for weights. [`QuantWeight::fill`] or [`QuantWeight::pack`] must fill it before it is used.
+    /// Memory for weights. [`QuantWeight::fill`] or [`QuantWeight::pack`] must fill it before it is used.
     pub fn new(cx: &Cx, format: QuantFormat, groups: usize, n: usize, k: usize) -> Self {
         assert!(groups > 0, "quant weight: no groups");
         Self { format, groups, n, k, data: cx.fixed(&[format.bytes(groups, n, k)], DType::U8) }
     }
-    /// How the weights are stored.
+    /// The format of the weights.
     pub fn format(&self) -> QuantFormat {
         self.format
     }
@@ -38,11 +38,11 @@ impl QuantWeight {
     pub fn groups(&self) -> usize {
         self.groups
     }
-    /// Outputs of each.
+    /// Number of outputs per matrix.
     pub fn n(&self) -> usize {
         self.n
     }
-    /// Inputs of each.
+    /// Number of inputs per matrix.
     pub fn k(&self) -> usize {
         self.k
     }
