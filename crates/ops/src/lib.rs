@@ -9,6 +9,7 @@
 
 pub mod adamw;
 pub mod attention;
+mod bands;
 pub mod bandwidth;
 mod cx;
 pub mod elementwise;

@@ -39,14 +39,7 @@ pub(super) fn run<E: AttentionElem>(
     dkv: &mut Tensor,
     mut dk_rope: MatMut<'_>,
 ) {
-    let x = Inputs {
-        q: E::of_tensor(q),
-        kv: E::of_tensor(kv),
-        k_rope: E::of(&k_rope),
-        rope_stride: k_rope.stride(),
-        seg,
-        s: *s,
-    };
+    let x = Inputs::new(q, kv, &k_rope, seg, s);
     let tokens = seg.tokens();
     let mut rope = cx.empty(&[s.heads, tokens, s.d_rope], DType::F32);
     let work = Backward {

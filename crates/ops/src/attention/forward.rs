@@ -31,14 +31,7 @@ pub(super) fn run<E: AttentionElem>(
     o: &mut Tensor,
     lse: &mut Tensor,
 ) {
-    let x = Inputs {
-        q: E::of_tensor(q),
-        kv: E::of_tensor(kv),
-        k_rope: E::of(&k_rope),
-        rope_stride: k_rope.stride(),
-        seg,
-        s: *s,
-    };
+    let x = Inputs::new(q, kv, &k_rope, seg, s);
     let work = Forward { x, o: DisjointMut::new(E::of_tensor_mut(o)), lse: DisjointMut::new(lse.f32_mut()) };
     each(cx, seg.blocks() * s.heads, &work);
 }

@@ -96,7 +96,11 @@ struct Inputs<'a, E> {
     s: AttnShape,
 }
 
-impl<E: AttentionElem> Inputs<'_, E> {
+impl<'a, E: AttentionElem> Inputs<'a, E> {
+    fn new(q: &'a Tensor, kv: &'a Tensor, k_rope: &'a MatRef<'_>, seg: &'a Segments, s: &AttnShape) -> Self {
+        let (q, kv) = (E::of_tensor(q), E::of_tensor(kv));
+        Self { q, kv, k_rope: E::of(k_rope), rope_stride: k_rope.stride(), seg, s: *s }
+    }
     /// Parts of the queries of `head` from token `t`.
     fn queries(&self, t: usize, head: usize) -> [Part<E>; 2] {
         let s = &self.s;

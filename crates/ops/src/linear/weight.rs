@@ -8,17 +8,9 @@ use crate::gemm::pack::{lanes_from_cols, lanes_from_rows};
 use crate::gemm::places::{Panels, Rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
 use crate::{Cx, DType, Tensor};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Packed weights of at least this many bytes are assumed not to be in any cache when they are used.
 const STREAMED: usize = 4 << 20;
-
-/// Bytes of rows that one task reads and packs at a time.
-const BAND: usize = 256 << 10;
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Weights `[groups, n, k]` in the compute format, in the forms that products read: panels with n as lanes for
 /// `forward`, and on request with k as lanes for `backward_input`.
@@ -131,24 +123,11 @@ impl PackedWeight {
         read: &(dyn Fn(usize, &mut Tensor) -> Result<(), E> + Sync),
     ) -> Result<(), E> {
         assert!(self.dtype != DType::U8, "fill: a weight of codes is packed as a whole");
-        let (n, k, groups) = (self.n, self.k, self.groups);
-        let band = (BAND / (k * source.size()).max(1)).next_multiple_of(LANES).min(n.next_multiple_of(LANES));
-        let bands = n.div_ceil(band);
+        let shape = (self.groups, self.n, self.k);
         let to = self.writer();
-        let buffers = cx.threads().count().min(groups * bands);
-        let buffers = Mutex::new((0..buffers).map(|_| cx.empty(&[band, k], source)).collect::<Vec<_>>());
-        cx.threads().try_each(groups * bands, |task| {
-            let (group, row) = (task / bands, task % bands * band);
-            let rows = band.min(n - row);
-            let mut values = lock(&buffers).pop().expect("a buffer for each thread");
-            values.resize(&[rows, k]);
-            let done = read(group * n + row, &mut values);
-            if done.is_ok() {
-                // SAFETY: the band holds the rows; a band is one task's.
-                unsafe { to.pack_rows(cx, group, row, rows, Rows::of(&values.mat())) };
-            }
-            lock(&buffers).push(values);
-            done
+        crate::bands::read_bands(cx, shape, source, read, |group, row, values| {
+            // SAFETY: the band holds the rows; a band is one task's.
+            unsafe { to.pack_rows(cx, group, row, values.rows(), Rows::of(&values.mat())) };
         })
     }
 
