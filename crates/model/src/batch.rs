@@ -101,7 +101,7 @@ impl Targets {
 }
 
 /// Writes `values` into an i32 `[n]`.
-fn put(into: &mut Tensor, n: usize, values: impl Iterator<Item = i32>) {
+pub(crate) fn put(into: &mut Tensor, n: usize, values: impl Iterator<Item = i32>) {
     into.resize(&[n]);
     into.i32_mut().iter_mut().zip(values).for_each(|(to, v)| *to = v);
 }

@@ -6,6 +6,7 @@
 //! Given tokens (a prompt) attend in the decompressed form, as in training. Generated tokens attend in the absorbed
 //! form. A pass may have rows of both forms; those of given tokens come first.
 
+use crate::batch::put;
 use crate::mla::absorbed::Absorbed;
 use crate::mla::heads::HeadMajor;
 use crate::model::Model;
@@ -52,16 +53,6 @@ impl LatentPool {
         Self { layers: (0..layers).map(|_| cx.fixed(&[pages * PAGE, width], cx.compute())).collect() }
     }
 
-    /// Number of pages.
-    pub fn pages(&self) -> usize {
-        self.layers.first().map_or(0, |l| l.rows() / PAGE)
-    }
-
-    /// Bytes of a page in all layers.
-    pub fn page_bytes(&self) -> usize {
-        self.layers.iter().map(|l| l.bytes() / (l.rows() / PAGE).max(1)).sum()
-    }
-
     /// Copies the first `tokens` tokens of a page to another page, in every layer.
     pub fn copy_page(&mut self, from: u32, to: u32, tokens: usize) {
         for layer in &mut self.layers {
@@ -71,14 +62,6 @@ impl LatentPool {
                 DType::Bf16 => layer.bf16_mut().copy_within(from..from + n, to),
                 _ => layer.f32_mut().copy_within(from..from + n, to),
             }
-        }
-    }
-
-    /// Copies the first pages into a pool of another size.
-    pub fn move_into(&self, cx: &Cx, other: &mut Self) {
-        for (from, to) in self.layers.iter().zip(&mut other.layers) {
-            let rows = from.rows().min(to.rows());
-            elementwise::copy_rows(cx, from, 0, rows, to, 0, 0);
         }
     }
 }
@@ -103,11 +86,6 @@ impl AbsorbedViews {
                 (*of, *view) = (version, attn.absorb(cx));
             }
         }
-    }
-
-    /// Their size in bytes.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|(_, view)| view.bytes()).sum()
     }
 }
 
@@ -190,25 +168,10 @@ impl Rows {
         }
     }
 
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// The data of these rows that layers need.
     pub(crate) fn pass<'a>(&'a self, rope: &'a RopeTable) -> Pass<'a> {
         Pass { rope, positions: &self.positions, seg: &self.seg, balance: None, replay: None }
     }
-}
-
-/// Writes `values` into an i32 `[n]`.
-fn put(into: &mut Tensor, n: usize, values: impl Iterator<Item = i32>) {
-    into.resize(&[n]);
-    into.i32_mut().iter_mut().zip(values).for_each(|(to, v)| *to = v);
 }
 
 /// The data that a pass over [`Rows`] reads and extends.

@@ -19,13 +19,6 @@ pub struct Absorbed {
     uv: PackedWeight,
 }
 
-impl Absorbed {
-    /// Its size in bytes.
-    pub fn bytes(&self) -> usize {
-        self.uk.bytes() + self.uv.bytes()
-    }
-}
-
 impl Mla {
     /// Packs the up-projection by head.
     pub fn absorb(&self, cx: &Cx) -> Absorbed {
