@@ -1,5 +1,6 @@
 //! A model with its tokenizer, loaded from a folder.
 
+use crate::engine::{RequestError, check_length};
 use hadal_data::{DataError, Tokenizer, fim};
 use hadal_model::Model;
 use hadal_ops::Cx;
@@ -37,14 +38,9 @@ pub enum LoadError {
     /// The prompt has no tokens.
     #[error("the prompt is empty, and the tokenizer has no token that begins a text: give a prompt")]
     EmptyPrompt,
-    /// The prompt fills the context.
-    #[error("the prompt has {tokens} tokens and leaves no room in the model's context of {longest}: shorten it")]
-    LongPrompt {
-        /// Number of tokens of the prompt.
-        tokens: usize,
-        /// The model's context.
-        longest: usize,
-    },
+    /// The prompt cannot be continued.
+    #[error(transparent)]
+    Request(#[from] RequestError),
 }
 
 /// A loaded model with its tokenizer.
@@ -102,11 +98,9 @@ impl Loaded {
 
     /// An error if the model cannot continue `prompt`.
     pub fn check_prompt(&self, prompt: &[u32]) -> Result<(), LoadError> {
-        let longest = self.model.config.max_position_embeddings;
-        match prompt.len() {
-            0 => Err(LoadError::EmptyPrompt),
-            tokens if tokens >= longest => Err(LoadError::LongPrompt { tokens, longest }),
-            _ => Ok(()),
+        if prompt.is_empty() {
+            return Err(LoadError::EmptyPrompt);
         }
+        Ok(check_length(prompt.len(), self.model.config.max_position_embeddings)?)
     }
 }

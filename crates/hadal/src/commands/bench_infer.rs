@@ -14,7 +14,7 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
     let mut lines = Vec::new();
     for (depth, batch) in args.depth.iter().flat_map(|d| args.batch.iter().map(move |b| (*d, *b))) {
         let settings = InferSettings { depth, prompt: args.prompt, generate: args.generate, batch, rows: args.rows };
-        let tokens = depth + args.prompt + args.generate + 1;
+        let tokens = [depth, args.prompt, args.generate, 1].into_iter().fold(0, usize::saturating_add);
         ensure!(tokens <= longest, "{tokens} tokens are more than the model's context of {longest}: ask for fewer");
         let rates = (0..args.repeat).map(|seed| bench(&loaded.cx, &loaded.model, settings, seed as u64));
         let rates: Vec<InferRates> = rates.collect::<Result<_, _>>()?;

@@ -57,7 +57,6 @@ pub(crate) fn continue_prompt(
     sample: &SampleArgs,
     after: &str,
 ) -> Result<()> {
-    loaded.check_prompt(prompt)?;
     let (cx, stop) = (&loaded.cx, loaded.stop_tokens());
     let mut stream = loaded.tokenizer.stream();
     let mut shown = Ok(());

@@ -1,12 +1,12 @@
 //! The engine: many requests at once over one pool of latent pages.
 //!
-//! A step is one pass of the model over rows of several sequences: one row for each sequence that generates, and pieces of
-//! prompts in what is left of the pass. So a long prompt delays others by one pass at most. Sequences that begin with the
-//! same tokens share pages ([`prefix`]). When pages run out, prefixes that nobody uses are given up, and then the sequence
-//! that came last gives way: its latents are computed again later, in the same attention forms.
+//! A step is one pass of the model over rows of several sequences. Each sequence that generates has one row. Pieces of
+//! prompts take the rows that are left, so a long prompt delays the others by one pass at most. Sequences that begin with
+//! the same tokens share pages ([`prefix`]). When pages run out, prefixes that nobody uses are dropped first. Then the
+//! sequence that came last is preempted. Its latents are computed again later, in the same attention forms.
 //!
-//! What a sequence computes does not depend on any of this. A row has its bits alone in any pass, and a token has one
-//! attention form for good; so a request gives the same tokens and log-probabilities alone and in company.
+//! None of this changes what a sequence computes. A row has the same bits in every pass, and the attention form of a token
+//! never changes. So a request gives the same tokens and log-probabilities alone and among others.
 
 mod pages;
 mod prefix;
@@ -22,6 +22,7 @@ use hadal_ops::{Cx, Tensor, elementwise};
 use pages::Pages;
 use prefix::PrefixTree;
 pub use prefix::Reuse;
+pub(crate) use request::check_length;
 pub use request::{Event, Logprob, NewToken, Request, RequestError, RequestId, Usage};
 use sequence::Sequence;
 use std::collections::VecDeque;
@@ -59,7 +60,7 @@ pub struct Load {
     pub free_pages: usize,
     /// Pages kept for sequences that begin alike.
     pub prefix_pages: usize,
-    /// Sequences that had to give way so far.
+    /// Sequences that were preempted so far.
     pub preemptions: u64,
 }
 
@@ -124,15 +125,11 @@ impl Engine {
     /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache.
     pub fn submit(&mut self, model: &Model, request: &Request) -> Result<RequestId, RequestError> {
         let (longest, vocabulary) = (model.config.max_position_embeddings, model.config.vocab_size);
-        match request.prompt.len() {
-            0 => return Err(RequestError::EmptyPrompt),
-            tokens if tokens >= longest => return Err(RequestError::LongPrompt { tokens, longest }),
-            _ => {}
-        }
+        check_length(request.prompt.len(), longest)?;
         if let Some(token) = request.prompt.iter().copied().find(|t| *t as usize >= vocabulary) {
             return Err(RequestError::UnknownToken { token, vocabulary });
         }
-        let tokens = (request.prompt.len() + request.max_new).min(longest);
+        let tokens = request.end(longest);
         let room = self.pages.total() * PAGE;
         if tokens > room {
             return Err(RequestError::LargeRequest { tokens, room });
@@ -146,10 +143,9 @@ impl Engine {
     /// Forgets a request at once: its pages are free when this returns.
     pub fn cancel(&mut self, id: RequestId) {
         self.waiting.retain(|s| s.id != id);
-        let (gone, kept) = std::mem::take(&mut self.running).into_iter().partition(|s| s.id == id);
-        self.running = kept;
-        for sequence in gone as Vec<Sequence> {
-            sequence.pages.into_iter().for_each(|page| self.pages.release(page));
+        while let Some(place) = self.running.iter().position(|s| s.id == id) {
+            let sequence = self.running.remove(place);
+            self.release(sequence.pages);
         }
     }
 
@@ -179,14 +175,14 @@ impl Engine {
     pub fn step(&mut self, cx: &Cx, model: &Model, each: &mut dyn FnMut(Event)) {
         self.admit();
         self.end_full(each);
-        let mut planned = std::mem::take(&mut self.lists.planned);
-        self.plan(&mut planned);
-        if !planned.is_empty() {
+        let mut lists = std::mem::take(&mut self.lists);
+        self.plan(&mut lists.planned);
+        if !lists.planned.is_empty() {
             self.views.refresh(cx, model);
-            let h = self.pass(cx, model, &planned);
-            self.draw(cx, model, &h, &planned, each);
+            let h = self.pass(cx, model, &lists.planned);
+            self.draw(cx, model, &h, &mut lists, each);
         }
-        self.lists.planned = planned;
+        self.lists = lists;
     }
 
     /// Moves waiting sequences to the running ones, by priority and then in their order.
@@ -306,7 +302,7 @@ impl Engine {
                 }
                 planned.push(Planned { place, end, form });
             } else if planned.is_empty() {
-                // Others hold what it needs, and none of them goes on: it gives way itself.
+                // Others hold the pages that it needs, and none of them is in this pass. So it is preempted itself.
                 self.preempt();
             }
             place += 1;
@@ -319,13 +315,15 @@ impl Engine {
     fn preempt(&mut self) {
         let Some(mut sequence) = self.running.pop() else { return };
         self.preemptions += 1;
-        let (ids, forms) = (&sequence.tokens[..sequence.computed], &sequence.forms[..sequence.computed]);
-        if sequence.reuse != Reuse::None {
-            self.prefixes.add(ids, forms, &sequence.pages, &mut self.pages);
-        }
-        std::mem::take(&mut sequence.pages).into_iter().for_each(|page| self.pages.release(page));
+        sequence.keep(sequence.computed, &mut self.prefixes, &mut self.pages);
+        self.release(std::mem::take(&mut sequence.pages));
         sequence.computed = 0;
         self.waiting.push_front(sequence);
+    }
+
+    /// Gives pages of a sequence back.
+    fn release(&mut self, pages: Vec<u32>) {
+        pages.into_iter().for_each(|page| self.pages.release(page));
     }
 
     /// Runs the planned rows. Returns the head's inputs of all of them.
@@ -340,8 +338,8 @@ impl Engine {
     }
 
     /// Draws the next token of each sequence that is computed to its last one, and ends those that are done.
-    fn draw(&mut self, cx: &Cx, model: &Model, h: &Tensor, planned: &[Planned], each: &mut dyn FnMut(Event)) {
-        let Lists { mut drawing, mut rows, mut done, planned: _ } = std::mem::take(&mut self.lists);
+    fn draw(&mut self, cx: &Cx, model: &Model, h: &Tensor, lists: &mut Lists, each: &mut dyn FnMut(Event)) {
+        let Lists { planned, drawing, rows, done } = lists;
         drawing.clear();
         rows.clear();
         done.clear();
@@ -351,47 +349,45 @@ impl Engine {
             row += p.end - s.computed;
             let was_given = s.computed < s.prompt;
             s.advance(p.end, p.form);
-            if was_given && s.computed >= s.prompt && s.reuse != Reuse::None {
-                // Others may share the prompt from now on. What follows it in its last page is not read by them.
-                self.prefixes.add(&s.tokens[..s.prompt], &s.forms[..s.prompt], &s.pages, &mut self.pages);
+            if was_given && s.computed >= s.prompt {
+                // Others may share the prompt from now on. They do not read what follows it in its last page.
+                s.keep(s.prompt, &mut self.prefixes, &mut self.pages);
             }
             if s.computed == s.tokens.len() {
                 drawing.push(p.place);
                 rows.push(row as i32 - 1);
             }
         }
-        if !rows.is_empty() {
-            let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
-            elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], &rows), &mut inputs);
-            let mut logits = model.project(cx, &inputs);
-            for (place, logits) in drawing.iter().zip(logits.f32_mut().chunks_exact_mut(model.config.vocab_size)) {
-                let s = &mut self.running[*place];
-                let Some(token) = s.draw(logits) else {
-                    done.push((*place, Stop::Token));
-                    continue;
-                };
-                each(Event::Token { id: s.id, sample: s.sample, token });
-                if s.tokens.len() >= s.end {
-                    done.push((*place, Stop::Length));
-                }
-            }
-            // From the last on, so that places stay true.
-            done.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
-            for (place, stop) in &done {
-                self.finish(*place, *stop, each);
+        if rows.is_empty() {
+            return;
+        }
+        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
+        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], rows), &mut inputs);
+        let mut logits = model.project(cx, &inputs);
+        for (place, logits) in drawing.iter().zip(logits.f32_mut().chunks_exact_mut(model.config.vocab_size)) {
+            let s = &mut self.running[*place];
+            let Some(token) = s.draw(logits) else {
+                done.push((*place, Stop::Token));
+                continue;
+            };
+            each(Event::Token { id: s.id, sample: s.sample, token });
+            if s.tokens.len() >= s.end {
+                done.push((*place, Stop::Length));
             }
         }
-        self.lists = Lists { drawing, rows, done, planned: Vec::new() };
+        // From the last on, so that places stay true.
+        done.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
+        for (place, stop) in done {
+            self.finish(*place, *stop, each);
+        }
     }
 
     /// Ends a sequence: its latents are kept for others, its pages are its own no longer.
     fn finish(&mut self, place: usize, stop: Stop, each: &mut dyn FnMut(Event)) {
         let s = self.running.remove(place);
-        if s.reuse != Reuse::None {
-            self.prefixes.add(&s.tokens[..s.computed], &s.forms[..s.computed], &s.pages, &mut self.pages);
-        }
-        s.pages.into_iter().for_each(|page| self.pages.release(page));
+        s.keep(s.computed, &mut self.prefixes, &mut self.pages);
         let usage = Usage { prompt: s.prompt, cached: s.cached, generated: s.tokens.len() - s.prompt };
+        self.release(s.pages);
         each(Event::Finished { id: s.id, sample: s.sample, stop, usage });
     }
 }

@@ -1,11 +1,11 @@
 //! The prefix tree: latents of tokens that were computed before, for sequences that begin with the same tokens.
 //!
 //! A node is a page: up to [`PAGE`] tokens after those of its parent. Only full pages have children. Latents depend on the
-//! attention form of every token before, so a node knows how many of its tokens were given, and children are told apart by
-//! tokens and forms. Generated tokens are kept as well: the next turn of a conversation re-uses the whole turn before.
+//! attention forms of all tokens before. So a node has the form of each of its tokens, and its children differ in tokens or
+//! forms. Generated tokens are kept as well: the next turn of a conversation re-uses the whole turn before.
 //!
-//! A page that a sequence finds whole is shared. Of a page that it shares only in part, the first tokens are copied. Leaves
-//! that no sequence shares are given up, the longest unused first, when pages run out.
+//! A page that a sequence finds whole is shared. If it can use only a part of a page, the first tokens are copied. When
+//! pages run out, leaves that no sequence shares are dropped. The one that was unused for longest goes first.
 
 use super::pages::Pages;
 use hadal_model::Form;
@@ -141,25 +141,28 @@ impl PrefixTree {
             };
             let shorter = self.node(at).children.iter().copied().find(|c| shorter(self.node(*c)));
             counts.share(*page);
-            let (ids, forms) = (ids.to_vec(), forms.to_vec());
-            if let Some(node) = shorter {
-                let node = self.node_mut(node);
+            if let Some(place) = shorter {
+                let node = self.node_mut(place);
                 counts.release(std::mem::replace(&mut node.page, *page));
-                (node.ids, node.forms, node.used) = (ids, forms, clock);
-                at = shorter.unwrap_or(at);
-                continue;
-            }
-            let node = Node { parent: at, ids, forms, page: *page, children: Vec::new(), used: clock };
-            let place = if let Some(place) = self.vacant.pop() {
-                self.nodes[place] = Some(node);
-                place
+                (node.ids, node.forms, node.used) = (ids.to_vec(), forms.to_vec(), clock);
+                at = place;
             } else {
-                self.nodes.push(Some(node));
-                self.nodes.len() - 1
-            };
-            self.node_mut(at).children.push(place);
-            at = place;
+                let (ids, forms) = (ids.to_vec(), forms.to_vec());
+                at = self.insert(Node { parent: at, ids, forms, page: *page, children: Vec::new(), used: clock });
+            }
         }
+    }
+
+    /// Adds a node to its parent's children. Returns its place.
+    fn insert(&mut self, node: Node) -> usize {
+        let parent = node.parent;
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.nodes.push(None);
+            self.nodes.len() - 1
+        });
+        self.nodes[place] = Some(node);
+        self.node_mut(parent).children.push(place);
+        place
     }
 
     /// Gives up the leaf that was unused for longest and that no sequence shares. Says whether there was one.

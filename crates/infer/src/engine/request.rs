@@ -17,7 +17,7 @@ pub struct Request {
     pub samples: usize,
     /// Most new tokens of each.
     pub max_new: usize,
-    /// Tokens that end a continuation and are no part of it.
+    /// Tokens that end a continuation. They are not part of it.
     pub stop: Vec<u32>,
     /// Log-probabilities of the tokens, and of so many of the most likely ones beside each.
     pub logprobs: Option<usize>,
@@ -25,6 +25,13 @@ pub struct Request {
     pub priority: i32,
     /// What may be re-used of earlier requests.
     pub reuse: Reuse,
+}
+
+impl Request {
+    /// Tokens of prompt and continuation together, at most, in a model whose context has `longest` tokens.
+    pub(crate) fn end(&self, longest: usize) -> usize {
+        self.prompt.len().saturating_add(self.max_new).min(longest)
+    }
 }
 
 /// Number of a request of an engine.
@@ -120,4 +127,13 @@ pub enum RequestError {
         /// Number of tokens that the model has.
         vocabulary: usize,
     },
+}
+
+/// Checks that a model whose context has `longest` tokens can continue a prompt of `tokens` tokens.
+pub(crate) fn check_length(tokens: usize, longest: usize) -> Result<(), RequestError> {
+    match tokens {
+        0 => Err(RequestError::EmptyPrompt),
+        tokens if tokens >= longest => Err(RequestError::LongPrompt { tokens, longest }),
+        _ => Ok(()),
+    }
 }

@@ -1,6 +1,7 @@
 //! A continuation on its way.
 
-use super::prefix::Reuse;
+use super::pages::Pages;
+use super::prefix::{PrefixTree, Reuse};
 use super::request::{Logprob, NewToken, Request, RequestId};
 use crate::sample::{Adjusted, SampleParams, Sampler};
 use hadal_model::Form;
@@ -42,7 +43,7 @@ impl Sequence {
             waited: 0,
             reuse: request.reuse,
             prompt: tokens.len(),
-            end: (tokens.len() + request.max_new).min(longest),
+            end: request.end(longest),
             forms: Vec::new(),
             computed: 0,
             pages: Vec::new(),
@@ -80,14 +81,17 @@ impl Sequence {
         self.computed = end;
     }
 
-    /// Draws the next token from the logits after the last one. None where it is a token that ends the continuation.
-    pub(crate) fn draw(&mut self, logits: &mut [f32]) -> Option<NewToken> {
-        let normal = self.logprobs.map(|_| log_sum_exp(logits));
-        let mut top = Vec::new();
-        let raw = normal.map(|_| logits.to_vec());
-        if let (Some(n), Some(normal)) = (self.logprobs, normal) {
-            top = most_likely(logits, n, normal);
+    /// Lets others share the latents of its first `tokens` tokens, unless it shares nothing.
+    pub(crate) fn keep(&self, tokens: usize, prefixes: &mut PrefixTree, pages: &mut Pages) {
+        if self.reuse != Reuse::None {
+            prefixes.add(&self.tokens[..tokens], &self.forms[..tokens], &self.pages, pages);
         }
+    }
+
+    /// Draws the next token from the logits after the last one. None if it is a token that ends the continuation.
+    pub(crate) fn draw(&mut self, logits: &mut [f32]) -> Option<NewToken> {
+        // Log-probabilities are the model's own, before anything is changed.
+        let raw = self.logprobs.map(|n| (n, logits.to_vec()));
         self.adjusted.apply(logits);
         let token = self.sampler.next(logits, self.tokens.len());
         if self.stop.contains(&token) {
@@ -95,20 +99,21 @@ impl Sequence {
         }
         self.adjusted.count(token);
         self.tokens.push(token as i32);
-        let logprob = raw.zip(normal).map(|(raw, normal)| raw[token as usize] - normal);
-        Some(NewToken { token, logprob, top })
+        let Some((n, raw)) = raw else { return Some(NewToken { token, logprob: None, top: Vec::new() }) };
+        let normal = log_sum_exp(&raw);
+        Some(NewToken { token, logprob: Some(raw[token as usize] - normal), top: most_likely(&raw, n, normal) })
     }
 }
 
 /// `log sum_i exp(x_i)`.
-pub(crate) fn log_sum_exp(x: &[f32]) -> f32 {
+fn log_sum_exp(x: &[f32]) -> f32 {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = x.iter().map(|v| f64::from(v - max).exp()).sum();
     max + sum.ln() as f32
 }
 
 /// The `n` most likely tokens, most likely first, the lower one first on ties.
-pub(crate) fn most_likely(logits: &[f32], n: usize, normal: f32) -> Vec<Logprob> {
+fn most_likely(logits: &[f32], n: usize, normal: f32) -> Vec<Logprob> {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     let by = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
     let n = n.min(order.len());

@@ -200,13 +200,14 @@ fn what_cannot_be_done_is_refused() {
     assert!(refused(&mut engine, vec![], 1).contains("empty"));
     assert!(refused(&mut engine, vec![1; 100_000], 1).contains("context"));
     assert!(refused(&mut engine, vec![1; 200], 100).contains("300 together"));
+    assert!(refused(&mut engine, vec![1; 10], usize::MAX).contains("together"));
     assert!(refused(&mut engine, vec![1 << 30], 1).contains("vocabulary"));
     assert!(engine.is_idle());
 }
 
 /// A request of a random schedule.
 #[derive(Clone, Debug)]
-struct Planned {
+struct Arrival {
     /// Of which text it begins with how many tokens, and how many of its own follow.
     stream: u64,
     common: usize,
@@ -222,18 +223,18 @@ struct Planned {
     cancelled: Option<usize>,
 }
 
-fn planned() -> impl Strategy<Value = Planned> {
+fn arrival() -> impl Strategy<Value = Arrival> {
     let sizes =
         (0..2u64, prop_oneof![Just(0usize), Just(100), Just(128), Just(200), Just(257)], 1..20usize, 0..12usize);
     let manner = (1..3usize, 0..3i32, prop_oneof![Just(0.0f32), Just(1.0)], any::<bool>());
     let time = (0..25usize, prop::option::weighted(0.2, 0..15usize));
     (sizes, manner, time).prop_map(|((stream, common, own, max_new), (samples, priority, temperature, given), time)| {
         let (arrives, cancelled) = time;
-        Planned { stream, common, own, max_new, samples, priority, temperature, given, arrives, cancelled }
+        Arrival { stream, common, own, max_new, samples, priority, temperature, given, arrives, cancelled }
     })
 }
 
-impl Planned {
+impl Arrival {
     fn request(&self, i: usize, vocab: usize) -> Request {
         let prompt = [text(self.stream, self.common, vocab), text(100 + i as u64, self.own, vocab)].concat();
         Request {
@@ -258,7 +259,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn any_schedule_gives_each_request_its_bits_alone_and_returns_every_page(
-        plans in prop::collection::vec(planned(), 1..6),
+        plans in prop::collection::vec(arrival(), 1..6),
         rows in 1usize..300,
         sequences in 1usize..5,
         spare_pages in 0usize..4,
@@ -268,7 +269,7 @@ proptest! {
         let (cx, model) = both;
         let requests: Vec<Request> =
             plans.iter().enumerate().map(|(i, plan)| plan.request(i, model.config.vocab_size)).collect();
-        // Room for the largest alone, and for little more: others must give way.
+        // There is room for the largest request and for little more, so others must be preempted.
         let largest = requests.iter().map(|r| pages_for(r.prompt.len() + r.max_new)).max().unwrap_or(1);
         let options = EngineOptions { cache_tokens: (largest + spare_pages) * PAGE, rows, sequences };
         let mut engine = Engine::new(cx, model, options);
