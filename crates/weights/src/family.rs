@@ -36,7 +36,7 @@ const READ: &[Family] = &[
     family(&["deepseek_v3"], "DeepSeek-V3", ModelType::DeepseekV3),
     family(&["kimi_k2"], "Kimi-K2", ModelType::DeepseekV3),
     Family {
-        // Transformers' name in this family; in the others it is no name of anything.
+        // Transformers' name in this family; the others do not have it.
         aliases: &[("n_routed_experts", "num_experts")],
         ..family(&["deepseek_v2"], "DeepSeek-V2", ModelType::DeepseekV2)
     },

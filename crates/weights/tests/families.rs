@@ -217,7 +217,7 @@ fn relatives_say_what_is_missing() {
     let moe = refused("sarvam-30b");
     assert_eq!(keys(&moe), ["num_key_value_heads", "use_qk_norm"]);
 
-    // What can be read is no relative, and neither is what nobody knows.
+    // A model that can be read is not a relative. Neither is an unknown one.
     for name in ["deepseek-r1", "glm-4.7-flash"] {
         assert_eq!(Relative::from_file(&path(name)), None);
     }

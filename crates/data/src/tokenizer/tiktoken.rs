@@ -94,7 +94,7 @@ fn tokens(model: &str) -> Result<AHashMap<Vec<u8>, u32>, String> {
     for (number, line) in model.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
         let wrong = |what: &str| format!("line {}: {what}; copy the file anew", number + 1);
         let (token, rank) = line.split_once(' ').ok_or_else(|| wrong("must be a token in base64 and its rank"))?;
-        let rank: u32 = rank.trim().parse().map_err(|_| wrong("the rank is no whole number"))?;
+        let rank: u32 = rank.trim().parse().map_err(|_| wrong("the rank is not a whole number"))?;
         if rank >= MOST {
             return Err(wrong("the rank is too large"));
         }
@@ -122,7 +122,7 @@ fn special(added: &Value, tokens: &AHashMap<Vec<u8>, u32>) -> Result<Vec<(String
     let map = match added {
         Value::Null => return Ok(Vec::new()),
         Value::Object(map) => map,
-        _ => return Err(wrong("an `added_tokens_decoder` that is no object".into())),
+        _ => return Err(wrong("an `added_tokens_decoder` that is not an object".into())),
     };
     let taken: ahash::AHashSet<u32> = tokens.values().copied().collect();
     let mut all = Vec::with_capacity(map.len());
@@ -131,7 +131,7 @@ fn special(added: &Value, tokens: &AHashMap<Vec<u8>, u32>) -> Result<Vec<(String
         let name = token["content"].as_str().filter(|name| !name.is_empty());
         match (number, name) {
             (Some(number), Some(name)) => all.push((name.to_owned(), number)),
-            (None, _) => return Err(wrong(format!("`added_tokens_decoder.{id}`, which is no id of its own"))),
+            (None, _) => return Err(wrong(format!("`added_tokens_decoder.{id}`, which is not an id of its own"))),
             (_, None) => return Err(wrong(format!("`added_tokens_decoder.{id}` without text as its `content`"))),
         }
     }

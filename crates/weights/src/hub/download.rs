@@ -82,7 +82,7 @@ impl Hub {
     /// What an answer of the network means, and what to do.
     fn refusal(&self, repo: &RepoId, file: &str, error: &ApiError) -> Error {
         let (endpoint, cache) = (&self.endpoint, self.cache.display());
-        let here = if file.is_empty() { "is no folder here, and ".to_owned() } else { format!("`{file}`: ") };
+        let here = if file.is_empty() { "is not a folder here, and ".to_owned() } else { format!("`{file}`: ") };
         let token = "set HF_TOKEN to a token of an account that may read it";
         let reason = match status(error) {
             Some(401) => format!(
@@ -132,7 +132,10 @@ impl<'a> Remote<'a> {
         let info: Value = answer.body_mut().read_json().map_err(fail)?;
         let wrong = || Error::Hub {
             repo: repo.to_string(),
-            reason: format!("{} answers something that is no list of its files; is HF_ENDPOINT right?", hub.endpoint),
+            reason: format!(
+                "{} answers something that is not a list of its files; is HF_ENDPOINT right?",
+                hub.endpoint
+            ),
         };
         let is_commit = |s: &&str| s.len() == 40 && s.chars().all(|c| c.is_ascii_hexdigit());
         let commit = info["sha"].as_str().filter(is_commit).ok_or_else(wrong)?;
@@ -151,7 +154,7 @@ impl<'a> Remote<'a> {
     /// As `fetch`, of a file that must be there.
     fn need(&self, name: &str) -> Result<(), Error> {
         if !self.files.contains_key(name) {
-            return Err(self.refused(format!("has no {name}: it is no model in Hugging Face's layout")));
+            return Err(self.refused(format!("has no {name}: it is not a model in Hugging Face's layout")));
         }
         self.fetch(name)
     }
@@ -171,7 +174,7 @@ impl<'a> Remote<'a> {
         // with what is there.
         for _ in 0..RETRIES {
             match &arrived {
-                // A part that is already whole, or longer than the file, cannot be gone on with.
+                // A part that is already whole, or longer than the file, cannot be continued.
                 Err(e) if matches!(e, ApiError::InvalidResume) || status(e) == Some(416) => self.remove_parts()?,
                 Err(ApiError::RequestError(e)) if !matches!(**e, ureq::Error::StatusCode(_)) => {
                     std::thread::sleep(PAUSE);

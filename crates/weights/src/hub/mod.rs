@@ -141,7 +141,7 @@ fn is_whole(folder: &Path, wanted: Wanted) -> bool {
     wanted == Wanted::Config || missing_weights(folder).is_some_and(|missing| missing.is_empty())
 }
 
-/// The files of weights that a folder lacks; none where there is no word of any.
+/// The files of weights that a folder lacks. None if it has neither weights nor an index.
 fn missing_weights(folder: &Path) -> Option<Vec<String>> {
     let [index, single] = WEIGHTS.map(|name| folder.join(name));
     if index.is_file() {

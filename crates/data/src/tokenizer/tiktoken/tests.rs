@@ -92,7 +92,7 @@ fn damaged_files_are_named() {
     let good = config.to_string();
     for (line, part) in [
         ("IQ==", "line 490: must be a token in base64"),
-        ("IQ== x", "line 490: the rank is no whole number"),
+        ("IQ== x", "line 490: the rank is not a whole number"),
         ("IQ== 4294967295", "line 490: the rank is too large"),
         ("I 900", "line 490: the token is not base64"),
         ("I*== 900", "line 490: the token is not base64"),
@@ -110,9 +110,9 @@ fn damaged_files_are_named() {
     assert!(error(&model, Some(&with("tokenizer_class", json!("QWenTokenizer")))).contains("`tokenizer_class` \"QWen"));
     assert!(error(&model, Some(&with("bos_token", json!(7)))).contains("`bos_token`"));
     for (added, part) in [
-        (json!([1]), "`added_tokens_decoder` that is no object"),
-        (json!({"7": {"content": "x"}}), "`added_tokens_decoder.7`, which is no id of its own"),
-        (json!({"x": {"content": "x"}}), "`added_tokens_decoder.x`, which is no id"),
+        (json!([1]), "`added_tokens_decoder` that is not an object"),
+        (json!({"7": {"content": "x"}}), "`added_tokens_decoder.7`, which is not an id of its own"),
+        (json!({"x": {"content": "x"}}), "`added_tokens_decoder.x`, which is not an id"),
         (json!({"900": {"content": 7}}), "`added_tokens_decoder.900` without text"),
     ] {
         let text = error(&model, Some(&with("added_tokens_decoder", added)));
