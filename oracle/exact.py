@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from transformers.models.deepseek_v2 import modeling_deepseek_v2 as v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as v3
+from transformers.models.glm4_moe_lite import modeling_glm4_moe_lite as glm
+from transformers.models.youtu import modeling_youtu as youtu
 
 
 def selection(scores, bias, c):
@@ -103,6 +105,9 @@ def widen(c):
     put = [(v3.DeepseekV3RMSNorm, "forward", norm), (v2.DeepseekV2RMSNorm, "forward", norm), (v3.DeepseekV3RotaryEmbedding, "forward", rotary3),
            (v2.DeepseekV2RotaryEmbedding, "forward", rotary2), (v2, "apply_rotary_emb", turn2),
            (v3, "eager_attention_forward", attention), (v2, "eager_attention_forward", attention)]
+    for module, name in ((glm, "Glm4MoeLite"), (youtu, "Youtu")):
+        put += [(getattr(module, name + "RMSNorm"), "forward", norm), (getattr(module, name + "RotaryEmbedding"), "forward", rotary3),
+                (module, "eager_attention_forward", attention)]
     old = [(o, n, getattr(o, n)) for o, n, _ in put]
     try:
         for o, n, f in put:

@@ -5,10 +5,20 @@ import os
 
 import torch
 from safetensors.torch import save_file
-from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import (DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, Glm4MoeLiteConfig,
+                          Glm4MoeLiteForCausalLM, YoutuConfig, YoutuForCausalLM)
 from transformers.modeling_layers import MtpModel
 
 import exact
+
+V3 = (DeepseekV3Config, DeepseekV3ForCausalLM)
+# Kimi-K2 is a DeepSeek-V3 by its makers' word, and has no class of its own.
+FAMILIES = {"deepseek_v2": (DeepseekV2Config, DeepseekV2ForCausalLM), "deepseek_v3": V3, "kimi_k2": V3,
+            "glm4_moe_lite": (Glm4MoeLiteConfig, Glm4MoeLiteForCausalLM), "youtu": (YoutuConfig, YoutuForCausalLM)}
+# Keys that are not arguments of a family's configuration, or that mean nothing to it.
+NOT_ARGUMENTS = {"deepseek_v2": (), "youtu": ("n_routed_experts", "n_shared_experts", "n_group", "topk_group", "routed_scaling_factor",
+                 "topk_method", "norm_topk_prob", "first_k_dense_replace", "moe_intermediate_size", "num_experts_per_tok",
+                 "num_nextn_predict_layers"), "glm4_moe_lite": ("topk_method", "first_k_dense_replace")}
 
 
 class Network:
@@ -16,10 +26,13 @@ class Network:
 
     def __init__(self, c, dtype=torch.float32):
         self.c, self.dtype, self.layers, self.depth = c, dtype, c["num_hidden_layers"], c["num_nextn_predict_layers"]
-        family = (DeepseekV2Config, DeepseekV2ForCausalLM) if c["model_type"] == "deepseek_v2" else (DeepseekV3Config, DeepseekV3ForCausalLM)
-        skip = ("architectures", "model_type", "torch_dtype", "moe_layer_freq", "scoring_func") + (("topk_method",) if c["model_type"] == "deepseek_v3" else ())
+        family = FAMILIES[c["model_type"]]
+        skip = ("architectures", "model_type", "torch_dtype", "moe_layer_freq", "scoring_func") + NOT_ARGUMENTS.get(c["model_type"], ("topk_method",))
         hf = family[0](**{k: copy.deepcopy(v) for k, v in c.items() if k not in skip})
         hf._attn_implementation = hf._experts_implementation = "eager"
+        if self.depth and "mlp_layer_types" in c:
+            # transformers leaves out the MTP module of this family; its own generic class builds it from these two.
+            hf.num_mtp_layers, hf.mtp_mlp_layer_types = self.depth, ["sparse"] * self.depth
         self.main = family[1](hf).to(dtype).eval()
         self.mtp = MtpModel(self.main, self.depth).to(dtype).eval() if self.depth else None
         native = c["scoring_func"] == "sigmoid" or (c["model_type"] == "deepseek_v2" and not c["norm_topk_prob"])
@@ -116,5 +129,5 @@ class Network:
             sd = {k: v if k.endswith("e_score_correction_bias") else v.bfloat16() for k, v in sd.items()}
         save_file(sd, f"{folder}/model.safetensors", metadata={"format": "pt"})
         with open(f"{folder}/config.json", "w") as f:
-            json.dump(self.c, f, indent=1)
+            json.dump({k: v for k, v in self.c.items() if k not in how.get("_omit", ())}, f, indent=1)
             f.write("\n")

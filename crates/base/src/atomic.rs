@@ -1,8 +1,8 @@
 //! Files and folders that appear whole or not at all.
 //!
-//! Everything is written beside its final place under a name of its own, synced to the disk, and renamed; the rename is
-//! synced too. A process that dies at any moment leaves the old state or the new one, and at most a leftover that
-//! [`remove_leftovers`] knows by its name.
+//! Everything is written beside its final place under a different name, synced to the disk, and renamed. The rename is
+//! synced as well. A process that dies at any moment leaves the old state or the new one, and at most a leftover file
+//! that [`remove_leftovers`] recognises by its name.
 
 use crate::{IoContext, IoError};
 use std::ffi::OsStr;
@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const PREFIX: &str = ".hadal-unfinished-";
-/// Bytes of the final name that a name aside repeats, so that it is not too long where the final name is not.
+/// Number of bytes of the final name that the temporary name repeats. The limit keeps the temporary name short enough.
 const REPEATED: usize = 64;
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// The folder a path lies in, and a name beside it that no one else uses.
+/// The folder of a path, and a name in that folder that no one else uses.
 fn beside(path: &Path) -> Result<(PathBuf, PathBuf), IoError> {
     let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path has no last component");
     let name = path.file_name().ok_or_else(no_name).at("write", path)?;
@@ -30,31 +30,31 @@ fn beside(path: &Path) -> Result<(PathBuf, PathBuf), IoError> {
     Ok((parent, aside))
 }
 
-/// What a name aside repeats of the final one.
+/// The part of the final name that the temporary name repeats.
 fn repeated(name: &OsStr) -> String {
     let mut name = name.to_string_lossy().into_owned();
     name.truncate((0..=REPEATED).rev().find(|n| name.is_char_boundary(*n)).unwrap_or(0));
     name
 }
 
-/// Makes what was renamed or created in a folder survive a loss of power.
+/// Syncs a folder, so that renamed and created entries survive a loss of power.
 pub fn sync_dir(path: &Path) -> Result<(), IoError> {
     if cfg!(unix) { File::open(path).and_then(|d| d.sync_all()).at("sync", path) } else { Ok(()) }
 }
 
-/// Writes a file whole or not at all, replacing what was there.
+/// Writes a file whole or not at all, and replaces an existing one.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), IoError> {
     write_file_with(path, |out| out.write_all(bytes))
 }
 
-/// As [`write_file`], from a function that writes.
+/// Like [`write_file`], but the content comes from a function that writes it.
 pub fn write_file_with(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), IoError> {
     let mut staged = StagedFile::new(path)?;
     fill(staged.out()).at("write", path)?;
     staged.commit()
 }
 
-/// A file under construction. Dropped before [`StagedFile::commit`], it goes away.
+/// A file under construction. It is removed if it is dropped before [`StagedFile::commit`].
 #[derive(Debug)]
 pub struct StagedFile {
     target: PathBuf,
@@ -64,19 +64,19 @@ pub struct StagedFile {
 }
 
 impl StagedFile {
-    /// Starts a file that is to become `target`.
+    /// Starts a file that will become `target`.
     pub fn new(target: &Path) -> Result<Self, IoError> {
         let (parent, aside) = beside(target)?;
         let file = File::create_new(&aside).at("create", target)?;
         Ok(Self { target: target.into(), parent, aside, out: BufWriter::with_capacity(1 << 20, file) })
     }
 
-    /// Where to write.
+    /// The writer for the content.
     pub fn out(&mut self) -> &mut BufWriter<File> {
         &mut self.out
     }
 
-    /// Syncs the file and gives it its name, replacing what was there.
+    /// Syncs the file and gives it its name. An existing file is replaced.
     pub fn commit(mut self) -> Result<(), IoError> {
         self.out.flush().at("write", &self.target)?;
         self.out.get_ref().sync_all().at("sync", &self.target)?;
@@ -87,12 +87,12 @@ impl StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        // Nothing there after a commit; and where removal fails, `remove_leftovers` comes later.
+        // After a commit there is nothing to remove. If the removal fails, `remove_leftovers` does it later.
         drop(fs::remove_file(&self.aside));
     }
 }
 
-/// A folder under construction. Dropped before [`StagedDir::commit`], it goes away with all that is in it.
+/// A folder under construction. It is removed with its contents if it is dropped before [`StagedDir::commit`].
 #[derive(Debug)]
 pub struct StagedDir {
     target: PathBuf,
@@ -101,7 +101,7 @@ pub struct StagedDir {
 }
 
 impl StagedDir {
-    /// Starts a folder that is to become `target`, creating the folders above it.
+    /// Starts a folder that will become `target`, and creates the folders above it.
     pub fn new(target: &Path) -> Result<Self, IoError> {
         let (parent, aside) = beside(target)?;
         fs::create_dir_all(&parent).at("create", &parent)?;
@@ -109,22 +109,22 @@ impl StagedDir {
         Ok(Self { target: target.into(), parent, aside })
     }
 
-    /// Where to write.
+    /// The folder to write into.
     pub fn path(&self) -> &Path {
         &self.aside
     }
 
-    /// Syncs everything inside and gives the folder its name, which must be free or an empty folder.
+    /// Syncs everything inside and gives the folder its name. The name must be unused or belong to an empty folder.
     pub fn commit(self) -> Result<(), IoError> {
         sync_tree(&self.aside)?;
         let renamed = fs::rename(&self.aside, &self.target);
-        let hint = "; the name must be free or that of an empty folder: move away what is there and try again";
+        let hint = "; the name must be unused or belong to an empty folder: move away what is there and try again";
         renamed.map_err(|e| io::Error::new(e.kind(), format!("{e}{hint}"))).at("rename into place", &self.target)?;
         sync_dir(&self.parent)
     }
 
-    /// As [`StagedDir::commit`], taking the place of what has the name. On Linux the two are exchanged in one step;
-    /// elsewhere there is a moment between two renames in which the name is free.
+    /// Like [`StagedDir::commit`], but replaces what has the name. On Linux the two are exchanged in one step. On other
+    /// systems there is a moment between two renames when nothing has the name.
     pub fn commit_replacing(self) -> Result<(), IoError> {
         sync_tree(&self.aside)?;
         if fs::symlink_metadata(&self.target).is_err() {
@@ -139,13 +139,13 @@ impl StagedDir {
             remove(&old).at("remove", &old)?;
         }
         sync_dir(&self.parent)
-        // After an exchange the old content lies under the name aside, and dropping removes it.
+        // After an exchange, the old content has the temporary name. Dropping `self` removes it.
     }
 }
 
 impl Drop for StagedDir {
     fn drop(&mut self) {
-        // Nothing there after a commit; and where removal fails, `remove_leftovers` comes later.
+        // After a commit there is nothing to remove. If the removal fails, `remove_leftovers` does it later.
         drop(remove(&self.aside));
     }
 }
@@ -165,11 +165,11 @@ fn remove(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
-/// Syncs every file and folder below `path`, and itself.
+/// Syncs every file and folder below `path`, and `path` itself.
 fn sync_tree(path: &Path) -> Result<(), IoError> {
     for entry in fs::read_dir(path).at("list", path)? {
         let entry = entry.at("list", path)?;
-        let kind = entry.file_type().at("look at", &entry.path())?;
+        let kind = entry.file_type().at("inspect", &entry.path())?;
         if kind.is_dir() {
             sync_tree(&entry.path())?;
         } else if kind.is_file() {
@@ -179,13 +179,13 @@ fn sync_tree(path: &Path) -> Result<(), IoError> {
     sync_dir(path)
 }
 
-/// Removes from a folder what processes that died left unfinished there, and says how many. Those of processes still
-/// alive stay. To be called where only this machine writes: process numbers mean nothing elsewhere.
+/// Removes the unfinished files and folders that dead processes left in a folder, and returns their number. Those of
+/// running processes stay. Call it only where no other machine writes: process numbers mean nothing there.
 pub fn remove_leftovers(folder: &Path) -> Result<usize, IoError> {
     remove_dead(folder, |_| true)
 }
 
-/// The same for what was to become `target`, and nothing else in its folder, which need not be there.
+/// Like [`remove_leftovers`], but only for what was going to become `target`. Its folder need not exist.
 pub fn remove_leftovers_of(target: &Path) -> Result<usize, IoError> {
     let (Some(name), Some(folder)) = (target.file_name(), target.parent()) else { return Ok(0) };
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -193,7 +193,7 @@ pub fn remove_leftovers_of(target: &Path) -> Result<usize, IoError> {
     if folder.is_dir() { remove_dead(folder, |of| of == name) } else { Ok(0) }
 }
 
-/// Removes from a folder what dead processes left of names that `wanted` accepts.
+/// Removes from a folder what dead processes left, if `wanted` accepts the final name.
 fn remove_dead(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<usize, IoError> {
     let mut removed = 0;
     for entry in fs::read_dir(folder).at("list", folder)? {
@@ -215,7 +215,7 @@ fn is_alive(process: u32) -> bool {
     Path::new("/proc").join(process.to_string()).exists()
 }
 
-/// Where there is no way to tell without unsafe code, what this process did not make counts as left over.
+/// Without unsafe code there is no way to tell here. So everything that this process did not make counts as left over.
 #[cfg(not(target_os = "linux"))]
 fn is_alive(process: u32) -> bool {
     process == std::process::id()
@@ -284,7 +284,7 @@ mod tests {
         fs::create_dir(dir.path().join(format!("{PREFIX}4294967295-0-x"))).unwrap();
         fs::write(dir.path().join(format!("{PREFIX}4294967295-1-y")), b"").unwrap();
         fs::write(dir.path().join("z"), b"").unwrap();
-        // Of one name only those that were to have it.
+        // Only leftovers with the given final name are removed.
         for name in ["1-a-b", "2-a-b", "3-a"] {
             fs::write(dir.path().join(format!("{PREFIX}4294967295-{name}")), b"").unwrap();
         }
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(entries(dir.path()), ["z"]);
     }
 
-    /// Names may have 255 bytes, and those aside are longer by a few.
+    /// Names may have 255 bytes, and temporary names are a few bytes longer.
     #[test]
     fn long_names_have_short_ones_aside() {
         let dir = tempfile::tempdir().unwrap();

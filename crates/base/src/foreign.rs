@@ -1,9 +1,9 @@
-//! What a file is that is not what its name says, by its first bytes.
+//! Recognises, by their first bytes, files that are not what their names say.
 
-/// Bytes of a file's beginning that [`foreign`] looks at.
+/// Number of bytes at the beginning of a file that [`foreign`] looks at.
 pub const FIRST: usize = 64;
 
-/// How files begin that often stand where another was expected: what they are, and what to do.
+/// Beginnings of files that are often found in place of others: what the file is, and what to do.
 const KNOWN: [(&[u8], &str); 6] = [
     (
         b"version https://git-lfs.github.com/spec/v1",
@@ -13,11 +13,11 @@ const KNOWN: [(&[u8], &str); 6] = [
     (b"PK\x03\x04", "a zip archive, as PyTorch writes weights: convert them to safetensors"),
     (b"\x80\x02", "a Python pickle, as old versions of PyTorch write weights: convert them to safetensors"),
     (b"\x1f\x8b", "compressed by gzip: unpack it first"),
-    (&[0; 8], "full of zeros where it begins, as an unfinished download is: download it again"),
+    (&[0; 8], "full of zeros at its start, like an unfinished download: download it again"),
 ];
 
-/// What a file is that begins with `first`, and what to do about it; none where that cannot be told. For files that could
-/// not be read as what they should be: a file that can be may begin with any of these bytes.
+/// What the file is that begins with `first`, and what to do about it, or `None` if it is not recognised. Call it only
+/// for a file that could not be read as expected: a valid file may begin with any of these bytes.
 pub fn foreign(first: &[u8]) -> Option<&'static str> {
     let text = first.trim_ascii_start().to_ascii_lowercase();
     if [&b"<!doctype"[..], b"<html", b"<?xml"].iter().any(|tag| text.starts_with(tag)) {

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// An error of the system, with what was being done to which path, and what to do about it where that is known.
+/// An error of the operating system: what was being done, to which path, and what to do about it if that is known.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}: {error}{advice}", path = path.display(), advice = advice_on(error))]
 pub struct IoError {
@@ -11,13 +11,13 @@ pub struct IoError {
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// The error from the system.
     pub error: io::Error,
 }
 
-/// Puts action and path beside an error of the system.
+/// Adds the action and the path to an error of the system.
 pub trait IoContext<T> {
-    /// As the trait says.
+    /// Adds `action` and `path` to the error.
     fn at(self, action: &'static str, path: &Path) -> Result<T, IoError>;
 }
 
@@ -27,7 +27,7 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 }
 
-/// Only errors of the system get advice: one made here says what to do itself.
+/// Advice for errors of the system. Errors made in this crate already say what to do.
 fn advice_on(error: &io::Error) -> &'static str {
     if error.raw_os_error().is_none() {
         return "";

@@ -1,5 +1,5 @@
-//! What every crate stands on: files that appear whole or not at all, one I/O error that names path and action, and one
-//! counter-based random generator.
+//! The base of all other crates: files that appear whole or not at all, one I/O error that names path and action, and
+//! one counter-based random generator.
 
 pub mod atomic;
 mod foreign;

@@ -1,12 +1,13 @@
-//! Where a folder can appear, found out before the work that fills it.
+//! Checks where a folder can be created, before the work that fills it begins.
 
 use crate::{IoContext, IoError};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// The place that a new folder `out` would really have, symbolic links followed. What stands there and could not be replaced
-/// by renaming is an error: all but an empty folder, and of those a mount point and the current folder.
+/// The real path that a new folder `out` would have, with symbolic links followed. It is an error if `out` exists and a
+/// rename cannot replace it. A rename can replace only an empty folder that is neither a mount point nor the current
+/// folder.
 pub fn place(out: &Path) -> Result<PathBuf, IoError> {
     let refuse = |kind: ErrorKind, reason: &str| Err(io::Error::new(kind, reason)).at("write to", out);
     let meta = match fs::symlink_metadata(out) {
@@ -15,21 +16,21 @@ pub fn place(out: &Path) -> Result<PathBuf, IoError> {
     };
     let real = match fs::canonicalize(out) {
         Err(e) if e.kind() == ErrorKind::NotFound && meta.is_symlink() => {
-            return refuse(ErrorKind::NotFound, "it is a symbolic link to nothing: remove it, or make what it names");
+            return refuse(ErrorKind::NotFound, "it is a symbolic link to nothing: remove it, or create its target");
         }
         other => other.at("write to", out)?,
     };
-    if !real.is_dir() || fs::read_dir(&real).at("look into", &real)?.next().is_some() {
-        return refuse(ErrorKind::AlreadyExists, "it is there already: choose another name or remove it");
+    if !real.is_dir() || fs::read_dir(&real).at("list", &real)?.next().is_some() {
+        return refuse(ErrorKind::AlreadyExists, "it already exists: choose another name or remove it");
     }
-    if is_mount_point(&real).at("look at", &real)? {
+    if is_mount_point(&real).at("inspect", &real)? {
         return refuse(
             ErrorKind::ResourceBusy,
-            "it is a mount point, which no folder can replace: name a new one inside",
+            "it is a mount point, which cannot be replaced: name a new folder inside it",
         );
     }
     if std::env::current_dir().is_ok_and(|here| here == real) {
-        return refuse(ErrorKind::ResourceBusy, "it is the current folder: go out of it, or name a new one inside");
+        return refuse(ErrorKind::ResourceBusy, "it is the current folder: leave it, or name a new folder inside it");
     }
     Ok(real)
 }
@@ -37,7 +38,7 @@ pub fn place(out: &Path) -> Result<PathBuf, IoError> {
 #[cfg(target_os = "linux")]
 fn is_mount_point(path: &Path) -> io::Result<bool> {
     use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
-    // Folders of the same file system can be mounted, too, so the device's number does not tell.
+    // Folders of the same file system can be mounted as well, so comparing device numbers is not enough.
     let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty())?;
     Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
@@ -67,8 +68,8 @@ mod tests {
             assert_eq!(place(&at(name)).unwrap(), at(real), "{name}");
         }
         for (name, part) in [
-            ("full", "there already"),
-            ("full/file", "there already"),
+            ("full", "already exists"),
+            ("full/file", "already exists"),
             ("full/file/below", "full/file/below"),
             ("dangling", "symbolic link to nothing"),
         ] {

@@ -1,31 +1,32 @@
-//! Counter-based random numbers: a value is a function of (seed, purpose, step, index), so it depends on no order.
+//! Counter-based random numbers. A value is a function of (seed, purpose, step, index), so it does not depend on any
+//! order.
 //!
-//! The mixing function is SplitMix64's finaliser. The numbers of purposes and the keys of names never change: they are
-//! what makes a seed give the same run in every version.
+//! The mixing function is the finaliser of SplitMix64. The numbers of the purposes and the keys of names never change.
+//! So a seed gives the same run in every version of the program.
 
-/// What random numbers are for; different purposes never share a stream.
+/// What random numbers are used for. Different purposes never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
-    /// Initial weights; step is the key of the parameter's name ([`name_key`]).
+    /// Initial weights. The step is the key of the parameter's name ([`name_key`]).
     Init = 1,
-    /// Fill-in-middle decisions; step is the epoch and index the document.
+    /// Fill-in-middle decisions. The step is the epoch, the index is the document.
     Fim = 2,
-    /// Order of documents; step is the epoch.
+    /// Order of documents. The step is the epoch.
     Shuffle = 3,
-    /// Random splits of combined tokens; step is the epoch and the document.
+    /// Random splits of combined tokens. The step is the epoch and the document.
     TokenSplit = 4,
-    /// Sampling of generated tokens; step is the request, a substream the sample, and index the position.
+    /// Sampling of generated tokens. The step is the request, a substream is the sample, and the index is the position.
     Sample = 5,
-    /// Anything in tests.
+    /// Used only in tests.
     Test = 6,
     /// Choice of groups or documents for a subset.
     Subset = 7,
-    /// Order of rows in a window; step is the window's first row.
+    /// Order of rows in a window. The step is the window's first row.
     Rows = 8,
-    /// Needles in training rows; step is the row.
+    /// Needles in training rows. The step is the row.
     Needle = 9,
-    /// Needles in evaluations; step is the sample.
+    /// Needles in evaluations. The step is the sample.
     NeedleTest = 10,
 }
 
@@ -35,7 +36,7 @@ pub struct Rng {
     key: u64,
 }
 
-/// SplitMix64's finaliser: a bijection of 64 bits in which every input bit reaches every output bit.
+/// The finaliser of SplitMix64. It is a bijection of 64 bits, and every input bit affects every output bit.
 pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -77,8 +78,8 @@ impl Rng {
     }
 }
 
-/// A keyed permutation of `0..len` that needs no memory: a Feistel network over the next even number of bits, walked
-/// until it lands inside (fewer than four rounds of walking on average).
+/// A keyed permutation of `0..len` that needs no memory. It is a Feistel network over the next even number of bits. It
+/// is applied again until the result lies below `len`, fewer than four times on average.
 #[derive(Clone, Copy, Debug)]
 pub struct Permutation {
     rng: Rng,
@@ -95,7 +96,7 @@ impl Permutation {
         Self { rng, len, half_bits: bits.div_ceil(2).max(1) }
     }
 
-    /// Where `index` goes. `index` must be below the length.
+    /// The image of `index`, which must be below the length.
     pub fn at(&self, index: u64) -> u64 {
         assert!(index < self.len, "permutation of {} asked for {index}", self.len);
         let mask = (1u64 << self.half_bits) - 1;
@@ -103,7 +104,7 @@ impl Permutation {
         loop {
             let (mut left, mut right) = (x >> self.half_bits, x & mask);
             for round in 0..Self::ROUNDS {
-                // half_bits is at most 32, so the round number never meets the half's bits.
+                // half_bits is at most 32, so the round number never overlaps the bits of the half.
                 let f = self.rng.bits(right | (round << 40)) & mask;
                 (left, right) = (right, left ^ f);
             }
@@ -137,8 +138,8 @@ mod tests {
 
     #[test]
     fn permutation_spreads_every_start_over_every_place() {
-        // Each of 8 places gets item 0 about equally often over 4000 keys: chi-squared with 7 degrees of freedom
-        // exceeds 24.3 once in a thousand, and the keys are fixed.
+        // Each of 8 places gets item 0 about equally often over 4000 keys. With 7 degrees of freedom, chi-squared
+        // exceeds 24.3 once in a thousand times. The keys are fixed.
         let mut counts = [0f64; 8];
         for epoch in 0..4000 {
             counts[Permutation::new(Rng::new(1, Purpose::Shuffle, epoch), 8).at(0) as usize] += 1.0;
@@ -152,7 +153,7 @@ mod tests {
         let (n, r) = (200_000u64, Rng::new(3, Purpose::Test, 0));
         let mean = (0..n).map(|i| r.normal(i)).sum::<f64>() / n as f64;
         let var = (0..n).map(|i| r.normal(i).powi(2)).sum::<f64>() / n as f64;
-        // Standard errors are 1/sqrt(n) and sqrt(2/n): allow five of them.
+        // The standard errors are 1/sqrt(n) and sqrt(2/n). The bounds are five of them.
         assert!(mean.abs() < 5.0 / (n as f64).sqrt() && (var - 1.0).abs() < 5.0 * (2.0 / n as f64).sqrt());
         let other = Rng::new(3, Purpose::Test, 1);
         let corr = (0..n).map(|i| r.normal(i) * other.normal(i)).sum::<f64>() / n as f64;

@@ -61,7 +61,7 @@ fn main() -> hadal_data::Result<()> {
         let texts: Vec<&str> = split.train.iter().map(|d| d.text.as_str()).collect();
         let (_, Throughput { bytes, tokens, .. }) = tokenizer.encode_all(&texts);
         let (_, rate) = tokenizer.encode_all(&texts);
-        println!("  encoding {:.1} MB/s, {:.3} bytes a token", rate.mb_per_second(), bytes as f64 / tokens as f64);
+        println!("  encoding {:.1} MB/s, {:.3} bytes per token", rate.mb_per_second(), bytes as f64 / tokens as f64);
         if vocab_size == 8192 {
             load(tokenizer, &split)?;
         }

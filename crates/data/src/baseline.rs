@@ -1,4 +1,4 @@
-//! What a model must beat: token frequencies, `zstd -19` and `xz -9`, in bits per byte of the same documents.
+//! Baselines that a model must beat: token frequencies, `zstd -19` and `xz -9`, in bits per byte of the same documents.
 
 use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
 use rayon::prelude::*;
@@ -9,14 +9,14 @@ use crate::eval::EvalSet;
 use crate::pack::Packed;
 use crate::tokenizer::Tokenizer;
 
-/// A model that knows how often each token occurs and nothing else.
+/// A model that knows only how often each token occurs.
 #[derive(Clone, Debug)]
 pub struct Unigram {
     nats: Vec<f64>,
 }
 
 impl Unigram {
-    /// Fits the frequencies (with the end of each document), one added to every count.
+    /// Fits the frequencies, including the end token of each document. One is added to every count.
     pub fn fit(train: &Packed, tokenizer: &Tokenizer) -> Result<Self> {
         let mut counts = vec![1u64; tokenizer.vocab_size()];
         let mut ids = Vec::new();
@@ -31,7 +31,7 @@ impl Unigram {
         Ok(Self { nats: counts.iter().map(|c| -(*c as f64 / total).ln()).collect() })
     }
 
-    /// Bits per byte of the documents a model is evaluated on, end tokens included as for the model.
+    /// Bits per byte of an evaluation set. End tokens are included, as they are for a model.
     pub fn bits_per_byte(&self, set: &EvalSet) -> f64 {
         let nll: f64 = set.documents().iter().flat_map(|d| &d[1..]).map(|id| self.nats[*id as usize]).sum();
         set.bits_per_byte(nll)
@@ -48,12 +48,13 @@ pub enum Compressor {
 }
 
 impl Compressor {
-    /// Bytes of a text compressed by itself, in the tool's own file format (zstd's without its optional checksum).
+    /// Size in bytes of a single text after compression, in the tool's own file format (for zstd without its optional
+    /// checksum).
     pub fn compressed_len(self, text: &[u8]) -> usize {
         match self {
             Self::Zstd19 => zstd::bulk::compress(text, 19).expect("memory to memory").len(),
             Self::Xz9 => {
-                // A dictionary larger than the text changes nothing but the time to clear it.
+                // A dictionary larger than the text has no effect except the time to clear it.
                 let mut options = LzmaOptions::new_preset(9).expect("a preset of the library");
                 options.dict_size((text.len().next_power_of_two() as u32).clamp(4096, 64 << 20));
                 let mut filters = Filters::new();
@@ -66,7 +67,7 @@ impl Compressor {
         }
     }
 
-    /// Bits per byte of documents compressed one by one.
+    /// Bits per byte of documents that are compressed one by one.
     pub fn bits_per_byte<S: AsRef<str> + Sync>(self, texts: &[S]) -> f64 {
         let compressed: usize =
             texts.par_iter().with_max_len(1).map(|t| self.compressed_len(t.as_ref().as_bytes())).sum();
@@ -91,7 +92,7 @@ mod tests {
         let sum: f64 = unigram.nats.iter().map(|n| (-n).exp()).sum();
         assert!((sum - 1.0).abs() < 1e-9);
         let set = EvalSet::of_packed(&packed, &t, EvalOptions { seq_len: 64, overlap: 0, bos: true }).unwrap();
-        // The entropy of the counts, by hand; the added ones make the code a little longer.
+        // The entropy of the counts, computed directly. The added ones make the code slightly longer.
         let mut counts = std::collections::HashMap::new();
         for id in set.documents().iter().flat_map(|d| &d[1..]) {
             *counts.entry(*id).or_insert(0u64) += 1;
@@ -108,7 +109,7 @@ mod tests {
             let text = document.text.as_bytes();
             let (zstd, xz) = (Compressor::Zstd19.compressed_len(text), Compressor::Xz9.compressed_len(text));
             assert!(text.len() < 600 || (zstd < text.len() / 2 && xz < text.len() / 2), "{zstd} {xz}");
-            // The smaller dictionary costs nothing: as long as the preset's own.
+            // The smaller dictionary does not make the result longer than with the preset's own dictionary.
             let preset = Stream::new_easy_encoder(6, Check::Crc64).unwrap();
             let mut out = Vec::new();
             liblzma::read::XzEncoder::new_stream(text, preset).read_to_end(&mut out).unwrap();

@@ -1,19 +1,19 @@
 //! Random splits of tokens that combine punctuation with line breaks (report, section 4.1).
 //!
-//! The pre-tokenizer keeps `;` and the line breaks after it in one token. A prompt that ends in `;` without a line
-//! break then shows the model a token it has rarely seen before a new line. During training a share of the combined
-//! tokens is therefore replaced by the tokens of the punctuation and those of the line breaks. Which ones depends on
-//! (seed, epoch, document, position) only.
+//! The pre-tokenizer keeps `;` and the line breaks after it in one token. If a prompt ends in `;` without a line break,
+//! the model sees a token that it has rarely seen before a new line. So during training a share of the combined tokens
+//! is replaced by separate tokens for the punctuation and for the line breaks. The choice depends only on (seed, epoch,
+//! document, position).
 
 use crate::error::{DataError, Result};
 use crate::hash::Rng;
 use crate::tokenizer::{Tokenizer, pretoken};
 
-/// The combined tokens of a vocabulary and what they fall into.
+/// The combined tokens of a vocabulary and the pieces that they are split into.
 #[derive(Clone, Debug)]
 pub struct BoundarySplit {
     rate: f64,
-    /// Pieces of token `id` are `pieces[starts[id]..starts[id + 1]]`; none for tokens that are not combined.
+    /// The pieces of token `id` are `pieces[starts[id]..starts[id + 1]]`. Tokens that are not combined have no pieces.
     starts: Vec<u32>,
     pieces: Vec<u32>,
 }
@@ -40,7 +40,7 @@ impl BoundarySplit {
         Ok(Self { rate, starts, pieces })
     }
 
-    /// The tokens a combined token falls into; empty for other tokens.
+    /// The tokens that a combined token is split into. Empty for other tokens.
     pub fn pieces(&self, id: u32) -> &[u32] {
         match self.starts.get(id as usize..id as usize + 2) {
             Some(&[from, to]) => &self.pieces[from as usize..to as usize],
@@ -48,12 +48,12 @@ impl BoundarySplit {
         }
     }
 
-    /// Combined tokens of the vocabulary.
+    /// Number of combined tokens in the vocabulary.
     pub fn combined_tokens(&self) -> usize {
         self.starts.windows(2).filter(|w| w[0] < w[1]).count()
     }
 
-    /// Appends `ids` to `out`, a share of the combined ones in pieces. `rng` belongs to the document.
+    /// Appends `ids` to `out` and splits a share of the combined tokens. `rng` belongs to the document.
     pub fn apply(&self, ids: &[u32], rng: Rng, out: &mut Vec<u32>) {
         if self.rate == 0.0 {
             out.extend_from_slice(ids);
@@ -105,7 +105,7 @@ mod tests {
         let mut out = Vec::new();
         split.apply(&vec![combined; n], Rng::new(1, Purpose::TokenSplit, 0), &mut out);
         let kept = out.iter().filter(|id| **id == combined).count() as f64 / n as f64;
-        // Standard error 0.0032; five of them.
+        // The standard error is 0.0032; the bound is five of them.
         assert!((kept - 0.7).abs() < 0.0162, "{kept}");
         assert!(matches!(BoundarySplit::new(&t, 1.5), Err(DataError::Option { .. })));
     }

@@ -1,8 +1,8 @@
-//! The Rust sources of exactly the packages in a lock file, from Cargo's registry: text that is on every machine
-//! that could build this program.
+//! The Rust sources of the packages in a lock file, from Cargo's registry. Every machine that can build this program
+//! has this text.
 //!
-//! Only `$CARGO_HOME/registry/src/*/NAME-VERSION` is read, and only `.rs` files. All versions of a package are one
-//! group, so that no package is half in training and half held out.
+//! Only `.rs` files in `$CARGO_HOME/registry/src/*/NAME-VERSION` are read. All versions of a package form one group, so
+//! no package is partly in training and partly held out.
 
 use std::path::{Path, PathBuf};
 
@@ -21,14 +21,14 @@ pub struct LockedPackage {
     pub version: String,
 }
 
-/// What the registry holds of a lock file.
+/// The packages of a lock file in the registry.
 #[derive(Clone, Debug)]
 pub struct CargoSources {
     /// The documents, ordered by package and path.
     pub texts: Texts,
     /// Packages found.
     pub found: Vec<LockedPackage>,
-    /// Packages of the lock file that are not there (other platforms' packages usually are not).
+    /// Packages of the lock file that are not in the registry. Usually these are for other platforms.
     pub missing: Vec<LockedPackage>,
 }
 
@@ -52,7 +52,7 @@ pub fn locked_packages(lock: &str) -> Result<Vec<LockedPackage>> {
         if !from_registry {
             continue;
         }
-        // These become part of a path: nothing that could lead elsewhere.
+        // Names and versions become part of a path, so characters that could lead elsewhere are rejected.
         let plain = |s: &str, more: &str| {
             !s.is_empty() && !s.starts_with('.') && s.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };

@@ -1,4 +1,4 @@
-//! Everything that can go wrong with text, tokenizers and packed files, each with the place and what to do about it.
+//! Everything that can go wrong with text, tokenizers and packed files. Each error says where, and what to do.
 
 use hadal_base::IoError;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub enum DataError {
     /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A line of a `.jsonl` file is not what it should be.
+    /// A line of a `.jsonl` file has the wrong form.
     #[error("{}:{line}: {problem}; correct or remove that line, or name the right field", path.display())]
     JsonLine {
         /// The file.
@@ -22,7 +22,7 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
-    /// A path holds nothing that can be read as text.
+    /// A path contains nothing that can be read as text.
     #[error("{}: {problem}", path.display())]
     NoText {
         /// The path given.
@@ -31,31 +31,31 @@ pub enum DataError {
         problem: String,
     },
     /// A lock file cannot be understood.
-    #[error("Cargo.lock: {0}; write it anew with `cargo generate-lockfile`")]
+    #[error("Cargo.lock: {0}; create it again with `cargo generate-lockfile`")]
     Lock(String),
-    /// Cargo's registry holds none of the packages of the lock file.
+    /// Cargo's registry has none of the packages of the lock file.
     #[error(
         "none of the {packages} packages in the lock file have their sources under {}; run `cargo fetch` in the \
          project's folder, or give text of your own with `--text PATH...`", registry.display()
     )]
     NoSources {
-        /// The folder looked into.
+        /// The folder that was searched.
         registry: PathBuf,
         /// Packages of the lock file that come from a registry.
         packages: usize,
     },
-    /// The text does not suffice for a purpose.
+    /// There is not enough text for a purpose.
     #[error("too little text: {0}")]
     TooLittle(String),
     /// A tokenizer file cannot be used, or a tokenizer cannot be trained as asked.
     #[error("tokenizer{}: {problem}", at(path.as_deref()))]
     Tokenizer {
-        /// The file, where there is one.
+        /// The file, if there is one.
         path: Option<PathBuf>,
         /// What is wrong.
         problem: String,
     },
-    /// A packed token file is damaged or is not one.
+    /// A packed token file is damaged, or the file is of another kind.
     #[error("{}: {problem}; pack the text again (`hadal data pack`)", path.display())]
     Shard {
         /// The file.
@@ -65,32 +65,32 @@ pub enum DataError {
     },
     /// A saved position does not belong to this data.
     #[error(
-        "the saved data position does not fit this data: {0}; resume with the data and settings the run began with"
+        "the saved data position does not fit this data: {0}; resume with the data and settings that the run started with"
     )]
     Cursor(String),
-    /// An option has a value that makes no sense.
+    /// An option has a value that does not make sense.
     #[error("{key}: {problem}")]
     Option {
         /// The option's name.
         key: &'static str,
-        /// What is wrong and which values are right.
+        /// What is wrong and which values are valid.
         problem: String,
     },
-    /// The filter left almost nothing of the text.
+    /// The filter removed almost all of the text.
     #[error(
         "the filter {0}; turn the filter off with data.filter = \"none\" (`data pack`: leave out --filter), or give \
          other text"
     )]
     Filtered(String),
-    /// A file of documents, none of which has the field that holds the text.
+    /// A file of documents in which no document has the text field.
     #[error("{}: no document has a field `{field}` (the first has: {has}); name the field that holds the text with \
          data.text_field in a recipe or --text-field", path.display())]
     NoField {
         /// The file.
         path: PathBuf,
-        /// The field that was asked for.
+        /// The expected field.
         field: String,
-        /// The fields that are there.
+        /// The fields of the first document.
         has: String,
     },
 }

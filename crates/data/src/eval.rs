@@ -1,35 +1,35 @@
 //! Windows over held-out documents, for bits per byte.
 //!
-//! Every document is scored from its start to its end token: `[bos] tokens [eos]` (documents without a begin token
-//! start after an end token, as they do in the training stream). A document longer than a window is covered by
-//! several; with `overlap`, each begins so many tokens before what it scores, and every token is scored once.
+//! Every document is scored from its start to its end token: `[bos] tokens [eos]`. Documents without a begin token
+//! start after an end token, as in the training stream. Several windows cover a document that is longer than one. With
+//! `overlap`, each later window begins that many tokens before the tokens that it scores. Every token is scored once.
 //!
-//! `bits per byte = sum of -log2 p(target) / bytes of text`. The end token is scored but has no bytes: the figure is
-//! the length of a code from which the documents can be recovered, comparable to a compressor's.
+//! `bits per byte = sum of -log2 p(target) / bytes of text`. The end token is scored but has no bytes. So the figure is
+//! the length of a code from which the documents can be recovered, and it is comparable to a compressor's.
 
 use crate::error::{DataError, Result};
 use crate::pack::Packed;
 use crate::tokenizer::Tokenizer;
 
-/// How windows are laid.
+/// How windows are placed.
 #[derive(Clone, Copy, Debug)]
 pub struct EvalOptions {
-    /// Inputs of a window.
+    /// Inputs per window.
     pub seq_len: usize,
-    /// Tokens of context before what a later window scores.
+    /// Tokens of context before the tokens that a later window scores.
     pub overlap: usize,
-    /// Whether documents begin with the begin token: as in training.
+    /// Whether documents begin with the begin token. It must be as in training.
     pub bos: bool,
 }
 
-/// One window: a stretch of one document.
+/// One window: a stretch of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvalWindow {
     /// Number of the document.
     pub document: usize,
-    /// Place of the first input in `EvalSet`'s tokens of that document.
+    /// Index of the first input in `EvalSet`'s tokens of that document.
     start: usize,
-    /// Inputs, at most `seq_len`.
+    /// Number of inputs, at most `seq_len`.
     len: usize,
     /// The first input whose target is scored.
     first_scored: usize,
@@ -54,7 +54,7 @@ pub struct EvalSet {
     pub windows: Vec<EvalWindow>,
     /// Bytes of text of all documents.
     pub text_bytes: u64,
-    /// Targets that are scored.
+    /// Number of targets that are scored.
     pub scored: u64,
     documents: Vec<Vec<i32>>,
     seq_len: usize,
@@ -78,7 +78,7 @@ impl EvalSet {
         Self::of_ids(tokenizer.encode_all(texts).0.into_iter().zip(bytes), tokenizer, options)
     }
 
-    /// Windows over about the first `limit` tokens of texts. The text in which the limit falls is cut there.
+    /// Windows over about the first `limit` tokens of texts. The text that contains the limit is cut there.
     pub fn of_first_tokens(texts: &[&str], limit: usize, tokenizer: &Tokenizer, options: EvalOptions) -> Result<Self> {
         let (mut documents, mut left) = (Vec::new(), limit);
         for text in texts {
@@ -97,7 +97,7 @@ impl EvalSet {
         Self::of_ids(documents, tokenizer, options)
     }
 
-    /// Windows over documents given as ids and the bytes of their text.
+    /// Windows over documents given as ids, with the number of bytes of their text.
     pub fn of_ids(
         ids: impl IntoIterator<Item = (Vec<u32>, u64)>,
         tokenizer: &Tokenizer,
@@ -134,7 +134,8 @@ impl EvalSet {
         Ok(set)
     }
 
-    /// The `n` windows with the most inputs, for what only long documents tell. Bits per byte have no meaning for them.
+    /// The `n` windows with the most inputs, for measures that need long documents. Bits per byte are meaningless for
+    /// them.
     pub fn longest(mut self, n: usize) -> Self {
         self.windows.sort_by_key(|w| std::cmp::Reverse(w.len));
         self.windows.truncate(n);
@@ -142,17 +143,17 @@ impl EvalSet {
         self
     }
 
-    /// A window's tokens: its inputs, and the last one's target.
+    /// The tokens of a window: its inputs, and the target of the last one.
     pub fn tokens(&self, window: &EvalWindow) -> &[i32] {
         &self.documents[window.document][window.start..=window.start + window.len]
     }
 
-    /// Most inputs of a window.
+    /// Largest number of inputs of a window.
     pub fn seq_len(&self) -> usize {
         self.seq_len
     }
 
-    /// Documents' ids with their begin and end.
+    /// The ids of the documents, with begin and end tokens.
     pub fn documents(&self) -> &[Vec<i32>] {
         &self.documents
     }
@@ -183,7 +184,7 @@ mod tests {
                 let tokens = set.tokens(window);
                 prop_assert_eq!(tokens.len(), window.inputs() + 1);
                 for i in window.first_scored()..window.inputs() {
-                    // What precedes it is the document's previous token.
+                    // The token before it is the document's previous token.
                     let place = got[window.document].len();
                     prop_assert_eq!(tokens[i], set.documents()[window.document][place]);
                     prop_assert!(window.start == 0 || i >= options.overlap);

@@ -1,8 +1,9 @@
-//! Leaves out what a model should not spend tokens on: copies, near copies, generated and minified files, tables.
+//! Removes text that a model should not spend tokens on: copies, near copies, generated and minified files, tables.
 //!
-//! Every document is judged by itself first (parallel), then compared with those kept before it (in order), so that
-//! what stays depends on the input and its order only. Near copies are found by [`crate::minhash`]. Code of over a
-//! mebibyte is left out, since people do not write such files; prose of that length is a book, and is cut into pieces.
+//! Each document is first judged on its own, in parallel. Then it is compared with the documents kept before it, in
+//! order. So the result depends only on the documents and their order. [`crate::minhash`] finds near copies. Code files
+//! of more than one mebibyte are removed, because people do not write such files. Prose of that length is probably a
+//! book, and is cut into pieces.
 
 use ahash::{AHashMap as HashMap, AHashSet as HashSet};
 use rayon::prelude::*;
@@ -16,25 +17,25 @@ use crate::source::Document;
 /// Why a document was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// Shorter than is worth a document.
+    /// Too short to be useful.
     TooShort,
-    /// Longer than people write.
+    /// Longer than what people write.
     TooLong,
-    /// Says near its top that a program wrote it.
+    /// A line near the top says that a program wrote it.
     Generated,
-    /// Lines longer than people write.
+    /// Lines longer than what people write.
     LongLines,
-    /// Mostly numbers or symbols: data.
+    /// Mostly numbers or symbols, so probably data.
     FewLetters,
-    /// Most lines begin with the same words: tables of constants and bindings.
+    /// Most lines begin with the same words: a table of constants or bindings.
     Table,
-    /// A compressor makes almost nothing of it: says the same thing again and again.
+    /// A compressor shrinks it to almost nothing: it repeats itself.
     Repetitive,
-    /// The same text, white space aside, as an earlier document.
+    /// The same text as an earlier document, apart from white space.
     Copy,
     /// Nearly the same text as an earlier document.
     NearCopy,
-    /// Its group (package) has more text than one group should have.
+    /// Its group (package) has more text than a single group should have.
     Crowded,
 }
 
@@ -42,7 +43,7 @@ pub enum Reason {
 const REASONS: usize = 10;
 
 impl Reason {
-    /// All reasons, in the order in which they are tried.
+    /// All reasons, in the order in which they are checked.
     pub const ALL: [Self; REASONS] = [
         Self::TooShort,
         Self::TooLong,
@@ -56,7 +57,7 @@ impl Reason {
         Self::Crowded,
     ];
 
-    /// For people, after a number of documents.
+    /// The words that follow a number of documents in a message.
     pub fn name(self) -> &'static str {
         match self {
             Self::TooShort => "too short",
@@ -73,29 +74,30 @@ impl Reason {
     }
 }
 
-/// Bounds of what is kept.
+/// Limits of what is kept.
 #[derive(Clone, Debug)]
 pub struct FilterOptions {
-    /// Fewest bytes.
+    /// Smallest size in bytes.
     pub min_bytes: usize,
-    /// Most bytes.
+    /// Largest size in bytes.
     pub max_bytes: usize,
-    /// Longest mean line, in bytes.
+    /// Largest mean length of a line, in bytes.
     pub max_mean_line: usize,
-    /// Largest share of the bytes that may stand in lines of over 500 bytes.
+    /// Largest share of the bytes in lines of more than 500 bytes.
     pub max_long_line_share: f64,
-    /// Smallest share of letters among what is not white space.
+    /// Smallest share of letters among the characters that are not white space.
     pub min_letter_share: f64,
-    /// Largest shares of the lines that may begin with the same word, and with the same two words (in files of 40
-    /// lines and more).
+    /// Largest share of the lines that begin with the same word, and the same for two words. This applies to files of
+    /// 40 lines or more.
     pub max_same_start: [f64; 2],
-    /// Largest factor by which `zstd -1` may compress a text of 4 KiB and more. People's code is at 3 to 7, bindings and
-    /// expansions of macros at 10 to 50.
+    /// Largest factor by which `zstd -1` may compress a text of 4 KiB or more. For code written by people the factor is
+    /// 3 to 7, for bindings and expanded macros 10 to 50.
     pub max_compression: f64,
-    /// Largest share of all text that one group may have, where there are groups enough to choose from (four times its
-    /// inverse). A group beyond it keeps an arbitrary choice of its documents.
+    /// Largest share of all text that one group may have. It applies if there are at least four times its inverse as
+    /// many groups. A larger group keeps a pseudo-random subset of its documents.
     pub max_group_share: f64,
-    /// Jaccard similarity of five-word shingles from which a document is a near copy; above 1 turns the search off.
+    /// Jaccard similarity of five-word shingles from which on a document is a near copy. A value above 1 disables the
+    /// search.
     pub near_copy: f64,
     /// Whether lines like "automatically generated" near the top count.
     pub generated_markers: bool,
@@ -151,12 +153,13 @@ impl FilterReport {
         self.dropped[reason as usize]
     }
 
-    /// Documents and bytes there were.
+    /// Number of documents and bytes in the input.
     fn all(&self) -> (usize, u64) {
         self.dropped.iter().fold(self.kept, |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
-    /// An error where nothing was kept, or less than a tenth of the text. Copies do not count: what they say is kept.
+    /// An error if nothing was kept, or less than a tenth of the text. Copies do not count, because their text is kept
+    /// once.
     pub fn check(&self) -> Result<()> {
         let copies: u64 = [Reason::Copy, Reason::NearCopy].iter().map(|r| self.dropped_for(*r).1).sum();
         if self.kept.0 > 0 && self.kept.1 >= (self.all().1 - copies) / 10 {
@@ -184,7 +187,7 @@ impl std::fmt::Display for FilterReport {
     }
 }
 
-/// Bytes for people.
+/// A size in bytes, formatted for people.
 fn size(bytes: u64) -> String {
     if bytes < 100_000 { format!("{:.1} kB", bytes as f64 / 1e3) } else { format!("{:.1} MB", bytes as f64 / 1e6) }
 }
@@ -195,7 +198,7 @@ enum Finding {
     Candidate { exact: u64, sketch: Option<Box<Sketch>> },
 }
 
-/// Keeps the documents worth learning from, in their order.
+/// Keeps the documents that are worth learning from, in their order.
 pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Document>, FilterReport) {
     let mut report = FilterReport::default();
     let documents = if options.cut_long { cut_long(documents, options.max_bytes, &mut report) } else { documents };
@@ -241,7 +244,7 @@ pub fn filter(documents: Vec<Document>, options: &FilterOptions) -> (Vec<Documen
     (kept, report)
 }
 
-/// Cuts documents of over `most` bytes.
+/// Cuts documents of more than `most` bytes into pieces.
 fn cut_long(documents: Vec<Document>, most: usize, report: &mut FilterReport) -> Vec<Document> {
     let mut out = Vec::with_capacity(documents.len());
     for document in documents {
@@ -256,7 +259,7 @@ fn cut_long(documents: Vec<Document>, most: usize, report: &mut FilterReport) ->
     out
 }
 
-/// Takes documents from groups with more than `share` of all text.
+/// Removes documents from groups with more than `share` of all text.
 fn thin_out(documents: Vec<Document>, share: f64, report: &mut FilterReport) -> Vec<Document> {
     let mut groups: HashMap<&str, u64> = HashMap::new();
     for document in &documents {
@@ -284,13 +287,13 @@ fn thin_out(documents: Vec<Document>, share: f64, report: &mut FilterReport) -> 
     documents.into_iter().zip(out).filter_map(|(document, out)| (!out).then_some(document)).collect()
 }
 
-/// A hash of the text that white space does not change.
+/// A hash of the text that ignores white space.
 fn normalised_hash(text: &str) -> u64 {
     let packed: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
     hash_bytes(&packed)
 }
 
-/// Why a text is left out for its own sake, if it is.
+/// The reason to remove a text because of its own content, if there is one.
 pub fn quality(text: &str, options: &FilterOptions) -> Option<Reason> {
     if text.trim().len() < options.min_bytes {
         return Some(Reason::TooShort);
@@ -328,7 +331,7 @@ pub fn quality(text: &str, options: &FilterOptions) -> Option<Reason> {
     repetitive.then_some(Reason::Repetitive)
 }
 
-/// The line up to the end of its first word, and of its second.
+/// The beginning of a line up to the end of its first word, and up to the end of its second.
 fn first_words(line: &str) -> [&str; 2] {
     let mut ends = [line.len(); 2];
     let (mut words, mut inside) = (0, false);
@@ -346,8 +349,8 @@ fn first_words(line: &str) -> [&str; 2] {
     ends.map(|end| &line[..end])
 }
 
-/// The shares of the lines that begin with the most common word and the most common two words; 0 in short texts.
-/// Only lines that begin with a word count, so that comments and closing braces neither make nor hide a table.
+/// The shares of the lines that begin with the most common word and the most common two words; 0 for short texts. Only
+/// lines that begin with a word count. So comments and closing braces neither make a table nor hide one.
 fn same_start_shares(text: &str) -> [f64; 2] {
     let mut starts: [HashMap<u64, usize>; 2] = Default::default();
     let mut lines = 0usize;
@@ -364,7 +367,8 @@ fn same_start_shares(text: &str) -> [f64; 2] {
     if lines < 40 { [0.0; 2] } else { [most(&starts[0]), most(&starts[1])] }
 }
 
-/// What generators write into the first lines of their output (bindgen among them: "automatically generated by").
+/// Words that generators write into the first lines of their output, for example bindgen's "automatically generated
+/// by".
 const MARKERS: [&str; 7] = [
     "automatically generated",
     "auto-generated",
@@ -375,8 +379,8 @@ const MARKERS: [&str; 7] = [
     "do not modify",
 ];
 
-/// Whether a comment among the first 20 lines says that a program wrote the file. Documentation may speak of generated
-/// files without being in one, so there only the exact mark counts.
+/// Whether a comment in the first 20 lines says that a program wrote the file. Documentation may mention generated
+/// files without being generated, so there only the exact mark counts.
 fn says_generated(text: &str) -> bool {
     text.lines().take(20).any(|line| {
         let line = line.trim_start();

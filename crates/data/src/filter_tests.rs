@@ -88,14 +88,14 @@ fn no_package_is_most_of_the_text() {
     assert_eq!(report.dropped_for(Reason::Crowded).0, 100 - of_0);
     let order: Vec<usize> = kept.iter().map(|d| d.id.parse().unwrap()).collect();
     assert!(order.is_sorted());
-    // Two groups are no choice.
+    // Two groups are too few to limit one of them.
     let two = documents[..2].to_vec();
     assert_eq!(filter(two, &options).0.len(), 2);
 }
 
 #[test]
 fn long_prose_is_cut_and_kept() {
-    // Sentences that differ, so that nothing is a copy or repetitive.
+    // All sentences differ, so nothing is a copy or repetitive.
     let number = |i: usize, n: usize| crate::hash::mix((i * 8 + n) as u64) % 9973;
     let sentence =
         |i: usize| format!("{} ships of {} sailed to {} islands.\n\n", number(i, 0), number(i, 1), number(i, 2));
@@ -108,7 +108,7 @@ fn long_prose_is_cut_and_kept() {
     assert!(kept.len() > 50 && kept.iter().all(|d| d.text.len() <= FilterOptions::prose().max_bytes));
     assert!(report.to_string().ends_with(&format!("; 1 long document was cut into {} pieces", kept.len() - 1)));
     report.check().unwrap();
-    // Code of that length was not written by people.
+    // People do not write code of that length.
     let (kept, report) = filter(documents, &FilterOptions { max_mean_line: 200, ..FilterOptions::default() });
     assert_eq!((kept.len(), report.dropped_for(Reason::TooLong).0, report.cut), (1, 1, (0, 0)));
 }

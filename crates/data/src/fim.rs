@@ -1,18 +1,19 @@
-//! Fill-in-middle (report, section 4.1): at a rate of 0.1, before packing, a document becomes
-//! `<|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|> middle`, so that the middle is predicted from both sides.
+//! Fill-in-middle (report, section 4.1). At a rate of 0.1, before packing, a document becomes `<|fim_begin|> prefix
+//! <|fim_hole|> suffix <|fim_end|> middle`. So the middle is predicted from both sides.
 //!
-//! The two cuts are uniform over the document's characters; the three parts are encoded each by itself, since a
-//! prompt's parts arrive that way. Which documents, and where they are cut, depends on (seed, epoch, document) only.
+//! The two cuts are uniform over the document's characters. The three parts are encoded separately, because the parts
+//! of a prompt are separate as well. Which documents are changed, and where they are cut, depends only on (seed, epoch,
+//! document).
 //!
-//! Where we depart: with `span`, a chosen document is first cut into stretches of at most so many tokens and each is
-//! treated as a document of its own. With the report's 4K contexts whole documents mostly fit; with a few hundred
-//! tokens the three parts would hardly ever meet in one sequence.
+//! Where we depart: with `span`, a chosen document is first cut into stretches of at most that many tokens, and each
+//! stretch is treated as a document. The report's contexts of 4K tokens fit most documents whole. With a few hundred
+//! tokens, the three parts would rarely be in the same sequence.
 
 use crate::error::{DataError, Result};
 use crate::hash::Rng;
 use crate::tokenizer::Tokenizer;
 
-/// Index of the random number that chooses a document; those of the cuts follow.
+/// Index of the random number that chooses a document. The numbers for the cuts follow.
 const CHOOSE: u64 = 0;
 
 /// The transformation's settings and tokens.
@@ -26,7 +27,7 @@ pub struct Fim {
 }
 
 impl Fim {
-    /// `None` at rate 0. An error where the tokenizer lacks the three tokens.
+    /// `None` at rate 0. An error if the tokenizer lacks the three tokens.
     pub fn new(tokenizer: &Tokenizer, rate: f64, span: Option<usize>) -> Result<Option<Self>> {
         if !(0.0..=1.0).contains(&rate) {
             return Err(DataError::Option {
@@ -35,10 +36,7 @@ impl Fim {
             });
         }
         if span.is_some_and(|s| s < 8) {
-            return Err(DataError::Option {
-                key: "fim span",
-                problem: "fewer than 8 tokens cannot be filled in".into(),
-            });
+            return Err(DataError::Option { key: "fim span", problem: "it must be at least 8 tokens".into() });
         }
         if rate == 0.0 {
             return Ok(None);
@@ -53,12 +51,13 @@ impl Fim {
         }
     }
 
-    /// Whether the document to which `rng` belongs is transformed.
+    /// Whether the document that `rng` belongs to is transformed.
     pub fn chooses(&self, rng: Rng) -> bool {
         rng.uniform(CHOOSE) < self.rate
     }
 
-    /// Transforms a document given as ids. `each` gets every stretch's ids, without begin and end of document.
+    /// Transforms a document given as ids. `each` receives the ids of every stretch, without the document's begin and
+    /// end tokens.
     pub fn transform(&self, tokenizer: &Tokenizer, ids: &[u32], rng: Rng, mut each: impl FnMut(&[u32])) {
         let mut out = Vec::with_capacity(ids.len() + 3);
         let stretches = ids.chunks(self.span.unwrap_or(ids.len()).max(1));
@@ -67,14 +66,14 @@ impl Fim {
             let bytes: Vec<u8> = stretch.iter().flat_map(|id| tokenizer.token_bytes(*id)).copied().collect();
             match String::from_utf8(bytes) {
                 Ok(text) => self.encode(tokenizer, &text, rng.substream(number as u64), &mut out),
-                // A stretch that ends inside a character stays as it is.
+                // A stretch that ends inside a character is not changed.
                 Err(_) => out.extend_from_slice(stretch),
             }
             each(&out);
         }
     }
 
-    /// Appends the three parts of a text, cut where `rng` says.
+    /// Appends the three parts of a text. `rng` decides the cuts.
     pub fn encode(&self, tokenizer: &Tokenizer, text: &str, rng: Rng, out: &mut Vec<u32>) {
         let (a, b) = cuts(text, rng);
         out.push(self.begin);
@@ -86,7 +85,7 @@ impl Fim {
     }
 }
 
-/// A prompt that asks for what stands between `prefix` and `suffix`.
+/// A prompt that asks for the text between `prefix` and `suffix`.
 pub fn prompt(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> Result<Vec<u32>> {
     let fim = Fim::new(tokenizer, 1.0, None)?.expect("a rate of 1");
     let mut ids = vec![fim.begin];
@@ -97,7 +96,7 @@ pub fn prompt(tokenizer: &Tokenizer, prefix: &str, suffix: &str) -> Result<Vec<u
     Ok(ids)
 }
 
-/// Two places in a text, in order, uniform over its characters' boundaries.
+/// Two positions in a text, in ascending order, uniform over the boundaries of its characters.
 fn cuts(text: &str, rng: Rng) -> (usize, usize) {
     let places = text.chars().count() as u64 + 1;
     let (x, y) = (rng.below(1, places) as usize, rng.below(2, places) as usize);
@@ -121,7 +120,7 @@ mod tests {
         };
         let (a, b) = (chosen(0), chosen(1));
         let share = |v: &[bool]| v.iter().filter(|c| **c).count() as f64 / v.len() as f64;
-        // Standard error 0.0021; five of them.
+        // The standard error is 0.0021; the bound is five of them.
         assert!((share(&a) - 0.1).abs() < 0.0106 && (share(&b) - 0.1).abs() < 0.0106);
         assert_ne!(a, b);
     }

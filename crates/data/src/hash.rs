@@ -1,4 +1,4 @@
-//! Hashes of bytes, and the random streams of `hadal_base` under their names here.
+//! Hashes of bytes, and the random streams of `hadal_base` under this crate's names.
 
 pub use hadal_base::{Permutation, Purpose, Rng, mix};
 use xxhash_rust::xxh3;

@@ -1,13 +1,20 @@
 //! Text to batches (report, section 4.1): documents, the tokenizer, packed token files, the resumable loader.
 //!
-//! In the order of the data's way: [`source`] and [`cargo_sources`] read documents, [`filter`] leaves out what is not
-//! worth learning ([`pieces`] cuts what is too long), [`split`] holds out whole packages, [`tokenizer`] turns text into ids, [`pack`] stores them in
-//! [`shard`] files, and [`loader`] gives batches, with fill-in-middle ([`fim`]) and boundary splits ([`boundary`])
-//! applied on the way. [`needle`] makes texts with facts to look up. [`eval`] lays windows over held-out documents; [`baseline`] says
-//! what a model must beat.
+//! In the order in which data flows:
 //!
-//! Everything is a function of its inputs and a seed: no order of threads or of files on disk changes a token. Random
-//! numbers are counter-based ([`hash`]). Nothing panics on bad input: errors name file, line or key ([`DataError`]).
+//! - [`source`] and [`cargo_sources`] read documents.
+//! - [`filter`] removes what is not worth learning; [`pieces`] cuts long documents.
+//! - [`split`] holds out whole packages.
+//! - [`tokenizer`] turns text into ids.
+//! - [`pack`] stores them in [`shard`] files.
+//! - [`loader`] gives batches. It applies fill-in-middle ([`fim`]) and boundary splits ([`boundary`]).
+//!
+//! [`needle`] makes texts with facts to look up. [`eval`] places windows over held-out documents. [`baseline`] says what
+//! a model must beat.
+//!
+//! Everything is a function of its inputs and a seed: the order of threads or of files on disk does not change a token.
+//! Random numbers are counter-based ([`hash`]). Bad input never causes a panic: errors name file, line or key
+//! ([`DataError`]).
 
 pub mod baseline;
 pub mod boundary;

@@ -1,22 +1,22 @@
 //! Near copies: MinHash sketches over five-word shingles, found by banding (Broder 1997; one permutation with
 //! densification, Li, Owen and Zhang 2012, Shrivastava and Li 2014).
 //!
-//! A shingle is hashed once; its top bits choose one of [`SLOTS`] slots and each slot keeps its smallest hash, so the
-//! cost is one hash a word rather than one a word and slot. Two sketches agree in a slot with a probability that is
-//! the Jaccard similarity of the shingle sets. Candidates share all slots of at least one band; a candidate counts
-//! when the share of equal slots reaches the threshold. At similarity 0.8, 21 bands of 6 find 99.8%; at 0.5, 28% are
-//! looked at and refused.
+//! Each shingle is hashed once. The top bits of the hash choose one of [`SLOTS`] slots, and each slot keeps its
+//! smallest hash. So the cost is one hash per word, instead of one per word and slot. The probability that two sketches
+//! agree in a slot is the Jaccard similarity of the shingle sets. Candidates agree in all slots of at least one band. A
+//! candidate is a near copy if the share of equal slots reaches the threshold. With 21 bands of 6, 99.8% of the pairs
+//! with similarity 0.8 are found. At similarity 0.5, 28% are compared and rejected.
 
 use ahash::AHashMap as HashMap;
 
 use crate::hash::{hash_bytes, mix};
 
-/// Slots of a sketch.
+/// Slots per sketch.
 pub const SLOTS: usize = 128;
 const BANDS: usize = 21;
 const ROWS: usize = 6;
 const SHINGLE: usize = 5;
-/// Below so many shingles the estimate says little: only exact copies count.
+/// With fewer shingles the estimate is unreliable, so only exact copies count.
 const FEWEST_SHINGLES: usize = 24;
 
 /// A document's sketch.
@@ -24,7 +24,7 @@ const FEWEST_SHINGLES: usize = 24;
 pub struct Sketch([u32; SLOTS]);
 
 impl Sketch {
-    /// The sketch of a text; none where it is too short to compare.
+    /// The sketch of a text, or `None` if the text is too short to compare.
     pub fn of(text: &str) -> Option<Self> {
         let mut slots = [u64::MAX; SLOTS];
         let mut recent = [0u64; SHINGLE];
@@ -33,7 +33,7 @@ impl Sketch {
             recent[words % SHINGLE] = hash;
             words += 1;
             if words >= SHINGLE {
-                // Oldest first, so that order inside the shingle counts.
+                // The oldest word comes first, so the order inside the shingle counts.
                 let shingle = (0..SHINGLE).fold(0u64, |h, i| {
                     (h.rotate_left(23) ^ recent[(words + i) % SHINGLE]).wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 });
@@ -45,8 +45,7 @@ impl Sketch {
         if words < SHINGLE + FEWEST_SHINGLES {
             return None;
         }
-        // An empty slot borrows from the next full one, changed by the distance so that equal borrowings mean equal
-        // surroundings.
+        // An empty slot copies the next full one and mixes in the distance. So equal copies mean equal surroundings.
         let mut dense = [0u32; SLOTS];
         for (i, out) in dense.iter_mut().enumerate() {
             let distance = (0..SLOTS).find(|d| slots[(i + d) % SLOTS] != u64::MAX)?;
@@ -67,7 +66,8 @@ impl Sketch {
     }
 }
 
-/// Words: runs of letters, digits and underscores (any byte beyond ASCII counts as a letter), and single marks.
+/// Calls `each` with every word: a run of letters, digits and underscores, or a single mark. Bytes beyond ASCII count
+/// as letters.
 fn for_each_word(bytes: &[u8], mut each: impl FnMut(u64)) {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80;
     let mut i = 0;
@@ -87,7 +87,7 @@ fn for_each_word(bytes: &[u8], mut each: impl FnMut(u64)) {
     }
 }
 
-/// Sketches seen so far, searchable for near copies.
+/// The sketches seen so far, searchable for near copies.
 pub struct NearCopies {
     threshold: f64,
     sketches: Vec<Sketch>,
@@ -100,7 +100,7 @@ impl NearCopies {
         Self { threshold, sketches: Vec::new(), bands: HashMap::new() }
     }
 
-    /// Adds a sketch unless one of those added before is a near copy of it; whether it was added.
+    /// Adds a sketch unless it is a near copy of an earlier one. Returns whether it was added.
     pub fn insert(&mut self, sketch: Sketch) -> bool {
         let keys: [u64; BANDS] = std::array::from_fn(|band| sketch.band(band));
         let is_copy = keys
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn estimates_jaccard_similarity() {
-        // A changed word changes 5 shingles: with c of n words changed far apart, J = (n - 5c) / (n + 5c).
+        // A changed word changes 5 shingles. With c of n words changed far apart, J = (n - 5c) / (n + 5c).
         let base = words(2000, 1);
         for changed in [0usize, 10, 40, 100] {
             let mut other = base.clone();
@@ -141,7 +141,7 @@ mod tests {
             }
             let expect = (2000.0 - 5.0 * changed as f64) / (2000.0 + 5.0 * changed as f64);
             let got = Sketch::of(&base.join(" ")).unwrap().similarity(&Sketch::of(&other.join("\n")).unwrap());
-            // 128 slots: a standard error of at most 0.044; four of them.
+            // With 128 slots the standard error is at most 0.044; the bound is four of them.
             assert!((got - expect).abs() < 0.18, "{changed}: {got} for {expect}");
         }
         let far = Sketch::of(&words(2000, 2).join(" ")).unwrap();

@@ -4,13 +4,13 @@
 //! … text … The magic number of amber is 73941.⏎ … text … The magic number of amber is 73941
 //! ```
 //!
-//! The haystack is real text as token ids; a needle is put in at a line's boundary. Lengths are exact in tokens, since
-//! everything is put together as ids: the fixed parts are encoded once each, and the digits one by one, so that the
-//! answer has one token a digit whatever numbers the tokenizer has learned to join.
+//! The haystack is real text as token ids. A needle is inserted at the boundary of a line. Lengths are exact in tokens,
+//! because everything is assembled from ids. Each fixed part is encoded once. The digits are encoded one by one, so the
+//! answer has one token per digit, whatever numbers the tokenizer has as single tokens.
 //!
-//! Two uses: [`Needles::sample`] makes one question for an evaluation (length, depth, distractors), [`Needles::row`] a
-//! training sequence with several facts, each asked for once or more somewhere after it, from which a small model can
-//! learn to look things up at all. Both are functions of their arguments only.
+//! There are two uses. [`Needles::sample`] makes one question for an evaluation (length, depth, distractors).
+//! [`Needles::row`] makes a training sequence with several facts, each asked for at least once after it was stated.
+//! From such sequences a small model can learn to look things up. Both are functions of their arguments only.
 
 use std::ops::Range;
 
@@ -18,8 +18,8 @@ use crate::error::{DataError, Result};
 use crate::hash::{Permutation, Rng};
 use crate::tokenizer::Tokenizer;
 
-/// What the magic numbers may belong to: common words, of text and of code. A tokenizer uses the [`FACTS`] of them that it
-/// writes shortest, since a word of many tokens is hard to recognise for a small model.
+/// Words that the magic numbers may belong to: common words of text and of code. A tokenizer uses the [`FACTS`] words
+/// with the fewest tokens, because a small model finds words of many tokens hard to recognise.
 const WORDS: [&str; 100] = [
     "amber", "anchor", "autumn", "bamboo", "basket", "beacon", "canyon", "carpet", "castle", "cinnamon", "cobalt",
     "copper", "desert", "dragon", "eagle", "ember", "falcon", "feather", "forest", "garden", "ginger", "glacier",
@@ -31,9 +31,9 @@ const WORDS: [&str; 100] = [
     "path", "pattern", "pointer", "position", "range", "result", "search", "slice", "span", "state", "stream",
     "string", "table", "target", "thread", "time", "token", "type", "value", "version",
 ];
-/// Facts that a text can hold.
+/// Largest number of facts in a text.
 const FACTS: usize = 48;
-/// Digits of a magic number: guessing is right once in a hundred thousand.
+/// Digits of a magic number. A guess is right once in a hundred thousand.
 const DIGITS: u64 = 5;
 
 /// A question about a text.
@@ -41,33 +41,33 @@ const DIGITS: u64 = 5;
 pub struct Sample {
     /// The text, the question and its answer.
     pub ids: Vec<u32>,
-    /// Where the answer's tokens lie in `ids`: at the end.
+    /// The range of the answer's tokens at the end of `ids`.
     pub answer: Range<usize>,
-    /// Where the needle's first token lies.
+    /// Index of the needle's first token.
     pub needle: usize,
 }
 
-/// What a [`Sample`] is to be like.
+/// The properties of a [`Sample`].
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    /// Tokens in all, the answer included.
+    /// Total number of tokens, the answer included.
     pub length: usize,
     /// Share of the haystack before the needle, 0 to 1.
     pub depth: f64,
-    /// Facts beside the one asked for, anywhere.
+    /// Number of other facts, at any position.
     pub distractors: usize,
 }
 
-/// The fixed parts of needles and questions as one tokenizer writes them.
+/// The fixed parts of needles and questions, encoded with one tokenizer.
 #[derive(Clone, Debug)]
 pub struct Needles {
     bos: Option<u32>,
     eos: u32,
-    /// What is said of each word, up to the number.
+    /// The statement about each word, up to the number.
     words: Vec<Vec<u32>>,
     digits: Vec<Vec<u32>>,
     end: Vec<u32>,
-    /// By token: whether its text ends a line.
+    /// For each token, whether its text ends a line.
     ends_line: Vec<bool>,
 }
 
@@ -75,12 +75,12 @@ pub struct Needles {
 struct Fact {
     /// `The magic number of amber is 73941.⏎`
     needle: Vec<u32>,
-    /// Where the number's tokens lie in it.
+    /// The range of the number's tokens in it.
     answer: Range<usize>,
 }
 
 impl Fact {
-    /// The needle up to the number's end: the question and its answer.
+    /// The needle up to the end of the number: the question and its answer.
     fn asked(&self) -> &[u32] {
         &self.needle[..self.answer.end]
     }
@@ -106,7 +106,8 @@ impl Needles {
         })
     }
 
-    /// Most tokens that `facts` facts with a question each may take, beside begin and end of the text.
+    /// Largest number of tokens that `facts` facts with one question each may need, besides the begin and end of the
+    /// text.
     pub fn room(&self, facts: usize) -> usize {
         let number = DIGITS as usize * self.digits.iter().map(Vec::len).max().unwrap_or(1);
         let longest = self.words.iter().map(Vec::len).max().unwrap_or(0);
@@ -128,7 +129,7 @@ impl Needles {
         (0..count).map(|i| self.fact(order.at(i as u64) as usize, numbers.substream(i as u64))).collect()
     }
 
-    /// Places where a line of `text` begins, its start and its end included.
+    /// Positions where a line of `text` begins, including its start and its end.
     fn boundaries(&self, text: &[u32]) -> Vec<usize> {
         let ends = text.iter().enumerate().filter(|(_, id)| self.ends_line.get(**id as usize) == Some(&true));
         let mut all: Vec<usize> = std::iter::once(0).chain(ends.map(|(i, _)| i + 1)).chain([text.len()]).collect();
@@ -136,11 +137,16 @@ impl Needles {
         all
     }
 
-    /// A question about `haystack`'s first tokens (begun again where it is too short), of exactly `place.length` tokens.
+    /// A question with exactly `place.length` tokens. The text is the beginning of `haystack`, repeated if it is too
+    /// short.
     pub fn sample(&self, haystack: &[u32], place: Place, rng: Rng) -> Result<Sample> {
         let bad = |problem: String| Err(DataError::Option { key: "needle", problem });
         if place.distractors >= self.words.len() {
-            return bad(format!("{} distractors; there are words for {}", place.distractors, self.words.len() - 1));
+            return bad(format!(
+                "{} distractors are too many; there are words for {}",
+                place.distractors,
+                self.words.len() - 1
+            ));
         }
         let facts = self.facts(place.distractors + 1, rng);
         let asked = &facts[0];
@@ -148,7 +154,7 @@ impl Needles {
             usize::from(self.bos.is_some()) + facts.iter().map(|f| f.needle.len()).sum::<usize>() + asked.asked().len();
         if place.length <= fixed {
             return bad(format!(
-                "{} tokens hold no text beside needle and question ({fixed}); take longer ones",
+                "{} tokens leave no room for text beside needle and question ({fixed} tokens); choose longer texts",
                 place.length
             ));
         }
@@ -166,7 +172,7 @@ impl Needles {
         }
         let mut ids: Vec<u32> = self.bos.into_iter().collect();
         let begin = ids.len();
-        // Where the needle lands: behind the text and the distractors that come before it.
+        // The position of the needle: after the text and the distractors that come before it.
         let before: usize = inserts.iter().filter(|i| i.0 < nearest).map(|i| i.2.len()).sum();
         insert(&text, inserts, &mut ids);
         let answer = ids.len() + asked.answer.start..ids.len() + asked.answer.end;
@@ -174,9 +180,9 @@ impl Needles {
         Ok(Sample { ids, answer, needle: begin + nearest + before })
     }
 
-    /// A training text of exactly `len` tokens, appended to `out`: `take` gives as many tokens of real text as it is asked
-    /// for. Facts and questions stand at lines' boundaries and take up to three quarters of the row: every question after its
-    /// fact, one of them at the end.
+    /// A training text of exactly `len` tokens, appended to `out`. `take` returns as many tokens of real text as it is
+    /// asked for. Facts and questions are at the boundaries of lines and take up at most three quarters of the row.
+    /// Every question comes after its fact, and one question is at the end.
     pub fn row(
         &self,
         len: usize,
@@ -186,8 +192,8 @@ impl Needles {
     ) -> Result<()> {
         let frame = usize::from(self.bos.is_some()) + 1;
         let room = (len / 4 * 3).saturating_sub(frame);
-        // Every fact is told twice: where it stands, and where it is asked for. Their number is log-uniform:
-        // a single one is for finding it at all, many are for telling them apart.
+        // Every fact appears twice: as a statement and as a question. The number of facts is log-uniform: a single fact
+        // teaches finding one at all, many facts teach telling them apart.
         let mut facts = self.facts(FACTS, rng);
         let size = |facts: &[Fact]| facts.iter().map(|f| f.needle.len()).sum::<usize>();
         let most = (1..=FACTS).rev().find(|n| 2 * size(&facts[..*n]) <= room).unwrap_or(1);
@@ -203,7 +209,7 @@ impl Needles {
                 ),
             });
         };
-        // And up to as many more times as there is room for, since the answers' few tokens are all that teaches looking up.
+        // If there is room, further questions are added. Only the few tokens of the answers teach looking up.
         let mut questions: Vec<usize> = (0..facts.len()).collect();
         let more = (room + frame).saturating_sub(fixed) / facts[0].needle.len();
         let again_of = rng.substream(5);
@@ -220,7 +226,7 @@ impl Needles {
         let mut parts: Vec<_> = facts.iter().enumerate().map(|(i, f)| (lines[at(i)], i, f.needle.as_slice())).collect();
         for (i, fact) in questions.into_iter().enumerate() {
             let later = at(fact) + asked.below(i as u64, (lines.len() - at(fact)) as u64) as usize;
-            // One question stands at the end. At one place, questions come after all facts.
+            // One question is at the end. At the same position, questions come after all facts.
             let place = if i == 0 { text.len() } else { lines[later] };
             parts.push((place, FACTS + i, &facts[fact].needle));
         }
@@ -231,7 +237,7 @@ impl Needles {
     }
 }
 
-/// Appends `text` with `parts` (place in the text, order at one place, ids) put in.
+/// Appends `text` with `parts` inserted. A part is (position in the text, order at the same position, ids).
 fn insert(text: &[u32], mut parts: Vec<(usize, usize, &[u32])>, out: &mut Vec<u32>) {
     parts.sort_by_key(|(at, order, _)| (*at, *order));
     let mut from = 0;
@@ -243,8 +249,8 @@ fn insert(text: &[u32], mut parts: Vec<(usize, usize, &[u32])>, out: &mut Vec<u3
     out.extend_from_slice(&text[from..]);
 }
 
-/// About `tokens` tokens of text: whole documents one after the other, from one that `rng` chooses on, around the end
-/// where necessary, and no more once there are enough.
+/// About `tokens` tokens of text: whole documents in order, starting with one that `rng` chooses. After the last
+/// document the first one follows. It stops as soon as there are enough tokens.
 pub fn haystack(documents: &[Vec<u32>], tokens: usize, rng: Rng) -> Vec<u32> {
     let mut out = Vec::new();
     if documents.iter().all(Vec::is_empty) {
@@ -304,14 +310,14 @@ mod tests {
             prop_assert_eq!(bos, Some(s.ids[0]) == t.special().bos);
             let shown = t.decode(&s.ids);
             let found = needles(&shown);
-            // The facts, then the question with its answer, which is that of the one fact about the same word.
+            // The facts, then the question with its answer. The answer is that of the only fact about the same word.
             prop_assert_eq!(found.len(), distractors + 2);
             let (asked, facts) = found.split_last().unwrap();
             let right: Vec<_> = facts.iter().filter(|f| f.0 == asked.0).collect();
             prop_assert_eq!(&right, &vec![asked]);
             prop_assert_eq!(&t.decode(&s.ids[s.answer.clone()]), &asked.1);
             prop_assert_eq!(asked.1.len(), DIGITS as usize);
-            // It stands where `needle` says, at the start of a line or at the cut end of the text.
+            // The needle is where `needle` says: at the start of a line or at the cut end of the text.
             let line = format!("The magic number of {} is {}.\n", asked.0, asked.1);
             let after = t.decode(&s.ids[s.needle..]);
             let last = after.strip_prefix(&line).map(|rest| rest.starts_with("The magic"));
@@ -365,7 +371,7 @@ mod tests {
         assert_eq!(at[0], 1);
         assert!(at.is_sorted());
         for (d, at) in at.iter().enumerate() {
-            // Lines of source code have some tens of tokens at most.
+            // Lines of source code have at most some tens of tokens.
             assert!((*at as f64 - d as f64 * 190.0).abs() < 120.0, "{d}: {at}");
         }
     }

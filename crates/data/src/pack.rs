@@ -1,7 +1,7 @@
-//! Documents to a folder of packed token files with a manifest, and back.
+//! Writes documents to a folder of packed token files with a manifest, and reads them.
 //!
-//! `NAME.json` lists the files `NAME-00000.tok`, ... with their sizes and hashes; it is written last, so a folder with a
-//! manifest is complete. Documents keep their order and are numbered through all files.
+//! `NAME.json` lists the files `NAME-00000.tok`, ... with their sizes and hashes. It is written last, so a folder with
+//! a manifest is complete. Documents keep their order and are numbered across all files.
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::source::Document;
 use crate::tokenizer::{Throughput, Tokenizer};
 use hadal_base::atomic::write_file;
 
-/// Documents that are encoded at once.
+/// Number of documents that are encoded at the same time.
 const AT_ONCE: usize = 512;
 
 #[derive(Serialize, Deserialize)]
@@ -79,14 +79,14 @@ pub fn pack(
 #[derive(Debug)]
 pub struct Packed {
     shards: Vec<Shard>,
-    /// Number of the first document of each file, and of all.
+    /// Number of the first document of each file, and the total.
     starts: Vec<usize>,
     fingerprint: u64,
     tokenizer: u64,
 }
 
 impl Packed {
-    /// Opens `folder/name.json`. The files must be those the manifest lists and belong to `tokenizer`.
+    /// Opens `folder/name.json`. The files must be those in the manifest and belong to `tokenizer`.
     pub fn open(folder: &Path, name: &str, tokenizer: &Tokenizer) -> Result<Self> {
         let path = folder.join(format!("{name}.json"));
         let json = std::fs::read(&path).map_err(DataError::io("read", &path))?;
@@ -105,7 +105,7 @@ impl Packed {
             let file = folder.join(&entry.file);
             let shard = Shard::open(&file)?;
             if *shard.header() != entry.header || entry.header.tokenizer != manifest.tokenizer {
-                return Err(DataError::shard(&file, "it is not the file that the list beside it speaks of"));
+                return Err(DataError::shard(&file, "it is not the file that the list beside it describes"));
             }
             starts.push(starts[starts.len() - 1] + shard.documents());
             let header = serde_json::to_vec(shard.header()).expect("numbers");
@@ -141,7 +141,7 @@ impl Packed {
         shard.text_bytes_of(document)
     }
 
-    /// Reads a document's tokens into `ids`, replacing what is there.
+    /// Reads a document's tokens into `ids` and replaces its contents.
     pub fn read(&self, document: usize, ids: &mut Vec<u32>) -> Result<()> {
         let (shard, document) = self.find(document);
         shard.read(document, ids)
@@ -153,17 +153,17 @@ impl Packed {
         Ok(each?.concat())
     }
 
-    /// Checks the tokens of all files against their hashes: as slow as reading everything once.
+    /// Checks the tokens of all files against their hashes. This reads every file once.
     pub fn verify(&self) -> Result<()> {
         self.shards.par_iter().try_for_each(Shard::verify)
     }
 
-    /// Fingerprint of the tokenizer it was packed with.
+    /// Fingerprint of the tokenizer that the text was packed with.
     pub fn tokenizer(&self) -> u64 {
         self.tokenizer
     }
 
-    /// A hash of all of it, to tell whether a saved position belongs to it.
+    /// A hash of everything. It tells whether a saved position belongs to this data.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }

@@ -1,14 +1,14 @@
-//! Cutting a long text where it pauses: at a blank line, else at a line's end, else at white space.
+//! Cuts a long text at a blank line, otherwise at the end of a line, otherwise at white space.
 
 use crate::source::Document;
 
-/// Pieces that a whole text is cut into, if they are neither too short nor too long.
+/// Number of pieces that a text is cut into, unless they would be too short or too long.
 const PIECES: usize = 64;
-/// Bytes of the shortest and of the longest pieces.
+/// Sizes in bytes of the shortest and of the longest pieces.
 const BYTES: std::ops::RangeInclusive<usize> = 2048..=1 << 19;
 
-/// Cuts a text into pieces of `bytes` or somewhat more, but of less than twice as much; the last may be shorter. Together
-/// they are the text.
+/// Cuts a text into pieces of at least `bytes` bytes, but of less than twice that. The last piece may be shorter.
+/// Joined together, they are the text.
 pub fn cut(text: &str, bytes: usize) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -21,21 +21,21 @@ pub fn cut(text: &str, bytes: usize) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Where the first piece ends.
+/// The end of the first piece.
 fn end_of_piece(text: &str, bytes: usize) -> usize {
     if text.len() <= bytes {
         return text.len();
     }
     let (from, to) = (text.floor_char_boundary(bytes), text.floor_char_boundary(2 * bytes - 1));
     let window = &text[from..to];
-    // A line's end at the very beginning of the window counts: the line break itself must lie inside.
+    // The end of a line at the very beginning of the window counts: only the line break itself must lie inside.
     let mut line_end = None;
     let mut start = 0;
     while let Some(at) = window[start..].find('\n') {
         let end = start + at + 1;
         line_end = line_end.or(Some(end));
         let next = window[end..].split('\n').next().unwrap_or("");
-        // The next line must be seen whole to be known as blank.
+        // The next line must be in the window as a whole to be recognised as blank.
         if end + next.len() < window.len() && next.trim().is_empty() {
             return from + end + next.len() + 1;
         }
@@ -45,8 +45,8 @@ fn end_of_piece(text: &str, bytes: usize) -> usize {
     from + line_end.or_else(space).unwrap_or(window.len())
 }
 
-/// A document in pieces of a suitable length for its own: documents of the same group, named `ID:1` and so on. One that is
-/// too short to be cut comes back as it is.
+/// Cuts a document into pieces of a suitable length. The pieces are documents of the same group, named `ID:1` and so
+/// on. A document that is too short to be cut is returned unchanged.
 pub fn cut_document(document: Document) -> Vec<Document> {
     let bytes = (document.text.len() / PIECES).clamp(*BYTES.start(), *BYTES.end());
     if document.text.len() < 2 * bytes {
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn pauses_are_preferred_in_their_order() {
         let cut_at = |text: &str, bytes| cut(text, bytes).map(str::to_owned).collect::<Vec<_>>();
-        // A blank line, though a line ends before it.
+        // A blank line is preferred, even if a line ends before it.
         assert_eq!(cut_at("aaaaaaaa\nb\n \nccccccc", 8), ["aaaaaaaa\nb\n \n", "ccccccc"]);
         assert_eq!(cut_at("aaaaaaaa\r\nb\r\n\r\ncc", 8), ["aaaaaaaa\r\nb\r\n\r\n", "cc"]);
         assert_eq!(cut_at("aaaaaaaa b\ncccccc", 8), ["aaaaaaaa b\n", "cccccc"]);
@@ -99,7 +99,7 @@ mod tests {
             let bytes = bytes.max(4);
             for (i, piece) in pieces.iter().enumerate() {
                 prop_assert!(piece.len() < 2 * bytes && !piece.is_empty());
-                // A character may hang over the edge.
+                // A piece may end a few bytes early or late, at the boundary of a character.
                 prop_assert!(piece.len() + 3 >= bytes || i + 1 == pieces.len());
             }
         }

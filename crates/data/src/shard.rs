@@ -1,13 +1,13 @@
 //! Packed token files: the tokens of many documents in one file that is validated when opened and read in place.
 //!
 //! Layout, little-endian: a page of 4,096 bytes (magic `hadaltok`, version u32, length of the header u32, XXH3 of the
-//! header u64, the header as JSON), the tokens as u16 or u32, an index of `documents + 1` pairs (first token u64,
-//! first byte of text u64), and the documents' names as JSON. The header has every section's place, length and hash.
-//! A file is written aside and renamed when complete.
+//! header u64, the header as JSON), the tokens as u16 or u32, an index of `documents + 1` pairs (first token u64, first
+//! byte of text u64), and the documents' names as JSON. From the header follow the position and length of every
+//! section, and it has their hashes. A file is written under a temporary name and renamed when it is complete.
 //!
-//! Where we depart from a memory map: documents are read with positioned reads into the caller's buffer. That is one
-//! copy from the page cache (gigabytes a second, where training eats kilobytes), needs no `unsafe`, and a file that is
-//! cut while in use is an error instead of a signal.
+//! Where we depart from a memory map: documents are read with positioned reads into the caller's buffer. That costs one
+//! copy from the page cache (gigabytes per second, while training needs kilobytes). It needs no `unsafe`. If a file is
+//! truncated while it is in use, the result is an error instead of a signal.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -27,24 +27,24 @@ const PAGE: u64 = 4096;
 /// Magic, version, length, hash.
 const FIXED: usize = 24;
 
-/// What a file says about itself.
+/// The header of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardHeader {
-    /// Documents.
+    /// Number of documents.
     pub documents: u64,
-    /// Tokens of all documents, without any begin or end tokens.
+    /// Number of tokens in all documents, without begin and end tokens.
     pub tokens: u64,
     /// Bytes of text of all documents.
     pub text_bytes: u64,
-    /// Bytes a token: 2 or 4.
+    /// Bytes per token: 2 or 4.
     pub token_width: u64,
-    /// Tokens in the vocabulary; every id is below it.
+    /// Number of tokens in the vocabulary. Every id is below it.
     pub vocab_size: u64,
     /// Fingerprint of the tokenizer.
     pub tokenizer: u64,
     /// XXH3 of the tokens, of the index and of the names.
     pub hashes: [u64; 3],
-    /// Length of the names.
+    /// Length of the names in bytes.
     pub names_len: u64,
 }
 
@@ -60,7 +60,7 @@ impl ShardHeader {
     }
 }
 
-/// Writes one file. Dropped before [`Self::finish`], it leaves nothing behind.
+/// Writes one file. If it is dropped before [`Self::finish`], no file remains.
 pub struct ShardWriter {
     path: PathBuf,
     staged: StagedFile,
@@ -72,7 +72,7 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Begins a file for tokens of the given vocabulary.
+    /// Starts a file for tokens of the given vocabulary.
     pub fn create(path: &Path, vocab_size: usize, tokenizer: u64) -> Result<Self> {
         let mut staged = StagedFile::new(path)?;
         staged.out().seek(SeekFrom::Start(PAGE)).map_err(DataError::io("write", path))?;
@@ -158,19 +158,19 @@ pub struct Shard {
     path: PathBuf,
     file: File,
     header: ShardHeader,
-    /// First token and first byte of text of every document, and the ends.
+    /// First token and first byte of text of every document, followed by the totals.
     index: Vec<(u64, u64)>,
 }
 
 impl Shard {
-    /// Opens a file and checks everything but the tokens themselves (see [`Self::verify`]).
+    /// Opens a file and checks everything except the tokens themselves (see [`Self::verify`]).
     pub fn open(path: &Path) -> Result<Self> {
         let bad = |problem: String| DataError::shard(path, problem);
         let read = || DataError::io("read", path);
         let file = File::open(path).map_err(read())?;
         let len = file.metadata().map_err(read())?.len();
         if len < PAGE {
-            return Err(bad(format!("it has {len} bytes and no whole header")));
+            return Err(bad(format!("it has {len} bytes, too few for a header")));
         }
         let mut page = vec![0; PAGE as usize];
         read_exact_at(&file, &mut page, 0).map_err(read())?;
@@ -192,7 +192,7 @@ impl Shard {
         let wanted = header.file_len().filter(|_| sensible);
         if wanted != Some(len) {
             let wanted = wanted.map_or("an impossible number of".into(), |w| w.to_string());
-            return Err(bad(format!("it has {len} bytes where its header says {wanted}")));
+            return Err(bad(format!("it has {len} bytes, but its header says {wanted}")));
         }
         let mut bytes = vec![0; (header.documents as usize + 1) * 16];
         read_exact_at(&file, &mut bytes, header.index_at().expect("checked above")).map_err(read())?;
@@ -208,7 +208,7 @@ impl Shard {
         Ok(Self { path: path.to_path_buf(), file, header, index })
     }
 
-    /// What the file says about itself.
+    /// The header.
     pub fn header(&self) -> &ShardHeader {
         &self.header
     }
@@ -223,7 +223,7 @@ impl Shard {
         self.index[document + 1].1 - self.index[document].1
     }
 
-    /// Reads a document's tokens into `ids`, replacing what is there.
+    /// Reads a document's tokens into `ids` and replaces its contents.
     pub fn read(&self, document: usize, ids: &mut Vec<u32>) -> Result<()> {
         let (from, to) = (self.index[document].0, self.index[document + 1].0);
         let width = self.header.token_width;

@@ -44,8 +44,8 @@ fn lying_files_are_named() {
         assert!(text.contains("x.tok") && text.contains("pack"), "{text}");
         text
     };
-    assert!(says(&whole[..100]).contains("no whole header"));
-    assert!(says(&whole[..whole.len() - 1]).contains("where its header says"));
+    assert!(says(&whole[..100]).contains("too few for a header"));
+    assert!(says(&whole[..whole.len() - 1]).contains("but its header says"));
     let changed = |at: usize| {
         let mut bytes = whole.clone();
         bytes[at] ^= 1;
@@ -57,7 +57,7 @@ fn lying_files_are_named() {
     assert!(says(&changed(4097)).contains("tokens are damaged"));
     assert!(says(&changed(4096 + 8 + 3)).contains("index is damaged"));
     assert!(says(&changed(whole.len() - 4)).contains("names are damaged"));
-    // A header that hashes well and lies.
+    // A header with a correct hash and wrong contents.
     let with = |change: fn(&mut ShardHeader)| {
         let mut header = {
             std::fs::write(&path, &whole).unwrap();

@@ -1,7 +1,7 @@
 //! Held-out data: whole groups (packages), so that no validation text has siblings in training.
 //!
-//! Groups are tried in the order of a keyed hash of their names. Medium-sized ones come first, so that validation is
-//! made of several packages and training does not lose its largest; if those do not suffice, smaller ones follow.
+//! Groups are tried in the order of a keyed hash of their names. Medium-sized groups come first. So validation consists
+//! of several packages, and training does not lose its largest one. If these are not enough, smaller groups follow.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,17 @@ use crate::source::Document;
 /// Training and held-out documents, both in their original order.
 #[derive(Clone, Debug)]
 pub struct Split {
-    /// What is trained on.
+    /// The training documents.
     pub train: Vec<Document>,
-    /// What is held out.
+    /// The held-out documents.
     pub validation: Vec<Document>,
     /// Names of the held-out groups, sorted.
     pub held_out: Vec<String>,
 }
 
-/// Holds out groups of about `share` of all bytes (0 holds out nothing). With a single group, whole documents are
-/// held out instead, and with a single document pieces of it. At least one group (or document) stays on each side.
+/// Holds out groups with about `share` of all bytes. A share of 0 holds out nothing. With a single group, documents are
+/// held out instead. With a single document, pieces of it are held out. At least one group (or document) stays on each
+/// side.
 pub fn hold_out(mut documents: Vec<Document>, share: f64, seed: u64) -> Result<Split> {
     if !(0.0..=0.5).contains(&share) {
         return Err(DataError::Option {
@@ -49,7 +50,7 @@ pub fn hold_out(mut documents: Vec<Document>, share: f64, seed: u64) -> Result<S
     }
     if bytes_of.len() < 2 {
         return Err(DataError::TooLittle(
-            "one short document cannot be split into training and validation; give more text, or hold nothing out (a \
+            "one short document cannot be split into training and validation; give more text, or hold out nothing (a \
              validation share of 0)"
                 .into(),
         ));
@@ -74,14 +75,14 @@ fn choose<'a>(bytes_of: &BTreeMap<&'a str, u64>, share: f64, seed: u64) -> Vec<&
     let (first, rest): (Vec<_>, Vec<_>) = order.into_iter().partition(|(_, bytes)| medium(*bytes));
     let (mut chosen, mut held) = (Vec::new(), 0u64);
     for (name, bytes) in first.iter().chain(&rest) {
-        // A tenth over the target is near enough.
+        // Up to a tenth above the target is accepted.
         if held < target && held + bytes <= target + target / 10 {
             chosen.push(*name);
             held += bytes;
         }
     }
     if held == 0 {
-        // Every group exceeds the target: the smallest comes nearest.
+        // Every group is larger than the target, so the smallest comes nearest.
         let smallest = first.iter().chain(&rest).filter(|g| g.1 > 0).min_by_key(|g| (g.1, g.0));
         chosen = vec![smallest.unwrap_or(&rest[0]).0];
     }
@@ -89,8 +90,8 @@ fn choose<'a>(bytes_of: &BTreeMap<&'a str, u64>, share: f64, seed: u64) -> Vec<&
     chosen
 }
 
-/// A deterministic choice of whole documents of at most about `bytes` in all, in their original order: for quick
-/// evaluations.
+/// A deterministic choice of whole documents of about `bytes` at most in total, in their original order. It is used for
+/// quick evaluations.
 pub fn subset(documents: &[Document], bytes: u64, seed: u64) -> Vec<Document> {
     let rng = Rng::new(seed, Purpose::Subset, 1);
     let mut order: Vec<usize> = (0..documents.len()).collect();
@@ -170,7 +171,7 @@ mod tests {
         assert!(matches!(hold_out(Vec::new(), 0.05, 1), Err(DataError::TooLittle(_))));
         assert!(hold_out(documents(&[(1, 1)]), 0.0, 1).is_ok());
         assert!(matches!(hold_out(documents(&[(1, 1)]), 0.9, 1), Err(DataError::Option { .. })));
-        // A single long document is cut; nothing of it is lost or in another order.
+        // A single long document is cut. Nothing is lost and the order stays the same.
         let text = "A line of a poem.\nAnother.\n\n".repeat(2000);
         let one = Document { id: "poem".into(), group: "poem".into(), text: text.clone() };
         let split = hold_out(vec![one], 0.05, 1).unwrap();

@@ -22,7 +22,7 @@ pub(crate) fn documents() -> Vec<Document> {
     texts.iter().enumerate().map(one).collect()
 }
 
-/// A tokenizer trained on them.
+/// A tokenizer trained on these documents.
 pub(crate) fn tokenizer() -> Arc<Tokenizer> {
     static TRAINED: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
         let options = TrainOptions { vocab_size: 700, ..TrainOptions::default() };

@@ -1,23 +1,22 @@
 //! Continues a prompt: `cargo run --release --example generate -- MODEL PROMPT`.
 
-use hadal_infer::{Loaded, SampleParams, generate};
-use hadal_model::Decoder;
+use hadal_infer::{Engine, EngineOptions, Loaded, SampleParams, generate};
 use hadal_ops::{Cx, DType};
 use hadal_weights::folder::model_folder;
+use hadal_weights::precision::RunFormats;
 
 fn main() -> anyhow::Result<()> {
     let [model, prompt] = std::env::args().skip(1).collect::<Vec<_>>().try_into().expect("MODEL PROMPT");
-    let loaded = Loaded::open(&model_folder(model.as_ref())?, None, Cx::cpu(0, DType::Bf16))?;
-    let mut ids: Vec<u32> = loaded.tokenizer.special().bos.into_iter().collect();
-    ids.extend(loaded.tokenizer.encode(&prompt));
+    let loaded = Loaded::open(&model_folder(model.as_ref())?, None, RunFormats::COMPUTE, Cx::cpu(0, DType::Bf16))?;
+    let ids = loaded.prompt(&prompt, false);
     loaded.check_prompt(&ids)?;
-    let decoder = Decoder::new(&loaded.cx, &loaded.model);
+    let mut engine = Engine::new(&loaded.cx, &loaded.model, EngineOptions::default());
     let params = SampleParams { temperature: 0.8, top_p: 0.95, ..SampleParams::default() };
     let mut text = loaded.tokenizer.stream();
-    generate(&loaded.cx, &decoder, &ids, params, &loaded.stop_tokens(), 128, &mut |token| {
+    generate(&loaded.cx, &loaded.model, &mut engine, &ids, params, &loaded.stop_tokens(), 128, &mut |token| {
         print!("{}", text.push(token));
         true
-    });
+    })?;
     println!("{}", text.finish());
     Ok(())
 }

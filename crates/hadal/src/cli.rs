@@ -3,19 +3,20 @@
 mod measure;
 
 pub(crate) use measure::{
-    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchTrainArgs, DumpArgs, EvalArgs, ExperimentArgs,
-    InspectArgs, NiahArgs, ProductFormat,
+    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
+    ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hadal_infer::SampleParams;
 use hadal_ops::DType;
+use hadal_weights::precision::{RunFormat, RunFormats};
 use std::path::PathBuf;
 
 /// DeepSeek-V3, end to end, in Rust: text in, a trained Mixture-of-Experts language model out.
 ///
-/// New here? `hadal quickstart` trains a small model with the whole architecture on the Rust sources already on this
-/// machine, in about ten minutes on two cores, and completes code with it.
+/// New here? `hadal quickstart` trains a small model with the whole architecture on Rust sources that are already on
+/// this machine. It takes about ten minutes on two cores. Then the model completes code.
 #[derive(Parser)]
 #[command(version, propagate_version = true, max_term_width = 110)]
 pub(crate) struct Cli {
@@ -31,9 +32,9 @@ pub(crate) enum Command {
     Tokenizer(TokenizerArgs),
     /// Turn text into packed token files
     Data(DataArgs),
-    /// Pre-train a model from a recipe, or go on with a stopped run
+    /// Pre-train a model from a recipe, or continue a stopped run
     Pretrain(PretrainArgs),
-    /// Train a finished run on for a longer context: the extensions of its recipe, or one more
+    /// Extend the context of a finished run: train the extensions of its recipe, or one more
     Extend(ExtendArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
@@ -41,19 +42,19 @@ pub(crate) enum Command {
     Complete(CompleteArgs),
     /// Measure bits per byte and perplexity on text
     Eval(EvalArgs),
-    /// Ask for facts hidden in long texts (needle in a haystack), by length and depth
+    /// Ask for facts hidden in long texts (needle in a haystack), for each text length and needle depth
     Niah(NiahArgs),
-    /// Show what a configuration means: parameters, cache, FLOPs, training memory
+    /// Show the parameters, cache, FLOPs and training memory of a configuration
     Inspect(InspectArgs),
     /// Write a run's or a checkpoint's weights as a Hugging Face checkpoint in f32, BF16 or FP8
     Export(ExportArgs),
-    /// Check a Hugging Face checkpoint tensor by tensor and make it a model to train or serve here, FP8 ones included
+    /// Check a Hugging Face checkpoint tensor by tensor and convert it, also from and to FP8
     Import(ImportArgs),
     /// Write everything a forward and backward pass computes, for comparison with other implementations
     Dump(DumpArgs),
-    /// Measure how fast this machine does the work
+    /// Measure the speed of this machine
     Bench(BenchArgs),
-    /// Redo a comparison of the report: train its runs, plot them, and say whether the claim holds
+    /// Repeat a comparison of the report: train its runs, plot them, and say whether the claim holds
     Experiment(ExperimentArgs),
 }
 
@@ -62,22 +63,22 @@ pub(crate) struct QuickstartArgs {
     /// Train on these files and folders instead of the dependencies' sources
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
-    /// Folder of the run [default: the recipe's, runs/quickstart]
+    /// Folder of the run [default: the folder in the recipe, runs/quickstart]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
-    /// Go on with the stopped run in --out
+    /// Continue the stopped run in --out
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Minutes for the whole quickstart
+    /// Time for the whole quickstart, in minutes
     #[arg(long, default_value_t = 9.0)]
     pub(crate) minutes: f64,
     /// Change a key of the recipe, as in --set optimizer.clip=0.5
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Threads (0: one for each core) [default: the recipe's, 0]
+    /// Number of threads (0: one for each core) [default: the number in the recipe, 0]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
-    /// Plain lines instead of the live view
+    /// Print plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,
 }
@@ -92,10 +93,10 @@ pub(crate) struct TextArgs {
     pub(crate) field: FieldArgs,
 }
 
-/// Where documents are records.
+/// Options for files whose documents are records.
 #[derive(Args)]
 pub(crate) struct FieldArgs {
-    /// Field of .jsonl, .json and .parquet files that holds the text
+    /// Name of the field that holds the text in .jsonl, .json and .parquet files
     #[arg(long, value_name = "NAME", default_value = "text")]
     pub(crate) text_field: String,
 }
@@ -116,7 +117,7 @@ pub(crate) enum TokenizerCommand {
 pub(crate) struct TokenizerTrainArgs {
     #[command(flatten)]
     pub(crate) text: TextArgs,
-    /// Number of tokens, special ones included
+    /// Number of tokens in the vocabulary, special tokens included
     #[arg(long, default_value_t = 8192)]
     pub(crate) vocab: usize,
     /// Most text to learn from, in MB
@@ -135,7 +136,7 @@ pub(crate) struct DataArgs {
 
 #[derive(Subcommand)]
 pub(crate) enum DataCommand {
-    /// Tokenize text into packed files that `pretrain` reads without tokenizing again (--set data.text=FOLDER)
+    /// Tokenize text into packed files. `pretrain` reads them with --set data.text=FOLDER and does not tokenize again
     Pack(DataPackArgs),
 }
 
@@ -157,10 +158,10 @@ pub(crate) struct DataPackArgs {
     /// Folder for the packed files
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Leave out copies, near copies and what looks generated, by the habits of code or of prose
+    /// Leave out copies, near copies and generated text, with the rules for code or for prose
     #[arg(long, value_enum)]
     pub(crate) filter: Option<Filter>,
-    /// Share of the text held out for validation (whole groups of files)
+    /// Share of the text to hold out for validation, from 0 to 1 (whole groups of files)
     #[arg(long, default_value_t = 0.03)]
     pub(crate) validation: f64,
 }
@@ -172,13 +173,13 @@ pub(crate) struct PretrainArgs {
     /// Change a key of the recipe, as in --set schedule.total_tokens=20M
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Go on from the last checkpoint of the run's folder
+    /// Continue from the last checkpoint in the run's folder
     #[arg(long)]
     pub(crate) resume: bool,
     /// Start from the weights of this Hugging Face checkpoint
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub(crate) init: Option<PathBuf>,
-    /// Plain lines instead of the live view
+    /// Print plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,
 }
@@ -187,28 +188,30 @@ pub(crate) struct PretrainArgs {
 pub(crate) struct ExtendArgs {
     /// Folder of a finished run
     pub(crate) run: PathBuf,
-    /// Adds an extension with sequences of so many tokens (without it: the extensions that the run's recipe has)
+    /// Add an extension with sequences of this many tokens. Without this option, the extensions in the run's recipe are
+    /// trained
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub(crate) to: Option<usize>,
-    /// Length of the new extension: tokens ("2M") or steps ("1000 steps")
+    /// Length of the new extension, in tokens ("2M") or steps ("1000 steps")
     #[arg(long, value_name = "AMOUNT", requires = "to")]
     pub(crate) tokens: Option<String>,
-    /// YaRN's factor [default: that of the extension before, or as much as --to needs]
+    /// Factor of YaRN [default: the factor of the previous extension, or as large as --to needs]
     #[arg(long, requires = "to")]
     pub(crate) factor: Option<f64>,
-    /// Length that the factor multiplies [default: that of the extension before, or the run's first sequence length]
+    /// Length in tokens that the factor multiplies [default: as in the previous extension, or the run's first sequence
+    /// length]
     #[arg(long, value_name = "TOKENS", requires = "to")]
     pub(crate) original_len: Option<usize>,
-    /// Constant learning rate, as a number or a share of the run's peak [default: where the run ended]
+    /// Constant learning rate, as a number or a share of the run's peak [default: the rate at the end of the run]
     #[arg(long, requires = "to")]
     pub(crate) lr: Option<String>,
-    /// Sequences of a step [default: as many as hold the tokens of the run's steps]
+    /// Sequences per step [default: as many as keep the tokens per step of the run]
     #[arg(long, requires = "to")]
     pub(crate) sequences: Option<u64>,
-    /// Sequences of one forward and backward pass, of which memory is a matter
+    /// Sequences per forward and backward pass; more of them need more memory
     #[arg(long, default_value_t = 1, requires = "to")]
     pub(crate) micro_batch: u64,
-    /// Plain lines instead of the live view
+    /// Print plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,
 }
@@ -216,22 +219,22 @@ pub(crate) struct ExtendArgs {
 /// Options of every command that draws tokens.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct SampleArgs {
-    /// Divides the logits; 0 always takes the most likely token
+    /// Divide the logits by this number; 0 always takes the most likely token
     #[arg(long, default_value_t = 0.8, value_parser = temperature)]
     pub(crate) temperature: f32,
-    /// Keep the most likely tokens up to this share of probability
+    /// Keep the most likely tokens up to this total probability
     #[arg(long, default_value_t = 0.95, value_parser = share)]
     pub(crate) top_p: f32,
     /// Keep only this many of the most likely tokens (0: all)
     #[arg(long, default_value_t = 0)]
     pub(crate) top_k: usize,
-    /// Drop tokens less likely than this share of the most likely one
+    /// Drop tokens less likely than this share of the most likely token's probability
     #[arg(long, default_value_t = 0.0, value_parser = share)]
     pub(crate) min_p: f32,
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Most new tokens
+    /// Largest number of new tokens
     #[arg(long, short = 'n', default_value_t = 128, value_parser = at_least_one)]
     pub(crate) max_new: usize,
 }
@@ -246,14 +249,46 @@ impl SampleArgs {
 /// Options of every command that runs a model.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// A run's folder, one of its checkpoints, or a Hugging Face checkpoint
+    /// A run's folder, one of its checkpoints, a Hugging Face checkpoint, or the name of a repository there (ORG/NAME)
     pub(crate) model: PathBuf,
     /// Format of the computation
     #[arg(long, value_enum, default_value_t = Format::Bf16)]
     pub(crate) dtype: Format,
-    /// Threads (0: one for each core)
+    /// Storage format of the weights while the model runs
+    #[arg(long, value_enum, default_value_t = RunWeights::Full)]
+    pub(crate) weights: RunWeights,
+    /// Storage format of the weights of attention and of the output head [default: int8 with --weights int4, otherwise as
+    /// --weights]
+    #[arg(long, value_enum)]
+    pub(crate) attention_weights: Option<RunWeights>,
+    /// Number of threads (0: one for each core)
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
+}
+
+impl ModelArgs {
+    /// The formats of the weights.
+    pub(crate) fn formats(&self) -> RunFormats {
+        let format = |weights| match weights {
+            RunWeights::Full => RunFormat::Compute,
+            RunWeights::Int8 => RunFormat::Int8,
+            RunWeights::Int4 => RunFormat::Int4,
+        };
+        let default = if self.weights == RunWeights::Int4 { RunWeights::Int8 } else { self.weights };
+        let attention = format(self.attention_weights.unwrap_or(default));
+        RunFormats { attention, experts: format(self.weights), head: attention }
+    }
+}
+
+/// How weights are stored while a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RunWeights {
+    /// In the format of the computation
+    Full,
+    /// 8 bits, with one scale per 32 weights: about half the memory of BF16
+    Int8,
+    /// 4 bits, with one scale per 32 weights: about a quarter of the memory of BF16
+    Int4,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -277,10 +312,10 @@ impl Format {
 pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// The text to continue (`-`: read it from standard input). Names of special tokens, `<｜User｜>` for example, are these
-    /// tokens
+    /// The text to continue (`-`: read it from standard input). The name of a special token, such as `<｜User｜>`, stands
+    /// for that token
     pub(crate) prompt: String,
-    /// Take names of special tokens in the prompt as ordinary characters
+    /// Read the names of special tokens in the prompt as ordinary characters
     #[arg(long)]
     pub(crate) literal: bool,
     #[command(flatten)]
@@ -291,13 +326,13 @@ pub(crate) struct GenerateArgs {
 pub(crate) struct CompleteArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Text before the gap; without it the command asks, again and again
+    /// Text before the gap; without it, the command asks for texts until you leave it
     #[arg(long)]
     pub(crate) prefix: Option<String>,
     /// Text after the gap
     #[arg(long, default_value = "", requires = "prefix")]
     pub(crate) suffix: String,
-    /// Show the text around the gap, too
+    /// Also show the text around the gap
     #[arg(long)]
     pub(crate) whole: bool,
     /// Fill the gap marked `<FILL>` in this file
@@ -319,28 +354,28 @@ pub(crate) struct ExportArgs {
     pub(crate) dtype: Weights,
     #[command(flatten)]
     pub(crate) files: FilesArgs,
-    /// The averaged weights instead of the last ones
+    /// Write the averaged weights (EMA) instead of the last ones
     #[arg(long)]
     pub(crate) ema: bool,
 }
 
-/// What weights are stored as.
+/// Format in which weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
     /// Single precision
     F32,
     /// bfloat16; router biases f32
     Bf16,
-    /// Linear layers in E4M3 with a scale for each block of 128x128, as the released weights; the rest as bf16
+    /// Linear layers in E4M3 with a scale for each block of 128x128, as in the released weights; the rest as for bf16
     Fp8,
 }
 
-/// What the scales of FP8 weights are.
+/// Format of the scales of FP8 weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ScaleFmt {
-    /// Single precision, as DeepSeek-V3
+    /// Single precision, as in DeepSeek-V3
     F32,
-    /// Powers of two, stored in single precision, as DeepSeek-V3.1
+    /// Powers of two, stored in single precision, as in DeepSeek-V3.1
     Ue8m0,
     /// Powers of two, stored in one byte
     Ue8m0Byte,
@@ -349,19 +384,20 @@ pub(crate) enum ScaleFmt {
 /// Options of every command that writes weights.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct FilesArgs {
-    /// Scales of FP8 weights: asked for powers of two, others are made anew [default: those that the weights have, or f32]
+    /// Scales of FP8 weights. If you ask for powers of two, weights with other scales are quantised again [default: the
+    /// scales of the checkpoint, or f32]
     #[arg(long, value_enum)]
     pub(crate) scale_fmt: Option<ScaleFmt>,
-    /// Most data in one file, as in 5GB or 300MB (a larger tensor has its own)
+    /// Largest size of a file, as in 5GB or 300MB (a larger tensor gets a file of its own)
     #[arg(long, default_value = "5GB", value_parser = bytes)]
     pub(crate) shard_size: usize,
 }
 
 #[derive(Args)]
 pub(crate) struct ImportArgs {
-    /// Folder with config.json and safetensors, sharded or not
+    /// Folder with config.json and safetensors, sharded or not, or the name of a repository (ORG/NAME)
     pub(crate) checkpoint: PathBuf,
-    /// Folder to write (only check without it)
+    /// Folder to write; without it, the checkpoint is only checked
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
     /// Format of the weights [default: each tensor as it is stored]
@@ -369,16 +405,16 @@ pub(crate) struct ImportArgs {
     pub(crate) dtype: Option<Weights>,
     #[command(flatten)]
     pub(crate) files: FilesArgs,
-    /// Read every weight, too, and name those that are infinite or NaN
+    /// Also read every weight, and name those that are infinite or NaN
     #[arg(long)]
     pub(crate) deep: bool,
-    /// Name every tensor that differs, a line each, and not only the first of them
+    /// Name every tensor that differs, one per line, instead of only the first ones
     #[arg(long)]
     pub(crate) all: bool,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number from 1 on".into())
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number, 1 or more".into())
 }
 
 fn bytes(text: &str) -> Result<usize, String> {
@@ -386,7 +422,7 @@ fn bytes(text: &str) -> Result<usize, String> {
     let (number, unit) =
         units.iter().find_map(|(name, n)| Some((text.strip_suffix(name)?.trim_end(), *n))).unwrap_or((text, 1));
     let size = number.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
-    size.ok_or_else(|| "must be a whole number with kB, MB or GB, as in 5GB".into())
+    size.ok_or_else(|| "must be a whole number with a unit: B, kB, MB, GB or TB, as in 5GB".into())
 }
 
 fn share(text: &str) -> Result<f32, String> {
@@ -394,5 +430,5 @@ fn share(text: &str) -> Result<f32, String> {
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|t: &f32| t.is_finite() && *t >= 0.0).ok_or_else(|| "must be a number from 0 on".into())
+    text.parse().ok().filter(|t: &f32| t.is_finite() && *t >= 0.0).ok_or_else(|| "must be a number, 0 or more".into())
 }

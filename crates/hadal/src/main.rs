@@ -1,6 +1,6 @@
-//! hadal: DeepSeek-V3, end to end, in Rust. The command line.
+//! The command line of hadal: DeepSeek-V3, end to end, in Rust.
 
-/// A line to standard output. Unlike `println!` it does not panic when the reader has gone.
+/// Prints a line to standard output. Unlike `println!`, it does not panic if the reader has closed the pipe.
 macro_rules! say {
     ($($arg:tt)*) => { $crate::say(format_args!($($arg)*)) };
 }
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output had enough of it.
+        // The reader of our output has closed the pipe. That is not an error.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn say(line: std::fmt::Arguments<'_>) {
     if let Err(error) = writeln!(std::io::stdout(), "{line}") {
-        // A closed pipe: whoever read had enough. Anything else (a full disk) is worth a word.
+        // A closed pipe is not an error. Anything else, such as a full disk, is reported.
         if error.kind() != std::io::ErrorKind::BrokenPipe {
             eprintln!("error: cannot write to standard output: {error}");
         }
@@ -52,7 +52,7 @@ fn say(line: std::fmt::Arguments<'_>) {
     }
 }
 
-/// As [`say!`], for libraries that tell what they do.
+/// Like [`say!`], for libraries that report their progress.
 fn line(text: &str) {
     say!("{text}");
 }

@@ -1,25 +1,27 @@
-//! How often the draft of the first MTP module would be accepted (report 5.4.3): of greedily generated text, or at every place
-//! of a given text, the share of tokens that the module, looking a token less far, predicts as the main model does.
+//! Measures how often the draft of the first MTP module would be accepted (report 5.4.3). That is the share of tokens
+//! for which the module predicts the same as the main model, although it sees one token less. It is measured on
+//! greedily generated text, or at every position of a given text.
 //!
-//! A small model's own text soon repeats itself and is easy to foresee; a given text is not.
+//! A small model's own text soon repeats itself and is easy to predict. A given text is not.
 
+use crate::engine::{Engine, RequestError};
 use crate::generate::{Generation, generate};
 use crate::sample::{SampleParams, argmax};
-use hadal_model::{Decoder, Input, Model};
+use hadal_model::{Input, Model};
 use hadal_ops::Cx;
 use serde::{Deserialize, Serialize};
 
-/// Counted drafts of one module.
+/// The counted drafts of one module.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
-    /// Drafts equal to the generated token.
+    /// Number of drafts that equal the generated token.
     pub accepted: usize,
-    /// Drafts made.
+    /// Number of drafts.
     pub drafts: usize,
 }
 
 impl Acceptance {
-    /// Accepted share; none without drafts.
+    /// The share of accepted drafts, or `None` without drafts.
     pub fn rate(&self) -> Option<f64> {
         (self.drafts > 0).then(|| self.accepted as f64 / self.drafts as f64)
     }
@@ -32,21 +34,24 @@ impl std::ops::AddAssign for Acceptance {
     }
 }
 
-/// At most `n` tokens after `prompt`, greedily, and the acceptance of module 1's drafts of them.
+/// Generates at most `n` tokens after `prompt`, greedily. Also returns the acceptance of module 1's drafts of these
+/// tokens.
 pub fn generate_with_drafts(
     cx: &Cx,
-    decoder: &Decoder<'_>,
+    model: &Model,
+    engine: &mut Engine,
     prompt: &[u32],
     stop: &[u32],
     n: usize,
-) -> (Generation, Acceptance) {
-    let done = generate(cx, decoder, prompt, SampleParams::default(), stop, n, &mut |_| true);
+) -> Result<(Generation, Acceptance), RequestError> {
+    let done = generate(cx, model, engine, prompt, SampleParams::default(), stop, n, &mut |_| true)?;
     let all = [prompt, &done.tokens].concat();
-    let seen = mtp_acceptance(cx, decoder.model(), &all, prompt.len());
-    (done, seen)
+    let seen = mtp_acceptance(cx, model, &all, prompt.len());
+    Ok((done, seen))
 }
 
-/// Acceptance of the drafts of module 1 at every place of `tokens`: those equal to what the main model finds most likely.
+/// Acceptance of module 1's drafts at every position of `tokens`. A draft is accepted if the main model finds the same
+/// token most likely.
 pub fn acceptance_along(cx: &Cx, model: &Model, tokens: &[u32]) -> Acceptance {
     let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
     if model.mtp.is_empty() || ids.len() < 2 {
@@ -54,7 +59,7 @@ pub fn acceptance_along(cx: &Cx, model: &Model, tokens: &[u32]) -> Acceptance {
     }
     let (main, mtp) = model.logits(cx, &Input::of(cx, &[&ids], 1), None, None);
     let vocab = model.config.vocab_size;
-    // Row i of the module and row i + 1 of the main model speak of token i + 2.
+    // Row i of the module and row i + 1 of the main model both predict token i + 2.
     let rows = mtp[0].f32().chunks_exact(vocab).zip(main.f32().chunks_exact(vocab).skip(1));
     let (mut accepted, mut drafts) = (0, 0);
     for (draft, main) in rows {
@@ -64,7 +69,7 @@ pub fn acceptance_along(cx: &Cx, model: &Model, tokens: &[u32]) -> Acceptance {
     Acceptance { accepted, drafts }
 }
 
-/// Acceptance of the drafts of module 1 over `tokens`, of which those from `generated` on were generated greedily.
+/// Acceptance of module 1's drafts over `tokens`. The tokens from `generated` on were generated greedily.
 pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) -> Acceptance {
     let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
     let mut out = Acceptance::default();
@@ -74,7 +79,7 @@ pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) 
     let input = Input::of(cx, &[&ids], 1);
     let (_, mtp) = model.logits(cx, &input, None, None);
     let vocab = model.config.vocab_size;
-    // Row i drafts token i + 2, after the main model has produced token i + 1 itself.
+    // Row i drafts token i + 2. By then the main model itself has produced token i + 1.
     for (i, logits) in mtp[0].f32().chunks_exact(vocab).enumerate() {
         if i + 1 >= generated && i + 2 < tokens.len() {
             out.drafts += 1;
@@ -87,6 +92,7 @@ pub fn mtp_acceptance(cx: &Cx, model: &Model, tokens: &[u32], generated: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EngineOptions;
     use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
@@ -98,13 +104,13 @@ mod tests {
         let config = ModelConfig::from_file(fixture).unwrap();
         let cx = Cx::cpu(1, DType::F32);
         let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
-        let decoder = Decoder::new(&cx, &model);
+        let mut engine = Engine::new(&cx, &model, EngineOptions::default());
         let mut seen = Acceptance::default();
         for prompt in 1..20 {
-            let (done, own) = generate_with_drafts(&cx, &decoder, &[prompt], &[], 16);
+            let (done, own) = generate_with_drafts(&cx, &model, &mut engine, &[prompt], &[], 16).unwrap();
             let all = [&[prompt], done.tokens.as_slice()].concat();
             assert_eq!((all.len(), own.drafts), (17, 15));
-            // The last place of a text foresees a token that is not in it.
+            // The last position of a text predicts a token that is not in the text.
             let (along, less) = (acceptance_along(&cx, &model, &all), acceptance_along(&cx, &model, &all[..16]));
             assert_eq!((along.drafts, less.drafts), (16, 15));
             assert_eq!(less, own, "prompt {prompt}");

@@ -1,81 +1,80 @@
-//! Generation of one sequence: prefill, then one absorbed decode step a token.
+//! Generation of one sequence.
 
-use crate::sample::{SampleParams, Sampler};
-use hadal_model::Decoder;
-use hadal_ops::{Cx, Tensor};
+use crate::engine::{Engine, Event, Request, RequestError, Reuse};
+use crate::sample::SampleParams;
+use hadal_model::Model;
+use hadal_ops::Cx;
+use std::time::Instant;
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A stop token came (it is not part of the result).
+    /// A stop token was generated. It is not part of the result.
     Token,
-    /// The wanted number of tokens is there, or the model's longest context is full.
+    /// The requested number of tokens was generated, or the model's longest context is full.
     Length,
-    /// The caller had enough.
+    /// The caller asked to stop.
     Caller,
 }
 
-/// Generated tokens.
+/// The result of a generation.
 #[derive(Clone, Debug)]
 pub struct Generation {
     /// New tokens, without the prompt.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub stop: Stop,
-    /// Seconds spent on the prompt and on the new tokens.
+    /// Seconds for the prompt, and seconds for the new tokens.
     pub seconds: (f64, f64),
 }
 
-/// Continues `prompt` by at most `max_new` tokens, showing each to `each` (which returns false to stop).
+/// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop. The engine must be
+/// idle. The result has the bits of a cold start.
 ///
-/// # Panics
-/// If the prompt is empty: callers check and give a better message.
+/// # Errors
+/// If the prompt is empty or does not fit into the model's context or the engine's cache.
 pub fn generate(
     cx: &Cx,
-    decoder: &Decoder<'_>,
+    model: &Model,
+    engine: &mut Engine,
     prompt: &[u32],
     params: SampleParams,
     stop: &[u32],
     max_new: usize,
     each: &mut dyn FnMut(u32) -> bool,
-) -> Generation {
-    assert!(!prompt.is_empty(), "generate: empty prompt");
-    let model = decoder.model();
-    let room = model.config.max_position_embeddings.saturating_sub(prompt.len());
-    let max_new = max_new.min(room);
-    let mut cache = decoder.cache(cx, prompt.len() + max_new);
-    let start = std::time::Instant::now();
-    let ids: Vec<i32> = prompt.iter().map(|t| *t as i32).collect();
-    let hidden = decoder.prefill(cx, &ids, &mut cache);
-    let mut logits = model.project(cx, &last_row(cx, &hidden));
-    let prefill = start.elapsed().as_secs_f64();
-    let start = std::time::Instant::now();
-    let mut sampler = Sampler::new(params);
-    let mut tokens = Vec::with_capacity(max_new);
-    let mut why = Stop::Length;
-    while tokens.len() < max_new {
-        let token = sampler.next(logits.f32(), cache.len());
-        if stop.contains(&token) {
-            why = Stop::Token;
-            break;
-        }
-        tokens.push(token);
-        if !each(token) {
-            why = Stop::Caller;
-            break;
-        }
-        if tokens.len() < max_new {
-            let h = decoder.step(cx, &[token as i32], &mut [&mut cache]);
-            logits = model.project(cx, &h);
+) -> Result<Generation, RequestError> {
+    let request = Request {
+        prompt: prompt.to_vec(),
+        params,
+        max_new,
+        stop: stop.to_vec(),
+        reuse: Reuse::Given,
+        ..Request::default()
+    };
+    let id = engine.submit(model, &request)?;
+    let mut done = Generation { tokens: Vec::new(), stop: Stop::Length, seconds: (0.0, 0.0) };
+    let start = Instant::now();
+    let (mut ended, mut enough) = (false, false);
+    while !ended && !enough {
+        let reading = done.tokens.is_empty();
+        engine.step(cx, model, &mut |event| match event {
+            Event::Token { token, .. } => {
+                done.tokens.push(token.token);
+                enough = !each(token.token);
+            }
+            Event::Finished { stop, .. } => {
+                done.stop = stop;
+                ended = true;
+            }
+        });
+        if reading {
+            done.seconds.0 = start.elapsed().as_secs_f64();
         }
     }
-    Generation { tokens, stop: why, seconds: (prefill, start.elapsed().as_secs_f64()) }
-}
-
-/// The last row of `[T, D]` as `[1, D]`.
-fn last_row(cx: &Cx, h: &Tensor) -> Tensor {
-    let row = cx.indices(&[1], &[h.rows() as i32 - 1]);
-    let mut out = cx.empty(&[1, h.cols()], h.dtype());
-    hadal_ops::elementwise::gather_rows(cx, h, &row, &mut out);
-    out
+    if !ended {
+        engine.cancel(id);
+        done.stop = Stop::Caller;
+    }
+    done.seconds.1 = start.elapsed().as_secs_f64() - done.seconds.0;
+    Ok(done)
 }

@@ -1,49 +1,46 @@
 //! A model with its tokenizer, loaded from a folder.
 
+use crate::engine::{RequestError, check_length};
 use hadal_data::{DataError, Tokenizer, fim};
 use hadal_model::Model;
 use hadal_ops::Cx;
+use hadal_weights::precision::RunFormats;
 use hadal_weights::{Checkpoint, ModelConfig};
 use std::path::{Path, PathBuf};
 
-/// Why a folder could not be loaded, or a prompt not be continued.
+/// Why a folder could not be loaded, or a prompt not continued.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The tokenizer.
-    #[error("{} has no usable tokenizer; copy its tokenizer.json there: {error}", folder.display())]
+    /// The tokenizer cannot be used.
+    #[error("{} has no usable tokenizer; copy its tokenizer.json or tiktoken.model there: {error}", folder.display())]
     Tokenizer {
         /// The model's folder.
         folder: PathBuf,
         /// What is wrong.
         error: DataError,
     },
-    /// Two files of different models.
+    /// Tokenizer and weights belong to different models.
     #[error(
-        "{}: the tokenizer has {tokens} tokens, the model's vocabulary {rows}: they do not belong together",
+        "{}: the tokenizer has {tokens} tokens, but the model's vocabulary has {rows}: they do not belong together",
         folder.display()
     )]
     Vocabulary {
         /// The model's folder.
         folder: PathBuf,
-        /// Of the tokenizer.
+        /// Number of tokens of the tokenizer.
         tokens: usize,
-        /// Of the embedding.
+        /// Rows of the embedding.
         rows: usize,
     },
-    /// The weights.
+    /// The weights cannot be read.
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),
-    /// A prompt without a token.
-    #[error("the prompt is empty, and the tokenizer has no token to begin a text with")]
+    /// The prompt has no tokens.
+    #[error("the prompt is empty, and the tokenizer has no token that begins a text: give a prompt")]
     EmptyPrompt,
-    /// A prompt that fills the context.
-    #[error("the prompt has {tokens} tokens and leaves no room in the model's context of {longest}: shorten it")]
-    LongPrompt {
-        /// Of the prompt.
-        tokens: usize,
-        /// The model's context.
-        longest: usize,
-    },
+    /// The prompt cannot be continued.
+    #[error(transparent)]
+    Request(#[from] RequestError),
 }
 
 /// A loaded model with its tokenizer.
@@ -54,15 +51,16 @@ pub struct Loaded {
     pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// What someone who uses it should be told, if anything.
+    /// A message for the user, if there is one.
     pub notice: Option<String>,
 }
 
 impl Loaded {
-    /// Opens the checkpoint in `folder`. Its context is what it says, or at least `context` tokens, whether it was trained
-    /// for them or not.
-    pub fn open(folder: &Path, context: Option<usize>, cx: Cx) -> Result<Self, LoadError> {
-        // The small file first: its errors come before the weights' seconds.
+    /// Opens the checkpoint in `folder`. The context is the one in its configuration, or at least `context` tokens,
+    /// even if it was not trained for that many.
+    /// Weights are stored in `formats` while the model runs.
+    pub fn open(folder: &Path, context: Option<usize>, formats: RunFormats, cx: Cx) -> Result<Self, LoadError> {
+        // The small file is read first, so that its errors appear before the weights are loaded.
         let tokenizer =
             Tokenizer::load(folder).map_err(|error| LoadError::Tokenizer { folder: folder.to_owned(), error })?;
         let mut checkpoint = Checkpoint::open(folder)?;
@@ -75,19 +73,19 @@ impl Loaded {
         if tokens > rows {
             return Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows });
         }
-        let model = Model::load(&cx, &checkpoint)?;
+        let model = Model::load_as(&cx, &checkpoint, formats)?;
         Ok(Self { cx, model, tokenizer, notice })
     }
 
-    /// The ids of a prompt, after the token that begins every text unless the prompt has it. Names of special tokens are
-    /// these tokens, or ordinary characters if the prompt is `literal`.
+    /// The ids of a prompt. The token that begins every text is added if the prompt does not start with it. The names
+    /// of special tokens stand for these tokens. If the prompt is `literal`, they are ordinary characters.
     pub fn prompt(&self, text: &str, literal: bool) -> Vec<u32> {
         let ids = if literal { self.tokenizer.encode(text) } else { self.tokenizer.encode_with_special(text) };
         let begin = self.tokenizer.special().bos.filter(|bos| ids.first() != Some(bos));
         begin.into_iter().chain(ids).collect()
     }
 
-    /// The ids that ask for what is missing between `prefix` and `suffix` (report 4.1).
+    /// The ids that ask for the text between `prefix` and `suffix` (report 4.1).
     pub fn fim_prompt(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, DataError> {
         let ids = fim::prompt(&self.tokenizer, prefix, suffix)?;
         Ok(self.tokenizer.special().bos.into_iter().chain(ids).collect())
@@ -98,13 +96,11 @@ impl Loaded {
         self.tokenizer.special().eos.into_iter().chain(self.model.config.eos_token_id.iter().copied()).collect()
     }
 
-    /// Fails unless the model can continue `prompt`.
+    /// An error if the model cannot continue `prompt`.
     pub fn check_prompt(&self, prompt: &[u32]) -> Result<(), LoadError> {
-        let longest = self.model.config.max_position_embeddings;
-        match prompt.len() {
-            0 => Err(LoadError::EmptyPrompt),
-            tokens if tokens >= longest => Err(LoadError::LongPrompt { tokens, longest }),
-            _ => Ok(()),
+        if prompt.is_empty() {
+            return Err(LoadError::EmptyPrompt);
         }
+        Ok(check_length(prompt.len(), self.model.config.max_position_embeddings)?)
     }
 }

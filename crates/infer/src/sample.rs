@@ -1,23 +1,24 @@
-//! Choosing the next token from logits: temperature, top-k, top-p, min-p.
+//! Chooses the next token from logits: temperature, top-k, top-p, min-p.
 
 use hadal_base::{Purpose, Rng};
+use std::collections::BTreeMap;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleParams {
-    /// Divides the logits; 0 takes the most likely token.
+    /// The logits are divided by this; 0 takes the most likely token.
     pub temperature: f32,
     /// Keep only the `top_k` most likely tokens (0: all).
     pub top_k: usize,
     /// Keep the smallest set of most likely tokens with at least this share of the probability (1: all).
     pub top_p: f32,
-    /// Drop tokens less likely than this share of the most likely one (0: none).
+    /// Drop tokens less likely than this share of the most likely token's probability (0: none).
     pub min_p: f32,
     /// The same seed, prompt and settings give the same text.
     pub seed: u64,
-    /// Number of the request. Requests of one seed draw from streams of their own.
+    /// Number of the request. Different requests with the same seed draw from different streams.
     pub request: u64,
-    /// Number of the sample. Two samples of one prompt draw from streams of their own.
+    /// Number of the sample. Different samples of the same prompt draw from different streams.
     pub sample: u64,
 }
 
@@ -27,7 +28,74 @@ impl Default for SampleParams {
     }
 }
 
-/// Draws tokens; keeps its lists between calls.
+/// Changes of the logits before a token is drawn, as the field's programs have them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adjust {
+    /// Divides positive logits of tokens that were there before, in prompt or continuation, and multiplies negative ones (1:
+    /// none).
+    pub repetition: f32,
+    /// Subtracted from the logits of tokens that the continuation has.
+    pub presence: f32,
+    /// Subtracted for each time that the continuation has the token.
+    pub frequency: f32,
+    /// Added to the logits of single tokens. Minus infinity forbids one.
+    pub bias: Vec<(u32, f32)>,
+}
+
+impl Default for Adjust {
+    fn default() -> Self {
+        Self { repetition: 1.0, presence: 0.0, frequency: 0.0, bias: Vec::new() }
+    }
+}
+
+/// The same on its way through a continuation.
+pub(crate) struct Adjusted {
+    adjust: Adjust,
+    /// Tokens of prompt and continuation, with how often the latter has each. Ordered, so that runs repeat.
+    seen: BTreeMap<u32, u32>,
+}
+
+impl Adjusted {
+    pub(crate) fn new(adjust: &Adjust, prompt: &[u32]) -> Self {
+        let mut adjusted = Self { adjust: adjust.clone(), seen: BTreeMap::new() };
+        if adjusted.counts() {
+            adjusted.seen.extend(prompt.iter().map(|token| (*token, 0)));
+        }
+        adjusted
+    }
+
+    /// Whether anything depends on what was there before.
+    fn counts(&self) -> bool {
+        (self.adjust.repetition, self.adjust.presence, self.adjust.frequency) != (1.0, 0.0, 0.0)
+    }
+
+    pub(crate) fn apply(&self, logits: &mut [f32]) {
+        let Adjust { repetition, presence, frequency, bias } = &self.adjust;
+        for (token, times) in &self.seen {
+            let Some(logit) = logits.get_mut(*token as usize) else { continue };
+            if *repetition != 1.0 {
+                *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+            }
+            if *times > 0 {
+                *logit -= presence + frequency * *times as f32;
+            }
+        }
+        for (token, bias) in bias {
+            if let Some(logit) = logits.get_mut(*token as usize) {
+                *logit += bias;
+            }
+        }
+    }
+
+    /// Hears of a new token.
+    pub(crate) fn count(&mut self, token: u32) {
+        if self.counts() {
+            *self.seen.entry(token).or_default() += 1;
+        }
+    }
+}
+
+/// Draws tokens. It reuses its lists between calls.
 pub struct Sampler {
     params: SampleParams,
     rng: Rng,
@@ -35,7 +103,7 @@ pub struct Sampler {
     kept: Vec<(f32, u32)>,
 }
 
-/// Index of the largest value, the first on ties.
+/// Index of the largest value. If there are several, the first.
 pub fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
@@ -53,14 +121,14 @@ impl Sampler {
         Self { params, rng: Rng::new(seed, Purpose::Sample, request).substream(sample), kept: Vec::new() }
     }
 
-    /// The token at `position`: a function of the logits, the settings, and (seed, request, sample, position).
+    /// The token at `position`. It is a function of the logits, the settings, and (seed, request, sample, position).
     pub fn next(&mut self, logits: &[f32], position: usize) -> u32 {
         let SampleParams { temperature, top_k, top_p, min_p, .. } = self.params;
         let best = argmax(logits);
         if temperature <= 0.0 {
             return best as u32;
         }
-        // Probabilities relative to the best; the temperature applies before every cut.
+        // Probabilities relative to the best. The temperature applies before all other limits.
         let top = logits[best];
         self.kept.clear();
         let floor = if min_p > 0.0 { min_p } else { 0.0 };
@@ -145,7 +213,7 @@ mod tests {
             (0..40).map(|i| s.next(&logits, i)).collect::<Vec<_>>()
         };
         assert_eq!(draw(1, 0, 0), draw(1, 0, 0));
-        // Seeds, requests and samples each have a stream of their own.
+        // Each seed, request and sample has its own stream.
         let all = [draw(1, 0, 0), draw(2, 0, 0), draw(1, 1, 0), draw(1, 0, 1), draw(1, 1, 1)];
         for (i, one) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|other| other != one), "{i}");

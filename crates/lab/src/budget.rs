@@ -1,49 +1,51 @@
-//! How long the runs of an experiment may be, so that all of them, and looking at their models, fit into a given time.
+//! Computes the lengths of an experiment's runs so that all runs and the evaluation of their models fit into a given
+//! time.
 
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::{Amount, Recipe, Total};
 use serde::{Deserialize, Serialize};
 
-/// What a token that is only read costs, beside one that is trained on: the backward pass takes twice the forward pass.
+/// Cost of a token that is only read, relative to a token that is trained on. The backward pass takes twice as long as
+/// the forward pass.
 const READ: f64 = 1.0 / 3.0;
 
-/// A part of a run, its main part or an extension, at its recipe's length.
+/// A part of a run (its main part or an extension) with the length from its recipe.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// Tokens to train on.
     pub tokens: u64,
-    /// Tokens a second of its steps on this machine.
+    /// Tokens per second of its training steps on this machine.
     pub rate: f64,
-    /// Tokens that are read for validation and when its model is measured, whatever its length.
+    /// Tokens that are read for validation and for measuring the model. They do not depend on the length.
     pub read: u64,
 }
 
-/// By how much the lengths of all parts of all runs must be multiplied so that they take `seconds`, each run made `seeds`
-/// times. None where reading alone takes longer.
+/// The factor by which the lengths of all parts of all runs must be multiplied so that they take `seconds` in total.
+/// Each run is repeated for `seeds` seeds. `None` if reading alone takes longer.
 pub fn factor(runs: &[Vec<Part>], seeds: u64, seconds: f64) -> Option<f64> {
     let sum = |tokens: fn(&Part) -> f64| runs.iter().flatten().map(|p| tokens(p) / p.rate).sum::<f64>() * seeds as f64;
     let left = seconds - sum(|p| READ * p.read as f64);
     (left > 0.0).then(|| left / sum(|p| p.tokens as f64))
 }
 
-/// Tokens of every run: its main part and its extensions.
+/// Number of tokens of every run: its main part and its extensions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lengths {
-    /// Of the main part.
+    /// Tokens of the main part.
     pub total_tokens: u64,
-    /// Of the extensions.
+    /// Tokens of the extensions.
     #[serde(alias = "stages")]
     pub extensions: Vec<u64>,
 }
 
 impl Lengths {
-    /// The plan's own.
+    /// The lengths in a plan.
     pub fn of(plan: &Plan) -> Self {
         let extensions = plan.extensions.iter().map(|s| s.schedule.total_tokens).collect();
         Self { total_tokens: plan.schedule.total_tokens, extensions }
     }
 
-    /// The plan's times `factor`, in whole steps, at least one.
+    /// The lengths in a plan times `factor`, rounded to whole steps, at least one.
     pub fn scaled(plan: &Plan, factor: f64) -> Self {
         let scaled = |plan: &Plan| {
             let batch = &plan.schedule.batch;
@@ -53,7 +55,7 @@ impl Lengths {
         Self { total_tokens: scaled(plan), extensions: plan.extensions.iter().map(scaled).collect() }
     }
 
-    /// Writes them into a recipe with as many extensions.
+    /// Writes the lengths into a recipe with as many extensions.
     pub fn apply(&self, recipe: &mut Recipe) {
         recipe.schedule.total_tokens = Total::Tokens(self.total_tokens);
         for (extension, tokens) in recipe.extension.iter_mut().zip(&self.extensions) {
@@ -82,7 +84,7 @@ mod tests {
         for (name, _) in EXPERIMENTS {
             let e = Experiment::load(name).unwrap();
             let recipes = recipes(&e);
-            // Every run and every part at a rate of its own, and something to read.
+            // Every part of every run has its own rate, and something to read.
             let parts = |(i, r): (usize, &Recipe)| -> Vec<Part> {
                 let plan = plan(r);
                 let part = |(k, p): (usize, &Plan)| {

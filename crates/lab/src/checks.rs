@@ -1,4 +1,4 @@
-//! What a command may not change: settings that the runs differ in, and those of runs that are there already.
+//! Checks what a command may not change: settings in which the runs differ, and settings of runs that already exist.
 
 use crate::error::{Result, refuse};
 use crate::experiment::Experiment;
@@ -10,16 +10,16 @@ use std::path::Path;
 const BY_OPTION: [(&str, &str); 3] =
     [("schedule.total_tokens", "--tokens or --budget"), ("schedule.minutes", "--budget"), ("run.out", "--out")];
 
-/// Refuses a `--set` of what the runs differ in, or of what another option decides.
+/// Rejects a `--set` of a key in which the runs differ, or that another option decides.
 pub(crate) fn overrides(experiment: &Experiment, sets: &[String]) -> Result<()> {
     for set in sets {
         let key = key(set);
         if let Some((_, option)) = BY_OPTION.iter().find(|(k, _)| overlap(key, k)) {
-            refuse!("--set {set}: an experiment takes this from {option}");
+            refuse!("--set {set}: in an experiment, {option} decides this key");
         }
         if let Some(run) = experiment.run.iter().find(|r| r.set.iter().any(|s| overlap(key, self::key(s)))) {
             refuse!(
-                "--set {set}: the runs of this experiment differ in it (run `{}`); it cannot be set for all",
+                "--set {set}: the runs of this experiment differ in this key (see run `{}`), so it cannot be set for all",
                 run.name
             );
         }
@@ -31,14 +31,14 @@ fn key(set: &str) -> &str {
     set.split_once('=').map_or(set, |(key, _)| key).trim()
 }
 
-/// Whether one key is the other, or a table that holds it.
+/// Whether the keys are equal, or one is a table that contains the other.
 fn overlap(a: &str, b: &str) -> bool {
     let holds = |table: &str, key: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
     a == b || holds(a, b) || holds(b, a)
 }
 
 impl Work<'_> {
-    /// Refuses to go on with runs in folders of another number of seeds.
+    /// Rejects existing runs that were made for a different number of seeds.
     pub(crate) fn check_layout(&self) -> Result<()> {
         for member in &self.experiment.run {
             let folder = self.out.join(member.folder());
@@ -48,17 +48,17 @@ impl Work<'_> {
             let one = folder.join(PLAN_FILE).exists();
             if one && self.experiment.seeds > 1 || several && self.experiment.seeds == 1 {
                 let (held, asked) = if one { ("one seed", "several") } else { ("several seeds", "one") };
-                refuse!("--seeds: {} holds runs of {held}, not of {asked}: {REMEDY}", self.out.display());
+                refuse!("--seeds: {} holds runs with {held}, not with {asked}: {REMEDY}", self.out.display());
             }
         }
         Ok(())
     }
 }
 
-/// What to do about runs with other settings.
-pub(crate) const REMEDY: &str = "give the same arguments, another --out, or remove the folder";
+/// What to do about existing runs with other settings.
+pub(crate) const REMEDY: &str = "give the same arguments or another --out, or remove the folder";
 
-/// Refuses to go on with a run whose plan is not the one that the command gives. Where it lies and its threads do not matter.
+/// Rejects an existing run whose plan differs from the command's plan. Its folder and its threads may differ.
 pub(crate) fn same_plan(folder: &Path, plan: &Plan) -> Result<()> {
     let stored = Plan::load(folder)?;
     let mut plan = plan.clone();
@@ -72,7 +72,7 @@ pub(crate) fn same_plan(folder: &Path, plan: &Plan) -> Result<()> {
     let differences = stored.differences(&plan);
     if !differences.is_empty() {
         refuse!(
-            "the run in {} was begun with other settings than this command gives (there / here): {}: {REMEDY}",
+            "the run in {} was started with settings other than this command's (there / here): {}: {REMEDY}",
             folder.display(),
             differences.join("; ")
         );

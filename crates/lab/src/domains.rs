@@ -1,5 +1,5 @@
-//! Which experts which kind of text goes to (report, figure 9): a panel for each run and layer, a row for each kind of
-//! text, a column for each expert.
+//! Draws which kind of text goes to which experts (report, figure 9): one panel per run and layer, one row per kind of
+//! text, one column per expert.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use plotters::style::text_anchor::{HPos, VPos};
 use crate::routing::LayerRouting;
 use hadal_watch::plot::{BLACK, PlotError, colour_of, key, label, level, write};
 
-/// One run's routing: the kinds of text by name.
+/// The routing of one run: each kind of text with its name.
 pub struct Domains<'a> {
     /// The run's name.
     pub name: &'a str,
-    /// Kind of text, and what the gates made of it.
+    /// Each kind of text with the gates' choices on it.
     pub texts: &'a [(String, Vec<LayerRouting>)],
 }
 
@@ -24,7 +24,7 @@ const TOP: i32 = 64;
 const BOTTOM: i32 = 40;
 const WIDTH: i32 = 960;
 const ROW: i32 = 24;
-/// Room above a panel for its title.
+/// Space above a panel for its title.
 const TITLE: i32 = 26;
 
 /// Draws the first, middle and last MoE layer of every run.

@@ -1,8 +1,8 @@
-//! Why an experiment could not begin, go on or end.
+//! Why an experiment could not begin, continue or end.
 
 use hadal_base::IoError;
 use hadal_data::DataError;
-use hadal_infer::LoadError;
+use hadal_infer::{LoadError, RequestError};
 use hadal_recipe::plan::PlanError;
 use hadal_recipe::recipe::RecipeError;
 use hadal_train::checkpoint::CheckpointError;
@@ -11,69 +11,72 @@ use hadal_train::session::SessionError;
 use hadal_watch::plot::PlotError;
 use std::path::PathBuf;
 
-/// What stopped an experiment, a questionnaire or a report.
+/// An error of an experiment, a needle evaluation or a report.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// What was asked for cannot be done. The message names the option or the run and says what to do.
+    /// The request cannot be fulfilled. The message names the option or the run and says what to do.
     #[error("{0}")]
     Refused(String),
-    /// A file of the lab that it cannot read back.
-    #[error("{path} is damaged: {error}; remove it or the folder", path = path.display())]
+    /// A file of the lab cannot be read back.
+    #[error("{path} is damaged: {error}; remove the file or its folder", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where and how.
+        /// What is wrong, and where.
         error: serde_json::Error,
     },
-    /// Text of a kind that could not be split.
+    /// The text of one kind could not be split.
     #[error("--domain {name}={path}: {error}", path = path.display())]
     Kind {
-        /// Of the kind.
+        /// The name of the kind.
         name: String,
-        /// Where its text is.
+        /// The path of its text.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: DataError,
     },
-    /// The system refused.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// Text, tokenizer, packed tokens.
+    /// An error in text, tokenizer or packed tokens.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The recipe.
+    /// An error in the recipe.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The plan of a run.
+    /// An error in the plan of a run.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// A run's folder.
+    /// An error in a run's folder.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// Training.
+    /// Training failed.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// A run's checkpoints.
+    /// A checkpoint of a run cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A finished model.
+    /// A finished model cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Weights.
+    /// A prompt cannot be continued.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// An error in weights.
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),
-    /// A plot.
+    /// A plot could not be made.
     #[error(transparent)]
     Plot(#[from] PlotError),
-    /// Numbers that cannot be written as JSON.
+    /// Numbers could not be written as JSON.
     #[error("the results cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// A page that cannot be written. This does not happen with strings.
+    /// A page could not be written. This does not happen with strings.
     #[error("the page cannot be written: {0}")]
     Page(#[from] std::fmt::Error),
 }
 
-/// A result of the lab.
+/// The result type of the lab.
 pub(crate) type Result<T, E = LabError> = std::result::Result<T, E>;
 
 /// Returns [`LabError::Refused`] with a message.

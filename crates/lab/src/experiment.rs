@@ -1,14 +1,14 @@
-//! An experiment: runs that differ in a few settings, and what the report claims about them.
+//! An experiment: runs that differ in a few settings, and the report's claims about them.
 //!
-//! A description (`experiments/*.toml`) names a recipe, what all runs change of it and what each run changes, and verdicts
-//! that are worked out from the metrics, and from what the models make of their context where that is asked for.
-//! Smoothing and bounds stand in the description, fixed before any run.
+//! A description (`experiments/*.toml`) names a recipe, the changes that all runs make, and the changes of each run. It
+//! also lists verdicts. They are computed from the metrics, and if asked for, from measurements of long contexts.
+//! Smoothing and bounds are in the description, so they are fixed before any run.
 
 use crate::verdict::{Verdict, VerdictKind};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Name and text of every experiment that comes with the program.
+/// Name and text of every built-in experiment.
 pub const EXPERIMENTS: [(&str, &str); 7] = [
     ("fp8", include_str!("../../../experiments/fp8.toml")),
     ("fp8-blocks", include_str!("../../../experiments/fp8-blocks.toml")),
@@ -19,34 +19,35 @@ pub const EXPERIMENTS: [(&str, &str); 7] = [
     ("yarn", include_str!("../../../experiments/yarn.toml")),
 ];
 
-/// What an experiment does.
+/// The description of an experiment.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
-    /// For people.
+    /// Title for people.
     pub title: String,
     /// Section of the report.
     pub section: String,
-    /// Recipe of all runs.
+    /// Recipe that all runs use.
     pub recipe: String,
-    /// What all runs change of it, as `key=value`.
+    /// Changes that all runs make to the recipe, as `key=value`.
     #[serde(default)]
     pub set: Vec<String>,
-    /// Steps of the moving mean that losses are compared after.
+    /// Number of steps in the moving mean of the losses before they are compared.
     pub smooth: usize,
-    /// Minutes for all runs together, unless the user gives others; with a [`Context`], those that the recipe's parts take.
+    /// Minutes for all runs together, unless the user gives another time. With a [`Context`], the minutes that the
+    /// recipe's parts need.
     pub minutes: f64,
-    /// How often each run is made, with another seed each time: what chance does.
+    /// Number of seeds. Each run is repeated for each seed, to measure the effect of chance.
     #[serde(default = "one")]
     pub seeds: u64,
-    /// The runs; the first one is the base of the difference plot, unless a `loss-within` verdict has another.
+    /// The runs. The first one is the base of the difference plot, unless a `loss-within` verdict has another base.
     pub run: Vec<Member>,
-    /// What is to be found out.
+    /// The claims to judge.
     pub verdict: Vec<Verdict>,
-    /// The run whose finished weights are put under the precision of every run, for their losses and gradients.
+    /// The run whose finished weights are evaluated in the precision of every run, for losses and gradients.
     pub fidelity: Option<String>,
-    /// Asks the first run's models, before and after the recipe's extensions, what they find in a long text, and those that the
-    /// other runs, its controls, end with.
+    /// Asks models about long texts: those of the first run before and after the recipe's extensions, and the final
+    /// models of the other runs, which are its controls.
     pub context: Option<Context>,
 }
 
@@ -58,13 +59,13 @@ fn one() -> u64 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
-    /// Tokens of the texts.
+    /// Lengths of the texts in tokens.
     pub lengths: Vec<usize>,
-    /// Depths of the needle.
+    /// Number of depths of the needle.
     pub depths: usize,
-    /// Questions for each length and depth.
+    /// Number of questions for each length and depth.
     pub samples: usize,
-    /// Held-out tokens that the loss by place and the perplexity are measured on.
+    /// Number of held-out tokens on which perplexity and the loss by place are measured.
     pub tokens: u64,
     /// Window of the perplexity: the length before the extension.
     pub window: usize,
@@ -74,25 +75,26 @@ pub struct Context {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
-    /// Its name in plots and reports, and of its folder.
+    /// Its name in plots and reports. The folder's name is made from it.
     pub name: String,
-    /// What it changes beside [`Experiment::set`].
+    /// What it changes in addition to [`Experiment::set`].
     #[serde(default)]
     pub set: Vec<String>,
-    /// Number (from 1; 0: none) of the weight of the last norm that is moved by one rounding to bf16 before the first step:
-    /// a control, which differs from its base in nothing else.
+    /// Makes the run a control that differs from its base in nothing else: a weight of the last norm is changed by one
+    /// rounding to bf16 before the first step. This is the number of the weight, from 1; 0 changes none.
     #[serde(default)]
     pub nudge: usize,
 }
 
 impl Member {
-    /// Folder of the run inside the experiment's; of several seeds each has its own below it ([`Experiment::folder`]).
+    /// Folder of the run inside the experiment's folder. With several seeds, each has a folder of its own below it
+    /// ([`Experiment::folder`]).
     pub fn folder(&self) -> String {
         file_name(&self.name)
     }
 }
 
-/// A name of a run or a model as part of a file's name: letters and digits in small, joined by `-`.
+/// The name of a run or a model as part of a file name: lowercase letters and digits, joined by `-`.
 pub fn file_name(name: &str) -> String {
     let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' });
     let name: String = letters.collect();
@@ -100,14 +102,14 @@ pub fn file_name(name: &str) -> String {
 }
 
 impl Experiment {
-    /// Folder of a run with a seed inside the experiment's.
+    /// Folder of a run with a given seed, inside the experiment's folder.
     pub fn folder(&self, member: &Member, seed: u64) -> PathBuf {
         let run = PathBuf::from(member.folder());
         if self.seeds > 1 { run.join(format!("seed-{seed}")) } else { run }
     }
 
-    /// The run that losses are drawn relative to, and the bound on the difference: those of the first `loss-within`
-    /// verdict, otherwise the first run.
+    /// The run relative to which losses are drawn, and the bound on the difference. They come from the first
+    /// `loss-within` verdict. Without one, it is the first run.
     pub fn base(&self) -> (&str, Option<f64>) {
         let of_verdict = self.verdict.iter().find_map(|v| match &v.kind {
             VerdictKind::LossWithin { base, below, .. } => Some((base.as_str(), Some(*below))),
@@ -125,7 +127,9 @@ impl Experiment {
             }
             None => {
                 let known = EXPERIMENTS.map(|e| e.0).join(", ");
-                return Err(format!("there is no experiment `{name}`: neither built in ({known}) nor a .toml file"));
+                return Err(format!(
+                    "there is no experiment `{name}`: it is neither built in ({known}) nor a .toml file"
+                ));
             }
         };
         let found: Self = toml::from_str(&text).map_err(|e| format!("{name}: {e}"))?;
@@ -136,11 +140,11 @@ impl Experiment {
     fn check(&self) -> Result<(), String> {
         let least = if self.context.is_some() { 1 } else { 2 };
         if self.seeds == 0 {
-            return Err("`seeds` is at least 1".into());
+            return Err("`seeds` must be at least 1".into());
         }
         if self.run.len() < least || self.smooth == 0 || !(self.minutes > 0.0 && self.minutes.is_finite()) {
             return Err(
-                "an experiment has two runs or more (one with a `context`), `smooth` steps and `minutes` above 0"
+                "an experiment needs at least two runs (one with a `context`), and `smooth` and `minutes` above 0"
                     .into(),
             );
         }
@@ -149,18 +153,18 @@ impl Experiment {
             .as_ref()
             .is_some_and(|c| c.lengths.is_empty() || c.depths * c.samples * c.window == 0 || c.tokens == 0)
         {
-            return Err("`context` has lengths, and depths, samples, tokens and window above 0".into());
+            return Err("`context` needs lengths, and depths, samples, tokens and window above 0".into());
         }
         let folders: Vec<String> = self.run.iter().map(Member::folder).collect();
         if let Some(i) = (1..folders.len()).find(|i| folders[..*i].contains(&folders[*i]) || folders[*i].is_empty()) {
             return Err(format!("run `{}` needs a name of its own", self.run[i].name));
         }
         if let Some(name) = self.fidelity.as_ref().filter(|name| self.run.iter().all(|r| r.name != **name)) {
-            return Err(format!("`fidelity` names a run `{name}` that is not there"));
+            return Err(format!("`fidelity` names a run `{name}` that does not exist"));
         }
         for verdict in &self.verdict {
             if let Some(name) = verdict.kind.runs().into_iter().find(|n| self.run.iter().all(|r| r.name != *n)) {
-                return Err(format!("a verdict speaks of a run `{name}` that is not there"));
+                return Err(format!("a verdict names a run `{name}` that does not exist"));
             }
         }
         Ok(())

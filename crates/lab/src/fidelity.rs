@@ -1,5 +1,6 @@
-//! What a precision does to one and the same model (report 3.3, appendix B): its loss and its gradients against f32, with
-//! the gates' choices of f32, so that nothing but rounding differs. Two training runs come apart by chance; this does not.
+//! Measures the effect of a precision on a single model (report 3.3, appendix B): its loss and its gradients, compared
+//! with f32. The routing choices are those of f32, so only rounding differs. Two training runs also differ by chance;
+//! this measurement does not.
 
 use hadal_data::EvalSet;
 use hadal_model::{Grads, LossWeights, Model, Probe, Workspace};
@@ -7,7 +8,7 @@ use hadal_ops::{Cx, Tensor};
 use hadal_train::evaluate::each_input;
 use serde::{Deserialize, Serialize};
 
-/// The experts that every gate chose, MoE layer by layer, for each group of windows.
+/// The experts that every gate chose, for each MoE layer and each group of windows.
 type Choices = Vec<Vec<Tensor>>;
 
 /// Loss and gradients of a model over a text.
@@ -17,16 +18,17 @@ pub struct Sample {
     choices: Choices,
 }
 
-/// How far a sample is from another of the same weights.
+/// The difference between two samples of the same weights.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fidelity {
-    /// Relative difference of the mean loss of a token, with its sign.
+    /// Relative difference of the mean loss per token, with its sign.
     pub loss: f64,
-    /// Of the gradients of all matrices in Transformer layers together: norm of the difference over the norm.
+    /// Relative difference of the gradients of all matrices in Transformer layers together: norm of the difference
+    /// divided by the norm.
     pub gradients: f64,
 }
 
-/// Runs `model` forward and backward over `set`, with the choices of another sample or with its own.
+/// Runs `model` forward and backward over `set`, with the choices of another sample or its own.
 pub fn sample(cx: &Cx, model: &Model, set: &EvalSet, like: Option<&Sample>) -> Sample {
     let mut grads = Grads::new(cx, model.params().into_iter());
     let (mut stats, mut ws, mut choices) = (model.stats(cx), Workspace::default(), Choices::new());
@@ -48,7 +50,7 @@ pub fn sample(cx: &Cx, model: &Model, set: &EvalSet, like: Option<&Sample>) -> S
 }
 
 impl Fidelity {
-    /// Of `sample`, taken with the choices of `exact`; `model` has their parameters.
+    /// Compares `sample` with `exact`, whose choices it used. `model` has their parameters.
     pub fn new(model: &Model, sample: &Sample, exact: &Sample) -> Self {
         let (mut apart, mut whole) = (0.0, 0.0);
         for param in model.params() {
@@ -73,8 +75,8 @@ mod tests {
     use hadal_ops::DType;
     use hadal_weights::precision::{Gradients, Precision};
 
-    /// Four bits round sixteen times as coarsely as eight, give or take what scales and second roundings add; blocks share a
-    /// scale among unlike tokens and lose more.
+    /// Four bits round sixteen times as coarsely as eight. Scales and second roundings change this a little. Blocks
+    /// share a scale among different tokens and lose more.
     #[test]
     fn precisions_are_ordered_by_their_bits() {
         let text = "some text, again some text, and then at last some other text: one, two, three, four, five. ";

@@ -1,4 +1,4 @@
-//! The figures of a run, seed by seed: what the report's table shows and `measured.json` holds.
+//! The figures of a run, for each seed. The report's table shows them, and `measured.json` contains them.
 
 use crate::measure::Measured;
 use crate::routing::{LayerRouting, specialisation};
@@ -6,7 +6,7 @@ use hadal_watch::curve::{Spread, end};
 use hadal_watch::metrics::StepMetrics;
 use hadal_weights::precision::Keep;
 
-/// A figure's name in the table, in JSON, and its digits.
+/// The name of a figure in the table and in JSON, and its number of digits.
 pub(crate) struct Column {
     pub(crate) title: &'static str,
     pub(crate) key: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Column {
     figure: fn(&[StepMetrics], &Measured) -> Option<f64>,
 }
 
-/// All figures; those that no run has are left out of the table.
+/// All figures. The table leaves out those that no run has.
 pub(crate) const COLUMNS: [Column; 10] = [
     Column { title: "loss at the end", key: "loss", digits: 4, figure: |s, _| mean_end(s, |m| Some(m.loss)) },
     Column {
@@ -42,7 +42,7 @@ pub(crate) const COLUMNS: [Column; 10] = [
         figure: |_, m| m.along.rate().map(|r| 100.0 * r),
     },
     Column {
-        title: "of its own greedy text, %",
+        title: "the same in its own greedy text, %",
         key: "mtp_accepted_own_percent",
         digits: 1,
         figure: |_, m| m.own.rate().map(|r| 100.0 * r),
@@ -53,9 +53,9 @@ pub(crate) const COLUMNS: [Column; 10] = [
         digits: 2,
         figure: |s, _| mean_end(s, StepMetrics::mean_max_vio),
     },
-    Column { title: "nodes a token", key: "nodes_a_token", digits: 2, figure: |_, m| nodes(m) },
+    Column { title: "nodes per token", key: "nodes_a_token", digits: 2, figure: |_, m| nodes(m) },
     Column {
-        title: "bytes between nodes, a token and layer",
+        title: "bytes between nodes, per token and layer",
         key: "bytes_between_nodes",
         digits: 0,
         figure: |_, m| nodes(m).map(|n| n * node_bytes(m.width)),
@@ -64,12 +64,12 @@ pub(crate) const COLUMNS: [Column; 10] = [
 ];
 
 impl Column {
-    /// The figure of one seed.
+    /// The figure for one seed.
     pub(crate) fn of(&self, steps: &[StepMetrics], measured: &Measured) -> Option<f64> {
         (self.figure)(steps, measured)
     }
 
-    /// The table's cell: the mean over the seeds, and their standard deviation where there are several.
+    /// The cell in the table: the mean over the seeds, with the standard deviation if there are several.
     pub(crate) fn cell(&self, seeds: &[Option<f64>]) -> Option<String> {
         let spread = Spread::of(&seeds.iter().copied().collect::<Option<Vec<f64>>>()?);
         let (digits, mean) = (self.digits, spread.mean);
@@ -83,19 +83,19 @@ fn mean_end(steps: &[StepMetrics], figure: impl Fn(&StepMetrics) -> Option<f64>)
     (!all.is_empty()).then(|| end(all.into_iter()))
 }
 
-/// How differently the kinds of text are routed, where there are two or more.
+/// How differently the kinds of text are routed. `None` with fewer than two kinds.
 pub(crate) fn specialised(m: &Measured) -> Option<f64> {
     let texts: Vec<&[LayerRouting]> = m.domains.iter().map(|d| &d.1[..]).collect();
     (texts.len() > 1 && !m.routing.is_empty()).then(|| specialisation(&texts))
 }
 
-/// Nodes a token's experts lie in, mean over the layers.
+/// Number of nodes that contain a token's experts, averaged over the layers.
 fn nodes(m: &Measured) -> Option<f64> {
     let layers = m.routing.len();
     (layers > 0).then(|| m.routing.iter().map(LayerRouting::nodes_a_token).sum::<f64>() / layers as f64)
 }
 
-/// Bytes that a token sends to a node and gets back: dispatch in FP8, combine in BF16 (report 3.2.2, 3.3.3).
+/// Bytes that a token sends to a node and receives from it: dispatch in FP8, combine in BF16 (report 3.2.2, 3.3.3).
 fn node_bytes(width: usize) -> f64 {
     (Keep::Fp8.bytes(width as u64) + Keep::Compute.bytes(width as u64)) as f64
 }

@@ -1,17 +1,17 @@
-//! What the runs of an experiment have shown, as verdicts read it.
+//! The results of an experiment's runs, in the form that verdicts use.
 
 use crate::fidelity::Fidelity;
 use hadal_watch::metrics::StepMetrics;
 use hadal_watch::plot::NeedleCell;
 use serde::{Deserialize, Serialize};
 
-/// What a model makes of its context.
+/// How a model uses its context.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InContext {
-    /// By what it was trained on last, `512 tokens`, `4096 tokens` (the second of one length with its extension's number), or a
-    /// control's name.
+    /// Name of the model: the sequence length of its last training (`512 tokens`, `4096 tokens`) or a control's name.
+    /// If several have the same length, the later ones also have the number of their extension.
     pub model: String,
-    /// Needles found.
+    /// Needles found and asked for.
     pub needles: Vec<NeedleCell>,
     /// Perplexity of held-out text in windows of the experiment's length before the extension.
     pub perplexity: f64,
@@ -22,19 +22,19 @@ pub struct InContext {
 pub struct Series {
     /// The run's name.
     pub name: String,
-    /// All runs list their seeds in one order.
+    /// Metrics by seed. All runs have the same order of seeds.
     pub seeds: Vec<Vec<StepMetrics>>,
 }
 
-/// What verdicts are worked out from.
+/// The results that verdicts are computed from.
 pub struct Findings<'a> {
     /// The runs.
     pub runs: &'a [Series],
-    /// How differently the kinds of text are routed, by run and seed, where kinds of text were given.
+    /// How differently the kinds of text are routed, by run and seed. Empty if no kinds of text were given.
     pub specialisation: &'a [(String, Vec<f64>)],
     /// Models before and after the extensions.
     pub context: &'a [InContext],
-    /// One run's weights under the precision of runs, by run and seed.
+    /// The weights of one run in the precisions of the runs, by run and seed.
     pub fidelity: &'a [(String, Vec<Fidelity>)],
 }
 
@@ -51,12 +51,12 @@ impl Findings<'_> {
         self.context.iter().find(|m| m.model == name)
     }
 
-    /// Why the runs called `names` cannot be judged, if they cannot: a step is missing, or a loss is not a number.
+    /// Why the runs called `names` cannot be judged, if so: a step is missing, or a loss is NaN or infinite.
     pub(crate) fn problem(&self, names: &[&str]) -> Option<String> {
         let all = || names.iter().flat_map(|n| self.seeds(n).enumerate().map(move |(i, steps)| (*n, i + 1, steps)));
         let last = |steps: &[StepMetrics]| steps.last().map_or(0, |m| m.tokens);
         let longest = all().map(|a| last(a.2)).max().unwrap_or(0);
-        // Runs of other batches may end within a step of each other.
+        // Runs with other batch sizes may end within one step of each other.
         let step = |steps: &[StepMetrics]| last(steps) - last(&steps[..steps.len().saturating_sub(1)]);
         let largest = all().map(|a| step(a.2)).max().unwrap_or(0).max(1);
         all().find_map(|(name, seed, steps)| {
@@ -65,7 +65,7 @@ impl Findings<'_> {
                 return Some(format!("the metrics of {who} lack step {}", i + 1));
             }
             if let Some(m) = steps.iter().find(|m| !m.loss.is_finite()) {
-                return Some(format!("the loss of {who} is not a number at step {}", m.step));
+                return Some(format!("the loss of {who} is NaN or infinite at step {}", m.step));
             }
             let short = longest - last(steps) >= largest;
             short.then(|| format!("the metrics of {who} end at {} of {longest} tokens", last(steps)))

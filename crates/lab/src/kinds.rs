@@ -1,4 +1,4 @@
-//! Kinds of text to train on in equal parts, each with a part that is held out to watch the experts on.
+//! Kinds of text to train on in equal parts. A part of each is held out to measure the routing on it.
 
 use crate::checks::REMEDY;
 use crate::error::{LabError, Result, refuse};
@@ -13,16 +13,16 @@ use hadal_train::session::Say;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Folder of the packed text in the experiment's, and what it holds.
+/// Subfolder of the experiment for the packed text, and the file that describes it.
 const FOLDER: &str = "kinds";
 const CONTENTS: &str = "kinds.json";
-/// Share of each kind that is held out: enough to count routing on.
+/// Share of each kind that is held out. It is large enough to measure routing.
 const HELD_OUT: f64 = 0.1;
-/// A file that is one text is cut at blank lines into pieces of at least so many bytes.
+/// A file that is a single text is cut at blank lines into pieces of at least this many bytes.
 const PIECE: usize = 4096;
 
-/// Packs the kinds of text into a folder that the runs are trained from: as many bytes of each as the smallest has, less
-/// what is held out as validation. A packed document's group is its kind.
+/// Packs the kinds of text into a folder from which the runs are trained. Of each kind it takes as many bytes as the
+/// smallest kind has. The held-out parts become the validation text. The group of a packed document is its kind.
 pub(crate) fn prepare(kinds: &[(String, PathBuf)], plan: &Plan, out: &Path, say: Say<'_>) -> Result<PathBuf> {
     let folder = out.join(FOLDER);
     let seed = plan.run.seed;
@@ -54,7 +54,7 @@ pub(crate) fn prepare(kinds: &[(String, PathBuf)], plan: &Plan, out: &Path, say:
         train.extend(split.train.into_iter().map(of_kind));
         held_out.extend(split.validation.into_iter().map(of_kind));
     }
-    // The kinds are mixed document by document.
+    // The documents of the kinds are mixed.
     train.sort_by_key(|d| hash_bytes(d.id.as_bytes()));
     corpus::pack_split(&train, &held_out, &plan.data, plan.data.vocab_size, seed, [&folder, &folder], &mut |line| {
         say(line);
@@ -63,7 +63,7 @@ pub(crate) fn prepare(kinds: &[(String, PathBuf)], plan: &Plan, out: &Path, say:
     Ok(folder)
 }
 
-/// The documents of one kind, without copies and what is no text.
+/// The documents of one kind, without copies and without anything that is not text.
 fn documents(name: &str, path: &Path, say: Say<'_>) -> Result<Vec<Document>> {
     let Texts { mut documents, left_out } = read_paths(&[path], &SourceOptions::default())?;
     if !left_out.is_empty() {
@@ -77,7 +77,7 @@ fn documents(name: &str, path: &Path, say: Say<'_>) -> Result<Vec<Document>> {
     Ok(documents)
 }
 
-/// A text in pieces that end with a blank line.
+/// Splits a text into pieces that end with a blank line.
 fn pieces(whole: &Document) -> Vec<Document> {
     let (mut pieces, mut text) = (Vec::new(), String::new());
     for line in whole.text.split_inclusive('\n') {

@@ -1,11 +1,11 @@
-//! The evidence that a trained model learned: completions of held-out code before and after, and what it makes of the
-//! held-out text, beside compressors.
+//! The evidence that a trained model learned: completions of held-out code before and after training, and its bits per
+//! byte of the held-out text, compared with compressors.
 
 use crate::error::{Result, refuse};
 use hadal_data::baseline::{Compressor, Unigram};
-use hadal_data::{DataError, Tokenizer, fim};
-use hadal_infer::{Acceptance, SampleParams, generate, generate_with_drafts};
-use hadal_model::{Decoder, Model};
+use hadal_data::{Tokenizer, fim};
+use hadal_infer::{Acceptance, Engine, EngineOptions, SampleParams, generate, generate_with_drafts};
+use hadal_model::Model;
 use hadal_ops::Cx;
 use hadal_train::evaluate::evaluate;
 use hadal_train::session::Session;
@@ -14,15 +14,15 @@ use hadal_watch::metrics;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// New tokens of a completion.
+/// Number of new tokens per completion.
 const NEW_TOKENS: usize = 64;
-/// How the sampled completions are drawn: what `hadal generate` does by default.
+/// Settings for the sampled completions: the defaults of `hadal generate`.
 pub const SAMPLING: SampleParams =
     SampleParams { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.0, seed: 0, request: 0, sample: 0 };
-/// Most prompt text, in bytes.
+/// Largest prompt, in bytes.
 const PROMPT_BYTES: usize = 700;
 
-/// Above this multiple of the planned time, the page says that it took longer.
+/// The page mentions the time if it is more than this multiple of the planned time.
 const LATE: f64 = 1.15;
 
 /// Pieces of held-out code to complete.
@@ -33,9 +33,9 @@ pub struct Prompts {
 struct Prompt {
     file: String,
     prefix: String,
-    /// What follows the gap; none for a plain continuation.
+    /// The text after the gap. `None` for a plain continuation.
     suffix: Option<String>,
-    /// What the author wrote.
+    /// The original text.
     truth: String,
 }
 
@@ -46,7 +46,8 @@ pub struct Answers {
 }
 
 impl Prompts {
-    /// Two continuations of a function's head and two gaps of a few lines, from four files spread over the held-out text.
+    /// Chooses two continuations of a function's head and two gaps of a few lines, from four files spread over the
+    /// held-out text.
     pub fn choose(texts: &[(String, String, String)]) -> Self {
         let usable: Vec<_> = texts.iter().filter_map(|(_, name, text)| Some((name, text, function(text)?))).collect();
         let picks = [1, 3, 5, 7].map(|i| i * usable.len() / 8);
@@ -59,15 +60,16 @@ impl Prompts {
         Self { all }
     }
 
-    /// Answers to the prompts. Greedy ones say as well how many of their tokens MTP would have drafted right.
+    /// The model's answers to the prompts. For greedy answers, it also counts how many of their tokens MTP would have
+    /// drafted correctly.
     pub fn answer(
         &self,
         cx: &Cx,
         model: &Model,
         tokenizer: &Tokenizer,
         sampling: Option<SampleParams>,
-    ) -> Result<Answers, DataError> {
-        let decoder = Decoder::new(cx, model);
+    ) -> Result<Answers> {
+        let mut engine = Engine::new(cx, model, EngineOptions::default());
         let stop: Vec<u32> = tokenizer.special().eos.into_iter().collect();
         let mut answers = Answers { texts: Vec::new(), acceptance: Acceptance::default() };
         for (request, prompt) in (0..).zip(&self.all) {
@@ -77,9 +79,18 @@ impl Prompts {
                 None => ids.extend(tokenizer.encode(&prompt.prefix)),
             }
             let done = if let Some(params) = sampling {
-                generate(cx, &decoder, &ids, SampleParams { request, ..params }, &stop, NEW_TOKENS, &mut |_| true)
+                generate(
+                    cx,
+                    model,
+                    &mut engine,
+                    &ids,
+                    SampleParams { request, ..params },
+                    &stop,
+                    NEW_TOKENS,
+                    &mut |_| true,
+                )?
             } else {
-                let (done, seen) = generate_with_drafts(cx, &decoder, &ids, &stop, NEW_TOKENS);
+                let (done, seen) = generate_with_drafts(cx, model, &mut engine, &ids, &stop, NEW_TOKENS)?;
                 answers.acceptance += seen;
                 done
             };
@@ -89,8 +100,8 @@ impl Prompts {
     }
 }
 
-/// The page of a finished run: what its model completed before training (greedily) and after (greedily and sampled), and
-/// its bits per byte of held-out text beside those of compressors.
+/// The page of a finished run: the model's completions before training (greedy) and after training (greedy and
+/// sampled), and its bits per byte of held-out text next to those of compressors.
 pub fn page(
     session: &Session,
     trainer: &Trainer,
@@ -127,8 +138,8 @@ pub fn page(
     Ok(page)
 }
 
-/// The end of the page: how long it took, beside the `planned` minutes, what is in the run's folder, and what `program` can
-/// do next.
+/// The end of the page: how long the run took compared with the `planned` minutes, what its folder contains, and what
+/// `program` can do next.
 pub fn ending(session: &Session, program: &str, took: Duration, planned: Option<f64>) -> String {
     let (folder, minutes) = (session.folder.display(), took.as_secs_f64() / 60.0);
     let late = planned.filter(|planned| minutes > LATE * planned);
@@ -136,7 +147,7 @@ pub fn ending(session: &Session, program: &str, took: Duration, planned: Option<
         format!(" That is longer than the {planned:.0} min planned: the machine became slower after it was measured.")
     });
     format!(
-        "The whole quickstart took {minutes:.1} min.{late}\n\n## What is there, and what to try next\n\n\
+        "The whole quickstart took {minutes:.1} min.{late}\n\n## Files, and what to try next\n\n\
          - {folder}/training.svg, expert_load.svg, max_vio.svg: loss curve, expert load, balance\n\
          - {folder}/model: a Hugging Face deepseek_v3 checkpoint; {folder}/tensorboard; this page: report.md\n\n\
          \x20   {program} generate {folder} 'pub fn new('\n\
@@ -146,7 +157,7 @@ pub fn ending(session: &Session, program: &str, took: Duration, planned: Option<
     )
 }
 
-/// Bits per byte of held-out text: the model, the frequencies of tokens, two compressors.
+/// Bits per byte of held-out text: of the model, of token frequencies, and of two compressors.
 fn held_out(page: &mut String, session: &Session, trainer: &Trainer) -> Result<()> {
     let set = session.corpus.validation(session.plan.data.seq_len, None)?;
     let (cx, model) = (&trainer.cx, &trainer.model);
@@ -164,7 +175,7 @@ fn held_out(page: &mut String, session: &Session, trainer: &Trainer) -> Result<(
     writeln!(page, "| {unigram:.3} | {xz:.3} | {zstd:.3} | **{:.3}** |\n", ours.bits_per_byte)?;
     writeln!(
         page,
-        "{} files of packages the model never saw, {:.2} MB; perplexity {:.1} a token.\n",
+        "{} files from packages that the model never saw, {:.2} MB; perplexity {:.1} per token.\n",
         documents.len(),
         set.text_bytes as f64 / 1e6,
         ours.loss.exp()
@@ -172,7 +183,7 @@ fn held_out(page: &mut String, session: &Session, trainer: &Trainer) -> Result<(
     Ok(())
 }
 
-/// Start of the body of a function with some lines before it and after.
+/// Start of the body of a function that has some lines before and after it.
 fn function(text: &str) -> Option<usize> {
     let mut from = text.len() / 3;
     while !text.is_char_boundary(from) {

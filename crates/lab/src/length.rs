@@ -1,4 +1,4 @@
-//! Lengths of an experiment's runs: those asked for, or what this machine does in the time there is.
+//! Lengths of an experiment's runs: as requested, or as long as this machine can train in the available time.
 
 use crate::budget::{Lengths, Part, factor};
 use crate::checks::REMEDY;
@@ -16,16 +16,16 @@ use hadal_train::session::Prepared;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
-/// Where the lengths of an experiment's runs are kept, in its folder.
+/// File in the experiment's folder that stores the lengths.
 const FILE: &str = "length.json";
-/// Most seconds that the rate of one part of a run is measured for ...
+/// Largest time for measuring the rate of one part of a run, in seconds ...
 const SECONDS: f64 = 3.0;
-/// ... and the largest share of the time that all of them take.
+/// ... and largest share of the total time for all measurements.
 const MEASURING: f64 = 0.05;
-/// Kept back for checkpoints, drafts, plots and a machine that slows down.
+/// Share of the time that is kept for checkpoints, drafts, plots and a machine that slows down.
 const RESERVE: f64 = 0.1;
 
-/// What was asked for.
+/// The length that was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Asked {
@@ -55,7 +55,7 @@ impl Work<'_> {
         Ok(Asked::Minutes { minutes, seeds: self.experiment.seeds })
     }
 
-    /// Lengths of the runs' parts, and the first run with its text read where that was needed to measure them.
+    /// Lengths of the runs' parts. If they had to be measured, also the first run with its text already read.
     pub(crate) fn lengths(&self) -> Result<(Lengths, Option<Prepared>)> {
         let asked = self.asked()?;
         let path = self.out.join(FILE);
@@ -73,7 +73,7 @@ impl Work<'_> {
                     Asked::Minutes { minutes, seeds } => format!("{minutes} minutes for --seeds {seeds}"),
                 };
                 let (there, here) = (told(stored.asked), told(asked));
-                refuse!("{} holds runs as long as {there} gives, not {here}: {REMEDY}", self.out.display());
+                refuse!("{} holds runs of the length that {there} gives, not {here}: {REMEDY}", self.out.display());
             }
             return Ok((stored.lengths, None));
         }
@@ -82,7 +82,7 @@ impl Work<'_> {
                 recipe.schedule.total_tokens = Total::Tokens(n);
                 (Lengths::of(&Plan::new(&recipe, None)?), None)
             }
-            // Runs from before lengths were kept.
+            // Runs of older versions did not store their lengths.
             (Asked::Minutes { .. }, Some(folder)) => (Lengths::of(&Plan::load(&folder)?), None),
             (Asked::Minutes { minutes, .. }, None) => {
                 let (lengths, prepared) = self.measured(minutes)?;
@@ -95,7 +95,8 @@ impl Work<'_> {
         Ok((lengths, prepared))
     }
 
-    /// What fits into `minutes`: the rate of every part of every run is measured, and reading is reckoned with.
+    /// The lengths that fit into `minutes`. The rate of every part of every run is measured, and reading is taken into
+    /// account.
     fn measured(&self, minutes: f64) -> Result<(Lengths, Prepared)> {
         let before = Instant::now();
         let runs = &self.experiment.run;
@@ -110,11 +111,18 @@ impl Work<'_> {
             let mut parts = Vec::new();
             let (tokens, rows) = (first.corpus.tokenizer.vocab_size(), plan.model.vocab_size);
             if tokens > rows {
-                refuse!("run `{}` has rows for {rows} tokens, `{}` {tokens}: give --tokens", run.name, runs[0].name);
+                refuse!(
+                    "run `{}` has rows for {rows} tokens, but the tokenizer of `{}` has {tokens}: give --tokens",
+                    run.name,
+                    runs[0].name
+                );
             }
             for part in [plan].into_iter().chain(&plan.extensions) {
                 let rate = run::measure(part, &first.corpus, needles::make, seconds)?;
-                (self.say)(&format!("{}: {rate:.0} tokens a second in sequences of {}", run.name, part.data.seq_len));
+                (self.say)(&format!(
+                    "{}: {rate:.0} tokens per second in sequences of {} tokens",
+                    run.name, part.data.seq_len
+                ));
                 let (tokens, read) = (part.schedule.total_tokens, self.read(part, &first.corpus)?);
                 parts.push(Part { tokens, rate, read });
             }
@@ -134,15 +142,16 @@ impl Work<'_> {
             Some(Amount::Tokens(n)) => n as f64 / plan.schedule.total_tokens as f64,
             _ => f64::INFINITY,
         };
-        // A recipe with extensions has lengths that they follow from: they may be cut short, but are no longer unless asked for.
+        // The lengths in a recipe with extensions belong together. They may be shortened, but are extended only if
+        // asked for.
         let most = if self.experiment.context.is_some() && self.args.budget.is_none() { most.min(1.0) } else { most };
         factor = factor.min(most);
         let lengths = if factor == 1.0 { Lengths::of(plan) } else { Lengths::scaled(plan, factor) };
-        (self.say)(&format!("{:.2} M tokens a run in {minutes} minutes", lengths.total_tokens as f64 / 1e6));
+        (self.say)(&format!("{:.2} M tokens per run in {minutes} minutes", lengths.total_tokens as f64 / 1e6));
         Ok((lengths, first))
     }
 
-    /// Tokens of a part of a run that are read, not trained on.
+    /// Number of tokens that a part of a run reads without training on them.
     fn read(&self, plan: &Plan, corpus: &Corpus) -> Result<u64> {
         let validations = 1 + match plan.eval_every {
             Every::Tokens(n) => plan.schedule.total_tokens / n.max(1),

@@ -1,5 +1,5 @@
-//! The lab: the report's comparisons, redone. Runs that differ in a few settings, what their models do, verdicts on the
-//! report's claims, and plots. Nothing outside of it knows of an experiment.
+//! The lab repeats the report's comparisons: runs that differ in a few settings, measurements of their models, verdicts
+//! on the report's claims, and plots. Nothing outside of the lab knows about experiments.
 
 pub mod budget;
 mod checks;

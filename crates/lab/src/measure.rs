@@ -1,5 +1,5 @@
-//! What an experiment asks of its finished models: routing, accepted drafts, needles and loss by place. What was found is
-//! kept beside the run, so that a repeated command asks nothing twice.
+//! Measures an experiment's finished models: routing, accepted drafts, needles and loss by place. The results are
+//! stored beside the run, so a repeated command measures nothing twice.
 
 use crate::error::Result;
 use crate::experiment::Context;
@@ -12,44 +12,44 @@ use hadal_base::mix;
 use hadal_data::hash::hash_bytes;
 use hadal_data::{EvalOptions, EvalSet, SourceOptions, read_paths};
 use hadal_infer::Loaded;
-use hadal_infer::{Acceptance, acceptance_along, generate_with_drafts};
-use hadal_model::Decoder;
+use hadal_infer::{Acceptance, Engine, EngineOptions, acceptance_along, generate_with_drafts};
 use hadal_ops::{Cx, DType};
 use hadal_recipe::plan::Plan;
 use hadal_train::corpus::Corpus;
 use hadal_train::evaluate::{Stretch, by_place, evaluate, evaluate_by_position};
 use hadal_train::extend::extension_folder;
+use hadal_weights::precision::RunFormats;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Held-out tokens that the gates are watched on, of each kind of text.
+/// Number of held-out tokens of each kind of text on which routing is measured.
 pub(crate) const ROUTED: u64 = 32_768;
-/// Tokens of a prompt, and of its greedy continuation, whose drafts are counted.
+/// Tokens per prompt, and per greedy continuation whose drafts are counted.
 const PROMPT: usize = 96;
 const NEW: usize = 64;
-/// Prompts.
+/// Number of prompts.
 const PROMPTS: usize = 16;
-/// Raised when something else is measured, or otherwise.
+/// Incremented when a different quantity is measured, or in a different way.
 pub(crate) const VERSION: u64 = 2;
 
-/// What a finished run's model does on held-out text.
+/// Measurements of a finished run's model on held-out text.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Measured {
     /// Width of the model.
     pub(crate) width: usize,
     /// Routing on the held-out text.
     pub(crate) routing: Vec<LayerRouting>,
-    /// Routing by kind of text, of each the same number of tokens.
+    /// Routing by kind of text, on the same number of tokens for each kind.
     pub(crate) domains: Vec<(String, Vec<LayerRouting>)>,
-    /// Drafts of the first MTP module, where there is one, for the model's own greedy text ...
+    /// Accepted drafts of the first MTP module, if there is one, for the model's own greedy text ...
     pub(crate) own: Acceptance,
     /// ... and along held-out text.
     pub(crate) along: Acceptance,
 }
 
-/// What is kept in `path` if it was found `of` the same things, otherwise what `find` finds, which is kept.
+/// The contents of `path` if they belong to the same `of`. Otherwise the result of `find`, which is then stored.
 pub(crate) fn kept<T: Serialize + DeserializeOwned>(
     path: &Path,
     of: &Value,
@@ -82,7 +82,7 @@ pub(crate) fn measure(folder: &Path, kinds: &[Kind]) -> Result<Measured> {
     let texts: Vec<(&str, u64)> = kinds.iter().map(|kind| (kind.name.as_str(), kind.hash)).collect();
     let of = json!({"version": VERSION, "plan": plan, "text": corpus.validation.fingerprint(), "kinds": texts});
     kept(&folder.join("measured.json"), &of, || {
-        let loaded = Loaded::open(&folder.join("model"), None, Cx::cpu(0, DType::Bf16))?;
+        let loaded = Loaded::open(&folder.join("model"), None, RunFormats::COMPUTE, Cx::cpu(0, DType::Bf16))?;
         let (cx, model) = (&loaded.cx, &loaded.model);
         let options = EvalOptions { seq_len: plan.data.seq_len, overlap: 0, bos: true };
         let sets = kinds.iter().map(|k| Ok(spread(EvalSet::of_texts(&k.texts, &loaded.tokenizer, options)?)));
@@ -100,7 +100,8 @@ pub(crate) fn measure(folder: &Path, kinds: &[Kind]) -> Result<Measured> {
     })
 }
 
-/// The kinds of text: what the runs, of which `folder` has one, have held out of each, or the files given.
+/// The kinds of text: the held-out parts of the kinds that the runs trained on, or the given files. `folder` is that of
+/// any run.
 pub(crate) fn kinds(work: &Work<'_>, folder: &Path) -> Result<Vec<Kind>> {
     let held_out = if work.trains_on_kinds() {
         Corpus::of_run(folder, Plan::load(folder)?.text.as_deref())?.validation_texts()?
@@ -120,7 +121,7 @@ pub(crate) fn kinds(work: &Work<'_>, folder: &Path) -> Result<Vec<Kind>> {
     work.args.domains.iter().map(of_kind).collect()
 }
 
-/// The windows in an order that mixes the documents, so that the first ones are of all of them.
+/// Orders the windows so that the documents are mixed and the first windows cover all of them.
 fn spread(mut set: EvalSet) -> EvalSet {
     let mut windows: Vec<_> = set.windows.drain(..).enumerate().collect();
     windows.sort_by_key(|(i, _)| mix(*i as u64));
@@ -128,21 +129,21 @@ fn spread(mut set: EvalSet) -> EvalSet {
     set
 }
 
-/// How many tokens the first MTP module drafts right: of greedy continuations of held-out text, and along that text.
+/// Counts the first MTP module's correct drafts: of greedy continuations of held-out text, and along that text.
 fn drafts(loaded: &Loaded, corpus: &Corpus, most: usize) -> Result<(Acceptance, Acceptance)> {
     let (cx, model) = (&loaded.cx, &loaded.model);
     let (mut own, mut along) = (Acceptance::default(), Acceptance::default());
     if model.mtp.is_empty() {
         return Ok((own, along));
     }
-    let decoder = Decoder::new(cx, model);
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
     let documents = corpus.validation.documents();
     let mut ids = Vec::new();
     for document in (0..documents).step_by(documents.div_ceil(PROMPTS).max(1)) {
         corpus.validation.read(document, &mut ids)?;
         let text: Vec<u32> = loaded.tokenizer.special().bos.into_iter().chain(ids.iter().copied()).take(most).collect();
         let prompt = &text[..PROMPT.min(text.len())];
-        own += generate_with_drafts(cx, &decoder, prompt, &[], NEW).1;
+        own += generate_with_drafts(cx, model, &mut engine, prompt, &[], NEW)?.1;
         along += acceptance_along(cx, model, &text);
     }
     Ok((own, along))
@@ -152,22 +153,22 @@ fn drafts(loaded: &Loaded, corpus: &Corpus, most: usize) -> Result<(Acceptance, 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) found: InContext,
-    /// Loss by place in windows of the longest text.
+    /// Loss by place, in windows of the length of the longest text.
     pub(crate) by_place: Vec<Place>,
 }
 
-/// A stretch of the window.
+/// A stretch of places in the window.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Place {
     /// Its middle.
     pub(crate) at: f64,
-    /// Mean, in nats a token.
+    /// Mean loss, in nats per token.
     pub(crate) loss: f64,
     pub(crate) tokens: u64,
 }
 
-/// Asks the model of the finished run in `run`, and those after its extensions, what they make of long texts: all of them, or of
-/// a control, which has a name, the last one.
+/// Measures on long texts: for the first run, its model and those after its extensions; for a control, which has a
+/// name, only the last model. `run` is the folder of the finished run.
 pub(crate) fn in_context(run: &Path, context: &Context, control: Option<&str>) -> Result<Vec<Part>> {
     let main = Plan::load(run)?;
     let corpus = Corpus::of_run(run, main.text.as_deref())?;
@@ -191,7 +192,7 @@ pub(crate) fn in_context(run: &Path, context: &Context, control: Option<&str>) -
     folders.into_iter().map(one).collect()
 }
 
-/// Asks the model in `folder`.
+/// Measures the model in `folder`.
 fn ask(model: String, folder: &Path, corpus: &Corpus, context: &Context) -> Result<Part> {
     let Context { lengths, depths, samples, tokens, window } = context;
     let longest = lengths.iter().copied().max().unwrap_or(0).max(*window);
@@ -199,7 +200,7 @@ fn ask(model: String, folder: &Path, corpus: &Corpus, context: &Context) -> Resu
     let options = EvalOptions { seq_len: longest, overlap: 0, bos: true };
     let long = EvalSet::of_packed(&corpus.validation, &corpus.tokenizer, options)?;
     let long = long.longest((*tokens as usize).div_ceil(longest));
-    let loaded = Loaded::open(&folder.join("model"), Some(longest), Cx::cpu(0, DType::Bf16))?;
+    let loaded = Loaded::open(&folder.join("model"), Some(longest), RunFormats::COMPUTE, Cx::cpu(0, DType::Bf16))?;
     let cx = &loaded.cx;
     let (perplexity, places) = {
         let loss = evaluate(cx, &loaded.model, &short, &mut |_, _| true).loss;
@@ -212,7 +213,7 @@ fn ask(model: String, folder: &Path, corpus: &Corpus, context: &Context) -> Resu
     Ok(Part { found: InContext { model, needles, perplexity }, by_place })
 }
 
-/// The same models of several seeds as one: questions counted together, losses as means.
+/// Combines the same models of several seeds: questions are counted together, losses are averaged.
 pub(crate) fn pooled(seeds: Vec<Vec<Part>>) -> Vec<Part> {
     let n = seeds.len() as f64;
     let both = |mut all: Vec<Part>, one: Vec<Part>| {
@@ -220,7 +221,7 @@ pub(crate) fn pooled(seeds: Vec<Vec<Part>>) -> Vec<Part> {
         all
     };
     let mut all = seeds.into_iter().reduce(both).unwrap_or_default();
-    // Perplexities were multiplied.
+    // The perplexities were multiplied, for the geometric mean.
     all.iter_mut().for_each(|s| s.found.perplexity = s.found.perplexity.powf(1.0 / n));
     all
 }

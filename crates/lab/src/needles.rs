@@ -1,8 +1,8 @@
-//! Needles as an objective: pre-training's batches, in a share of whose rows facts are hidden and asked for, so that a small
-//! model learns to look things up (report 4.3, figure 8).
+//! Needles as an objective: batches of pre-training, where a share of the rows contains hidden facts and questions
+//! about them. So a small model learns to look things up (report 4.3, figure 8).
 //!
-//! Which rows, and what is hidden in them, is a function of the seed and the number of the row. The real text of such a row
-//! is the beginning of what it had; what the facts leave no room for is not trained on.
+//! Which rows, and what is hidden in them, is a function of the seed and the number of the row. The real text of such a
+//! row is the beginning of its original text. The rest, for which the facts leave no room, is not trained on.
 
 use hadal_base::{Purpose, Rng};
 use hadal_data::needle::Needles;
@@ -17,10 +17,10 @@ use serde_json::Value;
 
 /// The name in recipes.
 pub const NAME: &str = "needles";
-/// Index of the random number that makes a row a retrieval text.
+/// Index of the random number that decides whether a row has needles.
 const CHOOSE: u64 = 0;
 
-/// The objective that a plan names: one of this crate, or of the training crate.
+/// Makes the objective that a plan names: one of this crate, or of the training crate.
 pub fn make(plan: &Plan, corpus: &Corpus) -> Result<Box<dyn Objective>, RunError> {
     if plan.objective.name == NAME {
         Ok(Box::new(WithNeedles::new(plan, corpus)?))
@@ -29,7 +29,7 @@ pub fn make(plan: &Plan, corpus: &Corpus) -> Result<Box<dyn Objective>, RunError
     }
 }
 
-/// Pre-training's batches with needles.
+/// Batches of pre-training with needles.
 struct WithNeedles {
     inner: Pretraining,
     hiding: Hiding,
@@ -47,7 +47,7 @@ impl WithNeedles {
         let wrong = |why: &str| RunError::Mismatch(format!("`objective.{why}"));
         let settings = &plan.objective.settings;
         if let Some(key) = settings.keys().find(|key| *key != "rate") {
-            return Err(wrong(&format!("{key}`: needles have `rate` only")));
+            return Err(wrong(&format!("{key}`: the only setting of needles is `rate`")));
         }
         let rate = settings.get("rate").and_then(Value::as_f64).filter(|rate| (0.0..=1.0).contains(rate));
         let rate = rate.ok_or_else(|| wrong("rate`: write the share of rows with needles, from 0 to 1"))?;
@@ -62,7 +62,7 @@ impl WithNeedles {
 }
 
 impl Hiding {
-    /// Hides facts in a row of inputs and one target, if it is one of those.
+    /// Hides facts in a row of inputs and one target, if the row is one of those with needles.
     fn hide(&self, row: &mut [i32], number: u64) -> Result<(), RunError> {
         let rng = Rng::new(self.seed, Purpose::Needle, number);
         if rng.uniform(CHOOSE) >= self.rate {

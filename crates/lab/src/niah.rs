@@ -5,7 +5,6 @@ use hadal_base::{IoContext, Purpose, Rng};
 use hadal_data::needle::{Needles, Place, haystack};
 use hadal_data::{Packed, Tokenizer};
 use hadal_infer::{Loaded, retrieve};
-use hadal_model::Decoder;
 use hadal_recipe::plan::Plan;
 use hadal_watch::plot::{self, NeedleCell};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,18 +16,19 @@ use std::path::{Path, PathBuf};
 pub struct Questions<'a> {
     /// Lengths of the texts, in tokens.
     pub lengths: &'a [usize],
-    /// Depths, evenly from the start to the end.
+    /// Number of depths, evenly spaced from the start to the end.
     pub depths: usize,
-    /// Questions for each length and depth.
+    /// Number of questions for each length and depth.
     pub samples: usize,
-    /// Other facts in the same text.
+    /// Number of other facts in the same text.
     pub distractors: usize,
     /// Seed of texts and facts.
     pub seed: u64,
 }
 
 impl Questions<'_> {
-    /// Asks `loaded` about needles in `documents`; `answer` hears of each. `who` stands before the bar.
+    /// Asks `loaded` about needles in `documents` and calls `answer` for each answer. `who` is shown before the
+    /// progress bar.
     pub fn ask(
         &self,
         loaded: &Loaded,
@@ -42,11 +42,11 @@ impl Questions<'_> {
         }
         bar.set_message(if who.is_empty() { String::new() } else { format!("{who}: ") });
         let needles = Needles::new(&loaded.tokenizer, loaded.tokenizer.special().bos.is_some())?;
-        let (cx, decoder) = (&loaded.cx, Decoder::new(&loaded.cx, &loaded.model));
+        let (cx, model) = (&loaded.cx, &loaded.model);
         let mut all = Vec::with_capacity(self.lengths.len() * self.depths);
         for &length in self.lengths {
             for d in 0..self.depths {
-                // A single depth is the middle.
+                // A single depth means the middle.
                 let depth = if self.depths == 1 { 0.5 } else { d as f64 / (self.depths - 1) as f64 };
                 let mut cell = NeedleCell { length, depth, found: 0, asked: 0 };
                 for n in 0..self.samples {
@@ -54,7 +54,7 @@ impl Questions<'_> {
                     let text = haystack(documents, length, rng.substream(0));
                     let place = Place { length, depth, distractors: self.distractors };
                     let sample = needles.sample(&text, place, rng.substream(1))?;
-                    let got = retrieve(cx, &decoder, &sample.ids, sample.answer.clone());
+                    let got = retrieve(cx, model, &sample.ids, sample.answer.clone());
                     cell.asked += 1;
                     cell.found += usize::from(got.found());
                     answer(serde_json::json!({
@@ -72,7 +72,7 @@ impl Questions<'_> {
     }
 }
 
-/// Asks as [`Questions::ask`] and writes `niah.jsonl`, a line for each answer, and `niah.svg` into `out`.
+/// Like [`Questions::ask`], but also writes `niah.jsonl`, with one line per answer, and `niah.svg` to `out`.
 pub fn ask_into(
     out: &Path,
     title: &str,
@@ -90,7 +90,7 @@ pub fn ask_into(
     Ok(all)
 }
 
-/// The shares found as a table for people: a row for each depth, a column for each length.
+/// The shares found as a table for people, with one row per depth and one column per length.
 pub fn table(cells: &[NeedleCell], lengths: &[usize], depths: usize) -> String {
     let line = |head: String, columns: Vec<String>| head + &columns.concat();
     let mut lines = vec![line("depth ".into(), lengths.iter().map(|l| format!("{l:>8}")).collect())];
@@ -105,7 +105,7 @@ pub fn table(cells: &[NeedleCell], lengths: &[usize], depths: usize) -> String {
     lines.join("\n")
 }
 
-/// Folders above a model in which a run's held-out text is looked for: step, checkpoints, extension, run.
+/// Number of folders above a model in which a run's held-out text is searched: step, checkpoints, extension, run.
 const ABOVE: usize = 4;
 
 /// The held-out text of the run that made `model`, if the model lies in that run's folder.
@@ -114,7 +114,7 @@ pub fn held_out(model: &Path, tokenizer: &Tokenizer) -> Result<Option<Vec<Vec<u3
     folder.map(|folder| documents_of(&Packed::open(&folder, "validation", tokenizer)?)).transpose()
 }
 
-/// Where the run in `folder`, if there is one, has its packed text: beside the plan, or where the plan says.
+/// The folder with the packed text of the run in `folder`, if it is a run: beside the plan, or where the plan says.
 fn packed_text(folder: &Path) -> Option<PathBuf> {
     let packed = |folder: PathBuf| folder.join("validation.json").is_file().then_some(folder);
     let elsewhere = || match Plan::load(folder).ok()?.text.as_deref()? {

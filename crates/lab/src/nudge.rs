@@ -1,8 +1,8 @@
 //! The control of a comparison: a run that differs from its base in one weight, by one rounding to bf16.
 //!
-//! The lab moves the weight in a fresh trainer; neither recipe nor plan knows of it. A checkpoint that the run goes on from
-//! replaces all weights, and a run that was killed before its first begins again with the weight moved. A small file beside
-//! the plan tells what the run was begun with.
+//! The lab changes the weight in a new trainer; recipe and plan do not mention it. A run that continues from a
+//! checkpoint loads all weights. A run that was killed before its first checkpoint starts again with the changed
+//! weight. A small file beside the plan records how the run started.
 
 use crate::checks::REMEDY;
 use crate::error::{LabError, Result, refuse};
@@ -13,19 +13,19 @@ use hadal_train::step::Trainer;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// In a run's folder.
+/// Name of the file in a run's folder.
 const FILE: &str = "member.json";
-/// One rounding to bf16, relative.
+/// Relative size of one rounding to bf16.
 const ROUNDING: f32 = 1.0 / 128.0;
 
-/// What a run was begun with beside its plan.
+/// How a run started, apart from its plan.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Begun {
     nudge: usize,
 }
 
-/// Refuses a number beyond the weights of the last norm.
+/// Rejects a number larger than the number of weights in the last norm.
 pub(crate) fn check(member: &Member, plan: &Plan) -> Result<()> {
     let weights = plan.model.hidden_size;
     if member.nudge > weights {
@@ -34,24 +34,25 @@ pub(crate) fn check(member: &Member, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Writes down what the run is begun with. Before its plan: a folder with a plan has begun.
+/// Records how the run starts. It is written before the plan, because a folder with a plan has started.
 pub(crate) fn record(folder: &Path, member: &Member) -> Result<()> {
     let text = serde_json::to_string(&Begun { nudge: member.nudge })? + "\n";
     Ok(atomic::write_file(&folder.join(FILE), text.as_bytes())?)
 }
 
-/// Refuses to go on with a run that was begun with another number.
+/// Rejects an existing run that started with another number.
 pub(crate) fn same(folder: &Path, member: &Member) -> Result<()> {
     let path = folder.join(FILE);
     let begun = match std::fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).map_err(|error| LabError::Damaged { path, error })?,
-        // Runs from before this file was kept, none of them nudged: their plans would be refused.
+        // Runs of older versions do not have this file. None of them had a changed weight; their plans would be
+        // rejected.
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Begun { nudge: 0 },
         Err(e) => return Err(IoError { action: "read", path, error: e }.into()),
     };
     if begun.nudge != member.nudge {
         refuse!(
-            "the run in {} was begun with `nudge = {}`, the description has `nudge = {}`: {REMEDY}",
+            "the run in {} was started with `nudge = {}`, but the description has `nudge = {}`: {REMEDY}",
             folder.display(),
             begun.nudge,
             member.nudge
@@ -60,10 +61,11 @@ pub(crate) fn same(folder: &Path, member: &Member) -> Result<()> {
     Ok(())
 }
 
-/// Moves the member's weight in a fresh trainer, if it has one.
+/// Changes the member's weight in a new trainer, if it has one.
 pub(crate) fn apply(trainer: &mut Trainer, member: &Member) {
     let Some(number) = member.nudge.checked_sub(1) else { return };
-    // All tokens pass here, and a bit of a matrix's master weight alone would be lost in packing and in updates.
+    // Every token passes this weight. In the master of a matrix, a single changed bit would be lost in packing and in
+    // updates.
     let Trainer { cx, model, .. } = trainer;
     let nudged = model.norm.edit(cx, |norm| {
         let weight = &mut norm.f32_mut()[number];
@@ -88,7 +90,7 @@ mod tests {
         Plan::new(&Recipe::load("quickstart", &sets).unwrap(), Some(1000.0)).unwrap()
     }
 
-    /// Initial weights of a small model, parameter by parameter.
+    /// Initial weights of a small model, by parameter.
     fn weights(sets: &[&str], nudge: usize) -> Vec<Vec<f32>> {
         let mut trainer = run::trainer(&plan(sets), None).unwrap();
         apply(&mut trainer, &member(nudge));
@@ -106,7 +108,7 @@ mod tests {
         let mut moved = Vec::new();
         for number in [1, 2, 32] {
             let nudged = weights(&[], number);
-            // A norm begins at 1; the next number of eight bits is 1 + 2^-7.
+            // A norm starts at 1. The next number with eight bits is 1 + 2^-7.
             assert_eq!(changed(&nudged), [(1.0, 1.0 + 1.0 / 128.0)], "{number}");
             moved.push(nudged);
         }
@@ -126,10 +128,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let refused = |nudge| same(folder.path(), &member(nudge)).err().map(|e| e.to_string());
         assert_eq!(refused(0), None);
-        assert!(refused(1).unwrap().contains("begun with `nudge = 0`, the description has `nudge = 1`"));
+        assert!(refused(1).unwrap().contains("started with `nudge = 0`, but the description has `nudge = 1`"));
         record(folder.path(), &member(2)).unwrap();
         assert_eq!(refused(2), None);
-        assert!(refused(0).unwrap().contains("begun with `nudge = 2`"));
+        assert!(refused(0).unwrap().contains("started with `nudge = 2`"));
         std::fs::write(folder.path().join(FILE), "{").unwrap();
         assert!(refused(2).unwrap().contains("member.json is damaged"));
     }

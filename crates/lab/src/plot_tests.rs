@@ -1,4 +1,4 @@
-//! What the drawings say. `HADAL_PLOTS=folder` keeps them for the looking.
+//! Checks the text of the drawings. `HADAL_PLOTS=folder` keeps them for inspection.
 
 use crate::domains::{Domains, expert_load_by_domain};
 use crate::plots::{compare_loss, relative_loss};
@@ -41,7 +41,7 @@ fn seeds_are_faint_behind_their_mean_and_the_bound_is_dashed() {
     assert_eq!(svg.matches(r#"opacity="0.3""#).count(), 6, "a faint line a seed");
     let svg = drawn("difference.svg", |p| relative_loss(p, "against base", runs[0], &runs[1..], 50, Some(0.01)));
     assert_eq!(svg.matches(r#"opacity="0.3""#).count(), 3);
-    // Two dashed lines are many short ones.
+    // Two dashed lines consist of many short ones.
     assert!(svg.contains("bound") && svg.matches("<polyline").count() > 50);
 }
 
@@ -61,7 +61,7 @@ fn experts_by_kind_of_text() {
     for text in ["aux-free, layer 1", "none, layer 4", "english", "maths", "expert"] {
         assert!(svg.contains(text), "{text}");
     }
-    // Two runs, three layers, three kinds of text, sixteen experts; the background and the key.
+    // Two runs, three layers, three kinds of text and sixteen experts, plus the background and the legend.
     assert_eq!(svg.matches("<rect").count(), 1 + 2 * 3 * 3 * 16 + 17);
     let none = expert_load_by_domain(Path::new("x.svg"), "none", &[Domains { name: "dense", texts: &[] }]);
     assert!(none.unwrap_err().to_string().contains("no text"));

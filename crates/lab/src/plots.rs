@@ -18,8 +18,9 @@ pub fn compare_loss(path: &Path, title: &str, runs: &[PlottedRun<'_>]) -> Result
     )
 }
 
-/// Relative difference of the losses of `runs` to that of `base`, both after a mean over `smooth` steps and seed by seed, with
-/// a bound (relative) as dashed lines. Of several seeds each is a faint line, their mean a strong one.
+/// Relative difference between the losses of `runs` and of `base`. Both are averaged over `smooth` steps and compared
+/// seed by seed. A relative bound is drawn as dashed lines. With several seeds, each is a faint line and their mean a
+/// strong one.
 pub fn relative_loss(
     path: &Path,
     title: &str,

@@ -1,4 +1,5 @@
-//! The weights of one finished run under the precision of every run: what rounding does, without what chance does.
+//! The weights of one finished run in the precision of every run. This shows the effect of rounding without the effect
+//! of chance.
 
 use crate::error::Result;
 use crate::fidelity::{Fidelity, sample};
@@ -14,10 +15,11 @@ use serde_json::json;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Held-out tokens that losses and gradients are taken over.
+/// Number of held-out tokens for the losses and gradients.
 const TOKENS: u64 = 16_384;
 
-/// By run, one of each precision, and seed: its precision on the weights of the run called `weights`.
+/// The effect of each precision on the weights of the run called `weights`. The result is by run (one per precision)
+/// and by seed.
 pub(crate) fn measure(work: &Work<'_>, weights: &str) -> Result<Vec<(String, Vec<Fidelity>)>> {
     let member = |name: &str| work.experiment.run.iter().find(|r| r.name == name).expect("descriptions are checked");
     let mut all: Vec<(String, Vec<Fidelity>)> = Vec::new();
@@ -62,10 +64,13 @@ fn of_seed(folder: &Path, plans: &[(String, Plan)]) -> Result<Vec<(String, Fidel
     })
 }
 
-/// For the report.
+/// The section of the report.
 pub(crate) fn table(text: &mut String, found: &Found, weights: &str) -> Result<()> {
-    writeln!(text, "\n## The weights of {weights} under the precision of every run, against f32\n")?;
-    writeln!(text, "Held-out text, forward and backward, with the gates' choices of f32: rounding alone differs.\n")?;
+    writeln!(text, "\n## The weights of {weights} in the precision of each run, compared with f32\n")?;
+    writeln!(
+        text,
+        "Forward and backward passes on held-out text, with the routing choices of f32. So only rounding differs.\n"
+    )?;
     writeln!(text, "| precision of | loss | gradients of the layers' matrices |\n| --- | --- | --- |")?;
     let list =
         |all: &[Fidelity], cell: &dyn Fn(&Fidelity) -> String| all.iter().map(cell).collect::<Vec<_>>().join(", ");

@@ -41,7 +41,7 @@ fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
     let (base, bound) = experiment.base();
     let (base, others): (Vec<plot::PlottedRun<'_>>, Vec<plot::PlottedRun<'_>>) =
         all.iter().partition(|r| r.name == base);
-    // Runs that differ in their extensions alone have one loss before them.
+    // Runs that differ only in their extensions have the same loss before them.
     if let (Some(base), false) = (base.first(), others.is_empty() || experiment.context.is_some()) {
         let title = format!("{title}: loss relative to {}", base.name);
         plots::relative_loss(&out.join("difference.svg"), &title, *base, &others, experiment.smooth, bound)?;
@@ -49,7 +49,7 @@ fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
     if found.measured.iter().flatten().any(|m| !m.routing.is_empty()) {
         plot::max_vio(&out.join("max_vio.svg"), title, &all)?;
     }
-    // Experts have no names: what they do is shown of the first seed.
+    // Experts differ from seed to seed, so the pictures show the first seed.
     let first = found.measured.iter().map(|seeds| &seeds[0]).zip(&experiment.run);
     let domains = first.filter(|m| m.0.domains.iter().any(|d| !d.1.is_empty()));
     let of_seed = if experiment.seeds > 1 { ", first seed" } else { "" };
@@ -73,7 +73,7 @@ fn draw(experiment: &Experiment, found: &Found, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What became of each claim.
+/// The judgement of each claim.
 fn judge(experiment: &Experiment, found: &Found) -> Vec<Judgement> {
     let context: Vec<InContext> = found.context.iter().map(|s| s.found.clone()).collect();
     let of_run = |(run, seeds): (&Series, &Vec<Measured>)| {
@@ -85,7 +85,7 @@ fn judge(experiment: &Experiment, found: &Found) -> Vec<Judgement> {
     experiment.verdict.iter().map(|v| v.kind.judge(experiment.smooth, &findings)).collect()
 }
 
-/// Everything the tables and pictures show beside the metrics, as JSON.
+/// All numbers of the tables and pictures except the metrics, as JSON.
 fn raw_numbers(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<Value> {
     let experiment = &work.experiment;
     let numbers = work.seeds()?;
@@ -123,20 +123,20 @@ fn text(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<String> 
     let changed = if experiment.set.is_empty() { "unchanged".into() } else { experiment.set.join(", ") };
     writeln!(
         text,
-        "({changed}), {:.2} M tokens a run. At the end: the mean over the last tenth of the",
+        "({changed}), {:.2} M tokens per run. At the end: the mean over the last tenth of the",
         tokens as f64 / 1e6
     )?;
     writeln!(text, "steps; smoothed: a mean over {} steps.", experiment.smooth)?;
     if work.trains_on_kinds() {
         writeln!(
             text,
-            "Trained on the kinds of text in equal parts; the experts are watched on what was held out of each."
+            "Trained on the kinds of text in equal parts; the experts' loads are measured on the held-out part of each."
         )?;
     } else if !work.args.domains.is_empty() {
         writeln!(text, "Note: {GIVEN}.")?;
     }
     match experiment.seeds {
-        1 => writeln!(text, "One seed: what chance does was not measured.\n")?,
+        1 => writeln!(text, "One seed: the effect of chance was not measured.\n")?,
         n => writeln!(
             text,
             "Means over {n} seeds, ± their standard deviation. Runs are compared seed by seed; a mean difference of less\n\
@@ -168,12 +168,12 @@ fn text(work: &Work<'_>, found: &Found, judged: &[Judgement]) -> Result<String> 
     }
     writeln!(
         text,
-        "\nBeside this file: plots, and measured.json; each run's folder has its metrics.jsonl and checkpoints."
+        "\nBeside this file are plots and measured.json. Each run's folder has its metrics.jsonl and checkpoints."
     )?;
     Ok(text)
 }
 
-/// A row a run, a column a figure that some run has.
+/// A table with one row per run, and one column for each figure that some run has.
 fn table(text: &mut String, found: &Found) -> Result<()> {
     let cells: Vec<Vec<Option<String>>> = found
         .runs
@@ -197,7 +197,7 @@ fn table(text: &mut String, found: &Found) -> Result<()> {
     Ok(())
 }
 
-/// The command that makes this report, without its folder.
+/// The command that makes this report, without the option for its folder.
 fn command(work: &Work<'_>) -> String {
     let args = work.args;
     let mut command = format!("hadal experiment {}", args.name);

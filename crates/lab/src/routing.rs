@@ -1,4 +1,5 @@
-//! What the gates make of a text: each expert's load, and how many nodes a token goes to (report 2.1.2, 4.5.3).
+//! Measures the gates' choices on a text: the load of each expert, and the number of nodes per token (report 2.1.2,
+//! 4.5.3).
 
 use hadal_data::EvalSet;
 use hadal_model::{Model, Probe};
@@ -6,16 +7,16 @@ use hadal_ops::Cx;
 use hadal_train::evaluate::each_input;
 use serde::{Deserialize, Serialize};
 
-/// The choices of one layer's gate over a text.
+/// The choices of one layer's gate on a text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LayerRouting {
-    /// The layer, as in the checkpoint.
+    /// Number of the layer, as in the checkpoint.
     pub layer: usize,
-    /// Tokens that chose each expert.
+    /// Number of tokens that chose each expert.
     pub load: Vec<u64>,
-    /// Tokens.
+    /// Number of tokens.
     pub tokens: u64,
-    /// Sum over the tokens of the groups (nodes) their experts lie in.
+    /// Number of groups (nodes) that contain a token's experts, summed over the tokens.
     pub nodes: u64,
 }
 
@@ -26,19 +27,19 @@ impl LayerRouting {
         self.load.iter().map(move |n| *n as f64 / all)
     }
 
-    /// Each expert's load as a multiple of the mean, 1 where all are equal (report, figure 9).
+    /// Each expert's load as a multiple of the mean. It is 1 if all loads are equal (report, figure 9).
     pub fn relative(&self) -> Vec<f64> {
         self.shares().map(|s| s * self.load.len() as f64).collect()
     }
 
-    /// Nodes a token goes to, on average.
+    /// Mean number of nodes per token.
     pub fn nodes_a_token(&self) -> f64 {
         self.nodes as f64 / self.tokens.max(1) as f64
     }
 }
 
-/// Runs `model` over the windows of `set` and counts what its gates choose for the first `most` scored tokens, MoE layer by
-/// layer.
+/// Runs `model` over the windows of `set` and counts the gates' choices for the first `most` scored tokens, for each
+/// MoE layer.
 pub fn routing(cx: &Cx, model: &Model, set: &EvalSet, most: u64) -> Vec<LayerRouting> {
     let (experts, groups) = (model.config.n_routed_experts, model.config.n_group.max(1));
     let mut layers: Vec<LayerRouting> = Vec::new();
@@ -75,8 +76,8 @@ pub fn routing(cx: &Cx, model: &Model, set: &EvalSet, most: u64) -> Vec<LayerRou
     layers
 }
 
-/// How differently texts are routed: half the summed difference of two texts' shares of the experts, averaged over the
-/// pairs of texts and the layers. 0: alike; 1: they share no expert.
+/// How differently texts are routed: half the summed difference between two texts' shares of the experts, averaged over
+/// the pairs of texts and the layers. 0 means alike, 1 means that they share no expert.
 pub fn specialisation(texts: &[&[LayerRouting]]) -> f64 {
     let mut all = Vec::new();
     for (i, a) in texts.iter().enumerate() {

@@ -4,7 +4,8 @@ use hadal_data::tokenizer::TrainOptions;
 use hadal_data::{Document, EvalOptions, EvalSet, Tokenizer};
 use hadal_weights::ModelConfig;
 
-/// A small configuration, and windows of at most `seq_len` tokens over texts that a tokenizer of its size has learned.
+/// A small configuration, and windows of at most `seq_len` tokens over texts. The tokenizer has the configuration's
+/// size and is trained on the texts.
 pub(crate) fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
     let mut config = ModelConfig::from_file(fixture).unwrap();

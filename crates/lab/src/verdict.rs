@@ -1,7 +1,8 @@
-//! Verdicts: what the runs say about a claim.
+//! Verdicts: whether the runs confirm a claim.
 //!
-//! Runs with the same seed see the same data in the same order and begin with the same weights, so they are compared in
-//! pairs: the differences by seed have a mean and a standard error, and what lies within two standard errors is undecided.
+//! Runs with the same seed see the same data in the same order and start with the same weights. So they are compared in
+//! pairs. The differences by seed have a mean and a standard error. A mean within two standard errors of 0 is
+//! undecided.
 
 use crate::findings::{Findings, InContext};
 use hadal_watch::curve::{Spread, end, over_seeds, relative, smoothed};
@@ -9,7 +10,7 @@ use hadal_watch::metrics::StepMetrics;
 use serde::Deserialize;
 use std::fmt::Write as _;
 
-/// Standard errors that a mean must be away from 0 (or from a bound) to be told from chance.
+/// A mean must be this many standard errors away from 0 (or from a bound) to count as more than chance.
 const SURE: f64 = 2.0;
 
 /// A claim and how it is judged.
@@ -22,13 +23,15 @@ pub struct Verdict {
     pub kind: VerdictKind,
 }
 
-/// Ways to judge. Losses are the main model's training losses; at the end: the mean over the last tenth of the steps.
+/// Ways to judge. Losses are training losses of the main model. "At the end" means the mean over the last tenth of the
+/// steps.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum VerdictKind {
-    /// The relative difference of two smoothed losses stays below a bound throughout, or in every third of the run is no
-    /// larger than between some two of the base and its controls, which differ by chance. Of several seeds, the mean curve is
-    /// compared; without controls it has to stay below the bound by two standard errors.
+    /// The relative difference of two smoothed losses stays below a bound in the whole run. Alternatively, in every
+    /// third of the run it is no larger than the largest difference between two of the base and its controls, which
+    /// differ by chance. With several seeds, the mean curve is compared. Without controls, it must stay below the bound
+    /// by two standard errors.
     LossWithin {
         run: String,
         base: String,
@@ -36,32 +39,32 @@ pub enum VerdictKind {
         controls: Vec<String>,
         below: f64,
     },
-    /// One loss is lower than another at the end.
+    /// One loss is lower than the other at the end.
     LowerLoss { better: String, worse: String },
     /// MaxVio (mean over the layers) is lower at the end.
     LowerMaxVio { better: String, worse: String },
-    /// Kinds of text are routed more differently (report 4.5.3), where kinds of text were given.
+    /// Kinds of text are routed more differently (report 4.5.3). This needs kinds of text.
     MoreSpecialised { more: String, less: String },
-    /// The same weights have nearly the same loss under the precisions of two runs.
+    /// The same weights have nearly the same loss in the precisions of two runs.
     SameWeights { run: String, base: String, below: f64 },
-    /// The same weights have gradients nearer to f32's under one precision than under another.
+    /// The same weights have gradients closer to f32's in one precision than in the other.
     NearerGradients { nearer: String, farther: String },
-    /// A model finds more than this share of the needles at every depth of texts of this length, or of all that were asked.
+    /// A model finds more than this share of the needles at every depth, for texts of this length or for all lengths.
     NeedlesFound { model: String, length: Option<usize>, share: f64 },
-    /// The perplexity at the old length is at most this much (relatively) above another model's.
+    /// The perplexity at the old length is at most this much higher than another model's (relative).
     PerplexityKept { model: String, base: String, within: f64 },
 }
 
-/// What became of a claim.
+/// The outcome for a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Holds,
     DoesNotHold,
-    /// The seeds differ by more than what is to be told.
+    /// The seeds differ by more than the difference to be judged.
     Undecided,
-    /// What it speaks of was not measured, or there is nothing to compare.
+    /// The quantity was not measured, or there is nothing to compare.
     NotMeasured,
-    /// A run's metrics are not whole or not numbers.
+    /// The metrics of a run are incomplete, or contain NaN or infinity.
     NotJudged,
 }
 
@@ -69,7 +72,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
     pub outcome: Outcome,
-    /// Whether it rests on one seed, so that chance is not known.
+    /// Whether it is based on one seed, so that the effect of chance is unknown.
     pub one_seed: bool,
     pub figures: String,
 }
@@ -79,7 +82,7 @@ impl Judgement {
         Self { outcome, one_seed: false, figures: figures.into() }
     }
 
-    /// Of differences by seed that are above 0 where the claim is right.
+    /// Judges differences by seed. They are above 0 if the claim is right.
     fn paired(differences: &[f64], figures: String) -> Self {
         let spread = Spread::of(differences);
         let outcome = match () {
@@ -91,7 +94,7 @@ impl Judgement {
         Self { outcome, one_seed: spread.seeds == 1, figures }
     }
 
-    /// For people.
+    /// The outcome in words.
     pub fn word(&self) -> String {
         let word = match self.outcome {
             Outcome::Holds => "holds here",
@@ -105,7 +108,7 @@ impl Judgement {
 }
 
 impl VerdictKind {
-    /// Names of the runs it looks at.
+    /// Names of the runs that it uses.
     pub fn runs(&self) -> Vec<&str> {
         match self {
             Self::LossWithin { run, base, controls, .. } => {
@@ -119,7 +122,7 @@ impl VerdictKind {
         }
     }
 
-    /// What became of the claim, and the figures.
+    /// Judges the claim. Returns the outcome with its figures.
     pub fn judge(&self, smooth: usize, findings: &Findings<'_>) -> Judgement {
         if let Some(problem) = findings.problem(&self.runs()) {
             return Judgement::new(Outcome::NotJudged, problem);
@@ -137,7 +140,7 @@ impl VerdictKind {
                 let differences: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a / b - 1.0).collect();
                 let (of_a, of_b) = (Spread::of(&a).mean, Spread::of(&b).mean);
                 let figures = format!(
-                    "{better} {of_a:.4}, {worse} {of_b:.4} nats a token at the end ({}){}",
+                    "{better} {of_a:.4}, {worse} {of_b:.4} nats per token at the end ({}){}",
                     told(&differences, |d| format!("{:+.2}%", 100.0 * d)),
                     validation(findings, better, worse)
                 );
@@ -190,7 +193,7 @@ impl VerdictKind {
     }
 }
 
-const NO_FIDELITY: &str = "the description has no `fidelity`, or these runs have one precision";
+const NO_FIDELITY: &str = "the description has no `fidelity`, or these runs have the same precision";
 
 /// Points of a smoothed loss: (tokens, loss).
 type Curve = Vec<(u64, f64)>;
@@ -275,12 +278,12 @@ fn perplexity_kept(findings: &Findings<'_>, model: &str, base: &str, within: f64
     Judgement::new(if above <= within { Outcome::Holds } else { Outcome::DoesNotHold }, figures)
 }
 
-/// One figure of each seed of a run.
+/// A figure of a run for each seed.
 fn by_seed(findings: &Findings<'_>, name: &str, figure: impl Fn(&[StepMetrics]) -> f64) -> Vec<f64> {
     findings.seeds(name).map(figure).collect()
 }
 
-/// The last validation losses of two runs and their difference, where both have them.
+/// The last validation losses of two runs and their difference. Empty unless both have them.
 fn validation(findings: &Findings<'_>, a: &str, b: &str) -> String {
     let last = |name: &str| -> Option<Vec<f64>> {
         findings.seeds(name).map(|s| s.iter().rev().find_map(|m| Some(m.validation.as_ref()?.loss))).collect()
@@ -291,7 +294,7 @@ fn validation(findings: &Findings<'_>, a: &str, b: &str) -> String {
     format!("; validation {a} {:.4}, {b} {:.4} ({told})", Spread::of(&x).mean, Spread::of(&y).mean)
 }
 
-/// Differences by seed: the only one, or all with their mean and its standard error.
+/// Formats differences by seed: a single one, or all of them with mean and standard error.
 fn told(differences: &[f64], one: impl Fn(f64) -> String) -> String {
     let all: Vec<String> = differences.iter().map(|d| one(*d)).collect();
     let spread = Spread::of(differences);
@@ -306,7 +309,7 @@ fn told(differences: &[f64], one: impl Fn(f64) -> String) -> String {
     }
 }
 
-/// The largest magnitude in each third of the points, and the standard error there (its root mean square); none where a
+/// The largest magnitude in each third of the points, and the standard error there (its root mean square). `None` if a
 /// third has no points.
 fn thirds(points: &[(u64, Spread)]) -> Option<[(f64, f64); 3]> {
     let n = points.len();

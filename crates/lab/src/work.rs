@@ -1,4 +1,4 @@
-//! An experiment at work: its runs are trained, measured and reported, and what is there already is gone on with.
+//! Carries out an experiment: trains its runs, measures them and writes the report. Existing runs are continued.
 
 use crate::error::{LabError, Result, refuse};
 use crate::experiment::{Experiment, Member};
@@ -14,37 +14,37 @@ use hadal_watch::metrics;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// What is asked of an experiment: the options of `hadal experiment`.
+/// The options of `hadal experiment`.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Name of an experiment that comes with the program, or a description's file.
+    /// Name of a built-in experiment, or the file of a description.
     pub name: String,
-    /// Minutes for everything; none: the experiment's.
+    /// Minutes for everything. `None` means the experiment's own.
     pub budget: Option<f64>,
     /// Tokens of each run's main part, instead of minutes.
     pub tokens: Option<String>,
-    /// How often each run is made; none: the experiment's.
+    /// Number of seeds. `None` means the experiment's own.
     pub seeds: Option<u64>,
-    /// Text to train on; empty: the kinds of text, or the recipe's.
+    /// Text to train on. If it is empty, the kinds of text or the recipe's text are used.
     pub text: Vec<PathBuf>,
-    /// Kinds of text to watch the experts on, by name.
+    /// Kinds of text on which routing is measured, with their names.
     pub domains: Vec<(String, PathBuf)>,
-    /// Folder of the runs; none: `runs/experiment-NAME`.
+    /// Folder of the runs. `None` means `runs/experiment-NAME`.
     pub out: Option<PathBuf>,
-    /// Changes of the recipe in all runs, as `key=value`.
+    /// Changes to the recipe in all runs, as `key=value`.
     pub set: Vec<String>,
-    /// Plain lines instead of the live view.
+    /// Print plain lines instead of the live view.
     pub plain: bool,
 }
 
-/// Makes the runs of an experiment that are not there, measures them and writes the report, which it gives with the
-/// experiment's folder. None when the user stopped it: the same call goes on.
+/// Trains the missing runs of an experiment, measures all runs and writes the report. Returns the report and the
+/// experiment's folder, or `None` if the user stopped it. The same call continues.
 pub fn run(args: &Options, say: Say<'_>) -> Result<Option<(String, PathBuf)>> {
     let mut experiment = Experiment::load(&args.name).map_err(LabError::Refused)?;
     experiment.seeds = args.seeds.unwrap_or(experiment.seeds);
     let stem = Path::new(&args.name).file_stem().unwrap_or_default().to_string_lossy();
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/experiment-{stem}")));
-    // Before hours of training rather than after.
+    // Checked before hours of training.
     if let Some((name, path)) = args.domains.iter().find(|(_, path)| !path.exists()) {
         refuse!("--domain {name}={}: there is no such file or folder", path.display());
     }
@@ -70,41 +70,40 @@ pub fn run(args: &Options, say: Say<'_>) -> Result<Option<(String, PathBuf)>> {
     Ok(Some((report, work.out)))
 }
 
-/// What is not known about kinds of text that are given beside the text to train on.
-pub(crate) const GIVEN: &str =
-    "nothing checks that the kinds of text (--domain) are not part of what was trained on (--text)";
+/// What is unknown about kinds of text that are given in addition to the training text.
+pub(crate) const GIVEN: &str = "it was not checked that the training text (--text) contains none of the --domain texts";
 
-/// An experiment and the folder it is made in.
+/// An experiment and its folder.
 pub(crate) struct Work<'a> {
     pub(crate) experiment: Experiment,
     pub(crate) args: &'a Options,
-    /// Text to train on; none: the recipe's.
+    /// Text to train on. `None` means the recipe's.
     pub(crate) text: Vec<PathBuf>,
     pub(crate) out: PathBuf,
-    /// A budget counts from here.
+    /// Start of the time that a budget counts.
     pub(crate) started: Instant,
     pub(crate) say: Say<'a>,
 }
 
-/// What the finished runs have shown.
+/// The results of the finished runs.
 pub(crate) struct Found {
     /// The runs' metrics.
     pub(crate) runs: Vec<Series>,
-    /// What their models do beside their losses, by run and seed.
+    /// Measurements of their models apart from losses, by run and seed.
     pub(crate) measured: Vec<Vec<measure::Measured>>,
-    /// The first run's model and those after its extensions, then what the other runs ended with.
+    /// The first run's model and those after its extensions, then the final models of the other runs.
     pub(crate) context: Vec<measure::Part>,
-    /// One run's weights under every precision, by run and seed.
+    /// The weights of one run in every precision, by run and seed.
     pub(crate) fidelity: Vec<(String, Vec<Fidelity>)>,
 }
 
 impl Work<'_> {
-    /// Whether the kinds of text are what is trained on, with a part of each held out.
+    /// Whether the runs train on the kinds of text, with a part of each held out.
     pub(crate) fn trains_on_kinds(&self) -> bool {
         self.args.text.is_empty() && !self.args.domains.is_empty()
     }
 
-    /// Seeds of every run, from the recipe's on.
+    /// The seeds of every run, starting with the recipe's.
     pub(crate) fn seeds(&self) -> Result<Vec<u64>> {
         let first = self.recipe(&self.experiment.run[0], 0)?.run.seed;
         Ok((first..first + self.experiment.seeds).collect())
@@ -114,7 +113,7 @@ impl Work<'_> {
         self.out.join(self.experiment.folder(member, seed))
     }
 
-    /// The recipe of a run; `nth` counts the seeds from the recipe's on.
+    /// The recipe of a run. `nth` counts the seeds, starting with the recipe's.
     pub(crate) fn recipe(&self, member: &Member, nth: u64) -> Result<Recipe> {
         let sets = self.experiment.set.iter().chain(&member.set).chain(&self.args.set);
         let sets: Vec<String> = sets.cloned().collect();
@@ -125,7 +124,8 @@ impl Work<'_> {
         Ok(recipe)
     }
 
-    /// Trains all runs, seed by seed, so that a stop leaves whole comparisons. False when the user stopped it.
+    /// Trains all runs, one seed after another, so that after a stop complete comparisons exist. False if the user
+    /// stopped it.
     fn train(&self) -> Result<bool> {
         let (lengths, mut prepared) = self.lengths()?;
         let mut all = Vec::new();
@@ -181,7 +181,7 @@ impl Work<'_> {
         Ok(true)
     }
 
-    /// Reads what the finished runs have left and asks their models.
+    /// Reads the results of the finished runs and measures their models.
     fn measure(&self) -> Result<Found> {
         (self.say)("\n== measuring the models on held-out text");
         let (mut runs, mut measured) = (Vec::new(), Vec::new());

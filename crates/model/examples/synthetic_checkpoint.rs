@@ -1,14 +1,14 @@
-//! Writes a sharded checkpoint of random weights, of any size in a few megabytes of memory: something to try conversions
-//! on (docs/checkpoint.md).
+//! Writes a sharded checkpoint of random weights, of any size in a few megabytes of memory. It is for trying out
+//! conversions (docs/checkpoint.md).
 //!
 //! `cargo run --release -p hadal-model --example synthetic_checkpoint -- OUT [CONFIG [LAYERS [EXPERTS]]]`: CONFIG is a
-//! built-in name or a config.json, LAYERS and EXPERTS replace what it says.
+//! built-in name or a config.json. LAYERS and EXPERTS override its numbers.
 
 use hadal_weights::ModelConfig;
 use hadal_weights::{Error, SHARD_BYTES, SaveOptions, SaveTensor, WeightFormat, expected, save};
 use std::path::Path;
 
-/// A number in -0.05..0.05 from a tensor's length of name, and an element's place.
+/// A number in -0.05..0.05, computed from the length of a tensor's name and an element's index.
 fn value(key: u32, i: usize) -> f32 {
     let mix = (i as u32 ^ key).wrapping_mul(0x9e37_79b9);
     ((mix ^ mix >> 15).wrapping_mul(0x85eb_ca6b) as f32 / 2f32.powi(31) - 1.0) * 0.05

@@ -1,8 +1,9 @@
 //! Low-rank adapters (LoRA): `y += s (x A^T) B^T` on the outputs of one part of a linear layer.
 //!
-//! Gate and up are one product, as are `q_a_proj` and `kv_a_proj_with_mqa`: an adapter attaches to a part, whose outputs are
-//! some columns of the product. With experts there is a pair of matrices for each. Shapes: T rows, n outputs of the part, k
-//! inputs, r the rank; A `[groups * r, k]`, B `[groups * n, r]`. `x A^T` is small and made again in backward.
+//! Gate and up are one product, as are `q_a_proj` and `kv_a_proj_with_mqa`. So an adapter attaches to a part, whose
+//! outputs are some of the product's columns. With experts, each expert has its own pair of matrices. Shapes: T rows, n
+//! outputs of the part, k inputs, r the rank; A `[groups * r, k]`, B `[groups * n, r]`. `x A^T` is small and is
+//! computed again in backward.
 
 use crate::linear::Linear;
 use crate::model::Model;
@@ -14,15 +15,15 @@ use hadal_weights::list::{Parameter, Part, Role};
 use hadal_weights::precision::Precision;
 use std::ops::Range;
 
-/// An adapter of one part.
+/// The adapter of one part.
 pub struct Adapter {
     /// A.
     pub down: Param,
-    /// B, zero at first.
+    /// B, initially zero.
     pub up: Param,
     /// The part's columns of the product.
     pub columns: Range<usize>,
-    /// `s`: alpha over r.
+    /// `s`: alpha divided by r.
     pub scale: f32,
 }
 
@@ -35,7 +36,7 @@ impl Adapter {
         t
     }
 
-    /// `s dy B`, `[T, r]`, of the gradient of the product's outputs.
+    /// `s dy B`, `[T, r]`, from the gradient of the product's outputs.
     fn d_low(&self, cx: &Cx, dy: MatRef<'_>, offsets: Option<&Tensor>) -> Tensor {
         let mut d = cx.empty(&[dy.rows(), self.down.spec.n()], cx.compute());
         let dy = dy.columns(self.columns.clone());
@@ -79,7 +80,8 @@ impl Adapter {
     }
 }
 
-/// The columns of a layer's product that a part of this kind (`gate_proj`, `q_a_proj`, ...) makes, if it has such a part.
+/// The columns of a layer's product that belong to a part of this kind (`gate_proj`, `q_a_proj`, ...), if it has such a
+/// part.
 fn columns(spec: &Parameter, kind: &str) -> Option<Range<usize>> {
     let end = format!(".{kind}.weight");
     let part = spec.parts.iter().find(|part| part.name.ends_with(&end))?;
@@ -88,7 +90,7 @@ fn columns(spec: &Parameter, kind: &str) -> Option<Range<usize>> {
 }
 
 impl Linear {
-    /// Attaches an adapter of rank `r` to its parts of this kind, whose parameters get the numbers from `next` on.
+    /// Attaches an adapter of rank `r` to its parts of this kind. The new parameters have the indices from `next` on.
     fn attach(&mut self, cx: &Cx, kind: &str, r: usize, scale: f32, next: &mut usize, purpose: Purpose) {
         let spec = &self.param.spec;
         let Some(columns) = columns(spec, kind) else { return };
@@ -113,9 +115,10 @@ impl Linear {
 }
 
 impl Model {
-    /// Attaches adapters of rank `r` to all parts of these kinds (`q_a_proj`, `gate_proj`, ...) in attention, dense layers and
-    /// experts, MTP modules included. A is normal with deviation `1 / sqrt(k)` from the seed, B zero: the model computes what
-    /// it did. Their parameters follow those of the list. Attach once.
+    /// Attaches adapters of rank `r` to all parts of these kinds (`q_a_proj`, `gate_proj`, ...) in attention, dense
+    /// layers and experts, MTP modules included. A is normally distributed with deviation `1 / sqrt(k)`, from the seed.
+    /// B is zero, so the model's results do not change. The indices of their parameters follow those of the list. Call
+    /// it only once.
     pub fn attach_adapters(&mut self, cx: &Cx, kinds: &[&str], r: usize, alpha: f32, seed: u64, purpose: Purpose) {
         let (mut next, scale) = (self.params().len(), alpha / r as f32);
         self.linears_mut(&mut |layer| {

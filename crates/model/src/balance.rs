@@ -1,6 +1,6 @@
-//! Auxiliary-loss-free load balancing (report 2.1.2): after each optimiser step, each MoE layer's selection biases
-//! move by a fixed step against the load of the whole global batch. Integer loads make the rule exact: the result does
-//! not depend on how the step was split.
+//! Auxiliary-loss-free load balancing (report 2.1.2). After each optimiser step, each MoE layer's selection biases move
+//! by a fixed step against the load of the whole global batch. The loads are integers, so the rule is exact: the result
+//! does not depend on how the step was split.
 
 use hadal_ops::Tensor;
 

@@ -1,24 +1,24 @@
-//! Tokens as the model reads them: ids, targets with their weights, positions and segments, for the main model and each MTP
-//! module.
+//! Tokens in the form that the model reads: ids, targets with their weights, positions and segments, for the main model
+//! and each MTP module.
 
 use hadal_ops::{Cx, DType, Tensor, attention::Segments};
 
 /// Marks a position without a target.
 pub const IGNORE: i32 = -1;
 
-/// A sequence or document that sees no other.
+/// A sequence or document. It does not attend to any other.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     /// Its tokens: the inputs, and one more if the last input has a target.
     pub tokens: &'a [i32],
     /// Weight of each token's loss when the token is a target; `None` means 1 for all. A token of weight 0 is not a target.
     pub weights: Option<&'a [f32]>,
-    /// Number of inputs: that of the tokens, or one less.
+    /// Number of inputs: the number of tokens, or one less.
     pub inputs: usize,
 }
 
 impl<'a> Segment<'a> {
-    /// All tokens but the last are inputs, all but the first targets.
+    /// All tokens except the last are inputs, all except the first are targets.
     pub fn to_predict(tokens: &'a [i32]) -> Self {
         Self { tokens, weights: None, inputs: tokens.len() - 1 }
     }
@@ -30,9 +30,9 @@ impl<'a> Segment<'a> {
 
 /// The targets of some rows.
 pub struct Targets {
-    /// i32 `[R]`, [`IGNORE`] where there is none.
+    /// Target ids, i32 `[R]`. [`IGNORE`] means no target.
     pub ids: Tensor,
-    /// Weight of each f32 `[R]`, 0 where there is none.
+    /// Weights of the targets, f32 `[R]`. 0 means no target.
     pub weights: Tensor,
     /// Number of targets.
     pub count: usize,
@@ -40,9 +40,9 @@ pub struct Targets {
     pub weight: f64,
 }
 
-/// The rows one MTP module works on: positions `i` of each segment for which token `i + k` is among the inputs.
+/// The rows of one MTP module: positions `i` of each segment for which token `i + k` is among the inputs.
 pub struct MtpInput {
-    /// Row of the previous depth's output for each row of this one, i32 `[R]`.
+    /// For each row, the row of the previous depth's output, i32 `[R]`.
     pub rows: Tensor,
     /// Token `i + k`, i32 `[R]`.
     pub ids: Tensor,
@@ -56,8 +56,8 @@ pub struct MtpInput {
     pub whole: Segments,
 }
 
-/// A micro-batch. It is filled again and again, with segments of any lengths: once it has held the largest, without
-/// allocating.
+/// A micro-batch. It can be filled repeatedly with segments of any lengths. It allocates only when a batch is larger
+/// than all previous ones.
 pub struct Input {
     /// Input tokens, i32 `[T]`.
     pub ids: Tensor,
@@ -65,11 +65,11 @@ pub struct Input {
     pub targets: Targets,
     /// Position in the segment, i32 `[T]`.
     pub positions: Tensor,
-    /// Sequences or documents that do not see each other.
+    /// Sequences or documents, which do not attend to each other.
     pub seg: Segments,
     /// All tokens as one segment (batch-wise statistics).
     pub whole: Segments,
-    /// One for each MTP module.
+    /// One entry per MTP module.
     pub mtp: Vec<MtpInput>,
 }
 
@@ -78,7 +78,7 @@ impl Targets {
         Self { ids: cx.empty(&[0], DType::I32), weights: cx.empty(&[0], DType::F32), count: 0, weight: 0.0 }
     }
 
-    /// Takes token `i + shift + 1` of the `inputs - shift` first places of each segment.
+    /// For each segment, stores token `i + shift + 1` of the first `inputs - shift` positions `i`.
     fn set<'a>(&mut self, segments: impl Iterator<Item = Segment<'a>>, rows: usize, shift: usize) {
         self.ids.resize(&[rows]);
         self.weights.resize(&[rows]);
@@ -100,14 +100,14 @@ impl Targets {
     }
 }
 
-/// `values`, one after the other, into i32 `[n]`.
-fn put(into: &mut Tensor, n: usize, values: impl Iterator<Item = i32>) {
+/// Writes `values` into an i32 `[n]`.
+pub(crate) fn put(into: &mut Tensor, n: usize, values: impl Iterator<Item = i32>) {
     into.resize(&[n]);
     into.i32_mut().iter_mut().zip(values).for_each(|(to, v)| *to = v);
 }
 
 impl Input {
-    /// Room for batches of `depth` MTP modules, empty.
+    /// An empty input for batches with `depth` MTP modules.
     pub fn new(cx: &Cx, depth: usize) -> Self {
         let ints = || cx.empty(&[0], DType::I32);
         let none = || Segments::of(cx, std::iter::empty());
@@ -129,7 +129,7 @@ impl Input {
         }
     }
 
-    /// Fills it with other segments, of any lengths.
+    /// Fills it with other segments of any lengths.
     pub fn set<'a>(&mut self, segments: impl Iterator<Item = Segment<'a>> + Clone) {
         let lens = segments.clone().map(|s| {
             assert!(s.inputs > 0 && s.inputs <= s.tokens.len(), "input: a segment must have tokens: {s:?}");
@@ -145,7 +145,7 @@ impl Input {
             let (before, shift) = (lens.clone().map(move |n| n.saturating_sub(k)), k + 1);
             let now = lens.clone().map(move |n| n.saturating_sub(shift));
             let count = now.clone().sum();
-            // Of each segment all rows of the depth before but the last.
+            // Of each segment, all rows of the previous depth except the last.
             let mut start = 0;
             let rows = before.flat_map(|n| {
                 let first = start;
@@ -161,7 +161,7 @@ impl Input {
         }
     }
 
-    /// An input holding `segments`, all of whose tokens are inputs.
+    /// An input with `segments`. All of their tokens are inputs.
     pub fn of(cx: &Cx, segments: &[&[i32]], depth: usize) -> Self {
         let mut input = Self::new(cx, depth);
         input.set(segments.iter().map(|tokens| Segment::to_read(tokens)));
@@ -183,7 +183,7 @@ mod tests {
     fn segments_of_any_lengths_are_laid_out() {
         let cx = Cx::cpu(1, DType::F32);
         let mut input = Input::new(&cx, 2);
-        // What was there before does not matter, larger or smaller.
+        // The previous contents do not matter, whether larger or smaller.
         for before in [&[1, 2, 3, 4, 5, 6, 7, 8][..], &[1, 2]] {
             input.set([Segment::to_predict(before)].into_iter());
             let weights = [1.0, 1.0, 0.0, 0.5];
@@ -201,7 +201,7 @@ mod tests {
             assert_eq!(m.targets.ids.i32(), [-1, 13, -1]);
             assert_eq!((m.seg.starts(), m.targets.weight), (&[0, 2, 3][..], 0.5));
             let m = &input.mtp[1];
-            // The second segment has no row left; rows count in the depth before.
+            // The second segment has no rows left. Row numbers refer to the previous depth.
             assert_eq!(m.rows.i32(), [0]);
             assert_eq!((m.ids.i32(), m.targets.ids.i32()), (&[12][..], &[13][..]));
             assert_eq!(m.seg.starts(), [0, 1]);

@@ -1,6 +1,7 @@
-//! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`, the FFN dense or DeepSeekMoE.
+//! One Transformer block (report 2.1): `x += MLA(RMSNorm(x)); x += FFN(RMSNorm(x))`. The FFN is dense or DeepSeekMoE.
 
 use crate::build::Builder;
+use crate::cached::LayerCache;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
 use crate::linear::Linear;
 use crate::mla::{Mla, MlaDeferred, MlaSaved};
@@ -14,9 +15,9 @@ use hadal_weights::list::Role;
 
 /// The second half of a block.
 pub enum Mlp {
-    /// The first `first_k_dense_replace` layers.
+    /// A dense feed-forward layer: the first `first_k_dense_replace` layers.
     Dense(Ffn),
-    /// All others.
+    /// A DeepSeekMoE layer: all other layers.
     Moe(Moe),
 }
 
@@ -28,7 +29,7 @@ pub struct Block {
     pub norm: Param,
     /// Feed-forward.
     pub mlp: Mlp,
-    /// Number of this block among the MoE blocks of the model (for replayed routing and load statistics).
+    /// Index of this block among the MoE blocks of the model. It is used for replayed routing and load statistics.
     pub moe_index: Option<usize>,
     eps: f32,
     recompute: bool,
@@ -39,11 +40,12 @@ pub(crate) enum MlpSaved {
     Moe(MoeSaved),
 }
 
-/// Every activation a block's backward needs.
+/// All activations that a block's backward needs.
 pub struct BlockSaved {
-    pub(crate) attn: MlaSaved,
+    /// `None` in a pass that continues sequences.
+    pub(crate) attn: Option<MlaSaved>,
     pub(crate) x: Tensor,
-    /// The norm's output and its reciprocal root mean squares; none where they are computed again.
+    /// The norm's output and its reciprocal root mean squares. `None` if they are computed again.
     pub(crate) norm: Option<(Tensor, Tensor)>,
     pub(crate) mlp: MlpSaved,
 }
@@ -62,7 +64,7 @@ pub struct BlockDeferred {
 }
 
 impl BlockSaved {
-    /// What the MoE half saved; none for a dense block.
+    /// The saved state of the MoE half. `None` for a dense block.
     pub fn moe(&self) -> Option<&MoeSaved> {
         match &self.mlp {
             MlpSaved::Moe(m) => Some(m),
@@ -89,7 +91,7 @@ impl Block {
             Mlp::Dense(_) => None,
         }
     }
-    /// As `moe`, writable.
+    /// Like `moe`, but mutable.
     pub fn moe_mut(&mut self) -> Option<&mut Moe> {
         match &mut self.mlp {
             Mlp::Moe(m) => Some(m),
@@ -129,8 +131,21 @@ impl Block {
         }
     }
 
-    /// The second half alone: `x + FFN(RMSNorm(x))`.
-    fn mlp_forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, keep_logits: bool) -> (Tensor, MlpHalf) {
+    /// Runs `x_td` f32 through the block. With a cache, the rows continue sequences, and there is no backward pass.
+    pub fn forward(
+        &self,
+        cx: &Cx,
+        x: Tensor,
+        pass: &Pass<'_>,
+        cache: Option<LayerCache<'_>>,
+        keep_logits: bool,
+    ) -> (Tensor, BlockSaved) {
+        let (x, attn) = if let Some(cache) = cache {
+            (self.attn.forward_cached(cx, x, pass, cache), None)
+        } else {
+            let (x, saved) = self.attn.forward(cx, x, pass);
+            (x, Some(saved))
+        };
         let (u, rstd) = norm::forward(cx, &x, &self.norm, self.eps);
         let mut y = cx.copy(&x);
         let mlp = match &self.mlp {
@@ -140,22 +155,10 @@ impl Block {
                 MlpSaved::Moe(moe.forward(cx, &u, &mut y, pass.balance, replay, keep_logits))
             }
         };
-        (y, MlpHalf { x, rstd, u, mlp })
-    }
-
-    /// `x_td` f32 through the block.
-    pub fn forward(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, keep_logits: bool) -> (Tensor, BlockSaved) {
-        let (x, attn) = self.attn.forward(cx, x, pass);
-        let (y, MlpHalf { x, rstd, u, mlp }) = self.mlp_forward(cx, x, pass, keep_logits);
         (y, BlockSaved { attn, x, norm: (!self.recompute).then_some((u, rstd)), mlp })
     }
 
-    /// The latents that a cache keeps of a forward pass: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
-    pub fn latents(&self, cx: &Cx, saved: BlockSaved) -> (Tensor, Tensor) {
-        self.attn.latents(cx, saved.attn)
-    }
-
-    /// `d_td` f32: gradient of the block's output on entry, of its input on return.
+    /// `d_td` f32 is the gradient of the block's output on entry, and of its input on return.
     pub fn backward_input(
         &self,
         cx: &Cx,
@@ -180,6 +183,7 @@ impl Block {
         };
         norm::backward(cx, &d_u, &x, &self.norm, &rstd, &mut *d, Acc::Add, grads);
         drop((d_u, x));
+        let attn = attn.expect("a pass that continues sequences has no backward");
         let attn = self.attn.backward_input(cx, d, attn, pass, grads);
         BlockDeferred { attn, mlp, d: d_c, u }
     }
@@ -193,28 +197,5 @@ impl Block {
             _ => unreachable!("a block's deferred state is of its own kind"),
         }
         self.attn.backward_weight(cx, attn, grads);
-    }
-}
-
-/// Saved state of the feed-forward half.
-struct MlpHalf {
-    x: Tensor,
-    rstd: Tensor,
-    u: Tensor,
-    mlp: MlpSaved,
-}
-
-impl Block {
-    /// One new token of each of several sequences through the block, attention in its absorbed form.
-    pub fn decode(
-        &self,
-        cx: &Cx,
-        absorbed: &crate::mla::decode::Absorbed,
-        x: Tensor,
-        pass: &Pass<'_>,
-        caches: &mut [&mut crate::mla::decode::LatentCache],
-    ) -> Tensor {
-        let x = self.attn.decode(cx, absorbed, x, pass, caches);
-        self.mlp_forward(cx, x, pass, false).0
     }
 }

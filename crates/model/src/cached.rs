@@ -1,95 +1,230 @@
-//! Generation with a latent KV cache: prefill through the same blocks as training, decode through the absorbed form.
+//! Passes that continue sequences: prefill in pieces, generated tokens, and MTP's drafts. They run the same blocks as
+//! training ([`Model::trunk`](crate::Model)). The only difference is that attention reads earlier tokens from a pool of
+//! latent pages.
+//!
+//! Each token always has the same one of two forms of attention. The form depends on what the token is, never on sizes.
+//! Given tokens (a prompt) attend in the decompressed form, as in training. Generated tokens attend in the absorbed
+//! form. A pass may have rows of both forms; those of given tokens come first.
 
-use crate::Input;
-use crate::mla::decode::{Absorbed, LatentCache};
+use crate::batch::put;
+use crate::mla::absorbed::Absorbed;
+use crate::mla::heads::HeadMajor;
 use crate::model::Model;
-use crate::norm;
-use crate::param::embed;
 use crate::pass::Pass;
-use hadal_ops::{Cx, DType, Tensor, attention::Segments};
+use hadal_ops::attention::Segments;
+use hadal_ops::latent::{PAGE, PagedRows};
+use hadal_ops::rope::RopeTable;
+use hadal_ops::{Cx, DType, Tensor, elementwise};
+use hadal_weights::ModelConfig;
 
-/// The model's weights as decoding wants them. Belongs to one state of the weights: make it anew after a change.
-pub struct Decoder<'a> {
-    model: &'a Model,
-    layers: Vec<Absorbed>,
+/// The form of a token's attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Keys and values are computed from the latents. It is for given tokens.
+    Decompressed,
+    /// `W_UK` and `W_UV` are folded into query and output. It is for generated tokens.
+    Absorbed,
 }
 
-/// The latents of one sequence in every layer.
-pub struct SequenceCache {
-    layers: Vec<LatentCache>,
+/// New tokens of a sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Stretch<'a> {
+    /// The tokens, at least one.
+    pub tokens: &'a [i32],
+    /// Number of earlier tokens of the sequence. Their latents are in its pages.
+    pub before: usize,
+    /// Pages of the sequence, including space for the new tokens.
+    pub table: &'a [u32],
+    /// The form of the new tokens' attention.
+    pub form: Form,
 }
 
-impl SequenceCache {
-    /// Tokens held.
-    pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, LatentCache::len)
-    }
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Tokens it has room for.
-    pub fn capacity(&self) -> usize {
-        self.layers.first().map_or(0, LatentCache::capacity)
-    }
-    /// Forgets everything after the first `len` tokens.
-    pub fn truncate(&mut self, len: usize) {
-        self.layers.iter_mut().for_each(|l| l.truncate(len));
-    }
+/// The latents of all sequences in every layer: rows `[c_kv | k_rope]` in the compute format, in pages of [`PAGE`]
+/// tokens. The layers are the blocks, followed by the blocks of MTP modules.
+pub struct LatentPool {
+    layers: Vec<Tensor>,
 }
 
-impl<'a> Decoder<'a> {
-    /// Packs what the absorbed form needs.
-    pub fn new(cx: &Cx, model: &'a Model) -> Self {
-        Self { model, layers: model.blocks.iter().map(|b| b.attn.absorb(cx)).collect() }
+impl LatentPool {
+    /// A pool of `pages` pages. A page needs memory only after it is written.
+    pub fn new(cx: &Cx, config: &ModelConfig, pages: usize) -> Self {
+        let width = config.kv_lora_rank + config.qk_rope_head_dim;
+        let layers = config.num_hidden_layers + config.num_nextn_predict_layers;
+        Self { layers: (0..layers).map(|_| cx.fixed(&[pages * PAGE, width], cx.compute())).collect() }
     }
 
-    /// The model.
-    pub fn model(&self) -> &'a Model {
-        self.model
-    }
-
-    /// An empty cache for `capacity` tokens.
-    pub fn cache(&self, cx: &Cx, capacity: usize) -> SequenceCache {
-        let width = self.model.config.kv_lora_rank + self.model.config.qk_rope_head_dim;
-        SequenceCache { layers: self.model.blocks.iter().map(|_| LatentCache::new(cx, capacity, width)).collect() }
-    }
-
-    /// Runs a prompt through the model, fills the empty `cache` with it, and returns the head's inputs for all its
-    /// tokens, `[T, D]` in the compute format.
-    pub fn prefill(&self, cx: &Cx, tokens: &[i32], cache: &mut SequenceCache) -> Tensor {
-        assert!(cache.is_empty(), "prefill: the cache must be empty");
-        let input = Input::of(cx, &[tokens], 0);
-        let model = self.model;
-        let pass =
-            Pass { rope: &model.rope, positions: &input.positions, seg: &input.seg, balance: None, replay: None };
-        let mut x = cx.empty(&[tokens.len(), model.config.hidden_size], DType::F32);
-        embed(cx, &model.embed, &input.ids, &mut x);
-        for (block, cache) in model.blocks.iter().zip(&mut cache.layers) {
-            let (y, saved) = block.forward(cx, x, &pass, false);
-            let (c_kv, k_rope) = block.latents(cx, saved);
-            cache.append(cx, &c_kv, &k_rope, 0, tokens.len());
-            x = y;
+    /// Copies the first `tokens` tokens of a page to another page, in every layer.
+    pub fn copy_page(&mut self, from: u32, to: u32, tokens: usize) {
+        for layer in &mut self.layers {
+            let n = tokens * layer.cols();
+            let [from, to] = [from, to].map(|page| page as usize * PAGE * layer.cols());
+            match layer.dtype() {
+                DType::Bf16 => layer.bf16_mut().copy_within(from..from + n, to),
+                _ => layer.f32_mut().copy_within(from..from + n, to),
+            }
         }
-        norm::forward(cx, &x, &model.norm, model.config.rms_norm_eps as f32).0
+    }
+}
+
+/// `W_UK` and `W_UV` of every layer in the layout of the absorbed form. They are packed again when the weights have
+/// changed.
+pub struct AbsorbedViews {
+    layers: Vec<(u64, Absorbed)>,
+}
+
+impl AbsorbedViews {
+    /// Packs the views of all layers.
+    pub fn new(cx: &Cx, model: &Model) -> Self {
+        let view = |(version, attn): (u64, &crate::Mla)| (version, attn.absorb(cx));
+        Self { layers: layers(model).map(view).collect() }
     }
 
-    /// Runs one new token of each sequence and returns the head's inputs `[B, D]`.
-    pub fn step(&self, cx: &Cx, tokens: &[i32], caches: &mut [&mut SequenceCache]) -> Tensor {
-        let (b, model) = (tokens.len(), self.model);
-        assert_eq!(b, caches.len(), "decode: {b} tokens for {} sequences", caches.len());
-        let ids = cx.indices(&[b], tokens);
-        let at: Vec<i32> = caches.iter().map(|c| c.len() as i32).collect();
-        let positions = cx.indices(&[b], &at);
-        let starts: Vec<usize> = (0..=b).collect();
-        let seg = Segments::new(cx, &starts);
-        let pass = Pass { rope: &model.rope, positions: &positions, seg: &seg, balance: None, replay: None };
-        let mut x = cx.empty(&[b, model.config.hidden_size], DType::F32);
-        embed(cx, &model.embed, &ids, &mut x);
-        for (l, (block, absorbed)) in model.blocks.iter().zip(&self.layers).enumerate() {
-            let mut layer: Vec<&mut LatentCache> = caches.iter_mut().map(|c| &mut c.layers[l]).collect();
-            x = block.decode(cx, absorbed, x, &pass, &mut layer);
+    /// Packs the views again for layers whose weights have changed since.
+    pub fn refresh(&mut self, cx: &Cx, model: &Model) {
+        for ((of, view), (version, attn)) in self.layers.iter_mut().zip(layers(model)) {
+            if *of != version {
+                (*of, *view) = (version, attn.absorb(cx));
+            }
         }
-        norm::forward(cx, &x, &model.norm, model.config.rms_norm_eps as f32).0
+    }
+}
+
+/// The attention of every layer, with the version of the weight from which its view is made.
+fn layers(model: &Model) -> impl Iterator<Item = (u64, &crate::Mla)> {
+    let blocks = model.blocks.iter().chain(model.mtp.iter().map(|m| &m.block));
+    blocks.map(|b| (b.attn.kv_up.param.version(), &b.attn))
+}
+
+/// The rows of a pass that continues sequences. It can be filled repeatedly. It allocates only when a pass is larger
+/// than all previous ones.
+pub struct Rows {
+    /// Tokens, i32 `[T]`.
+    pub ids: Tensor,
+    /// Their positions in their sequences, i32 `[T]`.
+    pub positions: Tensor,
+    /// Number of rows in the decompressed form. They come first.
+    pub(crate) given: usize,
+    /// Segments of these rows, with their earlier keys.
+    pub(crate) seg: Segments,
+    /// Rows of the pool that hold these keys, i32 `[K]`.
+    pub(crate) keys: Tensor,
+    /// The other rows.
+    pub(crate) paged: PagedRows,
+    /// Their order by heads.
+    pub(crate) heads: HeadMajor,
+    /// Where the new tokens' latents are stored: (row of the pass, row of the pool, number of rows).
+    pub(crate) slots: Vec<(usize, usize, usize)>,
+}
+
+impl Rows {
+    /// No rows.
+    pub fn new(cx: &Cx) -> Self {
+        let ints = || cx.empty(&[0], DType::I32);
+        Self {
+            ids: ints(),
+            positions: ints(),
+            given: 0,
+            seg: Segments::of(cx, std::iter::empty()),
+            keys: ints(),
+            paged: PagedRows::new(cx),
+            heads: HeadMajor::new(cx),
+            slots: Vec::new(),
+        }
+    }
+
+    /// Sets the rows to those of these stretches, in order. `heads` is the model's number of heads.
+    ///
+    /// # Panics
+    /// If a stretch is empty, if its table is too short, or if a decompressed stretch comes after an absorbed one.
+    pub fn set<'a>(&mut self, heads: usize, stretches: impl Iterator<Item = Stretch<'a>> + Clone) {
+        let of = |form: Form| stretches.clone().filter(move |s| s.form == form);
+        let (given, generated) = (of(Form::Decompressed), of(Form::Absorbed));
+        let ordered = stretches.clone().is_sorted_by_key(|s| s.form == Form::Absorbed);
+        assert!(ordered, "rows: decompressed stretches must come first");
+        let total = stretches.clone().map(|s| s.tokens.len()).sum();
+        self.given = given.clone().map(|s| s.tokens.len()).sum();
+        put(&mut self.ids, total, stretches.clone().flat_map(|s| s.tokens.iter().copied()));
+        let positions = stretches.clone().flat_map(|s| s.before as i32..(s.before + s.tokens.len()) as i32);
+        put(&mut self.positions, total, positions);
+        self.seg.set_continued(given.clone().map(|s| (s.before, s.tokens.len())));
+        let place = |table: &[u32], at: usize| table[at / PAGE] as usize * PAGE + at % PAGE;
+        let keys = given.clone().flat_map(|s| (0..s.before + s.tokens.len()).map(move |at| place(s.table, at) as i32));
+        put(&mut self.keys, self.seg.keys(), keys);
+        let seen =
+            generated.clone().enumerate().flat_map(|(i, s)| (0..s.tokens.len()).map(move |t| (i, s.before + t + 1)));
+        self.paged.set(heads, generated.map(|s| s.table), seen);
+        self.heads.set(total - self.given, heads);
+        self.slots.clear();
+        let mut row = 0;
+        for s in stretches {
+            assert!(!s.tokens.is_empty(), "rows: a stretch of the pass is empty");
+            let (mut at, end) = (s.before, s.before + s.tokens.len());
+            assert!(end <= s.table.len() * PAGE, "rows: {end} tokens in {} pages of {PAGE}", s.table.len());
+            while at < end {
+                let n = (PAGE - at % PAGE).min(end - at);
+                self.slots.push((row, place(s.table, at), n));
+                (row, at) = (row + n, at + n);
+            }
+        }
+    }
+
+    /// The data of these rows that layers need.
+    pub(crate) fn pass<'a>(&'a self, rope: &'a RopeTable) -> Pass<'a> {
+        Pass { rope, positions: &self.positions, seg: &self.seg, balance: None, replay: None }
+    }
+}
+
+/// The data that a pass over [`Rows`] reads and extends.
+pub struct Cache<'a> {
+    /// Latents of all sequences.
+    pub pool: &'a mut LatentPool,
+    /// Weights of the absorbed form.
+    pub views: &'a AbsorbedViews,
+    /// The rows.
+    pub rows: &'a Rows,
+}
+
+/// The part of a [`Cache`] that belongs to one layer.
+pub struct LayerCache<'a> {
+    pub(crate) pool: &'a mut Tensor,
+    pub(crate) view: &'a Absorbed,
+    pub(crate) rows: &'a Rows,
+}
+
+impl Cache<'_> {
+    /// The part of layer `l`. MTP modules come after the blocks.
+    pub fn layer(&mut self, l: usize) -> LayerCache<'_> {
+        LayerCache { pool: &mut self.pool.layers[l], view: &self.views.layers[l].1, rows: self.rows }
+    }
+}
+
+impl LayerCache<'_> {
+    /// Stores the latents of the new tokens.
+    pub(crate) fn keep(&mut self, cx: &Cx, c_kv: &Tensor, k_rope: &Tensor) {
+        for &(row, slot, n) in &self.rows.slots {
+            elementwise::copy_rows(cx, c_kv, row, n, self.pool, slot, 0);
+            elementwise::copy_rows(cx, k_rope, row, n, self.pool, slot, c_kv.cols());
+        }
+    }
+}
+
+impl Model {
+    /// Runs the rows of a pass through the blocks and stores their latents. Returns the head's inputs `[T, D]` in the
+    /// compute format. [`Model::project`] turns them into logits.
+    pub fn extend(&self, cx: &Cx, cache: &mut Cache<'_>) -> Tensor {
+        let rows = cache.rows;
+        let x = self.trunk(cx, &rows.ids, &rows.pass(&self.rope), Some(cache), None, &mut None);
+        self.final_norm(cx, &x).0
+    }
+
+    /// Runs MTP module `k` (from 0) on rows. Each row's token is one position after the token for which its row of
+    /// `previous` was computed. `previous_td` is the main model's output, or the hidden state of the previous module.
+    /// Returns the head's input and the module's hidden state.
+    pub fn draft(&self, cx: &Cx, k: usize, previous: &Tensor, cache: &mut Cache<'_>) -> (Tensor, Tensor) {
+        let rows = cache.rows;
+        let pass = rows.pass(&self.rope);
+        let layer = cache.layer(self.blocks.len() + k);
+        let (z, saved) = self.mtp[k].forward(cx, &self.embed, previous, None, &rows.ids, &pass, Some(layer), false);
+        (z, saved.into_hidden())
     }
 }

@@ -1,16 +1,17 @@
-//! What a configuration means in numbers: parameters, cache, arithmetic, memory. Nothing is built or guessed.
+//! Computes the numbers of a configuration: parameters, cache, arithmetic, memory. It builds no model, and it estimates
+//! nothing.
 //!
-//! Formulas, for T tokens a sequence, L layers, H heads, sizes as in the report's section 2.1:
+//! Formulas for T tokens per sequence, L layers, H heads, and sizes as in the report's section 2.1:
 //!
 //! ```text
-//! forward FLOPs a token  = 2 * active matrix parameters + L * 2 * H * (d_qk + d_v) * (T + 1) / 2
-//! training FLOPs a token = 3 * forward, with every MTP module's block, its eh_proj and its use of the head added
-//! cache a token          = L * (d_c + d_R) * 2 bytes
+//! forward FLOPs per token  = 2 * active matrix parameters + L * 2 * H * (d_qk + d_v) * (T + 1) / 2
+//! training FLOPs per token = 3 * forward, with every MTP module's block, its eh_proj and its use of the head added
+//! cache per token          = L * (d_c + d_R) * 2 bytes
 //! ```
 //!
-//! Active matrix parameters are those a token is multiplied with: the chosen and shared experts, attention, router, the
-//! output head; not the embedding (a look-up), norms or biases. A causal token sees (T + 1) / 2 keys on average.
-//! Recomputation is not counted, as in the field's MFU.
+//! Active matrix parameters are those that a token is multiplied with: the chosen and shared experts, attention,
+//! router, and the output head. They do not include the embedding (a look-up), norms or biases.
+//! A causal token sees (T + 1) / 2 keys on average. Recomputation is not counted, as is usual for MFU.
 
 use hadal_weights::ModelConfig;
 use hadal_weights::list::{Parameter, Role, parameters};
@@ -24,44 +25,44 @@ mod tests;
 
 pub use memory::{TrainingMemory, saved_at_the_ends, saved_by_layer, training_memory};
 
-/// Bytes of a number in a cache.
+/// Bytes per number in a cache.
 const CACHED: u64 = 2;
 
 /// Parameters of one part of the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PartCount {
-    /// What it is.
+    /// Name of the part.
     pub name: &'static str,
-    /// All parameters.
+    /// Number of parameters.
     pub total: u64,
-    /// Those that one token uses.
+    /// Parameters that one token uses.
     pub active: u64,
-    /// Those of `active` that are multiplied with, twice in FLOPs.
+    /// Parameters of `active` that are used in products. They count twice in FLOPs.
     pub multiplied: u64,
 }
 
 /// Exact parameter counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// The main model by part.
+    /// The parts of the main model.
     pub parts: Vec<PartCount>,
     /// The main model, router biases included.
     pub main: u64,
-    /// Those of `main` that one token uses, the embedding table as a whole.
+    /// Parameters of `main` that one token uses. The embedding table counts as a whole.
     pub active: u64,
-    /// The same without the embedding table.
+    /// `active` without the embedding table.
     pub active_without_embedding: u64,
-    /// Those of `main` a token is multiplied with.
+    /// Parameters of `main` that a token is multiplied with.
     pub multiplied: u64,
-    /// All MTP modules' own parameters (embedding and head are the main model's).
+    /// Parameters of all MTP modules. Embedding and head belong to the main model.
     pub mtp: u64,
-    /// Those of `mtp` that one token uses.
+    /// Parameters of `mtp` that one token uses.
     pub mtp_active: u64,
-    /// Those a token is multiplied with in all MTP modules, the shared head counted once for each.
+    /// Parameters that a token is multiplied with in all MTP modules. The shared head counts once for each.
     pub mtp_multiplied: u64,
 }
 
-/// What the table calls the parts, in its order.
+/// Names of the parts, in the table's order.
 const PARTS: [&str; 9] = [
     "embedding",
     "attention",
@@ -95,7 +96,7 @@ fn tally<'a>(c: &ModelConfig, parameters: impl Iterator<Item = &'a Parameter>) -
     for p in parameters {
         let at = PARTS.iter().position(|name| *name == part_of(p.role)).expect("every role has a part");
         let (part, n) = (&mut parts[at], p.len() as u64);
-        // Of the experts, a token goes to some.
+        // A token uses only some of the experts.
         let chosen = matches!(p.role, Role::ExpertGateUp | Role::ExpertDown);
         let active = if chosen { n / p.groups as u64 * c.num_experts_per_tok as u64 } else { n };
         let looked_up = matches!(p.role, Role::Embedding | Role::Norm | Role::RouterBias);
@@ -113,7 +114,7 @@ pub fn count(c: &ModelConfig) -> Counts {
     let (mut parts, mtp_parts) = (tally(c, main.into_iter()), tally(c, mtp.into_iter()));
     let sum = |parts: &[PartCount], of: fn(&PartCount) -> u64| parts.iter().map(of).sum::<u64>();
     parts.retain(|p| p.name != "MTP projection");
-    // A tied head stores nothing, and is multiplied with all the same.
+    // A tied head has no weights of its own but is used in products.
     let head = (c.vocab_size * c.hidden_size) as u64;
     let untold = if c.tie_word_embeddings { head } else { 0 };
     Counts {
@@ -128,20 +129,20 @@ pub fn count(c: &ModelConfig) -> Counts {
     }
 }
 
-/// Arithmetic of one token. Counts are whole numbers, kept as f64 because sequences may be of any length.
+/// Arithmetic for one token. Counts are whole numbers, stored as f64 because sequences may have any length.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Flops {
-    /// Sequence length for attention's share.
+    /// Sequence length for the attention's FLOPs.
     pub sequence: usize,
     /// Forward pass of the main model.
     pub forward: f64,
-    /// Attention's share of `forward`: scores and weighted sums.
+    /// The part of `forward` for attention: scores and weighted sums.
     pub forward_attention: f64,
     /// Forward and backward, MTP modules included.
     pub training: f64,
 }
 
-/// See the module's header for the formulas.
+/// The FLOPs of a token. The module's header has the formulas.
 pub fn flops(c: &ModelConfig, sequence: usize) -> Flops {
     let counts = count(c);
     let keys = 0.5 * (sequence as f64 + 1.0);
@@ -152,7 +153,7 @@ pub fn flops(c: &ModelConfig, sequence: usize) -> Flops {
     Flops { sequence, forward, forward_attention, training: 3.0 * (forward + mtp) }
 }
 
-/// Everything `inspect` shows.
+/// Everything that `inspect` shows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
     /// Exact parameter counts.
@@ -161,25 +162,25 @@ pub struct Inspection {
     pub layers: usize,
     /// MTP modules.
     pub mtp_modules: usize,
-    /// Bytes of cache for one token in one layer, in bf16.
+    /// Bytes of cache per token and layer, in bf16.
     pub cache_per_token_layer: u64,
-    /// Bytes of cache for one token in all layers of the main model.
+    /// Bytes of cache per token in all layers of the main model.
     pub cache_per_token: u64,
     /// Longest context.
     pub max_position_embeddings: usize,
-    /// Arithmetic of one token.
+    /// Arithmetic for one token.
     pub flops_per_token: Flops,
-    /// Bytes a training step in BF16 holds.
+    /// Memory of a training step in BF16, in bytes.
     pub training_memory: TrainingMemory,
     /// The same in FP8.
     pub training_memory_fp8: TrainingMemory,
-    /// The same in a recipe's own formats.
+    /// The same in the formats of a recipe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub training_memory_recipe: Option<TrainingMemory>,
 }
 
-/// Works out everything at a sequence length (default: 4,096 or the longest the model takes), memory in BF16, FP8 and the
-/// formats of a recipe.
+/// Computes everything at a sequence length. The default is 4,096 or the model's longest context. Memory is given in
+/// BF16, FP8 and the formats of a recipe.
 pub fn inspect(c: &ModelConfig, sequence: Option<usize>, recipe: Option<&Formats>) -> Inspection {
     let sequence = sequence.unwrap_or(c.max_position_embeddings.min(4096));
     let cache = CACHED * (c.kv_lora_rank + c.qk_rope_head_dim) as u64;

@@ -1,5 +1,5 @@
-//! SwiGLU feed-forward: `down(silu(gate(u)) * up(u))`, gate and up in one product. Used by the dense layers and,
-//! with `n_shared_experts` times the width, as the shared expert of DeepSeekMoE (report 2.1.2).
+//! SwiGLU feed-forward: `down(silu(gate(u)) * up(u))`, with gate and up in one product. The dense layers use it. With
+//! `n_shared_experts` times the width it is also the shared expert of DeepSeekMoE (report 2.1.2).
 
 use crate::build::Builder;
 use crate::kept::Kept;
@@ -18,12 +18,12 @@ pub struct Ffn {
     keep: Keep,
 }
 
-/// The gate and up products `[T, 2I]`; the SwiGLU output is recomputed in backward (report 3.2.3).
+/// The products of gate and up, `[T, 2I]`. The SwiGLU output is recomputed in backward (report 3.2.3).
 pub struct FfnSaved {
     pub(crate) gu: Kept,
 }
 
-/// Operands of the weight products; the shared operands `u` and `d` stay with the caller.
+/// Operands of the weight products. The caller keeps the shared operands `u` and `d`.
 pub struct FfnDeferred {
     d_gu: Tensor,
     h: Tensor,
@@ -49,7 +49,7 @@ impl Ffn {
 
     /// `y_td += FFN(u_td)`, y f32.
     pub fn forward(&self, cx: &Cx, u: &Tensor, y: &mut Tensor) -> FfnSaved {
-        let wide = self.gate_up.weight().n();
+        let wide = self.gate_up.param.spec.n();
         let mut gu = cx.empty(&[u.rows(), wide], cx.compute());
         self.gate_up.forward(cx, u, &mut gu, Acc::Write);
         let mut h = cx.empty(&[u.rows(), wide / 2], cx.compute());
@@ -58,7 +58,7 @@ impl Ffn {
         FfnSaved { gu: Kept::new(cx, gu, self.keep.style(false)) }
     }
 
-    /// From `d_td` (compute format) the gradient of `u`, into `d_u` f32.
+    /// Computes the gradient of `u` from `d_td` (compute format) and writes it to `d_u` f32.
     pub fn backward_input(&self, cx: &Cx, d: &Tensor, saved: FfnSaved, d_u: &mut Tensor, acc: Acc) -> FfnDeferred {
         let mut floats = None;
         let gu = saved.gu.floats(cx, &mut floats);

@@ -1,4 +1,4 @@
-//! Activations that wait for backward, as the precision table says (report 3.3.1, 3.3.2).
+//! Activations kept for backward in the format of the precision table (report 3.3.1, 3.3.2).
 
 use hadal_ops::fp8::{Quantized, Style};
 use hadal_ops::linear::Operand;
@@ -6,14 +6,14 @@ use hadal_ops::{Cx, Tensor};
 
 /// An activation kept for backward.
 pub enum Kept {
-    /// As it was.
+    /// Unchanged.
     Plain(Tensor),
-    /// In tiles.
+    /// Quantised in tiles.
     Tiles(Quantized),
 }
 
 impl Kept {
-    /// Keeps `x` in tiles of `style`, or as it is.
+    /// Keeps `x` in tiles of `style`, or unchanged.
     pub(crate) fn new(cx: &Cx, x: Tensor, style: Option<Style>) -> Self {
         match style {
             Some(style) => Self::Tiles(Quantized::new(cx, &x, style)),
@@ -30,7 +30,7 @@ impl Kept {
         self.operand().cols()
     }
 
-    /// For a product.
+    /// The operand for a product.
     pub(crate) fn operand(&self) -> Operand<'_> {
         match self {
             Self::Plain(t) => t.into(),
@@ -38,7 +38,7 @@ impl Kept {
         }
     }
 
-    /// As floats in the compute format; `kept` holds them if they must be made.
+    /// The values as floats in the compute format. If they must be computed, `kept` holds them.
     pub(crate) fn floats<'a>(&'a self, cx: &Cx, kept: &'a mut Option<Tensor>) -> &'a Tensor {
         match self {
             Self::Plain(t) => t,

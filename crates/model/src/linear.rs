@@ -1,18 +1,18 @@
 //! A linear layer with its three passes: `y = x W^T`, `dx = dy W`, `dW = dy^T x`, in the format of the stored weight.
 //!
-//! One matrix, or one of each expert over rows that lie together (grouped). Shapes: T rows, n outputs, k inputs. Low-rank
-//! adapters ([`Adapter`]) add to the outputs of the parts that they are attached to.
+//! It has one matrix, or one per expert over consecutive rows (grouped). Shapes: T rows, n outputs, k inputs. Low-rank
+//! adapters ([`Adapter`]) add to the outputs of the parts to which they are attached.
 
 use crate::adapter::Adapter;
-use crate::param::{Grads, Param};
+use crate::param::{Grads, Param, Stored};
 use hadal_ops::linear::{self, Operand, PackedWeight};
-use hadal_ops::{Acc, Cx, MatMut, Tensor};
+use hadal_ops::{Acc, Cx, MatMut, Tensor, quant};
 
 /// The layer.
 pub struct Linear {
     /// `[groups * n, k]`.
     pub param: Param,
-    /// Attached to parts of its outputs.
+    /// Adapters on parts of its outputs.
     pub adapters: Vec<Adapter>,
 }
 
@@ -36,7 +36,7 @@ impl Linear {
         self.grouped_backward_input(cx, dy, None, dx, acc);
     }
 
-    /// `dW (+)= dy_tn^T x_tk`, if anybody wants it, and the adapters' gradients.
+    /// `dW (+)= dy_tn^T x_tk`, unless the parameter is frozen, and the gradients of the adapters.
     pub fn backward_weight<'a, 'b>(
         &self,
         cx: &Cx,
@@ -47,8 +47,8 @@ impl Linear {
         self.grouped_backward_weight(cx, dy, x, None, grads);
     }
 
-    /// As [`Linear::forward`], each group on its rows `offsets[g]..offsets[g + 1]`. Without offsets there
-    /// is one group of all rows.
+    /// Like [`Linear::forward`], with each group on its rows `offsets[g]..offsets[g + 1]`. Without offsets there is one
+    /// group of all rows.
     pub fn grouped_forward<'a, 'b, 'c>(
         &self,
         cx: &Cx,
@@ -59,11 +59,16 @@ impl Linear {
     ) {
         let (x, offsets, mut y) = (x.into(), offsets.into(), y.into());
         let n = y.cols();
-        linear::grouped_forward(cx, x, self.weight(), offsets, y.columns_mut(0..n), acc);
+        if let Stored::Quantised(weight) = self.param.stored() {
+            let Operand::Plain(x) = x else { panic!("`{}` takes rows in plain formats", self.param.spec.name()) };
+            quant::forward(cx, x, weight, offsets, y.columns_mut(0..n), acc);
+        } else {
+            linear::grouped_forward(cx, x, self.weight(), offsets, y.columns_mut(0..n), acc);
+        }
         self.adapters.iter().for_each(|a| a.forward(cx, x, offsets, &mut y));
     }
 
-    /// As [`Linear::backward_input`], each group on its rows.
+    /// Like [`Linear::backward_input`], with each group on its rows.
     pub fn grouped_backward_input<'a, 'b, 'c>(
         &self,
         cx: &Cx,
@@ -78,7 +83,7 @@ impl Linear {
         self.adapters.iter().for_each(|a| a.backward_input(cx, dy, offsets, &mut dx));
     }
 
-    /// As [`Linear::backward_weight`], each group over its rows.
+    /// Like [`Linear::backward_weight`], with each group over its rows.
     pub fn grouped_backward_weight<'a, 'b, 'c>(
         &self,
         cx: &Cx,

@@ -1,11 +1,11 @@
-//! Weights from and to Hugging Face checkpoints.
+//! Reads weights from Hugging Face checkpoints and writes them.
 
 use crate::model::Model;
 use crate::param::Purpose;
 use crate::values::Values;
 use hadal_ops::{Cx, DType};
 use hadal_weights::list::{Part, parameters};
-use hadal_weights::precision::Precision;
+use hadal_weights::precision::{Precision, RunFormats};
 use hadal_weights::{
     Checkpoint, Error, ModelConfig, Quantization, SaveOptions, SaveTensor, TensorSource, WeightFormat, write_into,
 };
@@ -13,21 +13,26 @@ use std::collections::HashMap;
 use std::path::Path;
 
 impl Model {
-    /// Reads a model to run: forward forms in the compute format, packed as they stream in, and nothing beside them. Weights
-    /// may be f32, BF16, F16, or FP8, which is de-quantised. Every tensor that is missing, mis-shaped, of a wrong type or of
-    /// no use is named in the error, before any memory is taken.
+    /// Reads a model for inference. It has only the forward forms in the compute format. They are packed while they are
+    /// read, and nothing else is kept. Weights may be f32, BF16, F16 or FP8, which is dequantised. The error names
+    /// every tensor that is missing, not needed, or of a wrong shape or type. It comes before memory is allocated.
     pub fn load(cx: &Cx, checkpoint: &Checkpoint) -> Result<Self, Error> {
+        Self::load_as(cx, checkpoint, RunFormats::COMPUTE)
+    }
+
+    /// Reads a model that only runs, with its weights stored in `formats`. They are packed while they are read.
+    pub fn load_as(cx: &Cx, checkpoint: &Checkpoint, formats: RunFormats) -> Result<Self, Error> {
         checkpoint.audit()?.into_result()?;
         let config = checkpoint.config();
-        // A table in bf16 only where that loses nothing.
+        // An embedding table is stored in bf16 only if that loses nothing.
         let embedding = &parameters(config)[0];
         let table = if checkpoint.halves(embedding) { DType::Bf16 } else { DType::F32 };
-        let mut model = Self::build(cx, config, Precision::COMPUTE, Purpose::Inference, table);
+        let mut model = Self::build(cx, config, Precision::COMPUTE, Purpose::Inference(formats), table);
         model.fill(cx, checkpoint)?;
         Ok(model)
     }
 
-    /// Reads a model with the forms that backward reads, for a precision table to train in.
+    /// Reads a model for training with this precision table, including the forms that backward reads.
     pub fn load_to_train(cx: &Cx, checkpoint: &Checkpoint, precision: Precision) -> Result<Self, Error> {
         checkpoint.audit()?.into_result()?;
         let mut model = Self::new(cx, checkpoint.config(), precision);
@@ -35,7 +40,7 @@ impl Model {
         Ok(model)
     }
 
-    /// Writes `config.json` and the weights as layers read them, as `format`, into a folder that is there.
+    /// Writes `config.json` and the weights that layers read, in `format`, into an existing folder.
     pub fn save_into(&self, dir: &Path, format: WeightFormat, options: &SaveOptions<'_>) -> Result<(), Error> {
         let params = self.params();
         save_parameters(dir, &self.config, format, options, |index, part, start, out| {
@@ -45,8 +50,8 @@ impl Model {
     }
 }
 
-/// Writes `config.json` and weights as `format` into a folder that is there. Router biases stay f32, as the released
-/// checkpoints have them; MTP modules get their copies of embedding and head. `values(index, part, start, out)` gives the
+/// Writes `config.json` and weights in `format` into an existing folder. Router biases stay f32, as in the released
+/// checkpoints. MTP modules get their copies of embedding and head. `values(index, part, start, out)` gives the
 /// elements of a part of the list's parameter `index`.
 pub fn save_parameters(
     dir: &Path,
@@ -67,7 +72,7 @@ pub fn save_parameters(
             }
         }
     }
-    // Which tensors were quantised in the checkpoint the model came from says nothing about these.
+    // The source checkpoint's list of quantised tensors does not apply to these.
     let quantization_config = match format {
         WeightFormat::Fp8(scales) => Some(Quantization::describe(scales, None)),
         WeightFormat::F32 | WeightFormat::Bf16 => None,
@@ -80,7 +85,7 @@ pub fn save_parameters(
     write_into(dir, &config, &tensors, options, as_source(source))
 }
 
-/// A closure as a source of values to write.
+/// Makes a source of values from a closure.
 fn as_source(source: impl FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>) -> impl TensorSource {
     source
 }

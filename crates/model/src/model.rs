@@ -1,36 +1,37 @@
 //! The whole model: embedding, blocks, final norm, MTP modules, and the shared output head with its losses.
 //!
-//! `L = L_main + lambda/D * sum_k L_k + alpha * sum_layers L_bal` (report 2.1.2, 2.2); each cross-entropy is the mean
-//! over its own valid targets of the whole step, so the caller, who knows the step, gives the factors.
+//! `L = L_main + lambda/D * sum_k L_k + alpha * sum_layers L_bal` (report 2.1.2, 2.2). Each cross-entropy is the mean
+//! over its own valid targets in the whole step. The caller knows the step, so it supplies the factors.
 
 use crate::batch::{Input, Targets};
 use crate::block::{Block, BlockSaved};
 use crate::build::Builder;
+use crate::cached::Cache;
 use crate::linear::Linear;
 use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
-use crate::param::{Grads, Param, Purpose, embed, embed_backward};
+use crate::param::{Grads, Param, Purpose, Stored, embed, embed_backward};
 use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
 use crate::values::{Fresh, Values};
 use hadal_ops::head::{self, HeadGrad};
-use hadal_ops::{Acc, Cx, DType, Tensor, moe, reduce, rope::RopeTable};
+use hadal_ops::{Acc, Cx, DType, Tensor, moe, quant, reduce, rope::RopeTable};
 use hadal_weights::Error;
 use hadal_weights::ModelConfig;
 use hadal_weights::list::Role;
 use hadal_weights::precision::{Keep, Precision};
 
-/// A DeepSeek-V3 (or V2) family model.
+/// A model of the DeepSeek-V3 or V2 family.
 pub struct Model {
     /// The configuration it was built from.
     pub config: ModelConfig,
-    /// `model.embed_tokens`; also the output head when they are tied.
+    /// `model.embed_tokens`. It is also the output head if the two are tied.
     pub embed: Param,
     /// Decoder blocks.
     pub blocks: Vec<Block>,
     /// `model.norm`
     pub norm: Param,
-    /// `lm_head`; none when tied.
+    /// `lm_head`. `None` if it is tied to the embedding.
     pub head: Option<Linear>,
     /// MTP modules.
     pub mtp: Vec<Mtp>,
@@ -38,10 +39,10 @@ pub struct Model {
     pub rope: RopeTable,
 }
 
-/// Over what the balance loss is taken.
+/// The tokens over which the balance loss is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BalanceGroups {
-    /// Each sequence by itself (report eq. 17-20).
+    /// Each sequence separately (report eq. 17-20).
     Sequences,
     /// All tokens of the micro-batch together (report 4.5.3).
     Batch,
@@ -50,23 +51,24 @@ pub enum BalanceGroups {
 /// Factors of the losses in the total of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct LossWeights<'a> {
-    /// Of each main target, times its own weight: 1 over the sum of all targets' weights in the step.
+    /// For each main target, to be multiplied by its own weight: 1 over the sum of all targets' weights in the step.
     pub main: f32,
-    /// Of each target of module k, times its own weight: `lambda / D` over the sum of their weights in the step.
+    /// For each target of module k, to be multiplied by its own weight: `lambda / D` over the sum of their weights in
+    /// the step.
     pub mtp: &'a [f32],
-    /// Of the balance loss: groups, and alpha over the number of groups in the step.
+    /// For the balance loss: the groups, and alpha over the number of groups in the step.
     pub balance: Option<(BalanceGroups, f32)>,
 }
 
 /// Sums over the micro-batches of a step.
 pub struct StepStats {
-    /// Sum of the main next-token losses (nats), each times its target's weight.
+    /// Sum of the main next-token losses in nats. Each is multiplied by its target's weight.
     pub main: f64,
-    /// The same for each MTP module.
+    /// The same sum for each MTP module.
     pub mtp: Vec<f64>,
     /// The balance loss as it entered the total.
     pub balance: f64,
-    /// Tokens each expert got, i32 `[E]` for each MoE layer (MTP's after the main ones).
+    /// Tokens that each expert received, i32 `[E]` for each MoE layer. MTP modules follow the main layers.
     pub loads: Vec<Tensor>,
 }
 
@@ -80,51 +82,54 @@ impl StepStats {
     }
 }
 
-/// Lists that a pass fills and empties; kept so that a step allocates nothing.
+/// Lists that a pass fills and empties. They are reused, so a step allocates nothing.
 #[derive(Default)]
 pub struct Workspace {
     blocks: Vec<BlockSaved>,
-    mtp: Vec<(MtpSaved, Tensor)>,
+    mtp: Vec<MtpSaved>,
+    /// Gradients of the modules' head inputs.
+    d_z: Vec<Tensor>,
 }
 
-/// What the forward pass keeps outside of blocks and MTP modules.
+/// Activations that the forward pass keeps outside of blocks and MTP modules.
 pub(crate) struct EndsSaved {
     /// The final norm's input and its reciprocal root mean squares.
     x: Tensor,
     rstd: Tensor,
-    /// Gradient of the norm's output so far, by the main loss.
+    /// Gradient of the norm's output from the main loss.
     d_h: Tensor,
 }
 
-/// Something a dump wants to see on the way.
+/// An intermediate result that a dump records.
 pub enum Probe<'a> {
-    /// Residual stream f32 `[T, D]` after block `i - 1` (0: the embedding).
+    /// Residual stream, f32 `[T, D]`, after block `i - 1` (0: the embedding).
     Hidden(usize, &'a Tensor),
     /// The main model's output after its final norm `[T, D]`.
     Final(&'a Tensor),
-    /// A router's decision; the number is the checkpoint's layer.
+    /// A router's decision. The number is the layer in the checkpoint.
     Routing(usize, &'a Routing),
-    /// At depth k: the block's output f32, and the input of the head (after `shared_head.norm`), both `[R, D]`.
+    /// At depth k: the block's output f32, and the head's input (after `shared_head.norm`), both `[R, D]`.
     Mtp(usize, &'a Tensor, &'a Tensor),
 }
 
-/// A visitor of [`Probe`]s.
+/// A callback that receives [`Probe`]s.
 pub type Observer<'a> = &'a mut dyn FnMut(Probe<'_>);
 
 impl Model {
-    /// A model to train with weights of zeros; see [`Model::fresh`] and [`Model::load`].
+    /// A model for training with zero weights; see [`Model::fresh`] and [`Model::load`].
     pub fn new(cx: &Cx, config: &ModelConfig, precision: Precision) -> Self {
         Self::build(cx, config, precision, Purpose::Training, DType::F32)
     }
 
-    /// A model to train with fresh weights: normal(0, std), norms one, biases zero; a function of the seed and the names only.
+    /// A model for training with initial weights: normal(0, std) for matrices, one for norms, zero for biases. They
+    /// depend only on the seed and the names.
     pub fn fresh(cx: &Cx, config: &ModelConfig, precision: Precision, fresh: Fresh) -> Self {
         let mut model = Self::new(cx, config, precision);
         model.fill(cx, &fresh).expect("fresh values are always there");
         model
     }
 
-    /// A model of zeros in the forms that `purpose` reads; `table` is the format of an embedding table.
+    /// A model of zeros in the forms that `purpose` needs. `table` is the format of an embedding table.
     pub(crate) fn build(cx: &Cx, config: &ModelConfig, precision: Precision, purpose: Purpose, table: DType) -> Self {
         assert!(precision.dispatch != Keep::E5m6, "model: rows are sent in the compute format or in fp8, not in e5m6");
         let mut b = Builder::new(cx, config, precision, purpose, table);
@@ -143,7 +148,7 @@ impl Model {
         Self { config: config.clone(), embed, blocks, norm, head, mtp, rope }
     }
 
-    /// Takes all weights from `values`, which are packed as they come.
+    /// Reads all weights from `values` and packs them while they are read.
     pub fn fill(&mut self, cx: &Cx, values: &dyn Values) -> Result<(), Error> {
         let mut result = Ok(());
         self.visit_mut(&mut |p| {
@@ -159,7 +164,7 @@ impl Model {
         self.params().iter().map(|p| p.stored().bytes()).sum()
     }
 
-    /// Shows every parameter, in the order of the list, then those of adapters: in the order of their indices.
+    /// Visits every parameter in the order of the list, then those of adapters. This is the order of their indices.
     pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
         f(&self.embed);
         self.blocks.iter().for_each(|b| b.visit(f));
@@ -168,7 +173,7 @@ impl Model {
         self.mtp.iter().for_each(|m| m.visit(f));
         self.linears(&mut |layer| layer.adapters.iter().for_each(|a| [&a.down, &a.up].into_iter().for_each(&mut *f)));
     }
-    /// As [`Model::visit`], writable.
+    /// Like [`Model::visit`], but mutable.
     pub fn visit_mut(&mut self, f: &mut dyn FnMut(&mut Param)) {
         f(&mut self.embed);
         self.blocks.iter_mut().for_each(|b| b.visit_mut(f));
@@ -179,11 +184,11 @@ impl Model {
             layer.adapters.iter_mut().for_each(|a| [&mut a.down, &mut a.up].into_iter().for_each(&mut *f));
         });
     }
-    /// Every linear layer of blocks and MTP modules that adapters may attach to; routers are none.
+    /// Visits every linear layer of blocks and MTP modules to which adapters may attach. Routers are not among them.
     pub(crate) fn linears<'a>(&'a self, f: &mut dyn FnMut(&'a Linear)) {
         self.blocks.iter().chain(self.mtp.iter().map(|m| &m.block)).for_each(|b| b.linears(f));
     }
-    /// As [`Model::linears`], writable.
+    /// Like [`Model::linears`], but mutable.
     pub(crate) fn linears_mut(&mut self, f: &mut dyn FnMut(&mut Linear)) {
         self.blocks.iter_mut().chain(self.mtp.iter_mut().map(|m| &mut m.block)).for_each(|b| b.linears_mut(f));
     }
@@ -199,7 +204,7 @@ impl Model {
     pub fn moe_blocks(&self) -> impl Iterator<Item = &Block> {
         self.blocks.iter().chain(self.mtp.iter().map(|m| &m.block)).filter(|b| b.moe_index.is_some())
     }
-    /// As [`Model::moe_blocks`], writable.
+    /// Like [`Model::moe_blocks`], but mutable.
     pub fn moe_blocks_mut(&mut self) -> impl Iterator<Item = &mut Block> {
         self.blocks.iter_mut().chain(self.mtp.iter_mut().map(|m| &mut m.block)).filter(|b| b.moe_index.is_some())
     }
@@ -209,7 +214,7 @@ impl Model {
         self.head.as_ref().map_or(&self.embed, |h| &h.param)
     }
 
-    /// Room for the statistics of a step.
+    /// Empty statistics for a step.
     pub fn stats(&self, cx: &Cx) -> StepStats {
         let loads = self.moe_blocks().map(|_| cx.zeros(&[self.config.n_routed_experts], DType::I32)).collect();
         StepStats { main: 0.0, mtp: vec![0.0; self.mtp.len()], balance: 0.0, loads }
@@ -235,20 +240,24 @@ impl Model {
         Pass { positions: &m.positions, seg: &m.seg, balance, ..*main }
     }
 
-    /// Embedding and blocks, keeping each block's saved state in `saved` if given. Returns the residual stream.
-    fn trunk(
+    /// Embedding and blocks. Training, evaluation, prefill and decoding all go through this function. With a cache, the
+    /// rows continue sequences. Each block's saved state is stored in `saved` if it is given. Returns the residual
+    /// stream.
+    pub(crate) fn trunk(
         &self,
         cx: &Cx,
-        input: &Input,
+        ids: &Tensor,
         pass: &Pass<'_>,
+        mut cache: Option<&mut Cache<'_>>,
         mut saved: Option<&mut Vec<BlockSaved>>,
         observer: &mut Option<Observer<'_>>,
     ) -> Tensor {
-        let mut x = cx.empty(&[input.ids.len(), self.config.hidden_size], DType::F32);
-        embed(cx, &self.embed, &input.ids, &mut x);
+        let mut x = cx.empty(&[ids.len(), self.config.hidden_size], DType::F32);
+        embed(cx, &self.embed, ids, &mut x);
         show(observer, Probe::Hidden(0, &x));
         for (l, block) in self.blocks.iter().enumerate() {
-            let (y, s) = block.forward(cx, x, pass, observer.is_some());
+            let layer = cache.as_deref_mut().map(|cache| cache.layer(l));
+            let (y, s) = block.forward(cx, x, pass, layer, observer.is_some());
             x = y;
             if let Some(moe) = s.moe() {
                 show(observer, Probe::Routing(l, &moe.routing));
@@ -261,7 +270,44 @@ impl Model {
         x
     }
 
-    /// One micro-batch of a training step: forward, losses, backward. Adds to `stats` and `grads`.
+    /// `model.norm`. Returns the head's input of the main model, and the reciprocal root mean squares.
+    pub(crate) fn final_norm(&self, cx: &Cx, x: &Tensor) -> (Tensor, Tensor) {
+        norm::forward(cx, x, &self.norm, self.config.rms_norm_eps as f32)
+    }
+
+    /// Runs the MTP modules. Each reads the output of the previous one, and the first reads `h`. Passes each head input
+    /// `z_rd` to `head`. Stores each module's saved state in `saved`, which keeps either all of them or only the last.
+    fn modules(
+        &self,
+        cx: &Cx,
+        h: &Tensor,
+        input: &Input,
+        pass: &Pass<'_>,
+        (saved, keep): (&mut Vec<MtpSaved>, bool),
+        observer: &mut Option<Observer<'_>>,
+        head: &mut dyn FnMut(usize, &Tensor),
+    ) {
+        for (k, (module, m)) in self.mtp.iter().zip(&input.mtp).enumerate() {
+            if m.rows.is_empty() {
+                break;
+            }
+            let pass = Self::mtp_pass(pass, input, k);
+            let previous = saved.last().map_or(h, MtpSaved::hidden);
+            let shown = observer.is_some();
+            let (z, s) = module.forward(cx, &self.embed, previous, Some(&m.rows), &m.ids, &pass, None, shown);
+            if let Some(moe) = s.block.moe() {
+                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
+            }
+            show(observer, Probe::Mtp(k + 1, s.hidden(), &z));
+            head(k, &z);
+            if !keep {
+                saved.clear();
+            }
+            saved.push(s);
+        }
+    }
+
+    /// One micro-batch of a training step: forward, losses, backward. Results are added to `stats` and `grads`.
     pub fn forward_backward(
         &self,
         cx: &Cx,
@@ -278,8 +324,8 @@ impl Model {
         self.backward(cx, input, &pass, saved, ws, stats, grads);
     }
 
-    /// The first half: forward and losses, whose gradients the head takes at once. What backward needs is in `ws` and in
-    /// the result.
+    /// The first half: forward and losses. The head computes the gradients of the losses at once. What backward needs
+    /// is in `ws` and in the result.
     pub(crate) fn forward(
         &self,
         cx: &Cx,
@@ -291,33 +337,22 @@ impl Model {
         grads: &mut Grads,
         observer: &mut Option<Observer<'_>>,
     ) -> EndsSaved {
-        let x = self.trunk(cx, input, pass, Some(&mut ws.blocks), observer);
-        let (h, rstd) = norm::forward(cx, &x, &self.norm, self.config.rms_norm_eps as f32);
+        let Workspace { blocks, mtp, d_z } = ws;
+        let x = self.trunk(cx, &input.ids, pass, None, Some(blocks), observer);
+        let (h, rstd) = self.final_norm(cx, &x);
         show(observer, Probe::Final(&h));
         let mut d_h = cx.empty(h.shape(), DType::F32);
         stats.main += self.head_loss(cx, &h, &input.targets, weights.main, Some((&mut d_h, grads)));
-
-        // MTP modules, each on the previous one's output.
-        for (k, (module, rows)) in self.mtp.iter().zip(&input.mtp).enumerate() {
-            if rows.rows.is_empty() {
-                break;
-            }
-            let pass = Self::mtp_pass(pass, input, k);
-            let previous = ws.mtp.last().map_or(&h, |(s, _)| s.hidden());
-            let (z, saved) = module.forward(cx, &self.embed, previous, rows, &pass, observer.is_some());
-            if let Some(moe) = saved.block.moe() {
-                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
-            }
-            show(observer, Probe::Mtp(k + 1, saved.hidden(), &z));
-            let mut d_z = cx.empty(z.shape(), DType::F32);
+        self.modules(cx, &h, input, pass, (mtp, true), observer, &mut |k, z| {
+            let mut d = cx.empty(z.shape(), DType::F32);
             let weight = weights.mtp.get(k).copied().unwrap_or(0.0);
-            stats.mtp[k] += self.head_loss(cx, &z, &rows.targets, weight, Some((&mut d_z, grads)));
-            ws.mtp.push((saved, d_z));
-        }
+            stats.mtp[k] += self.head_loss(cx, z, &input.mtp[k].targets, weight, Some((&mut d, grads)));
+            d_z.push(d);
+        });
         EndsSaved { x, rstd, d_h }
     }
 
-    /// The second half: backward through MTP modules and blocks, which takes everything out of `ws`.
+    /// The second half: backward through MTP modules and blocks. It consumes everything in `ws`.
     fn backward(
         &self,
         cx: &Cx,
@@ -330,11 +365,11 @@ impl Model {
     ) {
         let EndsSaved { x, rstd, mut d_h } = saved;
         let mut d_next = None;
-        while let Some((saved, d_z)) = ws.mtp.pop() {
+        while let Some((saved, d_z)) = ws.mtp.pop().zip(ws.d_z.pop()) {
             let k = ws.mtp.len();
             Self::count(cx, &self.mtp[k].block, &saved.block, pass, stats);
             let pass = Self::mtp_pass(pass, input, k);
-            let mut d_hidden = ws.mtp.last().map(|(s, _)| cx.zeros(s.hidden().shape(), DType::F32));
+            let mut d_hidden = ws.mtp.last().map(|s| cx.zeros(s.hidden().shape(), DType::F32));
             let d_previous = d_hidden.as_mut().unwrap_or(&mut d_h);
             let module = &self.mtp[k];
             let deferred =
@@ -364,7 +399,8 @@ impl Model {
         }
     }
 
-    /// Weighted sum of the losses of `targets` under the head; with `grad`, the gradient of `factor * sum` into d_h and the head.
+    /// Weighted sum of the losses of `targets` at the head. With `grad`, the gradient of `factor * sum` is added to d_h
+    /// and the head.
     fn head_loss(
         &self,
         cx: &Cx,
@@ -380,8 +416,8 @@ impl Model {
         reduce::dot(cx, &losses, &targets.weights)
     }
 
-    /// Per-token losses (nats, 0 where there is no target) f32 `[T]`, and those of each MTP module if asked for.
-    /// Nothing is kept for a backward pass.
+    /// Losses per token in nats (0 without a target), f32 `[T]`, and those of each MTP module if asked for. Nothing is
+    /// kept for a backward pass.
     pub fn losses(
         &self,
         cx: &Cx,
@@ -393,18 +429,26 @@ impl Model {
         let (h, pass) = self.hidden(cx, input, replay, &mut observer);
         let loss = |h: &Tensor, targets: &Targets| {
             let mut losses = cx.empty(&[h.rows()], DType::F32);
-            head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None);
+            match self.head().stored() {
+                Stored::Quantised(head) => head::quantised_losses(cx, h, head, &targets.ids, &mut losses),
+                _ => head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None),
+            }
             losses
         };
         let main = loss(&h, &input.targets);
         let mut mtp = Vec::new();
         if with_mtp {
-            self.mtp_hidden(cx, &h, input, &pass, &mut observer, &mut |k, z| mtp.push(loss(z, &input.mtp[k].targets)));
+            let mut each = |k: usize, z: &Tensor| mtp.push(loss(z, &input.mtp[k].targets));
+            self.modules(cx, &h, input, &pass, (&mut Vec::new(), false), &mut observer, &mut each);
         }
         (main, mtp)
     }
 
     /// The main model's output after its final norm, `[T, D]` in the compute format.
+    pub fn head_inputs(&self, cx: &Cx, input: &Input) -> Tensor {
+        self.hidden(cx, input, None, &mut None).0
+    }
+
     fn hidden<'a>(
         &'a self,
         cx: &Cx,
@@ -413,37 +457,10 @@ impl Model {
         observer: &mut Option<Observer<'_>>,
     ) -> (Tensor, Pass<'a>) {
         let pass = self.pass(input, None, replay);
-        let x = self.trunk(cx, input, &pass, None, observer);
-        let (h, _) = norm::forward(cx, &x, &self.norm, self.config.rms_norm_eps as f32);
+        let x = self.trunk(cx, &input.ids, &pass, None, None, observer);
+        let (h, _) = self.final_norm(cx, &x);
         show(observer, Probe::Final(&h));
         (h, pass)
-    }
-
-    /// Runs the MTP modules on `h` and hands each head input `z_rd` to `each`.
-    fn mtp_hidden(
-        &self,
-        cx: &Cx,
-        h: &Tensor,
-        input: &Input,
-        pass: &Pass<'_>,
-        observer: &mut Option<Observer<'_>>,
-        each: &mut dyn FnMut(usize, &Tensor),
-    ) {
-        let mut previous: Option<MtpSaved> = None;
-        for (k, (module, rows)) in self.mtp.iter().zip(&input.mtp).enumerate() {
-            if rows.rows.is_empty() {
-                break;
-            }
-            let pass = Self::mtp_pass(pass, input, k);
-            let from = previous.as_ref().map_or(h, MtpSaved::hidden);
-            let (z, saved) = module.forward(cx, &self.embed, from, rows, &pass, observer.is_some());
-            if let Some(moe) = saved.block.moe() {
-                show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
-            }
-            show(observer, Probe::Mtp(k + 1, saved.hidden(), &z));
-            each(k, &z);
-            previous = Some(saved);
-        }
     }
 
     /// Logits f32 `[T, V]`, and those of each MTP module `[R, V]`.
@@ -458,14 +475,18 @@ impl Model {
         let logits = |h: &Tensor| self.project(cx, h);
         let main = logits(&h);
         let mut mtp = Vec::new();
-        self.mtp_hidden(cx, &h, input, &pass, &mut observer, &mut |_, z| mtp.push(logits(z)));
+        let mut each = |_, z: &Tensor| mtp.push(logits(z));
+        self.modules(cx, &h, input, &pass, (&mut Vec::new(), false), &mut observer, &mut each);
         (main, mtp)
     }
 
-    /// Logits f32 `[T, V]` of head inputs `h_td`.
+    /// Logits f32 `[T, V]` for head inputs `h_td`.
     pub fn project(&self, cx: &Cx, h: &Tensor) -> Tensor {
         let mut out = cx.empty(&[h.rows(), self.config.vocab_size], DType::F32);
-        head::logits(cx, h, self.head().weight(), &mut out);
+        match self.head().stored() {
+            Stored::Quantised(head) => quant::forward(cx, h, head, None, &mut out, Acc::Write),
+            _ => head::logits(cx, h, self.head().weight(), &mut out),
+        }
         out
     }
 }

@@ -1,9 +1,9 @@
-//! DeepSeekMoE (report 2.1.2): `y = x + sum_shared FFN(u) + sum_selected g_i FFN_i(u)`, no token dropped.
+//! DeepSeekMoE (report 2.1.2): `y = x + sum_shared FFN(u) + sum_selected g_i FFN_i(u)`. No token is dropped.
 //!
-//! The gate value multiplies the expert's inner activation (`down(g h) = g down(h)`), so that combining is a plain
-//! sum and its gradient needs no saved expert output. The phases (route, dispatch, experts, combine) are separate
-//! functions, so that an overlapping schedule can interleave them. Rows: one for each (token, chosen expert), sorted
-//! by expert.
+//! The gate value multiplies the expert's inner activation (`down(g h) = g down(h)`). So combining is a plain sum, and
+//! its gradient needs no saved expert output. The phases (route, dispatch, experts, combine) are separate functions, so
+//! that an overlapping schedule can interleave them. There is one row for each (token, chosen expert), sorted by
+//! expert.
 
 use crate::build::Builder;
 use crate::ffn::{Ffn, FfnDeferred, FfnSaved};
@@ -27,7 +27,7 @@ pub struct Moe {
     pub gate_up: Linear,
     /// `down_proj` of every expert: E groups of `[D, I]`.
     pub down: Linear,
-    /// Shared experts as one SwiGLU, if any.
+    /// Shared experts as a single SwiGLU, if there are any.
     pub shared: Option<Ffn>,
     dispatch: Keep,
     keep: Keep,
@@ -35,7 +35,7 @@ pub struct Moe {
 
 /// Rows sent to the experts.
 pub struct Dispatched {
-    /// Where each row comes from and goes to.
+    /// The source token and the expert of each row.
     pub plan: Plan,
     /// Inputs `[R, D]`.
     pub(crate) x: Kept,
@@ -47,13 +47,13 @@ pub struct Dispatched {
 pub struct MoeSaved {
     /// The router's decision.
     pub routing: Routing,
-    /// Rows of the experts.
+    /// Rows sent to the experts.
     pub dispatched: Dispatched,
     pub(crate) gu: Kept,
     pub(crate) shared: Option<FfnSaved>,
 }
 
-/// Operands of the weight products; `u` and the output's gradient stay with the caller.
+/// Operands of the weight products. The caller keeps `u` and the output's gradient.
 pub struct MoeDeferred {
     d_logits: Tensor,
     plan: Plan,
@@ -96,9 +96,9 @@ impl Moe {
         Dispatched { plan, x, g }
     }
 
-    /// A row of `u` for each of its experts, in the format of dispatch (report 3.3.3: the same way for activations before
-    /// the up-projections and for gradients before the down-projections). Blocks are of rows of `u`: neighbours in the
-    /// batch, not at the expert.
+    /// One row of `u` for each of its experts, in the format of dispatch (report 3.3.3). The same function serves
+    /// activations before the up-projections and gradients before the down-projections. Blocks consist of neighbouring
+    /// rows of `u`, that is of the batch, not of the rows at an expert.
     fn send(&self, cx: &Cx, u: &Tensor, plan: &Plan, shape: Shape) -> Kept {
         if let Some(style) = self.dispatch.style(true) {
             return Kept::Tiles(Quantized::new(cx, u, Style { shape, ..style }).permute(cx, plan));
@@ -108,9 +108,9 @@ impl Moe {
         Kept::Plain(x)
     }
 
-    /// Phase experts: every expert on its rows. Returns outputs `[R, D]` and the gate-up products `[R, 2I]`.
+    /// Phase experts: each expert computes on its rows. Returns outputs `[R, D]` and the gate-up products `[R, 2I]`.
     pub fn experts(&self, cx: &Cx, rows: &Dispatched) -> (Tensor, Kept) {
-        let (r, wide) = (rows.x.rows(), self.gate_up.weight().n());
+        let (r, wide) = (rows.x.rows(), self.gate_up.param.spec.n());
         let mut gu = cx.empty(&[r, wide], cx.compute());
         self.gate_up.grouped_forward(cx, rows.x.operand(), &rows.plan.offsets, &mut gu, Acc::Write);
         let mut h = cx.empty(&[r, wide / 2], cx.compute());
@@ -139,7 +139,7 @@ impl Moe {
         MoeSaved { routing, dispatched, gu, shared }
     }
 
-    /// From `d_td` (compute format) the gradient of `u`, overwriting `d_u` f32.
+    /// Computes the gradient of `u` from `d_td` (compute format), and overwrites `d_u` f32 with it.
     pub fn backward_input(
         &self,
         cx: &Cx,
@@ -149,8 +149,8 @@ impl Moe {
         balance: Option<BalancePass<'_>>,
     ) -> MoeDeferred {
         let MoeSaved { routing, dispatched: Dispatched { plan, x, g }, gu, shared } = saved;
-        // Mirror of combine: every row receives its token's gradient. (Blocks, the report's counter-example, are for the
-        // input gradient alone: the weight's reads tiles all the same.)
+        // The reverse of combine: every row receives its token's gradient. Blocks, the report's counter-example, are
+        // only for the input gradient. The weight gradient always reads tiles.
         let d_y = self.send(cx, d, &plan, Shape::Tile);
         let (shape, codes) = (self.down.weight().gradients().shape, self.down.weight().dtype() == DType::U8);
         let blocks =
@@ -158,7 +158,7 @@ impl Moe {
         let d_sent = blocks.as_ref().unwrap_or(&d_y).operand();
         let mut floats = None;
         let gate_up = gu.floats(cx, &mut floats);
-        // Mirror of experts.
+        // The reverse of experts.
         let mut d_h = cx.empty(&[x.rows(), gu.cols() / 2], cx.compute());
         self.down.grouped_backward_input(cx, d_sent, &plan.offsets, &mut d_h, Acc::Write);
         drop(blocks);
@@ -169,7 +169,7 @@ impl Moe {
         drop((d_h, gu, floats));
         let mut d_x = cx.empty(&[x.rows(), x.cols()], cx.compute());
         self.gate_up.grouped_backward_input(cx, &d_gu, &plan.offsets, &mut d_x, Acc::Write);
-        // Mirror of dispatch.
+        // The reverse of dispatch.
         moe::combine(cx, &d_x, &plan, &mut *d_u, Acc::Write);
         drop(d_x);
         let shared = self.shared.as_ref().zip(shared).map(|(s, saved)| s.backward_input(cx, d, saved, d_u, Acc::Add));

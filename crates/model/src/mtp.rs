@@ -1,13 +1,14 @@
 //! Multi-Token Prediction (report 2.2, eq. 21-25).
 //!
-//! Module k at position i: `h' = W_eh [RMSNorm_e(Emb(t_{i+k})) ; RMSNorm_h(h^{k-1}_i)]` (the checkpoint's order:
-//! embedding first), one more block, its norm, then the main model's head predicts `t_{i+k+1}`. `h^0` is the main
-//! model's output after its final norm; for k >= 1 `h^k` is the block's output before `shared_head.norm`.
-//! Shapes: `r` rows of this depth (T - k of each sequence), `d` hidden.
+//! Module k at position i: `h' = W_eh [RMSNorm_e(Emb(t_{i+k})) ; RMSNorm_h(h^{k-1}_i)]`, with the embedding first as in
+//! the checkpoint. One more block and its norm follow, then the main model's head predicts `t_{i+k+1}`. `h^0` is the
+//! main model's output after its final norm. For k >= 1, `h^k` is the block's output before `shared_head.norm`. Shapes:
+//! `r` rows of this depth (T - k of each sequence), `d` hidden.
 
 use crate::batch::MtpInput;
 use crate::block::{Block, BlockDeferred, BlockSaved};
 use crate::build::Builder;
+use crate::cached::LayerCache;
 use crate::linear::Linear;
 use crate::norm;
 use crate::param::{Grads, Param, embed, embed_backward};
@@ -16,7 +17,7 @@ use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, rmsnorm};
 use hadal_weights::ModelConfig;
 use hadal_weights::list::Role;
 
-/// One module's own parameters; embedding and head are the main model's.
+/// The parameters of one module. Embedding and head belong to the main model.
 pub struct Mtp {
     /// `enorm`
     pub enorm: Param,
@@ -32,11 +33,11 @@ pub struct Mtp {
     recompute: bool,
 }
 
-/// Every activation backward needs.
+/// All activations that backward needs.
 pub struct MtpSaved {
     e: Tensor,
     h: Tensor,
-    /// None where it is computed again.
+    /// `None` if it is computed again.
     pub(crate) normed: Option<Normed>,
     /// The block's saved state.
     pub block: BlockSaved,
@@ -96,33 +97,39 @@ impl Mtp {
         Normed { cat, rstd_e, rstd_h }
     }
 
-    /// From the previous depth's `h_td` (any format): the head's input `z_rd` (compute format) and what was saved;
-    /// `h^k` itself is [`MtpSaved::hidden`].
+    /// From the previous depth's `h_td` (any format), computes the head's input `z_rd` (compute format) and the saved
+    /// state. `h^k` itself is [`MtpSaved::hidden`]. `rows` selects this depth's rows of `h`; without it, all rows are
+    /// used in order. `ids` are the tokens that the rows look at.
     pub fn forward(
         &self,
         cx: &Cx,
         table: &Param,
         previous: &Tensor,
-        input: &MtpInput,
+        rows: Option<&Tensor>,
+        ids: &Tensor,
         pass: &Pass<'_>,
+        cache: Option<LayerCache<'_>>,
         keep_logits: bool,
     ) -> (Tensor, MtpSaved) {
-        let (r, d) = (input.rows.len(), previous.cols());
+        let (r, d) = (ids.len(), previous.cols());
         let mut e = cx.empty(&[r, d], DType::F32);
-        embed(cx, table, &input.ids, &mut e);
+        embed(cx, table, ids, &mut e);
         let mut h = cx.empty(&[r, d], previous.dtype());
-        elementwise::gather_rows(cx, previous, &input.rows, &mut h);
+        match rows {
+            Some(rows) => elementwise::gather_rows(cx, previous, rows, &mut h),
+            None => elementwise::copy_rows(cx, previous, 0, r, &mut h, 0, 0),
+        }
         let normed = self.norms(cx, &e, &h);
         let mut x = cx.empty(&[r, d], DType::F32);
         self.eh_proj.forward(cx, &normed.cat, &mut x, Acc::Write);
         let normed = (!self.recompute).then_some(normed);
-        let (y, block) = self.block.forward(cx, x, pass, keep_logits);
+        let (y, block) = self.block.forward(cx, x, pass, cache, keep_logits);
         let (z, rstd) = norm::forward(cx, &y, &self.norm, self.eps);
         (z, MtpSaved { e, h, normed, block, y, rstd })
     }
 
-    /// `d_z`: gradient of the head's input. `d_next`: gradient of `h^k` from the next depth, if there is one.
-    /// Adds the gradient of the previous depth's output into `d_previous` (f32) and the embedding's into its own.
+    /// `d_z` is the gradient of the head's input. `d_next` is the gradient of `h^k` from the next depth, if there is
+    /// one. Adds the gradient of the previous depth's output to `d_previous` (f32), and the embedding's to its own.
     pub fn backward_input(
         &self,
         cx: &Cx,
@@ -146,7 +153,7 @@ impl Mtp {
         let Normed { cat, rstd_e, rstd_h } = normed.unwrap_or_else(|| self.norms(cx, &e, &h));
         let mut d_cat = cx.empty(cat.shape(), cx.compute());
         self.eh_proj.backward_input(cx, &d_c, &mut d_cat, Acc::Write);
-        // `d` is free now: it carries the two halves' gradients in turn.
+        // `d` is no longer needed. It holds the gradients of the two halves in turn.
         norm::backward(cx, d_cat.columns(0..width), &e, &self.enorm, &rstd_e, &mut d, Acc::Write, grads);
         embed_backward(cx, &d, &input.ids, table, grads);
         norm::backward(cx, d_cat.columns(width..2 * width), &h, &self.hnorm, &rstd_h, &mut d, Acc::Write, grads);
@@ -166,5 +173,9 @@ impl MtpSaved {
     /// `h^k`: the block's output before `shared_head.norm`, f32 `[R, D]`.
     pub fn hidden(&self) -> &Tensor {
         &self.y
+    }
+    /// Like [`MtpSaved::hidden`], but consumes the rest.
+    pub(crate) fn into_hidden(self) -> Tensor {
+        self.y
     }
 }

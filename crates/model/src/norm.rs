@@ -12,7 +12,7 @@ pub(crate) fn forward<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, w: &Param, eps: f32
     (y, rstd)
 }
 
-/// Gradient through the norm into `dx` (overwriting or adding), and the gain's gradient.
+/// The gradient through the norm into `dx` (overwriting or adding), and the gain's gradient.
 pub(crate) fn backward<'a>(
     cx: &Cx,
     dy: impl Into<MatRef<'a>>,
@@ -26,7 +26,7 @@ pub(crate) fn backward<'a>(
     if let Some((dw, acc)) = grads.target(w) {
         rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, dw, acc);
     } else {
-        // Of a frozen gain the gradient is made all the same, with that of the input, and forgotten.
+        // A frozen gain's gradient is computed with that of the input and then dropped.
         let mut dw = cx.empty(w.spec.shape.as_slice(), DType::F32);
         rmsnorm::backward(cx, dy, x, w.table(), rstd, dx, dx_acc, &mut dw, Acc::Write);
     }

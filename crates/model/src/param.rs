@@ -1,50 +1,55 @@
-//! Parameters as layers read them, and their gradients.
+//! Parameters in the form that layers read, and their gradients.
 //!
-//! A [`Param`] is an entry of the one list ([`hadal_weights::list`]) with its *stored weight*: panels in the format of its
-//! products, or a plain table. Nothing else is kept here: f32 masters, moments and averages belong to training, so that a
-//! model that only runs takes the memory of its format. What layers read in f32 anyway (norms, the selection bias, the
-//! router, the embedding table in training) is its own master and updated in place.
+//! A [`Param`] is an entry of the list ([`hadal_weights::list`]) with its *stored weight*: panels in the format of its
+//! products, or a plain table. Nothing else is here. f32 masters, moments and averages belong to training, so a model
+//! for inference takes only the memory of its format. What layers read in f32 (norms, the selection bias, the router,
+//! the embedding table in training) is its own master and is updated in place.
 
 use crate::values::{Values, read_all, read_from};
 use hadal_ops::fp8::{Shape, Style};
 use hadal_ops::linear::PackedWeight;
+use hadal_ops::quant::{QuantFormat, QuantWeight};
 use hadal_ops::{Acc, Cx, DType, MatRef, Tensor};
 use hadal_weights::Error;
 use hadal_weights::list::{Parameter, Role};
-use hadal_weights::precision::{Gradients, Precision, Product};
+use hadal_weights::precision::{Gradients, Precision, Product, RunFormat, RunFormats};
 use std::sync::Arc;
 
-/// What a model is built for.
+/// The purpose that a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Forward only: no form that backward reads, and no second copy of anything.
-    Inference,
+    /// Forward only: no form that only backward reads, and no second copy of anything.
+    /// Weights are stored in these formats.
+    Inference(RunFormats),
     /// Forward and backward.
     Training,
 }
 
 /// The run-time form of a weight.
 pub enum Stored {
-    /// Read as it is: gains, biases, an embedding table.
+    /// Read directly: gains, biases, an embedding table.
     Table(Tensor),
     /// In panels for products.
     Packed(PackedWeight),
-    /// An f32 table and the panels that are packed from it: the router and a tied embedding in training.
+    /// Quantised, for the products of a model that only runs.
+    Quantised(QuantWeight),
+    /// An f32 table and the panels packed from it: for the router and a tied embedding in training.
     Both(Tensor, PackedWeight),
 }
 
 impl Stored {
-    /// Bytes it takes.
+    /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Table(t) => t.bytes(),
             Self::Packed(p) => p.bytes(),
+            Self::Quantised(q) => q.bytes(),
             Self::Both(t, p) => t.bytes() + p.bytes(),
         }
     }
 }
 
-/// A stored weight and how often it has been written: what is made from it is made again when the number has moved.
+/// A stored weight and how often it was written. Data derived from it is computed again when this number changes.
 struct Versioned {
     stored: Stored,
     version: u64,
@@ -54,18 +59,18 @@ struct Versioned {
 pub struct Param {
     /// Its entry in the list: name, shape, parts.
     pub spec: Parameter,
-    /// Its place in the list, in [`Grads`] and in everything that training keeps.
+    /// Its index in the list, in [`Grads`] and in all data of training.
     pub index: usize,
     held: Arc<Versioned>,
 }
 
-/// A stored weight that two models share was to be written.
+/// A stored weight that two models share would be written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("parameter `{0}` is shared with another model and cannot be written: train a model of its own")]
+#[error("parameter `{0}` is shared with another model and cannot be changed: train a separate model")]
 pub struct Shared(pub String);
 
 impl Param {
-    /// Room for a parameter, zero until it is filled. `table` is the format of an embedding table.
+    /// A parameter of zeros, to be filled later. `table` is the format of an embedding table.
     pub(crate) fn new(
         cx: &Cx,
         spec: Parameter,
@@ -76,9 +81,18 @@ impl Param {
     ) -> Self {
         let training = purpose == Purpose::Training;
         let table = || cx.fixed(&spec.shape, if spec.role == Role::Embedding { table } else { DType::F32 });
-        let stored = match spec.product(precision) {
-            None => Stored::Table(table()),
-            Some(product) => {
+        let quantised = match purpose {
+            Purpose::Inference(formats) => match spec.run_format(&formats) {
+                RunFormat::Compute => None,
+                RunFormat::Int8 => Some(QuantFormat::Int8),
+                RunFormat::Int4 => Some(QuantFormat::Int4),
+            },
+            Purpose::Training => None,
+        };
+        let stored = match (spec.product(precision), quantised) {
+            (None, _) => Stored::Table(table()),
+            (Some(_), Some(format)) => Stored::Quantised(QuantWeight::new(cx, format, spec.groups, spec.n(), spec.k())),
+            (Some(product), None) => {
                 let packed = room(cx, &spec, product, precision, training);
                 let own_master = matches!(spec.role, Role::Router | Role::Embedding);
                 if training && own_master { Stored::Both(table(), packed) } else { Stored::Packed(packed) }
@@ -87,16 +101,16 @@ impl Param {
         Self { spec, index, held: Arc::new(Versioned { stored, version: 0 }) }
     }
 
-    /// What layers read.
+    /// The data that layers read.
     pub fn stored(&self) -> &Stored {
         &self.held.stored
     }
-    /// How often it has been written.
+    /// How often it was written.
     pub fn version(&self) -> u64 {
         self.held.version
     }
 
-    /// What layers read, to be written. Moves the version.
+    /// The data that layers read, for writing. Increments the version.
     pub fn stored_mut(&mut self) -> Result<&mut Stored, Shared> {
         let Some(held) = Arc::get_mut(&mut self.held) else {
             return Err(Shared(self.spec.name().to_owned()));
@@ -105,7 +119,7 @@ impl Param {
         Ok(&mut held.stored)
     }
 
-    /// Makes this parameter read another model's stored weight, which neither can write from then on.
+    /// Makes this parameter use another model's stored weight. From then on neither model can write it.
     pub fn share(&mut self, with: &Self) {
         assert_eq!(self.spec, with.spec, "parameters of two shapes cannot be shared");
         self.held = Arc::clone(&with.held);
@@ -115,35 +129,38 @@ impl Param {
         Arc::strong_count(&self.held) > 1
     }
 
-    /// The table of what is read as it is.
+    /// The table of a parameter that is read directly.
     pub fn table(&self) -> &Tensor {
         match self.stored() {
             Stored::Table(table) | Stored::Both(table, _) => table,
-            Stored::Packed(_) => panic!("`{}` has no table", self.spec.name()),
+            Stored::Packed(_) | Stored::Quantised(_) => panic!("`{}` has no table", self.spec.name()),
         }
     }
-    /// The panels of what is multiplied with.
+    /// The panels of a parameter that is used in products.
     pub fn weight(&self) -> &PackedWeight {
         match self.stored() {
             Stored::Packed(packed) | Stored::Both(_, packed) => packed,
             Stored::Table(_) => panic!("`{}` is not multiplied with", self.spec.name()),
+            Stored::Quantised(_) => panic!("`{}` is quantised: only forward passes read it", self.spec.name()),
         }
     }
-    /// Whether the model itself has the f32 master: what is read in f32.
+    /// Whether the model itself has the f32 master. This is so if layers read it in f32.
     pub fn is_own_master(&self) -> bool {
         matches!(self.stored(), Stored::Table(t) | Stored::Both(t, _) if t.dtype() == DType::F32)
     }
 
-    /// Packs f32 values `[groups * n, k]` into a weight in panels alone: a master that training has.
+    /// Packs f32 values `[groups * n, k]`. It is for a weight that has only panels, and whose master belongs to
+    /// training.
     pub fn pack(&mut self, cx: &Cx, master: &Tensor) -> Result<(), Shared> {
         match self.stored_mut()? {
             Stored::Packed(packed) => packed.pack(cx, master),
             Stored::Table(_) | Stored::Both(..) => panic!("`{}` is its own master", self.spec.name()),
+            Stored::Quantised(q) => q.pack(cx, master),
         }
         Ok(())
     }
 
-    /// Changes an own master in place and packs panels from it.
+    /// Changes a parameter that is its own master, and packs panels from it.
     pub fn edit(&mut self, cx: &Cx, edit: impl FnOnce(&mut Tensor)) -> Result<(), Shared> {
         match self.stored_mut()? {
             Stored::Table(table) => edit(table),
@@ -151,16 +168,19 @@ impl Param {
                 edit(table);
                 packed.pack(cx, table);
             }
-            Stored::Packed(_) => panic!("the master of `{}` is not in the model", self.spec.name()),
+            Stored::Packed(_) | Stored::Quantised(_) => {
+                panic!("the master of `{}` is not in the model", self.spec.name())
+            }
         }
         Ok(())
     }
 
-    /// Gives it these values, one for each element.
+    /// Sets these values, one per element.
     pub fn set(&mut self, cx: &Cx, values: &[f32]) -> Result<(), Shared> {
         let shape = self.spec.shape.clone();
         match self.stored_mut()? {
             Stored::Packed(packed) => packed.pack(cx, &cx.tensor(&shape, values, DType::F32)),
+            Stored::Quantised(q) => q.pack(cx, &cx.tensor(&shape, values, DType::F32)),
             Stored::Table(table) => *table = cx.tensor(&shape, values, table.dtype()),
             Stored::Both(table, packed) => {
                 table.f32_mut().copy_from_slice(values);
@@ -170,7 +190,7 @@ impl Param {
         Ok(())
     }
 
-    /// Reads all values from `values`, a band of rows at a time and with all threads. No second copy of them is held.
+    /// Reads all values from `values` with all threads, one band of rows at a time. No second copy of them is kept.
     pub(crate) fn fill(&mut self, cx: &Cx, values: &dyn Values) -> Result<(), Error> {
         let spec = self.spec.clone();
         let k = spec.k();
@@ -180,12 +200,16 @@ impl Param {
             Stored::Packed(packed) if packed.dtype() != DType::U8 => {
                 return packed.fill(cx, source, &|row, out| read_from(values, &spec, row * k, out));
             }
-            // Codes share scales among 128 rows, of which parts may have any number: made of all rows at once.
+            // Codes share scales among 128 rows, and parts may have any number of rows. So all rows are quantised
+            // together.
             Stored::Packed(packed) => {
                 let mut all = cx.fixed(&spec.shape, DType::F32);
                 read_all(cx, values, &spec, &mut all)?;
                 packed.pack(cx, &all);
                 return Ok(());
+            }
+            Stored::Quantised(q) => {
+                return q.fill(cx, source, &|row, out| read_from(values, &spec, row * k, out));
             }
             Stored::Table(table) | Stored::Both(table, _) => table,
         };
@@ -196,29 +220,33 @@ impl Param {
         Ok(())
     }
 
-    /// Elements from `start` on as layers read them, in f32.
+    /// Reads the elements from `start` on, with the values that layers read, in f32.
     pub fn read(&self, start: usize, out: &mut [f32]) {
         match self.stored() {
             Stored::Table(t) | Stored::Both(t, _) => match t.dtype() {
                 DType::Bf16 => out.iter_mut().zip(&t.bf16()[start..]).for_each(|(o, v)| *o = v.to_f32()),
                 _ => out.copy_from_slice(&t.f32()[start..start + out.len()]),
             },
-            Stored::Packed(packed) => {
-                let k = self.spec.k();
-                let mut row = vec![0.0; k];
-                let mut done = 0;
-                while done < out.len() {
-                    let (at, from) = ((start + done) / k, (start + done) % k);
-                    packed.row(at, &mut row);
-                    let n = (k - from).min(out.len() - done);
-                    out[done..done + n].copy_from_slice(&row[from..from + n]);
-                    done += n;
-                }
-            }
+            Stored::Packed(packed) => self.read_rows(start, out, &|row, out| packed.row(row, out)),
+            Stored::Quantised(q) => self.read_rows(start, out, &|row, out| q.row(row, out)),
         }
     }
 
-    /// All elements as layers read them, in f32.
+    /// Reads elements from `start` on with a function that gives whole rows.
+    fn read_rows(&self, start: usize, out: &mut [f32], row_of: &dyn Fn(usize, &mut [f32])) {
+        let k = self.spec.k();
+        let mut row = vec![0.0; k];
+        let mut done = 0;
+        while done < out.len() {
+            let (at, from) = ((start + done) / k, (start + done) % k);
+            row_of(at, &mut row);
+            let n = (k - from).min(out.len() - done);
+            out[done..done + n].copy_from_slice(&row[from..from + n]);
+            done += n;
+        }
+    }
+
+    /// All elements with the values that layers read, in f32.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut all = vec![0.0; self.spec.len()];
         self.read(0, &mut all);
@@ -226,7 +254,7 @@ impl Param {
     }
 }
 
-/// Room for the panels of a weight whose products are in `product`'s format.
+/// Empty panels for a weight whose products have `product`'s format.
 fn room(cx: &Cx, spec: &Parameter, product: Product, precision: &Precision, backward: bool) -> PackedWeight {
     let dtype = match product {
         Product::Compute => cx.compute(),
@@ -243,17 +271,18 @@ pub(crate) fn embed(cx: &Cx, table: &Param, ids: &Tensor, x: &mut Tensor) {
     match table.stored() {
         Stored::Table(t) | Stored::Both(t, _) => hadal_ops::embedding::forward(cx, t, ids, x),
         Stored::Packed(head) => hadal_ops::embedding::forward_packed(cx, head, ids, x),
+        Stored::Quantised(head) => hadal_ops::embedding::forward_quantised(cx, head, ids, x),
     }
 }
 
-/// Adds to the embedding's gradient, if anybody wants it.
+/// Adds to the embedding's gradient, unless it is frozen.
 pub(crate) fn embed_backward<'a>(cx: &Cx, dx: impl Into<MatRef<'a>>, ids: &Tensor, table: &Param, grads: &mut Grads) {
     if let Some((d_table, acc)) = grads.target(table) {
         hadal_ops::embedding::backward(cx, dx, ids, d_table, acc);
     }
 }
 
-/// The gradients of one step, one f32 tensor for each parameter that is trained.
+/// The gradients of one step: one f32 tensor for each trained parameter.
 ///
 /// The first contribution of a step overwrites and later ones add, so nothing is cleared in between.
 pub struct Grads {
@@ -271,8 +300,8 @@ impl Grads {
         Self::of(cx, params, |_| true)
     }
 
-    /// Gradients for the trainable parameters that `wanted` accepts. The others are frozen: they take no memory and their
-    /// products are left out.
+    /// Gradients for the trainable parameters that `wanted` accepts. The others are frozen: they need no memory, and
+    /// their products are not computed.
     pub fn of<'a>(cx: &Cx, params: impl Iterator<Item = &'a Param>, wanted: impl Fn(&Param) -> bool) -> Self {
         let slot = |p: &Param| {
             let trained = p.spec.trainable() && wanted(p);
@@ -281,8 +310,7 @@ impl Grads {
         Self { slots: params.map(slot).collect() }
     }
 
-    /// Where the gradient of `param` goes, and whether this contribution is the first of the step; none where nobody wants
-    /// it.
+    /// The gradient of `param`, and whether this contribution overwrites or adds. `None` for a frozen parameter.
     pub fn target(&mut self, param: &Param) -> Option<(&mut Tensor, Acc)> {
         let slot = self.slots[param.index].as_mut()?;
         let acc = if slot.fresh { Acc::Write } else { Acc::Add };
@@ -290,7 +318,7 @@ impl Grads {
         Some((&mut slot.grad, acc))
     }
 
-    /// Zeroes what no contribution reached (a loss that was switched off).
+    /// Zeroes gradients without any contribution (of a loss that was switched off).
     pub fn finish(&mut self) {
         for slot in self.slots.iter_mut().flatten().filter(|s| s.fresh) {
             slot.grad.f32_mut().fill(0.0);
@@ -303,7 +331,7 @@ impl Grads {
         self.slots.iter_mut().flatten().for_each(|s| s.fresh = true);
     }
 
-    /// The gradient of parameter `i`; none for one that is not trained.
+    /// The gradient of parameter `i`. `None` if it is not trained.
     pub fn get(&self, i: usize) -> Option<&Tensor> {
         self.slots[i].as_ref().map(|s| &s.grad)
     }
@@ -320,7 +348,7 @@ mod tests {
     use hadal_ops::{Cx, DType};
     use hadal_weights::ModelConfig;
     use hadal_weights::list::parameters;
-    use hadal_weights::precision::Precision;
+    use hadal_weights::precision::{Precision, RunFormats};
 
     #[test]
     fn weights_to_be_read_take_what_their_file_takes_for_every_built_in_configuration() {
@@ -332,10 +360,18 @@ mod tests {
                 let (mut file, mut stored) = (0, 0);
                 for (index, mut spec) in parameters(&config).into_iter().enumerate() {
                     file += 2 * spec.len();
-                    // All experts have the same size. Room for one is enough, and none of its pages is touched.
+                    // All experts have the same size. So memory for one expert is enough, and none of its pages is
+                    // touched.
                     let groups = std::mem::replace(&mut spec.groups, 1);
                     spec.shape[0] /= groups;
-                    let param = Param::new(&cx, spec, index, &Precision::COMPUTE, Purpose::Inference, DType::Bf16);
+                    let param = Param::new(
+                        &cx,
+                        spec,
+                        index,
+                        &Precision::COMPUTE,
+                        Purpose::Inference(RunFormats::COMPUTE),
+                        DType::Bf16,
+                    );
                     stored += groups * param.stored().bytes();
                 }
                 let share = stored as f64 / file as f64;

@@ -1,11 +1,11 @@
-//! What every layer is told about one pass over a batch of tokens.
+//! What every layer needs to know about a pass over a batch of tokens.
 
 use hadal_ops::{Tensor, attention::Segments, rope::RopeTable};
 
-/// The balance loss of a pass (report eq. 17-20), computed per segment of `seg`.
+/// The balance loss of a pass (report eq. 17-20), computed for each segment of `seg`.
 #[derive(Clone, Copy)]
 pub struct BalancePass<'a> {
-    /// Groups of tokens over which the loss is taken: sequences, or the whole batch.
+    /// Groups of tokens over which the loss is computed: sequences, or the whole batch.
     pub seg: &'a Segments,
     /// Factor of each group's loss in the total: alpha over the number of groups in the step.
     pub coef: f32,
@@ -22,6 +22,6 @@ pub struct Pass<'a> {
     pub seg: &'a Segments,
     /// Balance loss, if it is on.
     pub balance: Option<BalancePass<'a>>,
-    /// Expert choices to use instead of the gate's own, one i32 `[T, K]` for each MoE layer in order.
+    /// Expert choices that replace the gate's own: one i32 `[T, K]` for each MoE layer, in order.
     pub replay: Option<&'a [Tensor]>,
 }

@@ -1,5 +1,5 @@
 //! The gate of DeepSeekMoE (report 2.1.2, eq. 12-16): affinities in f32, biased group-limited selection, unbiased
-//! normalised weights. The selection itself is `hadal_ops::gate`.
+//! normalised weights. The selection itself is in `hadal_ops::gate`.
 
 use crate::build::Builder;
 use crate::linear::Linear;
@@ -14,16 +14,16 @@ use hadal_weights::list::Role;
 pub struct Router {
     /// `mlp.gate.weight` `[E, D]`, multiplied in f32.
     pub weight: Linear,
-    /// `mlp.gate.e_score_correction_bias` `[E]`; absent in V2-family methods.
+    /// `mlp.gate.e_score_correction_bias` `[E]`. Methods of the V2 family do not have it.
     pub bias: Option<Param>,
     /// Selection rule.
     pub cfg: GateCfg,
     zero_bias: Tensor,
 }
 
-/// What the router decided for `T` tokens.
+/// The router's decision for `T` tokens.
 pub struct Routing {
-    /// Affinity logits `u . e_i` f32 `[T, E]`; kept only when asked for.
+    /// Affinity logits `u . e_i` f32 `[T, E]`. They are kept only if asked for.
     pub logits: Option<Tensor>,
     /// Affinities f32 `[T, E]`.
     pub scores: Tensor,
@@ -50,7 +50,7 @@ impl Router {
         std::iter::once(&mut self.weight.param).chain(&mut self.bias)
     }
 
-    /// Routes `u_td`; `replay` replaces the choice of experts.
+    /// Routes `u_td`. `replay` replaces the choice of experts.
     pub fn forward(
         &self,
         cx: &Cx,
@@ -83,7 +83,7 @@ impl Router {
         Routing { logits: keep_logits.then_some(logits), scores, idx, weight, balance }
     }
 
-    /// From the gradient of the gate values, adds the gradient of `u` into `d_u` (f32) and returns that of the logits.
+    /// From the gradient of the gate values, adds the gradient of `u` to `d_u` (f32) and returns that of the logits.
     pub fn backward_input(
         &self,
         cx: &Cx,

@@ -1,13 +1,13 @@
-//! Where a model's values come from: a seed, or a checkpoint.
+//! Sources of a model's values: a seed, or a checkpoint.
 
 use hadal_base::{Purpose, Rng, name_key};
 use hadal_ops::{Chunks, Cx, DType, Tensor, bf16};
 use hadal_weights::list::{Kind, Parameter, Part};
 use hadal_weights::{Checkpoint, Dtype, Error};
 
-/// Values of parameters, part by part. Asked by several threads at once.
+/// Values of parameters by part. Several threads may call it at the same time.
 pub trait Values: Sync {
-    /// The elements of a part from its element `start` on.
+    /// Reads the elements of a part, starting at its element `start`.
     fn read(&self, of: &Parameter, part: &Part, start: usize, out: &mut [f32]) -> Result<(), Error>;
 
     /// Whether a parameter's values are all bf16, so that [`Values::read_bf16`] gives them exactly.
@@ -15,7 +15,7 @@ pub trait Values: Sync {
         false
     }
 
-    /// As [`Values::read`], of what is bf16.
+    /// Like [`Values::read`], for values that are bf16.
     fn read_bf16(&self, of: &Parameter, part: &Part, start: usize, out: &mut [bf16]) -> Result<(), Error> {
         let mut values = vec![0.0; out.len()];
         self.read(of, part, start, &mut values)?;
@@ -24,10 +24,10 @@ pub trait Values: Sync {
     }
 }
 
-/// Elements that a task reads at a time.
+/// Number of elements that a task reads at a time.
 const PIECE: usize = 1 << 16;
 
-/// Reads elements of a parameter from `start` on, across its parts.
+/// Reads the elements of a parameter from `start` on, across its parts.
 fn pieces<T>(
     spec: &Parameter,
     start: usize,
@@ -44,7 +44,7 @@ fn pieces<T>(
     Ok(())
 }
 
-/// Reads elements of a parameter from `start` on into a tensor of f32 or bf16.
+/// Reads the elements of a parameter from `start` on into a tensor of f32 or bf16.
 pub(crate) fn read_from(values: &dyn Values, spec: &Parameter, start: usize, out: &mut Tensor) -> Result<(), Error> {
     match out.dtype() {
         DType::Bf16 => pieces(spec, start, out.bf16_mut(), |part, at, out| values.read_bf16(spec, part, at, out)),
@@ -52,7 +52,7 @@ pub(crate) fn read_from(values: &dyn Values, spec: &Parameter, start: usize, out
     }
 }
 
-/// Reads a whole parameter into a tensor of f32 or bf16, by all threads.
+/// Reads a whole parameter into a tensor of f32 or bf16, with all threads.
 pub fn read_all(cx: &Cx, values: &dyn Values, spec: &Parameter, out: &mut Tensor) -> Result<(), Error> {
     match out.dtype() {
         DType::Bf16 => by_threads(cx, spec, out.bf16_mut(), &|part, at, out| values.read_bf16(spec, part, at, out)),
@@ -71,8 +71,8 @@ fn by_threads<T: Send>(
     cx.threads().try_each(count, |i| pieces(spec, i * PIECE, all.take(i), read))
 }
 
-/// Fresh weights: normal(0, std) for matrices, ones for norms, zeros for biases. A value depends on seed, name and place
-/// only.
+/// Initial weights: normal(0, std) for matrices, one for norms, zero for biases. A value depends only on seed, name and
+/// index.
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
     /// Seed of the run.

@@ -1,5 +1,5 @@
-//! The precision table on a model whose every contraction is longer than a tile: which row moves what, and how what is kept
-//! is kept.
+//! Tests the precision table on a model whose contractions are all longer than a tile: which row affects which results,
+//! and in which format activations are kept.
 
 use crate::block::{BlockSaved, MlpDeferred, MlpSaved};
 use crate::kept::Kept;
@@ -10,10 +10,10 @@ use hadal_ops::{Cx, DType, Tensor};
 use hadal_weights::ModelConfig;
 use hadal_weights::precision::{Gradients, Keep, Precision, Product};
 
-/// More than a tile of them.
+/// More tokens than a tile has.
 const TOKENS: usize = 150;
 
-/// A dense block, one of experts, an MTP module; no size of a contraction is a multiple of 128 or less.
+/// A dense block, an MoE block and an MTP module. All contractions are longer than 128 and no multiple of 128.
 fn config() -> ModelConfig {
     ModelConfig::from_file(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/wide.json")).unwrap()
 }
@@ -33,10 +33,11 @@ fn stream(cx: &Cx, rows: usize, cols: usize) -> Tensor {
     cx.tensor(&[rows, cols], &values, DType::F32)
 }
 
-/// What a block makes, in the order of its making; as kept where it is.
+/// The results of a block in the order of computation. Kept activations are given in their kept format.
 fn seen(cx: &Cx, saved: &BlockSaved, y: &Tensor) -> Vec<(&'static str, Vec<f32>)> {
     let kept = |k: &Kept| k.floats(cx, &mut None).to_vec_f32();
-    let (attn, e) = (&saved.attn, saved.attn.expanded.as_ref().unwrap());
+    let attn = saved.attn.as_ref().unwrap();
+    let e = attn.expanded.as_ref().unwrap();
     let (gate_up, experts) = match &saved.mlp {
         MlpSaved::Dense(f) => (kept(&f.gu), Vec::new()),
         MlpSaved::Moe(m) => (kept(&m.shared.as_ref().unwrap().gu), kept(&m.gu)),
@@ -57,7 +58,8 @@ fn seen(cx: &Cx, saved: &BlockSaved, y: &Tensor) -> Vec<(&'static str, Vec<f32>)
     ]
 }
 
-/// What the dense block, the one of experts and the MTP module make, each of the same input whatever the others do.
+/// The results of the dense block, the MoE block and the MTP module. Each has a fixed input that does not depend on the
+/// others.
 fn forward(precision: Precision) -> [Vec<(&'static str, Vec<f32>)>; 3] {
     let (cx, config) = (Cx::cpu(1, DType::Bf16), config());
     let model = model(&cx, &config, precision);
@@ -65,17 +67,17 @@ fn forward(precision: Precision) -> [Vec<(&'static str, Vec<f32>)>; 3] {
     let pass = model.pass(&input, None, None);
     let x = || stream(&cx, TOKENS, config.hidden_size);
     let block = |l: usize| {
-        let (y, saved) = model.blocks[l].forward(&cx, x(), &pass, false);
+        let (y, saved) = model.blocks[l].forward(&cx, x(), &pass, None, false);
         seen(&cx, &saved, &y)
     };
     let rows = &input.mtp[0];
     let mtp_pass = crate::Pass { positions: &rows.positions, seg: &rows.seg, ..pass };
-    let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &x(), rows, &mtp_pass, false);
+    let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &x(), Some(&rows.rows), &rows.ids, &mtp_pass, None, false);
     let cat = saved.normed.as_ref().unwrap().cat.to_vec_f32();
-    [block(0), block(1), vec![("cat", cat), ("projected", saved.block.attn.x.to_vec_f32())]]
+    [block(0), block(1), vec![("cat", cat), ("projected", saved.block.attn.as_ref().unwrap().x.to_vec_f32())]]
 }
 
-/// A row moves what it names and what is made of that, and nothing else.
+/// A row changes what it names and what is computed from that, and nothing else.
 #[test]
 fn every_row_moves_what_it_names() {
     let base = Precision::COMPUTE;
@@ -93,7 +95,7 @@ fn every_row_moves_what_it_names() {
         (Precision { expert_down: fp8, ..base }, &["y of experts"]),
         (Precision { mtp_proj: fp8, ..base }, &["projected"]),
         (Precision { dispatch: Keep::Fp8, ..base }, &["experts", "y of experts"]),
-        // Only what is kept.
+        // Only the kept activation changes.
         (Precision { swiglu_input: Keep::Fp8, ..base }, &["gate_up", "experts"]),
         (Precision { attn_out_input: Keep::E5m6, ..base }, &["o"]),
     ];
@@ -127,9 +129,9 @@ fn what_is_kept_is_in_the_table_s_format() {
         let (amax, powers) = (Style::TILES, Style { power_of_two: true, ..Style::TILES });
         let all_powers = |scales: &[f32]| scales.iter().all(|s| ue8m0_from_scale(*s).is_some());
         for block in &model.blocks {
-            let (y, saved) = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, false);
-            assert!(saved.attn.expanded.is_none() && saved.norm.is_none());
-            assert!(all_powers(codes("o", &saved.attn.o, Style { format: E5M6, ..powers })));
+            let (y, saved) = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, None, false);
+            assert!(saved.attn.as_ref().unwrap().expanded.is_none() && saved.norm.is_none());
+            assert!(all_powers(codes("o", &saved.attn.as_ref().unwrap().o, Style { format: E5M6, ..powers })));
             match &saved.mlp {
                 MlpSaved::Dense(f) => assert!(!all_powers(codes("gate_up", &f.gu, amax))),
                 MlpSaved::Moe(m) => {
@@ -147,13 +149,15 @@ fn what_is_kept_is_in_the_table_s_format() {
         let rows = &input.mtp[0];
         let mtp_pass = crate::Pass { positions: &rows.positions, seg: &rows.seg, ..pass };
         let previous = stream(&cx, TOKENS, config.hidden_size);
-        let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &previous, rows, &mtp_pass, false);
+        let (_, saved) =
+            model.mtp[0].forward(&cx, &model.embed, &previous, Some(&rows.rows), &rows.ids, &mtp_pass, None, false);
         assert!(saved.normed.is_none());
     }
 }
 
-/// Gradients of a block's parameters by the name of their first part, for a gradient whose rows are of very different sizes:
-/// with powers of two for scales, only what falls 2^-14 below a block's largest number fares otherwise than in tiles.
+/// Gradients of a block's parameters by the name of their first part. The rows of the incoming gradient have very
+/// different sizes. With powers of two as scales, blocks differ from tiles only in values below 2^-14 times the block's
+/// largest number.
 fn gradients(config: &ModelConfig, precision: Precision) -> Vec<(String, Vec<f32>)> {
     let cx = Cx::cpu(1, DType::Bf16);
     let model = model(&cx, config, precision);
@@ -164,15 +168,15 @@ fn gradients(config: &ModelConfig, precision: Precision) -> Vec<(String, Vec<f32
     for (r, row) in d.f32_mut().chunks_exact_mut(config.hidden_size).enumerate() {
         row.iter_mut().for_each(|v| *v *= 2f32.powi(-3 * (r as i32 % 7)));
     }
-    let saved = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, false).1;
+    let saved = block.forward(&cx, stream(&cx, TOKENS, config.hidden_size), &pass, None, false).1;
     let deferred = block.backward_input(&cx, &mut d, saved, &pass, &mut grads);
     block.backward_weight(&cx, deferred, &mut grads);
     let params = model.params().into_iter().filter(|p| p.spec.trainable() && p.spec.parts[0].name.contains(".layers."));
     params.map(|p| (p.spec.parts[0].name.clone(), grads.get(p.index).unwrap().to_vec_f32())).collect()
 }
 
-/// Sent blocks are of tokens: beside one large row all others of the batch are zeros, at experts that the large one does not
-/// go to as well.
+/// Sent blocks consist of tokens. One row is large, and all others in its block become zeros, even at experts that do
+/// not receive the large row.
 #[test]
 fn blocks_of_sent_rows_are_of_neighbours_in_the_batch() {
     let config = ModelConfig { num_hidden_layers: 1, first_k_dense_replace: 0, ..config() };
@@ -186,7 +190,7 @@ fn blocks_of_sent_rows_are_of_neighbours_in_the_batch() {
         let mut grads = Grads::new(&cx, model.params().into_iter());
         let mut d = stream(&cx, 100, config.hidden_size);
         d.f32_mut()[config.hidden_size..].iter_mut().for_each(|v| *v *= 2f32.powi(-24));
-        let saved = block.forward(&cx, stream(&cx, 100, config.hidden_size), &pass, false).1;
+        let saved = block.forward(&cx, stream(&cx, 100, config.hidden_size), &pass, None, false).1;
         let first = saved.moe().unwrap().routing.idx.i32()[..config.num_experts_per_tok].to_vec();
         let deferred = block.backward_input(&cx, &mut d, saved, &pass, &mut grads);
         block.backward_weight(&cx, deferred, &mut grads);
@@ -200,14 +204,14 @@ fn blocks_of_sent_rows_are_of_neighbours_in_the_batch() {
     }
 }
 
-/// `gradients = "block"` in a dense block and in one of experts: gradients that passed an input gradient on their way are
-/// others, the rest have their bits.
+/// `gradients = "block"` in a dense block and in an MoE block. Gradients behind a product for an input gradient change.
+/// The others keep their bits.
 #[test]
 fn blocks_share_scales_in_input_gradients_and_nowhere_else() {
     let one = ModelConfig { num_hidden_layers: 1, num_nextn_predict_layers: 0, ..config() };
     let dense = ModelConfig { n_routed_experts: 0, ..one.clone() };
     let moe = ModelConfig { first_k_dense_replace: 0, ..one };
-    // Of routed experts the down projection alone: it reads rows that were sent.
+    // For routed experts this affects only the down projection, because it reads rows that were sent.
     let sent = Precision { expert_down: Product::Fp8, dispatch: Keep::Fp8, ..Precision::COMPUTE };
     for (config, table, above) in
         [(dense, Precision::FP8, vec!["down_proj"]), (moe, sent, vec!["down_proj", "shared_experts"])]

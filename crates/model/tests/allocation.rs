@@ -1,4 +1,5 @@
-//! A batch takes segments of any lengths without allocating, once it has held the most tokens and the most segments.
+//! A batch accepts segments of any lengths without allocating, once it has held the largest number of tokens and of
+//! segments.
 
 #[path = "../../ops/tests/counting/mod.rs"]
 mod counting;

@@ -1,6 +1,6 @@
-//! Checkpoints damaged in every part: headers, data, types, shapes, names, index, configuration. A conversion either names
-//! what is wrong and leaves nothing behind, or writes a checkpoint that is right in every value; and it takes no more memory
-//! than for a sound one. A binary of its own, since it measures what the allocator gives.
+//! Checkpoints damaged in all parts: headers, data, types, shapes, names, index, configuration. A conversion either
+//! names the problem and leaves nothing behind, or writes a checkpoint in which every value is right. It needs no more
+//! memory than for an intact checkpoint. This is a separate binary, because it measures the allocator.
 
 #[path = "../../ops/tests/counting/peak.rs"]
 mod measuring;
@@ -17,7 +17,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-/// Bytes that any case may take; a sound one takes most of it for the pieces it copies.
+/// Largest memory of any case in bytes. An intact checkpoint needs most of it for the pieces that are copied.
 const MOST_MEMORY: usize = 24_000_000;
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -45,7 +45,7 @@ fn convert(from: &Path, out: &Path, conversion: Conversion, shard_bytes: usize) 
     Ok(staged.commit()?)
 }
 
-/// Sound checkpoints: FP8 in one file and in several, with scales of two types; BF16 in several.
+/// Intact checkpoints: FP8 in one file and in several, with scales of two types; BF16 in several files.
 static SOUND: LazyLock<[Files; 3]> = LazyLock::new(|| {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/yarn");
     let dir = tempfile::tempdir().unwrap();
@@ -56,7 +56,7 @@ static SOUND: LazyLock<[Files; 3]> = LazyLock::new(|| {
     })
 });
 
-/// Keys that a configuration may leave out, under every name.
+/// Keys that a configuration may leave out, with all their names.
 const CONFIG: [&str; 27] = [
     "num_nextn_predict_layers",
     "num_mtp_layers",
@@ -89,7 +89,7 @@ const CONFIG: [&str; 27] = [
 const QUANTIZATION: [&str; 6] =
     ["quant_method", "fmt", "weight_block_size", "activation_scheme", "scale_fmt", "modules_to_not_convert"];
 
-/// One thing done to a checkpoint: what, where (three times), and a byte.
+/// One change to a checkpoint: the kind, three positions, and a byte.
 type Damage = (u8, Index, Index, Index, u8);
 
 const NUMBERS: [&str; 10] =
@@ -144,7 +144,7 @@ fn damage(files: &mut Files, (kind, a, b, c, byte): &Damage) {
             }
         }),
         _ => {
-            // Any file's text or data.
+            // The text or the data of any file.
             let file = files.get_mut(a.get(&names)).unwrap();
             if !file.is_empty() {
                 let i = b.index(file.len());
@@ -154,7 +154,7 @@ fn damage(files: &mut Files, (kind, a, b, c, byte): &Damage) {
     }
 }
 
-/// Leaves a key out, makes it null, or gives it a value of any type.
+/// Removes a key, sets it to null, or gives it a value of any type.
 fn optional(object: &mut Value, keys: &[&str], b: Index, c: Index, byte: u8) {
     let Some(map) = object.as_object_mut() else { return };
     let key = *b.get(keys);
@@ -165,7 +165,7 @@ fn optional(object: &mut Value, keys: &[&str], b: Index, c: Index, byte: u8) {
     }
 }
 
-/// Changes a header's JSON, and its length with it.
+/// Changes a header's JSON and adjusts its length.
 fn header(file: &mut Vec<u8>, change: impl FnOnce(&mut Value)) {
     let Some(length) = file.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) else { return };
     let Some(json) = file.get(8..8usize.saturating_add(length as usize)) else { return };
@@ -186,7 +186,7 @@ fn edit(files: &mut Files, name: &str, change: impl FnOnce(&mut Value)) {
     *file = value.to_string().into_bytes();
 }
 
-/// Damage without knowledge: cut, flipped, no numbers in the data, other numbers in the header.
+/// Blind damage: truncation, flipped bits, NaN in the data, other digits in the header.
 fn bytes(file: &mut Vec<u8>, kind: u8, b: Index, c: Index, byte: u8) {
     if file.len() < 9 {
         return;
@@ -211,7 +211,7 @@ fn bytes(file: &mut Vec<u8>, kind: u8, b: Index, c: Index, byte: u8) {
     }
 }
 
-/// A tensor that is gone, renamed, of another type or shape, in a file that is sound otherwise.
+/// A tensor that is missing, renamed, or of another type or shape, in an otherwise intact file.
 fn tensor(file: &mut Vec<u8>, b: Index, c: Index, byte: u8) {
     let Ok(read) = SafeTensors::deserialize(file) else { return };
     let mut all: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> =

@@ -1,6 +1,7 @@
-//! Memory traffic of the pointwise operations beside that of a copy, `cargo bench --bench pointwise -- [THREADS]`.
-//! `HADAL_ISA` forces an instruction path. Traffic counts each operand once, as read or written; best of many runs.
-//! Small operands stay in the caches and show the arithmetic, large ones do not and show the memory.
+//! Compares the memory traffic of the pointwise operations with that of a copy: `cargo bench --bench pointwise --
+//! [THREADS]`. `HADAL_ISA` forces an instruction path. Traffic counts each operand once, as read or written. The best
+//! of many runs counts. Small operands stay in the caches and show the arithmetic; large ones do not and show the
+//! memory.
 
 use hadal_ops::adamw::{self, AdamW};
 use hadal_ops::{Acc, Cx, DType, Purpose, Rng, Tensor};

@@ -1,5 +1,5 @@
-//! Rate of attention, forward and backward, counting causal products only, next to a register-only loop of the same
-//! instruction: `cargo run --release -p hadal-ops --example attention [THREADS]`.
+//! Measures the rate of attention, forward and backward, and compares it with a loop of the same instruction on
+//! registers. Only causal products count: `cargo run --release -p hadal-ops --example attention [THREADS]`.
 
 use hadal_ops::attention::{AttnShape, Segments, backward, forward};
 use hadal_ops::gemm::peak_gflops;
@@ -47,7 +47,7 @@ fn measure(cx: &Cx, peak: f64, segments: usize, len: usize, s: &AttnShape, n: us
         backward(cx, &d_o, &q, &kv, &k_rope, &o, &lse, &seg, s, &mut dq, &mut dkv, &mut dk_rope);
         bwd = bwd.min(start.elapsed().as_secs_f64());
     }
-    // A (query, key) pair: two products forward, five backward.
+    // For each (query, key) pair: two products forward, five backward.
     let pairs = (segments * s.heads * len * (len + 1) / 2) as f64;
     let forward_flop = pairs * 2.0 * (s.d_qk() + s.d_v) as f64;
     let backward_flop = pairs * 2.0 * (3 * s.d_qk() + 2 * s.d_v) as f64;

@@ -1,4 +1,5 @@
-//! `cargo run --release -p hadal-ops --example quantize [threads]`: rates of what FP8 adds to products.
+//! Measures the rates of the extra work for FP8 products: `cargo run --release -p hadal-ops --example quantize
+//! [threads]`.
 
 use hadal_ops::fp8::{E5M6, Quantized, Style};
 use hadal_ops::linear::{self, PackedWeight};
@@ -11,7 +12,7 @@ fn random(cx: &Cx, shape: &[usize], dtype: DType) -> Tensor {
     cx.tensor(shape, &values, dtype)
 }
 
-/// Prints the best of some runs as elements a second.
+/// Prints the best of some runs in elements per second.
 fn rate(what: &str, elements: usize, mut f: impl FnMut()) {
     let mut best = f64::INFINITY;
     for _ in 0..std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(40) {

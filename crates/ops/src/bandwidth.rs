@@ -1,17 +1,17 @@
-//! The rate at which memory can be read: what the speed of a product of few rows is a share of.
+//! Measures the rate at which memory can be read. The speed of products of few rows is compared with it.
 
 use crate::kernel::{Pointwise, dispatch};
 use crate::{Cx, Tensor};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Most bytes of a task, about.
+/// About the largest number of bytes per task.
 const PIECE: usize = 256 << 10;
 
 /// A cache line.
 type Line = [u8; 64];
 
-/// Reads a piece from `S` places at a time, and asks for lines ahead of their use.
+/// Reads a piece from `S` places at a time, and prefetches lines.
 struct Read<'a, const S: usize>(&'a [Line]);
 
 impl<const S: usize> Pointwise for Read<'_, S> {
@@ -34,11 +34,12 @@ impl<const S: usize> Pointwise for Read<'_, S> {
     }
 }
 
-/// Seconds that all threads together take to read `bytes` bytes of `memory` (U8) from `at` on, in 1, 2, 4 or 8 sequences of
-/// addresses each. The memory should be larger than the caches, and not have been read lately.
+/// Seconds that all threads together need to read `bytes` bytes of `memory` (U8) from `at` on. Each thread reads 1, 2,
+/// 4 or 8 sequences of addresses. The memory should be larger than the caches, and not recently read.
 ///
 /// # Panics
-/// If the memory is smaller, or the number of sequences is another one.
+///
+/// If the memory is smaller, or the number of sequences is not one of these.
 pub fn read_seconds(cx: &Cx, memory: &Tensor, at: usize, bytes: usize, sequences: usize) -> f64 {
     let (lines, _) = memory.u8()[at..at + bytes].as_chunks::<64>();
     let lines: &[Line] = lines;

@@ -1,10 +1,11 @@
-//! `Cx`: what every operation is told about where and how it runs.
+//! `Cx`: where and how an operation runs. Every operation receives one.
 
 use crate::kernel::Blocks;
 use crate::profile::{Profile, ProfileRow, Scope};
 use crate::{DType, DisjointMut, Isa, Pool, Tensor, Threads};
 
-/// Device, memory pool, threads, instruction path and compute format. Cheap to clone; clones share pool and threads.
+/// Device, memory pool, threads, instruction path and compute format. It is cheap to clone. Clones share pool and
+/// threads.
 #[derive(Clone)]
 pub struct Cx {
     pool: Pool,
@@ -21,7 +22,7 @@ impl Cx {
         Self { pool: Pool::new(), threads: Threads::new(threads), isa: Isa::detect(), compute, profile: None }
     }
 
-    /// The same context on another instruction path (tests force each one).
+    /// The same context with another instruction path. Tests force each path.
     pub fn with_isa(mut self, isa: Isa) -> Self {
         assert!(Isa::available().contains(&isa), "cx: this processor has no {}", isa.name());
         self.isa = isa;
@@ -33,17 +34,17 @@ impl Cx {
         self
     }
 
-    /// The same context with a profile: operations of it and of its clones are timed.
+    /// The same context with a profile. Its operations and those of its clones are timed.
     pub fn with_profile(mut self) -> Self {
         self.profile = Some(Profile::new());
         self
     }
-    /// Times what runs until the returned guard is dropped, if this context has a profile. `flops` and `bytes`: what is
-    /// known of the work (0: nothing).
+    /// Measures the time until the returned guard is dropped, if this context has a profile. `flops` and `bytes`
+    /// describe the work (0 means unknown).
     pub fn scope(&self, name: &'static str, flops: u64, bytes: u64) -> Option<Scope<'_>> {
         self.profile.as_ref().map(|p| p.enter(name, flops, bytes))
     }
-    /// What was timed since the last [`Cx::clear_profile`].
+    /// The measurements since the last [`Cx::clear_profile`].
     pub fn profile(&self) -> Vec<ProfileRow> {
         self.profile.as_ref().map(Profile::rows).unwrap_or_default()
     }
@@ -71,7 +72,8 @@ impl Cx {
         &self.pool
     }
 
-    /// A tensor with unspecified elements (NaN or -1 under debug assertions, so that a missed write is seen).
+    /// A tensor with unspecified elements. Under debug assertions they are NaN or -1, so that a missing write is
+    /// noticed.
     pub fn empty(&self, shape: &[usize], dtype: DType) -> Tensor {
         let mut t = Tensor::take(&self.pool, shape, dtype);
         if cfg!(debug_assertions) {
@@ -95,7 +97,7 @@ impl Cx {
         }
         t
     }
-    /// A tensor of zeros that stays: in memory of exactly its size, outside of the pool.
+    /// A long-lived tensor of zeros, in memory of exactly its size and outside of the pool.
     #[allow(clippy::unused_self, reason = "a device's memory will be the context's")]
     pub fn fixed(&self, shape: &[usize], dtype: DType) -> Tensor {
         Tensor::fixed(shape, dtype)
@@ -117,7 +119,7 @@ impl Cx {
         t.i32_mut().copy_from_slice(values);
         t
     }
-    /// A copy with memory of its own.
+    /// A copy with its own memory.
     pub fn copy(&self, source: &Tensor) -> Tensor {
         let _scope = self.scope("copy", 0, 2 * source.bytes() as u64);
         let mut t = Tensor::take(&self.pool, source.shape(), source.dtype());
@@ -130,7 +132,7 @@ impl Cx {
         t
     }
 
-    /// `to = from`, by all threads.
+    /// `to = from`, with all threads.
     fn fill<T: Copy + Send + Sync>(&self, to: &mut [T], from: &[T]) {
         let (blocks, to) = (Blocks::elements(from.len()), DisjointMut::new(to));
         self.threads.each(blocks.count(), |b| {

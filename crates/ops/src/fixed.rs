@@ -1,24 +1,24 @@
-//! Memory of exactly the size that was asked for, outside of any pool: weights, gradients, moments.
+//! Memory of exactly the requested size, outside of any pool: for weights, gradients and moments.
 //!
-//! The system hands out pages of zeros when they are first touched, so that room for a model costs no pass over memory
+//! The system provides zeroed pages when they are first touched. So allocating memory for a model needs no pass over it
 //! before it is filled.
 
 use memmap2::MmapMut;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
-/// From this size on memory comes as pages of its own; below, from the allocator.
+/// Memory of at least this size gets its own pages. Smaller memory comes from the allocator.
 const PAGES: usize = 64 << 10;
-/// Alignment of what the allocator gives: a cache line, an AVX-512 register.
+/// Alignment of memory from the allocator: a cache line, an AVX-512 register.
 const ALIGN: usize = 64;
-/// From this size on huge pages are asked for.
+/// Huge pages are requested from this size on.
 const HUGE: usize = 2 << 20;
 
 /// An owned, zeroed block of memory, aligned to at least 64 bytes.
 pub(crate) enum Fixed {
     /// From the allocator.
     Small(NonNull<u8>, Layout),
-    /// Pages of its own.
+    /// Its own pages.
     Pages(MmapMut),
 }
 
@@ -35,7 +35,7 @@ impl Fixed {
                 .unwrap_or_else(|_| handle_alloc_error(Layout::from_size_align(bytes, ALIGN).expect("size overflows")));
             #[cfg(target_os = "linux")]
             if bytes >= HUGE {
-                // A refusal is harmless.
+                // If the system refuses this, nothing is lost.
                 drop(map.advise(memmap2::Advice::HugePage));
             }
             return Self::Pages(map);

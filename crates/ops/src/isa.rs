@@ -1,4 +1,4 @@
-//! Which instructions the kernels may use, found once at run time.
+//! The instructions that kernels may use, detected once at run time.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -15,8 +15,8 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The best path of this processor, or the one forced by the environment variable `HADAL_ISA`
-    /// (`portable`, `avx2`, `avx512bf16`) if the processor has it.
+    /// The best path of this processor. If the environment variable `HADAL_ISA` names a path (`portable`, `avx2`,
+    /// `avx512bf16`) that the processor has, it is used instead.
     pub fn detect() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();
         *BEST.get_or_init(|| {
@@ -28,7 +28,7 @@ impl Isa {
         })
     }
 
-    /// All paths this processor can run, slowest first.
+    /// All paths that this processor can run, slowest first.
     pub fn available() -> Vec<Self> {
         let best = Self::best();
         [Self::Portable, Self::Avx2, Self::Avx512Bf16].into_iter().filter(|i| *i <= best).collect()
@@ -53,7 +53,7 @@ impl Isa {
         Self::Portable
     }
 
-    /// The name `HADAL_ISA` understands.
+    /// The name of the path in `HADAL_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",

@@ -1,16 +1,16 @@
-//! What the pointwise kernels share: element types, row views, and one body compiled for every instruction path.
+//! Shared by the pointwise kernels: element types, row views, and one body compiled for every instruction path.
 //!
-//! A kernel is a struct of operands whose [`Pointwise::run`] is a plain loop, `inline(always)`. [`dispatch`] inlines it into
-//! a function with the path's target features, where the compiler vectorises it. Elementwise loops give the same bits
-//! for an element wherever it stands (vector body or scalar tail); sums go through [`LANES`] explicit accumulators
-//! that are added in a fixed order. Paths differ from each other only by fused multiply-add.
+//! A kernel is a struct of operands. Its [`Pointwise::run`] is a plain loop with `inline(always)`. [`dispatch`] inlines
+//! it into a function with the path's target features, where the compiler vectorises it. Elementwise loops give the
+//! same bits for an element at every position (vector body or scalar tail). Sums use [`LANES`] explicit accumulators,
+//! which are added in a fixed order. Paths differ from each other only by fused multiply-add.
 
 use crate::math::{bf16_bits, bf16_value, fma};
 use crate::{DType, DisjointMut, Isa, MatMut, MatRef, Tensor};
 use half::bf16;
 use std::ops::Range;
 
-/// Elements one task handles: some 20 microseconds of memory traffic.
+/// Elements per task: some 20 microseconds of memory traffic.
 pub(crate) const TASK: usize = 1 << 16;
 
 /// Accumulators of a sum: two registers of 16, four of 8.
@@ -19,11 +19,11 @@ pub(crate) const LANES: usize = 32;
 /// A loop that is compiled once for each instruction path.
 pub(crate) trait Pointwise {
     type Out;
-    /// The loop. `FMA`: the path has fused multiply-add. Implementations must be `#[inline(always)]`.
+    /// The loop. `FMA` says whether the path has fused multiply-add. Implementations must be `#[inline(always)]`.
     fn run<const FMA: bool>(self) -> Self::Out;
 }
 
-/// Runs a kernel on an instruction path (one the processor has, as [`crate::Cx`] makes sure).
+/// Runs a kernel on an instruction path. [`crate::Cx`] ensures that the processor has it.
 #[inline]
 pub(crate) fn dispatch<K: Pointwise>(isa: Isa, kernel: K) -> K::Out {
     match isa {
@@ -125,7 +125,7 @@ macro_rules! with_elem {
 }
 pub(crate) use with_elem;
 
-/// Panics unless the type is floating point.
+/// Panics unless the type is a floating-point type.
 #[track_caller]
 pub(crate) fn expect_float(what: &str, dtype: DType) {
     assert!(matches!(dtype, DType::F32 | DType::Bf16), "{what}: {dtype:?} elements where floating point is needed");
@@ -149,7 +149,7 @@ impl<'a, T: Elem> Rows<'a, T> {
     }
 }
 
-/// Rows of an output, written by the tasks of one loop.
+/// Rows of an output that the tasks of one loop write.
 pub(crate) struct RowsMut<'a, T> {
     data: DisjointMut<'a, T>,
     stride: usize,
@@ -184,7 +184,7 @@ impl<'a, T: Elem> RowsMut<'a, T> {
     }
 }
 
-/// The tasks of `n` rows (or elements) in blocks of `block`: how many, and the range of each.
+/// Divides `n` rows (or elements) into tasks of `block`: the number of tasks, and the range of each.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks {
     n: usize,
@@ -200,7 +200,8 @@ impl Blocks {
     pub(crate) fn elements(n: usize) -> Self {
         Self { n, block: TASK }
     }
-    /// Slices of columns for tasks that each walk all `rows`: about [`TASK`] elements, at least two cache lines of f32.
+    /// Slices of columns for tasks that each go through all `rows`: about [`TASK`] elements, and at least two cache
+    /// lines of f32.
     pub(crate) fn columns(rows: usize, cols: usize) -> Self {
         Self { n: cols, block: (TASK / rows.max(1)).next_multiple_of(32).max(128) }
     }
@@ -212,7 +213,7 @@ impl Blocks {
     }
 }
 
-/// Sum of the lanes, by halving; their number is a power of two.
+/// Sum of the lanes by halving. Their number is a power of two.
 #[inline(always)]
 pub(crate) fn sum_lanes<T: Copy + std::ops::AddAssign, const N: usize>(mut acc: [T; N]) -> T {
     let mut half = N / 2;
@@ -226,7 +227,7 @@ pub(crate) fn sum_lanes<T: Copy + std::ops::AddAssign, const N: usize>(mut acc: 
     acc[0]
 }
 
-/// Dot product in f32: element i goes to lane `i % LANES`, lanes are added by halving.
+/// Dot product in f32. Element i goes to lane `i % LANES`, and lanes are added by halving.
 #[inline(always)]
 pub(crate) fn dot<const FMA: bool, A: Elem, B: Elem>(a: &[A], b: &[B]) -> f32 {
     let mut acc = [0.0f32; LANES];

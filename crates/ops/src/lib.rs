@@ -1,14 +1,15 @@
-//! Tensors and every kernel of the system, one folder an operation.
+//! Tensors and every kernel of the system, with one folder per operation.
 //!
-//! `mod.rs` of an operation states its contract (shapes, layout, precision, overwrite or accumulate) and checks it;
-//! `cpu.rs` computes it. Functions are infallible above the contract: a wrong shape is a bug of ours and panics with
-//! the operation's name and the shapes.
+//! `mod.rs` of an operation states its contract (shapes, layout, precision, overwrite or accumulate) and checks it.
+//! `cpu.rs` computes the result. Functions do not return errors: a wrong shape is a bug in this program, and panics
+//! with the operation's name and the shapes.
 //!
-//! Numbers a token gets depend only on its content: tiles, blocks and the order of every summation are functions of
-//! shapes and absolute positions, never of the thread count; threads only choose who computes a tile.
+//! The results for a token depend only on its content. Tiles, blocks and the order of every summation are functions of
+//! shapes and absolute positions, never of the number of threads. Threads only decide who computes a tile.
 
 pub mod adamw;
 pub mod attention;
+mod bands;
 pub mod bandwidth;
 mod cx;
 pub mod elementwise;

@@ -1,11 +1,12 @@
 //! Elementary functions in f32, written so that a plain loop over them vectorises.
 //!
-//! Everything here is branch-free and `inline(always)`: called in a loop inside a `#[target_feature]` function (see
+//! Everything here is branch-free and `inline(always)`. In a loop inside a `#[target_feature]` function (see
 //! [`crate::kernel`]) it becomes vector code of that path. The parameter `FMA` says whether that function has fused
-//! multiply-add; without it `f32::mul_add` would be a library call.
+//! multiply-add. Without it, `f32::mul_add` would be a library call.
 //!
-//! `exp(x) = 2^n e^r` with `n = round(x / ln 2)` and `|r| <= ln 2 / 2`. `e^r = 1 + r + r^2 p(r)`, p of degree 4 fitted
-//! (Remez, relative error of `e^r`) to 3.1e-9, a twentieth of an ulp, so that rounding is what remains.
+//! `exp(x) = 2^n e^r` with `n = round(x / ln 2)` and `|r| <= ln 2 / 2`. `e^r = 1 + r + r^2 p(r)` with p of degree 4,
+//! fitted (Remez, relative error of `e^r`) to 3.1e-9. That is a twentieth of an ulp, so the remaining error is
+//! rounding.
 
 /// `a * b + c`, with one rounding if `FMA`.
 #[inline(always)]
@@ -18,7 +19,7 @@ const EXP_LOW: f32 = -86.9;
 /// Above this `exp` gives infinity; e^88.7228 is the largest finite f32.
 const EXP_HIGH: f32 = 88.72283;
 
-/// Largest relative error of [`exp`] against the exact function, for results that are not 0 or infinite.
+/// Largest relative error of [`exp`], for results that are not 0 or infinite.
 #[cfg(test)]
 const EXP_ERROR: f64 = 1.5 * 1.192_092_9e-7;
 
@@ -27,7 +28,7 @@ const EXP_ERROR: f64 = 1.5 * 1.192_092_9e-7;
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, and leaves it in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
-    // ln 2 in two parts; the first has 9 bits below the leading one, so that n * LN2_HIGH is exact.
+    // ln 2 in two parts. The first has 9 bits below the leading one, so n * LN2_HIGH is exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, ROUND);
@@ -39,11 +40,11 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, r, 0.166_665_2);
     p = fma::<FMA>(p, r, 0.499_999_94);
     let p = fma::<FMA>(p * r, r, r) + 1.0;
-    // 2^(n-1) by its exponent bits, times 2: n reaches 128 although 2^128 does not exist.
+    // 2^(n-1) from its exponent bits, times 2. n can be 128, although 2^128 does not exist.
     let scale = f32::from_bits(shifted.to_bits().wrapping_shl(23).wrapping_add(126 << 23));
     let y = (p + p) * scale;
     let y = if x < EXP_LOW { 0.0 } else { y };
-    // The comparison lets NaN through to the product, which is NaN.
+    // The comparison is false for NaN, and the product is NaN.
     if x > EXP_HIGH { f32::INFINITY } else { y }
 }
 
@@ -53,12 +54,12 @@ pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<FMA>(-x))
 }
 
-/// The bits of the bf16 next to `v`: ties to even, overflow to infinity, NaN stays NaN.
+/// The bits of the nearest bf16 to `v`. Ties go to even, overflow gives infinity, NaN stays NaN.
 #[inline(always)]
 pub(crate) fn bf16_bits(v: f32) -> u16 {
     let bits = v.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    // The quiet bit is set so that a NaN whose payload lies in the lower half does not become infinity.
+    // The quiet bit is set, so that a NaN whose payload is in the lower half does not become infinity.
     let nan = (bits >> 16) | 0x40;
     (if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }) as u16
 }
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn bf16_rounding_is_that_of_the_half_crate() {
-        // The four low halves beside each upper half are the tie and its neighbours.
+        // For each upper half, these four lower halves are the tie and its neighbours.
         let ties = (0..=u16::MAX).flat_map(|hi| [0, 0x7fff, 0x8000, 0x8001].map(|lo| u32::from(hi) << 16 | lo));
         for v in inputs().chain(ties.map(f32::from_bits)) {
             assert_eq!(bf16_bits(v), bf16::from_f32(v).to_bits(), "{v:e}");

@@ -1,4 +1,4 @@
-//! The one thread pool, and the way a kernel hands out disjoint pieces of an output.
+//! The thread pool, and a way to give tasks disjoint pieces of an output.
 
 use crate::team::Team;
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Threads(Arc<Team>);
 
 impl Threads {
-    /// A pool of `n` threads, the calling one included (0: one for each processor).
+    /// A pool of `n` threads, including the calling one (0: one for each processor).
     ///
     /// # Panics
     /// If the operating system refuses to start them.
@@ -24,14 +24,14 @@ impl Threads {
         self.0.count()
     }
 
-    /// Calls `f(0)` … `f(n - 1)`, each once, on any thread in any order. What a task computes must not depend on which
-    /// thread runs it. Tasks should take at least a few microseconds. They make no tensors: how much memory there is must
-    /// not depend on which tasks meet.
+    /// Calls `f(0)` … `f(n - 1)`, each once, on any thread in any order. The result of a task must not depend on the
+    /// thread that runs it. Tasks should take at least a few microseconds. They must not create tensors, because the
+    /// amount of memory must not depend on which tasks run at the same time.
     pub fn each(&self, n: usize, f: impl Fn(usize) + Sync) {
         self.0.each(n, &f);
     }
 
-    /// As [`Threads::each`], of tasks that can fail. The first error ends the loop and comes back.
+    /// Like [`Threads::each`], for tasks that can fail. The first error ends the loop and is returned.
     pub fn try_each<E: Send>(&self, n: usize, f: impl Fn(usize) -> Result<(), E> + Sync) -> Result<(), E> {
         let (failed, error) = (AtomicBool::new(false), Mutex::new(None));
         self.each(n, |task| {
@@ -47,7 +47,7 @@ impl Threads {
     }
 }
 
-/// A mutable slice whose disjoint parts are written by different tasks of one parallel loop.
+/// A mutable slice for a parallel loop. Different tasks write disjoint parts.
 pub struct DisjointMut<'a, T> {
     ptr: *mut T,
     len: usize,
@@ -60,7 +60,7 @@ unsafe impl<T: Send> Send for DisjointMut<'_, T> {}
 unsafe impl<T: Send> Sync for DisjointMut<'_, T> {}
 
 impl<'a, T> DisjointMut<'a, T> {
-    /// Wraps a slice for the time of a loop.
+    /// Wraps a slice for the duration of a loop.
     pub fn new(slice: &'a mut [T]) -> Self {
         Self { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
     }
@@ -99,7 +99,8 @@ impl<'a, T> DisjointMut<'a, T> {
     }
 }
 
-/// A mutable slice cut into consecutive chunks, each handed out at most once: the safe way to fill a slice in parallel.
+/// A mutable slice divided into consecutive chunks. Each is given out at most once, so a slice can be filled in
+/// parallel safely.
 pub struct Chunks<'a, T> {
     slice: DisjointMut<'a, T>,
     size: usize,
@@ -116,7 +117,7 @@ impl<'a, T> Chunks<'a, T> {
     /// Chunk `i`.
     ///
     /// # Panics
-    /// If it was taken before.
+    /// If it was already taken.
     #[allow(clippy::mut_from_ref)]
     pub fn take(&self, i: usize) -> &mut [T] {
         assert!(!self.taken[i].swap(true, Ordering::Relaxed), "chunk {i} taken twice");

@@ -1,8 +1,9 @@
-//! A size-class pool of aligned buffers that takes them back in any order.
+//! A pool of aligned buffers in size classes. Buffers can be returned in any order.
 //!
-//! After the first steps a training step finds every buffer it needs here and allocates nothing. For this to hold however
-//! the threads are scheduled, tasks of a parallel loop take nothing: two that meet for the first time after many steps
-//! would need a buffer more than ever before. Their scratch is taken before the loop (`slots.rs`).
+//! After the first steps, a training step finds every buffer here and allocates nothing. To ensure this for any
+//! scheduling of threads, the tasks of a parallel loop take no buffers. Otherwise, two tasks that run at the same time
+//! for the first time after many steps would need an additional buffer. Their scratch is taken before the loop
+//! (`slots.rs`).
 
 use crate::team::in_task;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -13,14 +14,14 @@ use std::sync::{Arc, Mutex};
 const ALIGN: usize = 64;
 /// Buffers of at least this size are aligned to it, so that the kernel can back them with huge pages.
 const HUGE: usize = 2 << 20;
-/// Four classes for each power of two: at most a quarter of a buffer is waste.
+/// Four classes for each power of two, so at most a quarter of a buffer is unused.
 const CLASSES: usize = 64 * 4;
 
 /// An owned, initialised, aligned block of memory.
 pub(crate) struct Buffer {
     ptr: NonNull<u8>,
     bytes: usize,
-    /// Bytes that were asked for.
+    /// Number of bytes that were requested.
     asked: usize,
 }
 
@@ -42,7 +43,7 @@ impl Buffer {
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
         #[cfg(target_os = "linux")]
         if bytes >= HUGE {
-            // Before the first write: pages that are there already stay small.
+            // This comes before the first write, because existing pages stay small.
             // SAFETY: the range lies inside our own allocation and the advice changes no content. A refusal is harmless.
             unsafe { libc::madvise(ptr.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
         }
@@ -51,7 +52,7 @@ impl Buffer {
         Self { ptr, bytes, asked: 0 }
     }
 
-    /// Bytes it has room for.
+    /// Its capacity in bytes.
     pub(crate) fn capacity(&self) -> usize {
         self.bytes
     }
@@ -70,7 +71,7 @@ impl Drop for Buffer {
     }
 }
 
-/// The rounded size of a request and its class.
+/// The rounded size of a request, and its class.
 fn class_of(bytes: usize) -> (usize, usize) {
     let bytes = bytes.max(256);
     let top = bytes.ilog2() as usize;
@@ -88,7 +89,7 @@ struct Inner {
     asked_bytes: usize,
 }
 
-/// Shared handle of one pool.
+/// Shared handle of a pool.
 #[derive(Clone)]
 pub struct Pool(Arc<Mutex<Inner>>);
 
@@ -116,7 +117,7 @@ impl Pool {
     pub(crate) fn take(&self, bytes: usize) -> Buffer {
         debug_assert!(
             !in_task(),
-            "pool: {bytes} bytes taken in a task: how many there are depends on which tasks meet"
+            "pool: {bytes} bytes taken in a task: the number of buffers would depend on which tasks run at the same time"
         );
         let (size, class) = class_of(bytes);
         let mut inner = self.lock();
@@ -138,13 +139,13 @@ impl Pool {
         inner.free[class].push(buffer);
     }
 
-    /// Bytes in use now, and the most there ever were.
+    /// Bytes in use now, and the largest number so far.
     pub fn usage(&self) -> (usize, usize) {
         let inner = self.lock();
         (inner.live_bytes, inner.peak_bytes)
     }
 
-    /// Bytes in use now as they were asked for: the elements of all tensors, without what buffers are larger.
+    /// Requested bytes in use now: the elements of all tensors, without the unused ends of buffers.
     pub fn requested(&self) -> usize {
         self.lock().asked_bytes
     }
@@ -186,7 +187,7 @@ mod tests {
             let run = || cx.threads().each(tasks, |_| drop(cx.empty(&[5], DType::F32)));
             let payload = catch_unwind(AssertUnwindSafe(run)).expect_err("must panic");
             assert!(payload.downcast_ref::<String>().is_some_and(|m| m.contains("20 bytes taken in a task")));
-            // After a loop, also one that panicked, the thread may take buffers again.
+            // After a loop, even one that panicked, the thread may take buffers again.
             assert_eq!(cx.empty(&[5], DType::F32).len(), 5);
         }
     }

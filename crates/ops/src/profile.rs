@@ -1,37 +1,38 @@
-//! Where the time goes: a fixed table of named scopes, off unless a context asks for it. Measuring allocates nothing.
+//! Measures where the time goes: a fixed table of named scopes, used only if a context asks for it. Measuring allocates
+//! nothing.
 //!
-//! Operations open a scope when they are called. A scope inside another gets a row of its own under the outer one's name,
-//! and the outer row counts only the time outside its inner scopes, so that all rows add up to the whole.
+//! Operations open a scope when they are called. A scope inside another has its own row under the outer scope's name.
+//! The outer row counts only the time outside its inner scopes, so all rows add up to the total.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Rows of the table; scopes beyond are not recorded.
+/// Rows of the table. Further scopes are not recorded.
 const ROWS: usize = 128;
-/// Scopes open at a time; deeper ones count for the scope around them.
+/// Largest number of nested open scopes. Deeper ones count for the scope around them.
 const DEPTH: usize = 4;
 
-/// What one scope took in all.
+/// The totals of one scope.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProfileRow {
-    /// Name of the scope around it; empty if there is none.
+    /// Name of the scope around it. Empty if there is none.
     pub outer: &'static str,
     /// Name of the scope.
     pub name: &'static str,
     /// Times it was entered.
     pub calls: u64,
-    /// Time inside, inner scopes not included.
+    /// Time inside, without inner scopes.
     pub time: Duration,
-    /// Floating-point operations of its matrix products, where known.
+    /// Floating-point operations of its matrix products, if known.
     pub flops: u64,
-    /// Bytes of its operands, read and written once each, where known.
+    /// Bytes of its operands, read and written once each, if known.
     pub bytes: u64,
 }
 
 #[derive(Default)]
 struct Table {
     rows: Vec<ProfileRow>,
-    /// Open scopes: name, and time their inner scopes took.
+    /// Open scopes: the name, and the time of their inner scopes.
     open: [(&'static str, Duration); DEPTH],
     depth: usize,
 }
@@ -64,7 +65,7 @@ impl Profile {
     }
 }
 
-/// An open scope; ends when dropped. Scopes are opened by the thread that runs the operations, not by its workers.
+/// An open scope. It ends when it is dropped. The thread that calls the operations opens scopes, not its workers.
 pub struct Scope<'a> {
     profile: &'a Profile,
     name: &'static str,

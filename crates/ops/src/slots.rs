@@ -1,5 +1,5 @@
-//! Scratch for tasks. The thread that starts a loop takes it for all of them before they begin, a piece for each thread
-//! that can be in the loop: what is taken from the pool does not depend on which tasks meet.
+//! Scratch for tasks. The thread that starts a loop takes it for all tasks before they begin, with one piece for each
+//! thread that may take part. So the memory taken from the pool does not depend on which tasks run at the same time.
 
 use crate::{Cx, DType, Tensor};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,8 @@ pub(crate) struct Slots {
 unsafe impl Sync for Slots {}
 
 impl Slots {
-    /// `count` pieces of at least `bytes` bytes, aligned to 64: as many as there are threads, or tasks if they are fewer.
+    /// `count` pieces of at least `bytes` bytes, aligned to 64. There are as many as threads, or as tasks if these are
+    /// fewer.
     pub(crate) fn new(cx: &Cx, count: usize, bytes: usize) -> Self {
         let bytes = bytes.next_multiple_of(64);
         let count = count.min(64 * WORDS);
@@ -29,8 +30,8 @@ impl Slots {
         Self { _memory: memory, ptr, bytes, count, busy: Default::default() }
     }
 
-    /// Runs `f` with a piece to itself. Tasks of one loop always find one, since a task does not start another loop.
-    /// Contents are unspecified (NaN under debug assertions, so that a missed write is seen).
+    /// Runs `f` with a piece of its own. Tasks of a loop always find one, because a task does not start another loop.
+    /// The contents are unspecified (NaN under debug assertions, so that a missing write is noticed).
     pub(crate) fn with<R>(&self, f: impl FnOnce(*mut u8) -> R) -> R {
         loop {
             for i in 0..self.count {
@@ -62,7 +63,7 @@ mod tests {
         let cx = Cx::cpu(3, DType::F32);
         let slots = Slots::new(&cx, 3, 100);
         let before = cx.pool().usage();
-        // None of the tasks ends before all have a piece.
+        // No task ends before all of them have a piece.
         let barrier = Barrier::new(3);
         let places = [const { AtomicU64::new(0) }; 3];
         cx.threads().each(3, |task| {

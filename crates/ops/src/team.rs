@@ -1,10 +1,10 @@
 //! The workers behind `Threads`.
 //!
-//! A loop is a job: a counter that its caller and the workers take task numbers from. The caller works too, and a task
-//! may run a loop of its own: whoever starts a loop can always finish it alone, so nothing waits for a thread that is
-//! not running one of its tasks. Idle workers look for jobs for a while before they sleep: a training step is a chain of
-//! loops some ten microseconds apart, and waking a sleeping thread takes longer than many of them. Starting a loop
-//! allocates nothing.
+//! A loop is a job: a counter from which its caller and the workers take task numbers. The caller works as well, and a
+//! task may run a loop of its own. The thread that starts a loop can always finish it alone, so nothing waits for a
+//! thread that is not running one of its tasks. Idle workers look for jobs for a while before they sleep. A training
+//! step is a chain of loops some ten microseconds apart, and waking a sleeping thread takes longer than many of them.
+//! Starting a loop allocates nothing.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Loops that may be open at a time; more run on their callers alone.
+/// Largest number of open loops. Further loops run on their callers alone.
 const SLOTS: usize = 16;
 /// How long an idle worker looks for work before it sleeps.
 const LOOK: Duration = Duration::from_micros(200);
@@ -25,12 +25,12 @@ thread_local! {
     static IN_TASK: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the caller is part of a task. Only known under debug assertions.
+/// Whether the caller is part of a task. This is known only under debug assertions.
 pub(crate) fn in_task() -> bool {
     cfg!(debug_assertions) && IN_TASK.get()
 }
 
-/// Runs a task, or all that a thread takes of a loop.
+/// Runs a task, or all tasks that a thread takes from a loop.
 fn as_task(run: impl FnOnce()) {
     struct Before(bool);
     impl Drop for Before {
@@ -42,7 +42,7 @@ fn as_task(run: impl FnOnce()) {
     run();
 }
 
-/// One loop. Lives on its caller's stack.
+/// One loop. It is on its caller's stack.
 struct Job {
     /// Runs task `i` of the closure behind `data`.
     call: unsafe fn(*const (), usize),
@@ -74,21 +74,21 @@ impl Job {
     }
 }
 
-/// A place where a caller shows its job.
+/// A place where a caller publishes its job.
 #[repr(align(128))]
 struct Slot {
     taken: AtomicBool,
     job: AtomicPtr<Job>,
-    /// Workers that are looking at the job or working on it.
+    /// Number of workers that look at the job or work on it.
     users: AtomicUsize,
 }
 
 struct Shared {
     slots: [Slot; SLOTS],
-    /// Jobs shown, so that idle workers watch one line of cache.
+    /// Number of published jobs. Idle workers watch this single cache line.
     open: AtomicUsize,
     sleepers: AtomicUsize,
-    /// Workers that have begun.
+    /// Number of workers that have started.
     begun: AtomicUsize,
     stop: AtomicBool,
     bed: Mutex<()>,
@@ -99,14 +99,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The workers of a pool. Dropping it ends them.
+/// The workers of a pool. Dropping it stops them.
 pub(crate) struct Team {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Team {
-    /// A team of `n` threads, the caller's included.
+    /// A team of `n` threads, including the caller's.
     pub(crate) fn new(n: usize) -> Self {
         let slot = |_| Slot {
             taken: AtomicBool::new(false),
@@ -128,7 +128,8 @@ impl Team {
             worker.spawn(move || shared.serve()).expect("cannot start a thread")
         };
         let workers: Vec<_> = (1..n).map(start).collect();
-        // A thread allocates when it begins: now, and not in the middle of a step on a busy machine.
+        // A thread allocates memory when it starts. That must happen now and not in the middle of a step on a busy
+        // machine.
         while shared.begun.load(Ordering::Relaxed) < workers.len() {
             std::thread::yield_now();
         }
@@ -177,7 +178,7 @@ impl Team {
 }
 
 impl Shared {
-    /// Works on the jobs that are shown; whether there was one.
+    /// Works on the published jobs. Returns whether there was one.
     fn help(&self) -> bool {
         let mut helped = false;
         for slot in &self.slots {
@@ -196,7 +197,7 @@ impl Shared {
         helped
     }
 
-    /// A worker's life.
+    /// The main loop of a worker.
     fn serve(&self) {
         self.begun.fetch_add(1, Ordering::Relaxed);
         while !self.stop.load(Ordering::Relaxed) {
@@ -234,7 +235,7 @@ impl Drop for Team {
         }
         self.shared.bell.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches its tasks' panics, so it ends well.
+            // A worker catches its tasks' panics, so it ends normally.
             let _ = worker.join();
         }
     }

@@ -19,7 +19,7 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes an element.
+    /// Bytes per element.
     pub const fn size(self) -> usize {
         match self {
             Self::F32 | Self::I32 => 4,
@@ -29,7 +29,7 @@ impl DType {
     }
 }
 
-/// Where a tensor lives. Operations match on it.
+/// The device that holds a tensor. Operations match on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Device {
     /// Host memory, computed by the thread pool.
@@ -38,15 +38,15 @@ pub enum Device {
 
 const MAX_RANK: usize = 4;
 
-/// Where a tensor's elements lie.
+/// The memory of a tensor's elements.
 enum Memory {
-    /// In a pool's buffer, which goes back when the tensor is dropped.
+    /// A buffer of a pool. It is returned when the tensor is dropped.
     Pooled(Option<Buffer>, Pool),
-    /// In memory of its own.
+    /// Its own memory.
     Own(Fixed),
 }
 
-/// An owned, contiguous, row-major array. Dropping it gives its memory back to the pool it came from, if it did.
+/// An owned, contiguous, row-major array. Dropping it returns its memory to the pool if it came from one.
 pub struct Tensor {
     memory: Memory,
     shape: [usize; MAX_RANK],
@@ -54,7 +54,7 @@ pub struct Tensor {
     dtype: DType,
 }
 
-/// A shape with ones behind it.
+/// A shape, padded with ones.
 fn extents(shape: &[usize]) -> [usize; MAX_RANK] {
     assert!(shape.len() <= MAX_RANK, "tensor: rank {} is over {MAX_RANK}", shape.len());
     let mut extents = [1; MAX_RANK];
@@ -90,7 +90,7 @@ impl Tensor {
     pub fn len(&self) -> usize {
         self.shape().iter().product()
     }
-    /// Whether there is no element.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -98,7 +98,7 @@ impl Tensor {
     pub fn dtype(&self) -> DType {
         self.dtype
     }
-    /// Where it lives.
+    /// The device that holds it.
     pub fn device(&self) -> Device {
         Device::Cpu
     }
@@ -106,7 +106,7 @@ impl Tensor {
     pub fn cols(&self) -> usize {
         if self.rank == 0 { 1 } else { self.shape[self.rank - 1] }
     }
-    /// Product of all dimensions but the last: the rows of the matrix view.
+    /// Product of all dimensions except the last: the rows of the matrix view.
     pub fn rows(&self) -> usize {
         self.shape()[..self.rank.saturating_sub(1)].iter().product()
     }
@@ -115,8 +115,8 @@ impl Tensor {
         self.len() * self.dtype.size()
     }
 
-    /// Gives it another shape with unspecified elements: in the memory it has where that suffices, otherwise in more of its
-    /// pool. What is resized to ever the same sizes allocates nothing.
+    /// Changes the shape. The elements are unspecified afterwards. If its memory is too small, it takes more from its
+    /// pool. Resizing repeatedly to the same sizes allocates nothing.
     pub fn resize(&mut self, shape: &[usize]) {
         let bytes = shape.iter().product::<usize>() * self.dtype.size();
         let Memory::Pooled(Some(buffer), pool) = &self.memory else { panic!("resize: {self:?} is not of a pool") };
@@ -127,7 +127,7 @@ impl Tensor {
         }
     }
 
-    /// The same elements under another shape.
+    /// The same elements with another shape.
     pub fn reshape(mut self, shape: &[usize]) -> Self {
         assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape: {:?} to {shape:?}", self.shape());
         (self.shape, self.rank) = (extents(shape), shape.len());
@@ -149,46 +149,46 @@ impl Tensor {
         }
     }
 
-    /// Host elements; panics on another type.
+    /// Host elements. Panics for another type.
     pub fn f32(&self) -> &[f32] {
         // SAFETY: the buffer is initialised, aligned to 64 bytes and holds len() elements of the checked type.
         unsafe { std::slice::from_raw_parts(self.ptr(DType::F32), self.len()) }
     }
-    /// Host elements, writable; panics on another type.
+    /// Mutable host elements. Panics for another type.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         let len = self.len();
         // SAFETY: as in `f32`, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::F32), len) }
     }
-    /// Host elements; panics on another type.
+    /// Host elements. Panics for another type.
     pub fn bf16(&self) -> &[bf16] {
         // SAFETY: as in `f32`.
         unsafe { std::slice::from_raw_parts(self.ptr(DType::Bf16), self.len()) }
     }
-    /// Host elements, writable; panics on another type.
+    /// Mutable host elements. Panics for another type.
     pub fn bf16_mut(&mut self) -> &mut [bf16] {
         let len = self.len();
         // SAFETY: as in `f32_mut`.
         unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::Bf16), len) }
     }
-    /// Host elements; panics on another type.
+    /// Host elements. Panics for another type.
     pub fn i32(&self) -> &[i32] {
         // SAFETY: as in `f32`.
         unsafe { std::slice::from_raw_parts(self.ptr(DType::I32), self.len()) }
     }
-    /// Host elements, writable; panics on another type.
+    /// Mutable host elements. Panics for another type.
     pub fn i32_mut(&mut self) -> &mut [i32] {
         let len = self.len();
         // SAFETY: as in `f32_mut`.
         unsafe { std::slice::from_raw_parts_mut(self.ptr_mut(DType::I32), len) }
     }
 
-    /// Host elements; panics on another type.
+    /// Host elements. Panics for another type.
     pub fn u8(&self) -> &[u8] {
         // SAFETY: as in `f32`.
         unsafe { std::slice::from_raw_parts(self.ptr(DType::U8), self.len()) }
     }
-    /// Host elements, writable; panics on another type.
+    /// Mutable host elements. Panics for another type.
     pub fn u8_mut(&mut self) -> &mut [u8] {
         let len = self.len();
         // SAFETY: as in `f32_mut`.
@@ -208,7 +208,7 @@ impl Tensor {
     pub fn mat(&self) -> MatRef<'_> {
         MatRef { tensor: self, col: 0, cols: self.cols() }
     }
-    /// The whole tensor as a writable matrix.
+    /// The whole tensor as a mutable matrix.
     pub fn mat_mut(&mut self) -> MatMut<'_> {
         let cols = self.cols();
         MatMut { tensor: self, col: 0, cols }
@@ -218,7 +218,7 @@ impl Tensor {
         assert!(range.end <= self.cols(), "columns {range:?} of {:?}", self.shape());
         MatRef { tensor: self, col: range.start, cols: range.len() }
     }
-    /// Columns `range` of every row, writable.
+    /// Columns `range` of every row, mutable.
     pub fn columns_mut(&mut self, range: std::ops::Range<usize>) -> MatMut<'_> {
         assert!(range.end <= self.cols(), "columns {range:?} of {:?}", self.shape());
         MatMut { tensor: self, col: range.start, cols: range.len() }
@@ -249,7 +249,7 @@ pub struct MatRef<'a> {
     cols: usize,
 }
 
-/// A writable range of columns.
+/// A mutable range of columns.
 pub struct MatMut<'a> {
     tensor: &'a mut Tensor,
     col: usize,
@@ -275,7 +275,7 @@ macro_rules! mat_common {
             pub fn dtype(&self) -> DType {
                 self.tensor.dtype()
             }
-            /// Where it lives.
+            /// The device that holds it.
             pub fn device(&self) -> Device {
                 self.tensor.device()
             }
@@ -283,7 +283,7 @@ macro_rules! mat_common {
             pub fn f32(&self) -> &[f32] {
                 self.tensor.f32().get(self.col..).unwrap_or(&[])
             }
-            /// As `f32`.
+            /// Like `f32`.
             pub fn bf16(&self) -> &[bf16] {
                 self.tensor.bf16().get(self.col..).unwrap_or(&[])
             }
@@ -302,17 +302,17 @@ impl MatRef<'_> {
 }
 
 impl MatMut<'_> {
-    /// Columns `range` of the view, writable.
+    /// Columns `range` of the view, mutable.
     pub fn columns_mut(&mut self, range: std::ops::Range<usize>) -> MatMut<'_> {
         assert!(range.end <= self.cols, "columns {range:?} of {}", self.cols);
         MatMut { tensor: self.tensor, col: self.col + range.start, cols: range.len() }
     }
-    /// Host elements from the first of the view to the end of the tensor, writable.
+    /// Mutable host elements, from the first of the view to the end of the tensor.
     pub fn f32_mut(&mut self) -> &mut [f32] {
         let col = self.col;
         self.tensor.f32_mut().get_mut(col..).unwrap_or(&mut [])
     }
-    /// As `f32_mut`.
+    /// Like `f32_mut`.
     pub fn bf16_mut(&mut self) -> &mut [bf16] {
         let col = self.col;
         self.tensor.bf16_mut().get_mut(col..).unwrap_or(&mut [])

@@ -1,11 +1,11 @@
-//! What the pointwise operations' tests share: contexts, inputs, and comparison with a bound for each element.
+//! Shared by the tests of pointwise operations: contexts, inputs, and comparison with a bound for each element.
 
 use crate::{Cx, DType, Isa, Purpose, Rng, Tensor};
 
 /// Rounding of one f32 operation, relative.
 pub(crate) const F32_EPS: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// Rounding of a stored element, relative: nothing beyond the arithmetic's own for F32.
+/// Relative rounding of a stored element. For F32 it is 0, because the arithmetic already rounds.
 pub(crate) fn store_eps(dtype: DType) -> f64 {
     if dtype == DType::Bf16 { 1.0 / 256.0 } else { F32_EPS }
 }

@@ -1,5 +1,5 @@
-//! After a first call, pointwise operations and quantised layers allocate nothing on the heap: scratch comes from the pool. A binary of its own,
-//! since it replaces the allocator and counts what every thread asks of it.
+//! After a first call, pointwise operations and quantised layers allocate nothing on the heap: scratch comes from the
+//! pool. This test is a separate binary, because it replaces the allocator to count the requests of every thread.
 
 mod counting;
 
@@ -94,9 +94,9 @@ fn no_operation_allocates_once_warm() {
     for (threads, dtype) in [(1, DType::F32), (2, DType::F32), (2, DType::Bf16)] {
         let cx = Cx::cpu(threads, dtype);
         let mut operands = Operands::new(&cx, dtype);
-        // Inside the pool, as a training step runs: entering it from outside may allocate in the thread library.
+        // Inside the pool, as in a training step. Entering it from outside may allocate in the thread library.
         let calls = {
-            // Several rounds, so that every thread has taken part before counting starts.
+            // Several rounds, so that every thread has taken part before the counting starts.
             for _ in 0..10 {
                 operands.run_all(&cx);
             }

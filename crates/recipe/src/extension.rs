@@ -1,14 +1,16 @@
-//! Extensions: the extension of the context after the main run (report section 4.3).
+//! The plan of a context extension, which follows the main run (report section 4.3).
 //!
-//! An extension is a run of its own, with its own plan, folder, checkpoints and metrics, so that stopping, resuming and looking
-//! at it need nothing new. What it has from the run before it: weights, averaged weights, AdamW's moments and its count of
-//! updates, and the place in the data. The report does not say what became of the moments; they are kept here, because a
-//! extension begins at the small learning rate at which the run before it ended: with fresh moments AdamW's first steps would
-//! have the size of the learning rate in every weight, whatever the gradient.
+//! An extension is a run of its own, with its own plan, folder, checkpoints and metrics. So stopping, resuming and
+//! inspecting it need no extra code. It takes over from the previous run: weights, averaged weights, AdamW's moments
+//! and update count, and the position in the data.
 //!
-//! What changes: sequences are longer, positions are YaRN's, the learning rate is constant or falls once, balance and MTP
-//! weight stay as they are at the main run's end. Checkpoints and validations that the main run counts in tokens come as
-//! often in proportion to the extension's length.
+//! The report does not say whether the moments are kept. They are kept here, because an extension begins at the small
+//! learning rate at which the previous run ended. With fresh moments, AdamW's first steps would change every weight by
+//! the learning rate, whatever the gradient.
+//!
+//! These things change: sequences are longer, positions use YaRN, and the learning rate is constant or falls once.
+//! Balance and MTP weight stay as they are at the end of the main run. If the main run counts checkpoints and
+//! validations in tokens, an extension has as many of them in proportion to its length.
 
 use hadal_weights::yarn::Yarn;
 
@@ -16,12 +18,12 @@ use crate::plan::Plan;
 use crate::recipe::{Amount, Extension, Lr, Shape};
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
 
-/// What is wrong with an extension: the key, and why.
+/// What is wrong with an extension: the key and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExtensionError {
-    /// Of the `[[extension]]` table.
+    /// Key in the `[[extension]]` table.
     pub key: &'static str,
-    /// What it must be.
+    /// What the value must be.
     pub message: String,
 }
 
@@ -30,7 +32,7 @@ fn bad<T>(key: &'static str, message: impl Into<String>) -> Result<T, ExtensionE
 }
 
 impl Plan {
-    /// The plan of an extension after this main run, the `number`th (from 1) of its extensions.
+    /// The plan of an extension after this main run. `number` counts its extensions from 1.
     pub fn extension(&self, number: usize, wanted: &Extension) -> Result<Self, ExtensionError> {
         let seq_len = wanted.seq_len;
         if seq_len < 2 {
@@ -49,12 +51,13 @@ impl Plan {
         }
         let reached = (factor * original as f64).round() as usize;
         if reached < seq_len {
-            let why = format!("{factor} times {original} tokens are {reached}, fewer than seq_len's {seq_len}");
+            let why =
+                format!("{factor} times {original} tokens is {reached} tokens, fewer than the seq_len of {seq_len}");
             return bad("factor", why);
         }
-        // V3's own values where the model does not say: the softmax is scaled by (0.1 ln factor + 1)^2.
+        // If the model has no YaRN yet, V3's own values: the softmax is scaled by (0.1 ln factor + 1)^2.
         let yarn = before.unwrap_or(Yarn { mscale_all_dim: 1.0, ..Yarn::default() });
-        // A first extension may only lengthen what is trained.
+        // The first extension may also only lengthen the sequences, without YaRN.
         let scaled = factor > 1.0 || known.is_some();
         model.rope_scaling = scaled.then_some(Yarn { factor, original_max_position_embeddings: original, ..yarn });
         model.max_position_embeddings = reached;
@@ -70,7 +73,7 @@ impl Plan {
         let even = (step / seq_len as u64 / micro_batch).max(1) * micro_batch;
         let sequences = wanted.sequences.unwrap_or(even);
         if sequences == 0 || !sequences.is_multiple_of(micro_batch) {
-            let why = format!("{sequences} sequences are no whole number of micro-batches of {micro_batch}");
+            let why = format!("{sequences} sequences are not a whole number of micro-batches of {micro_batch}");
             return bad("sequences", why);
         }
         if let Some(why) = self.balance.method.cut(sequences, micro_batch) {
@@ -146,10 +149,10 @@ mod tests {
         assert_eq!((yarn.factor, yarn.original_max_position_embeddings, yarn.mscale_all_dim), (32.0, 512, 1.0));
         assert_eq!((a.model.max_position_embeddings, a.data.seq_len), (16384, 4096));
         assert_eq!((a.schedule.total_tokens, a.schedule.batch.to), (2_000_000, 4));
-        // Without a learning rate of its own: the main run's last. Balance and MTP as at its end.
+        // The default learning rate is the main run's last. Balance and MTP weight are those at its end.
         assert!((a.schedule.lr(1) - 1e-3 * 7.3 / 220.0).abs() < 1e-12);
         assert_eq!((a.schedule.gamma.at(0), a.schedule.mtp_weight.at(0)), (0.0, 0.1));
-        // Defaults: the factor that is needed, at least one sequence a step.
+        // Defaults: the factor that is needed, and at least one sequence per step.
         let yarn = b.model.rope_scaling.as_ref().unwrap();
         assert_eq!((yarn.factor, yarn.original_max_position_embeddings), (32.0, 512));
         assert_eq!((b.schedule.total_tokens, b.schedule.batch.to), (1_638_400, 1));
@@ -159,9 +162,9 @@ mod tests {
         let p = plan(&RECIPE.replace("lr = \"2%\"", "lr = \"2%\"\nlr_end = \"1%\"")).unwrap();
         let rates = [0, 819_200, 1_638_400].map(|t| p.extensions[1].schedule.lr(t));
         assert!(rates.iter().zip([2e-5, 1.5e-5, 1e-5]).all(|(a, b)| (a - b).abs() < 1e-10), "{rates:?}");
-        // A tenth of the run is a tenth of the extension.
+        // A checkpoint after each tenth of the run means one after each tenth of the extension.
         assert_eq!((p.checkpoint_every, a.checkpoint_every), (Every::Tokens(2_000_000), Every::Tokens(200_000)));
-        // The window of shuffled rows keeps its size in tokens.
+        // The window of shuffled rows has the same size in tokens.
         assert_eq!(a.shuffle_len, 512);
         assert_eq!((&a.run, &a.optimizer, a.version), (&p.run, &p.optimizer, p.version));
     }

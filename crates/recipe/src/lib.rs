@@ -1,4 +1,4 @@
-//! What a run is to do: recipes as people write them, the plans that follow from them, schedules, extensions.
+//! Describes runs: recipes as people write them, the plans made from them, schedules, and context extensions.
 
 pub mod extension;
 pub mod plan;

@@ -1,8 +1,8 @@
-//! A plan: what a [`Recipe`] means for one run, resolved and checked.
+//! A plan: a [`Recipe`] resolved and checked for one run.
 //!
-//! Amounts have become tokens, the model's fields are merged into one `config.json` value, a measured length is fixed.
-//! The plan is written into the run's folder before the first step, and a resume reads it back instead of the recipe, so
-//! that a run stays the same run whatever has happened to the recipe or to the machine's speed.
+//! Amounts are converted to tokens, the model's fields are merged into one `config.json` value, and a measured length
+//! is fixed. The plan is written to the run's folder before the first step. A resume reads the plan instead of the
+//! recipe. So the run stays the same even if the recipe or the machine's speed changes.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::{removed, renamed};
 /// Name of the plan in a run's folder.
 pub const PLAN_FILE: &str = "plan.json";
 
-/// Raised when the meaning of a field changes.
+/// Incremented when the meaning of a field changes.
 const VERSION: u32 = 2;
 
 /// A resolved run.
@@ -45,7 +45,7 @@ pub struct Plan {
     pub objective: Objective,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
-    /// `gamma` and `alpha` are 0 where the method does not use them. `schedule.gamma` is gamma over the run.
+    /// `gamma` and `alpha` are 0 if the method does not use them. `schedule.gamma` is gamma over the run.
     pub balance: Balance,
     /// 0 keeps no average.
     pub ema_decay: f64,
@@ -58,10 +58,11 @@ pub struct Plan {
     pub run: RunSettings,
     /// Formats of products and of kept activations.
     pub precision: Precision,
-    /// Length of the rows that `data.shuffle_rows` counts: in an extension the main run's, otherwise 0 (its own).
+    /// Length of the rows that `data.shuffle_rows` counts. In an extension it is that of the main run; otherwise 0,
+    /// which means the run's own.
     #[serde(default)]
     pub shuffle_len: usize,
-    /// The plans of what comes after this run, one after the other.
+    /// The plans of the extensions that follow this run, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<Plan>,
 }
@@ -76,17 +77,17 @@ pub enum PlanError {
     #[error("{path} is not a plan: {error}")]
     Malformed { path: String, error: serde_json::Error },
     #[error(
-        "{path} is of version {found}, this program writes version {VERSION}: resume it with the program that began it"
+        "{path} has version {found}, but this program writes version {VERSION}: resume the run with the program that started it"
     )]
     Version { path: String, found: u64 },
-    /// The plan asks for something that is gone.
-    #[error("{path}: `{key}` {message}; go on with this run in the program that began it")]
+    /// The plan uses a key that was removed.
+    #[error("{path}: `{key}` {message}; resume the run with the program that started it")]
     Removed { path: String, key: String, message: String },
 }
 
 impl Plan {
-    /// Resolves a recipe. `tokens_per_second` is the machine's measured rate, needed when `schedule.total_tokens` is
-    /// `"measured"` (see [`Plan::needs_measurement`]).
+    /// Resolves a recipe. `tokens_per_second` is the measured rate of the machine. It is needed if
+    /// `schedule.total_tokens` is `"measured"` (see [`Plan::needs_measurement`]).
     pub fn new(recipe: &Recipe, tokens_per_second: Option<f64>) -> Result<Self, RecipeError> {
         check_ranges(recipe)?;
         let model = resolve_model(recipe)?;
@@ -140,17 +141,17 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The plan of a recipe whose length plays no part: one that is measured when a run begins changes nothing else.
+    /// The plan of a recipe when its length does not matter. A measured length affects nothing else.
     pub fn draft(recipe: &Recipe) -> Result<Self, RecipeError> {
         Self::new(recipe, Some(1000.0))
     }
 
-    /// True when the recipe's length is the machine's to decide.
+    /// True if the machine's speed decides the length of the recipe.
     pub fn needs_measurement(recipe: &Recipe) -> bool {
         recipe.schedule.total_tokens == Total::Measured
     }
 
-    /// What the run computes in.
+    /// The formats that the run computes in.
     pub fn formats(&self) -> Formats {
         let compute = if self.run.precision == RunPrecision::F32 { DType::F32 } else { DType::Bf16 };
         Formats { compute, table: self.precision }
@@ -183,7 +184,7 @@ impl Plan {
         serde_json::from_value(value).map_err(malformed)
     }
 
-    /// The plan of the run that made a model, where `model` lies in that run's folder or is the folder itself.
+    /// The plan of the run that made a model. `model` must be that run's folder or lie in it.
     pub fn of_model(model: &Path) -> Option<Self> {
         let path = model.canonicalize().ok()?;
         // A checkpoint lies in RUN/checkpoints/step-N, a finished model in RUN/model.
@@ -191,8 +192,8 @@ impl Plan {
         Self::load(run).ok()
     }
 
-    /// What a recipe says otherwise than this plan of a run that has begun: dotted keys with the run's value and the
-    /// recipe's. The folder and the threads may change, and so may what was measured; extensions may have been added.
+    /// The settings in which a recipe differs from this plan of a started run: dotted keys with the run's value and the
+    /// recipe's. The folder, the threads and what was measured may change, and extensions may be added.
     pub fn contradicted_by(&self, recipe: &Recipe) -> Result<Vec<String>, RecipeError> {
         let mut recipe = recipe.clone();
         if Self::needs_measurement(&recipe) {
@@ -237,17 +238,17 @@ fn diff(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
     }
 }
 
-/// Limits of single values; what only makes sense together is checked where it is resolved.
+/// Checks the ranges of single values. Combinations are checked where they are resolved.
 fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
     let checks: &[(&str, bool, &str)] = &[
         ("data.seq_len", r.data.seq_len >= 2, "must be at least 2"),
-        ("data.fim_rate", share(r.data.fim_rate), "must lie in 0 to 1"),
-        ("data.boundary_split_rate", share(r.data.boundary_split_rate), "must lie in 0 to 1"),
-        ("data.validation_share", (0.0..=0.5).contains(&r.data.validation_share), "must lie in 0 to 0.5"),
+        ("data.fim_rate", share(r.data.fim_rate), "must be between 0 and 1"),
+        ("data.boundary_split_rate", share(r.data.boundary_split_rate), "must be between 0 and 1"),
+        ("data.validation_share", (0.0..=0.5).contains(&r.data.validation_share), "must be between 0 and 0.5"),
         ("batch.sequences", r.batch.sequences >= 1, "must be at least 1"),
         ("batch.micro_batch", r.batch.micro_batch >= 1, "must be at least 1"),
-        ("optimizer.beta1", decay(f64::from(r.optimizer.beta1)), "must lie in 0 to 1, below 1"),
-        ("optimizer.beta2", decay(f64::from(r.optimizer.beta2)), "must lie in 0 to 1, below 1"),
+        ("optimizer.beta1", decay(f64::from(r.optimizer.beta1)), "must be at least 0 and below 1"),
+        ("optimizer.beta2", decay(f64::from(r.optimizer.beta2)), "must be at least 0 and below 1"),
         ("optimizer.eps", r.optimizer.eps > 0.0, "must be above 0"),
         ("optimizer.weight_decay", r.optimizer.weight_decay >= 0.0, "must not be negative"),
         ("optimizer.clip", r.optimizer.clip >= 0.0, "must not be negative (0 never clips)"),
@@ -257,7 +258,7 @@ fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
         ("schedule.mtp_weight_late", r.schedule.mtp_weight_late >= 0.0, "must not be negative"),
         ("balance.gamma", r.balance.gamma >= 0.0, "must not be negative"),
         ("balance.alpha", r.balance.alpha >= 0.0, "must not be negative"),
-        ("ema.decay", decay(r.ema.decay), "must lie in 0 to 1, below 1 (0 keeps no average)"),
+        ("ema.decay", decay(r.ema.decay), "must be at least 0 and below 1 (0 keeps no average)"),
         ("spike.window", r.spike.window >= 8, "must be at least 8 steps"),
         ("spike.grad_ratio", r.spike.grad_ratio > 1.0, "must be above 1"),
         ("spike.loss_z", r.spike.loss_z > 0.0, "must be above 0"),
@@ -281,7 +282,7 @@ fn positive(x: f64) -> bool {
     x > 0.0 && x.is_finite()
 }
 
-/// One model configuration out of `model.config` and the fields written beside it.
+/// Makes one model configuration from `model.config` and the fields written beside it.
 fn resolve_model(r: &Recipe) -> Result<ModelConfig, RecipeError> {
     let base = match &r.model.config {
         Some(name) => read_config(r, name)?,
@@ -293,7 +294,7 @@ fn resolve_model(r: &Recipe) -> Result<ModelConfig, RecipeError> {
     let Value::Object(mut merged) = base.to_value() else { unreachable!("a config.json is an object") };
     let known: Vec<String> = merged.keys().cloned().collect();
     for (key, value) in &r.model.fields {
-        // A slip in a name is caught before it becomes a default.
+        // A misspelled name is an error here. Otherwise the key would silently keep its default.
         if !known.contains(key) {
             let near = nearest(key, known.iter().map(String::as_str));
             let hint = near.map_or_else(String::new, |n| format!(" (did you mean `{n}`?)"));
@@ -301,13 +302,13 @@ fn resolve_model(r: &Recipe) -> Result<ModelConfig, RecipeError> {
         }
         merged.insert(key.clone(), json(value));
     }
-    // MLA has one number of heads, which files write twice.
+    // MLA has one number of heads, but files write it twice.
     if r.model.fields.contains_key("num_attention_heads") && !r.model.fields.contains_key("num_key_value_heads") {
         merged.remove("num_key_value_heads");
     }
     ModelConfig::from_value(Value::Object(merged)).map_err(|e| match e {
         ConfigError::Invalid(problems) => {
-            // Every problem is told, at the place of the first.
+            // All problems are reported, at the line of the first.
             let rest = problems[1..].iter().map(|p| format!("; `model.{}`: {}", p.key, p.reason));
             let message = problems[0].reason.clone() + &rest.collect::<String>();
             r.source.at_key(&format!("model.{}", problems[0].key), message)
@@ -316,7 +317,7 @@ fn resolve_model(r: &Recipe) -> Result<ModelConfig, RecipeError> {
     })
 }
 
-/// What `run.precision` chooses, with the recipe's own rows.
+/// The precision that `run.precision` chooses, changed by the rows in the recipe.
 fn resolve_precision(r: &Recipe) -> Result<Precision, RecipeError> {
     let base = if r.run.precision == RunPrecision::Fp8 { Precision::FP8 } else { Precision::COMPUTE };
     let mut rows = toml::Table::try_from(base).expect("the table has plain values");
@@ -337,16 +338,16 @@ fn resolve_precision(r: &Recipe) -> Result<Precision, RecipeError> {
     }
     let table: Precision = rows.try_into().expect("every row was tried");
     if table.dispatch == Keep::E5m6 {
-        return Err(r.source.at_key("precision.dispatch", "is \"compute\" or \"fp8\""));
+        return Err(r.source.at_key("precision.dispatch", "must be \"compute\" or \"fp8\""));
     }
     let plain = toml::Table::try_from(Precision::COMPUTE).expect("the table has plain values");
     let codes = table.products().contains(&Product::Fp8);
     for (key, value) in r.precision.iter().filter(|(key, value)| plain[*key] != **value) {
         let why = match key.as_str() {
-            "gradients" if !codes => "acts on products in fp8, and this run has none",
+            "gradients" if !codes => "applies to fp8 products, but this run has none",
             "gradients" | "recompute" => continue,
             _ if r.run.precision == RunPrecision::F32 && value.as_str() != Some("f32") => {
-                "an f32 run is f32 throughout: the table varies bf16 and fp8 runs"
+                "an f32 run uses f32 everywhere: the table only changes bf16 and fp8 runs"
             }
             _ => continue,
         };
@@ -389,7 +390,7 @@ fn resolve_data(r: &Recipe, model: &ModelConfig) -> Result<Data, RecipeError> {
         return Err(r.source.at_key("data.seq_len", message));
     }
     if matches!(&data.text, Text::Many(paths) if paths.is_empty()) {
-        return Err(r.source.at_key("data.text", "names no file or folder"));
+        return Err(r.source.at_key("data.text", "must name at least one file or folder"));
     }
     Ok(data)
 }
@@ -420,7 +421,7 @@ fn resolve_schedule(r: &Recipe, tokens_per_second: Option<f64>) -> Result<Schedu
             _ => total,
         });
         if n > total {
-            let message = format!("{a} is {n} tokens, more than the whole run's {total}");
+            let message = format!("{a} is {n} tokens, more than the {total} of the whole run");
             return Err(r.source.at_key(key, message));
         }
         Ok(n)
@@ -433,7 +434,7 @@ fn resolve_schedule(r: &Recipe, tokens_per_second: Option<f64>) -> Result<Schedu
         let key = format!("schedule.phases.{i}");
         let end = tokens(&format!("{key}.until"), p.until)?;
         if end < begin {
-            return Err(r.source.at_key(&format!("{key}.until"), "lies before the end of the phase before it"));
+            return Err(r.source.at_key(&format!("{key}.until"), "must not lie before the end of the previous phase"));
         }
         let lr = p.lr.of(s.peak_lr).map_err(|why| r.source.at_key(&format!("{key}.lr"), why))?;
         if !(lr >= 0.0 && lr.is_finite()) {
@@ -466,7 +467,7 @@ fn resolve_batch(r: &Recipe, total: u64) -> Result<BatchRamp, RecipeError> {
         if n.is_multiple_of(b.micro_batch) {
             return Ok(());
         }
-        let message = format!("{n} sequences are no whole number of micro-batches of {}", b.micro_batch);
+        let message = format!("{n} sequences are not a whole number of micro-batches of {}", b.micro_batch);
         Err(r.source.at_key(key, message))
     };
     whole("batch.sequences", b.sequences)?;
@@ -477,7 +478,7 @@ fn resolve_batch(r: &Recipe, total: u64) -> Result<BatchRamp, RecipeError> {
     if let Some(ramp) = &b.ramp {
         whole("batch.ramp.from", ramp.from)?;
         if ramp.from == 0 || ramp.from > b.sequences {
-            return Err(r.source.at_key("batch.ramp.from", "must lie between 1 and batch.sequences"));
+            return Err(r.source.at_key("batch.ramp.from", "must be between 1 and batch.sequences"));
         }
         from = ramp.from;
         over = ramp

@@ -1,15 +1,15 @@
-//! Keys that recipes and plans had once. Old files still write them: the value that asked for nothing is accepted and left
-//! out, any other is refused by name.
+//! Keys that recipes and plans once had. Old files may still contain them. The value that had no effect is accepted and
+//! ignored. Any other value is an error that names the key.
 
 use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// A key that is gone.
+/// A key that was removed.
 pub(crate) struct Removed {
     /// `section.key`, in recipes and in plans.
     pub(crate) key: &'static str,
-    /// The value that asked for nothing.
+    /// The value that had no effect.
     accepted: Plain<'static>,
     /// What to do instead.
     advice: &'static str,
@@ -56,7 +56,7 @@ impl<'a> Plain<'a> {
 }
 
 impl Removed {
-    /// What is said where the key has another value than the accepted one.
+    /// The message if the key has a value other than the accepted one.
     pub(crate) fn message(&self) -> String {
         format!("was removed: {}", self.advice)
     }
@@ -66,7 +66,7 @@ impl Removed {
     }
 }
 
-/// Takes removed keys out of a recipe. An error is the first one that asked for something.
+/// Removes these keys from a recipe. The error is the first key whose value had an effect.
 pub(crate) fn take_from_recipe(recipe: &mut DeTable<'_>) -> Result<(), &'static Removed> {
     for removed in &REMOVED {
         let (section, key) = removed.parts();
@@ -79,8 +79,8 @@ pub(crate) fn take_from_recipe(recipe: &mut DeTable<'_>) -> Result<(), &'static 
     Ok(())
 }
 
-/// Takes removed keys out of a stored plan and of its extensions. An error is the first one that asked for something, with its
-/// full key.
+/// Removes these keys from a stored plan and its extensions. The error is the first key whose value had an effect, with
+/// its full path.
 pub(crate) fn take_from_plan(plan: &mut Value) -> Result<(), (String, &'static Removed)> {
     for removed in &REMOVED {
         let (section, key) = removed.parts();
@@ -120,7 +120,7 @@ mod tests {
             "run = {nudge = 0, seed = 1}\n",
             "[precision]\naccumulator = \"f32\"\n",
         ] {
-            // A table of the file, or an override.
+            // Written as a table of the file, or as an override.
             let found = if old.starts_with('[') { plan(old, &[]) } else { plan("", &[old.trim_end()]) };
             assert_eq!(found.unwrap(), new, "{old}");
         }
@@ -175,6 +175,6 @@ mod tests {
             error.contains("`extensions.0.precision.accumulator` was removed: `hadal bench accumulator`"),
             "{error}"
         );
-        assert!(error.contains("the program that began it"), "{error}");
+        assert!(error.contains("the program that started it"), "{error}");
     }
 }

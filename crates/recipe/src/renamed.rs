@@ -1,20 +1,21 @@
-//! Keys that have a new name: recipes and stored plans with the old one stay readable.
+//! Keys that have new names. Recipes and stored plans with the old names stay readable.
 
 use serde_json::Value;
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// What `[[extension]]` was called. A pipeline's stages have the name now.
+/// The old name of `[[extension]]`. The stages of a pipeline use this word now.
 const OLD: &str = "stage";
 const NEW: &str = "extension";
 
-/// Gives keys of a recipe their new names. An old key beside the new one is an error: its name, and what to do.
+/// Gives the keys of a recipe their new names. It is an error if the old and the new key both occur: the key, and what
+/// to do.
 pub(crate) fn in_recipe(recipe: &mut DeTable<'_>) -> Result<(), (&'static str, String)> {
     if !recipe.contains_key(OLD) {
         return Ok(());
     }
     if recipe.contains_key(NEW) {
-        return Err((OLD, format!("is the old name of `{NEW}`: give all of them the new name")));
+        return Err((OLD, format!("is the old name of `{NEW}`: use the new name everywhere")));
     }
     if let Some((key, value)) = recipe.remove_entry(OLD) {
         recipe.insert(Spanned::new(key.span(), NEW.into()), value);
@@ -22,7 +23,7 @@ pub(crate) fn in_recipe(recipe: &mut DeTable<'_>) -> Result<(), (&'static str, S
     Ok(())
 }
 
-/// Gives keys of a stored plan their new names.
+/// Gives the keys of a stored plan their new names.
 pub(crate) fn in_plan(plan: &mut Value) {
     let Some(plan) = plan.as_object_mut() else { return };
     if let Some(extensions) = plan.remove("stages") {
@@ -49,13 +50,13 @@ mod tests {
         let plans = [&new, &old].map(|text| plan(text).unwrap());
         assert_eq!(plans[0], plans[1]);
         assert_eq!(plans[0].extensions.len(), 1);
-        // Errors still know the line.
+        // Errors still name the line.
         let error = plan(&old.replace("1024", "1")).unwrap_err();
         assert!(error.contains("r.toml, line 9") && error.contains("`extension.0.seq_len`"), "{error}");
         let both = plan(&format!("{new}{}", ONE.replace("NAME", "stage"))).unwrap_err();
         assert!(both.contains("r.toml, line 11") && both.contains("`stage`: is the old name of `extension`"), "{both}");
 
-        // An override may have either name, whatever the file has.
+        // An override may use either name, whichever one the file uses.
         let set = ["stage=[]".to_owned()];
         assert!(Recipe::parse("r.toml", &new, &set).unwrap().extension.is_empty());
 

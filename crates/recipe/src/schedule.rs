@@ -1,8 +1,8 @@
 //! Everything that changes during a run, as pure functions of the tokens seen (report section 4.2).
 //!
-//! Nothing here has state: a run that stops and resumes asks the same questions and gets the same answers.
-//! A step that begins at `t` tokens takes its batch size, bias-update step and MTP weight at `t`, and its learning rate at
-//! the end of its batch, so that the first step's is not zero and a warm-up of n steps reaches the peak in step n.
+//! Nothing here has state, so a run that stops and resumes gets the same values. A step that begins at `t` tokens takes
+//! its batch size, bias-update step and MTP weight at `t`. It takes its learning rate at the end of its batch. So the
+//! rate of the first step is not zero, and a warm-up of n steps reaches the peak in step n.
 //!
 //! ```text
 //! lr(t)    = peak * min(1, t / warmup) while warming up, then the phase t lies in
@@ -19,10 +19,10 @@ use crate::recipe::Shape;
 /// One phase of the learning rate, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
-    /// Tokens seen at its end.
+    /// Tokens seen at the end of the phase.
     pub end: u64,
     pub shape: Shape,
-    /// Learning rate at its end.
+    /// Learning rate at the end of the phase.
     pub lr: f64,
 }
 
@@ -35,23 +35,23 @@ pub struct BatchRamp {
     pub over: u64,
     /// The size is a multiple of this.
     pub micro_batch: u64,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     pub seq_len: u64,
 }
 
 impl BatchRamp {
-    /// Sequences of the step that begins after `tokens`.
+    /// Sequences in the step that begins after `tokens`.
     pub fn sequences(&self, tokens: u64) -> u64 {
         if tokens >= self.over {
             return self.to;
         }
-        // In u128: 15,360 sequences times 469B tokens is beyond u64 for larger runs.
+        // Computed in u128: for larger runs, sequences times tokens would exceed u64.
         let grown = u128::from(self.to - self.from) * u128::from(tokens) / u128::from(self.over);
         let n = self.from + grown as u64;
         (n - n % self.micro_batch).max(self.micro_batch)
     }
 
-    /// Tokens of the step that begins after `tokens`.
+    /// Tokens in the step that begins after `tokens`.
     pub fn step_tokens(&self, tokens: u64) -> u64 {
         self.sequences(tokens) * self.seq_len
     }
@@ -66,7 +66,7 @@ impl BatchRamp {
         t + left * self.to * self.seq_len
     }
 
-    /// Steps it takes to see at least `tokens`.
+    /// Number of steps needed to see at least `tokens`.
     pub fn steps_for(&self, tokens: u64) -> u64 {
         let (mut t, mut steps) = (0, 0);
         while t < tokens && t < self.over {
@@ -95,23 +95,23 @@ impl Switch {
 /// A run's schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
-    /// The run ends with the first step that reaches this.
+    /// The run ends with the first step that reaches this number.
     pub total_tokens: u64,
     pub peak_lr: f64,
     pub warmup_tokens: u64,
     pub phases: Vec<Phase>,
     pub batch: BatchRamp,
-    /// Step of the router's bias update.
+    /// Step size of the router's bias update.
     pub gamma: Switch,
-    /// Weight of the MTP losses (their mean over the depth is multiplied by it).
+    /// Weight of the MTP losses. It multiplies their mean over the depths.
     pub mtp_weight: Switch,
 }
 
-/// What one step uses.
+/// The values that one step uses.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepPlan {
     pub sequences: u64,
-    /// Tokens of the step.
+    /// Tokens in the step.
     pub tokens: u64,
     pub lr: f64,
     pub gamma: f64,
@@ -128,7 +128,7 @@ impl Schedule {
     fn phase_lr(&self, tokens: u64) -> f64 {
         let (mut begin, mut from) = (0, self.peak_lr);
         for p in &self.phases {
-            // A phase's end belongs to it: the last step of a cosine has reached its end.
+            // The end of a phase belongs to the phase: the last step of a cosine reaches its end.
             if tokens <= p.end {
                 let x = (tokens - begin) as f64 / (p.end - begin).max(1) as f64;
                 return match p.shape {
@@ -156,7 +156,7 @@ impl Schedule {
         })
     }
 
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub fn total_steps(&self) -> u64 {
         self.batch.steps_for(self.total_tokens)
     }
@@ -171,8 +171,8 @@ pub enum Every {
 }
 
 impl Every {
-    /// True when the step that went from `before` to `after` tokens, and is number `step` (the first is 1), crossed a
-    /// multiple.
+    /// True if a step crossed a multiple. The step went from `before` to `after` tokens and has the number `step`,
+    /// counted from 1.
     pub fn is_due(self, step: u64, before: u64, after: u64) -> bool {
         match self {
             Self::Steps(n) => step.is_multiple_of(n.max(1)),

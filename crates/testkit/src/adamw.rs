@@ -1,4 +1,5 @@
-//! Reference of AdamW in f64, written as the published algorithm: bias-corrected moments, decay apart from the gradient.
+//! Reference of AdamW in f64, written like the published algorithm: bias-corrected moments, and decay separate from the
+//! gradient.
 
 /// The numbers of one step.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
-//! Causal attention with a shared rotary key and segments, one score at a time, and how far off rounding may lead.
+//! Causal attention with a shared rotary key and segments, computed one score at a time, with bounds on the rounding
+//! error.
 
-/// Sizes; the layouts are those of the operation.
+/// Sizes. The layouts are those of the operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     pub heads: usize,
@@ -10,18 +11,19 @@ pub struct Attention {
     pub scale: f64,
 }
 
-/// Relative errors of an implementation's steps, from which `forward` and `backward` derive bounds for each element.
+/// Relative errors of an implementation's steps. `forward` and `backward` derive bounds for each element from them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rounding {
-    /// A dot product, relative to the sum of the absolute products.
+    /// Error of a dot product, relative to the sum of the absolute products.
     pub product: f64,
-    /// A weight P or a gradient dS where it enters the next product, besides what the scores' errors do.
+    /// Error of a weight P or a gradient dS as operand of the next product, in addition to the effect of the scores'
+    /// errors.
     pub weight: f64,
-    /// An element written.
+    /// Error of a written element.
     pub output: f64,
 }
 
-/// Values and, for each, the error that `Rounding` allows.
+/// Values, and for each the error that `Rounding` allows.
 pub type Bounded = (Vec<f64>, Vec<f64>);
 
 struct Row {
@@ -59,8 +61,8 @@ impl Attention {
             worst = worst.max(abs * self.scale * r.product);
         }
         let max = s.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        // The exponent's own rounding grows with the distance from the maximum, where the weight is small: 2^-23 of
-        // |x| e^x stays below 2^-24. A few roundings more for the exponential and the sum.
+        // The rounding of the exponent grows with the distance from the maximum, where the weight is small: 2^-23 of
+        // |x| e^x stays below 2^-24. The exponential and the sum add a few more roundings.
         let lse_err = worst + r.product;
         let sum: f64 = s.iter().map(|x| (x - max).exp()).sum();
         let span = s.iter().map(|x| max - x).fold(0.0, f64::max);
@@ -127,7 +129,7 @@ impl Attention {
                         delta += p * dp(j);
                         delta_abs += p * dp_abs(j);
                     }
-                    // delta comes from the o that was written.
+                    // delta is computed from the o that was written.
                     let delta_err = delta_abs * (row.p_err + r.weight + 3.0 * r.product + r.output);
                     for (p, j) in row.p.iter().zip(w[0]..) {
                         let x = dp(j) - delta;
@@ -164,10 +166,10 @@ impl Attention {
     }
 }
 
-/// Latent decode: one query a head `[H, dc + dr]` over rows `[n, dc + dr]` of a cache; values are the first `dc`
-/// columns. Returns `[H, dc]`.
+/// Latent decode: one query per head, `[H, dc + dr]`, over rows `[n, dc + dr]` of a cache. The values are the first
+/// `dc` columns. Returns `[H, dc]`.
 pub fn latent(q: &[f64], cache: &[f64], heads: usize, dc: usize, dr: usize, scale: f64, r: Rounding) -> Bounded {
-    // The same attention with one head at a time, the cache as rotary key, and the latent as value.
+    // The same attention for one head at a time, with the cache as rotary key and the latent as value.
     let (d, n) = (dc + dr, cache.len() / (dc + dr));
     let (mut o, mut bound) = (Vec::new(), Vec::new());
     let a = Attention { heads: 1, d_nope: 0, d_rope: d, d_v: dc, scale };
@@ -190,7 +192,7 @@ pub fn latent(q: &[f64], cache: &[f64], heads: usize, dc: usize, dr: usize, scal
 mod tests {
     use super::*;
 
-    /// Central differences of `sum(o * d_o)` against `backward`.
+    /// Central differences of `sum(o * d_o)`, compared with `backward`.
     #[test]
     fn backward_is_the_gradient_of_forward() {
         let a = Attention { heads: 2, d_nope: 3, d_rope: 2, d_v: 4, scale: 0.7 };

@@ -23,7 +23,7 @@ pub fn top_k(values: &[f64], k: usize) -> Vec<usize> {
     order
 }
 
-/// The `k` best of one row of choice scores inside the `topk_group` best of `n_group` groups; a group's score is the sum
+/// The `k` best of one row of choice scores among the `topk_group` best of `n_group` groups. A group's score is the sum
 /// of its `group_top` best.
 pub fn select(choice: &[f64], n_group: usize, topk_group: usize, group_top: usize, k: usize) -> Vec<usize> {
     let size = choice.len() / n_group;
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_masked_group_never_comes_back() {
-        // Groups {0,1} {2,3}: the second wins by its pair, all choices are negative, ties go low.
+        // Groups {0,1} {2,3}: the second group wins by its pair. All choices are negative. Ties go to the lower index.
         assert_eq!(select(&[-1.0, -9.0, -2.0, -2.0], 2, 1, 2, 2), [2, 3]);
         assert_eq!(select(&[-1.0, -9.0, -2.0, -2.0], 2, 1, 1, 2), [0, 1]);
     }

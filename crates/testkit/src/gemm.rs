@@ -1,7 +1,7 @@
 //! Matrix products.
 
-/// `sum_k a(i, k) b(k, j)` for all i and j, row-major, and the same sum of absolute values (what rounding errors of any
-/// order of summation are proportional to).
+/// `sum_k a(i, k) b(k, j)` for all i and j, row-major, and the same sum of absolute values. The rounding errors of any
+/// order of summation are proportional to the latter.
 pub fn matmul(
     m: usize,
     n: usize,

@@ -1,7 +1,7 @@
 //! Finite differences.
 
-/// Largest distance of `grad` from the central differences of `f` at `x`, relative to the largest entry of `grad`
-/// (at least 1). In f64 with this step, a correct gradient of a smooth function of order 1 gives under 1e-7.
+/// Largest distance of `grad` from the central differences of `f` at `x`, relative to the largest entry of `grad` (at
+/// least 1). In f64 with this step, a correct gradient of a smooth function of order 1 gives less than 1e-7.
 pub fn gradient_error(f: impl Fn(&[f64]) -> f64, x: &[f64], grad: &[f64]) -> f64 {
     const STEP: f64 = 1e-5;
     assert_eq!(x.len(), grad.len());
@@ -31,7 +31,7 @@ pub fn numbers(n: usize, seed: u64) -> Vec<f64> {
     (0..n).map(|_| next()).collect()
 }
 
-/// Inner product, to make a scalar of an output.
+/// Inner product, to make a scalar from an output.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(x, y)| x * y).sum()

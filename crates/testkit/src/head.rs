@@ -1,10 +1,10 @@
 //! Reference of the output head with cross-entropy.
 
-/// Everything the head computes.
+/// Everything that the head computes.
 pub struct Head {
     /// `[T, V]`
     pub logits: Vec<f64>,
-    /// `[T]`, 0 where the target is negative.
+    /// `[T]`. 0 if the target is negative.
     pub losses: Vec<f64>,
     /// Softmax `[T, V]`.
     pub p: Vec<f64>,

@@ -1,4 +1,4 @@
-//! References in f64 on plain slices, gradient checks and error measures. Used by tests only.
+//! References in f64 on plain slices, gradient checks and error measures. Only tests use this crate.
 
 pub mod adamw;
 pub mod attention;

@@ -1,6 +1,6 @@
 //! Reference of the permutation between tokens and experts.
 
-/// Slots `t * k + j` sorted by expert, ties by slot, and the first place of every expert (and the end).
+/// Slots `t * k + j` sorted by expert, with ties by slot, and the first place of every expert (followed by the end).
 pub fn sort(idx: &[i32], experts: usize) -> (Vec<usize>, Vec<usize>) {
     let mut slots: Vec<usize> = (0..idx.len()).collect();
     slots.sort_by_key(|s| (idx[*s], *s));
@@ -13,7 +13,7 @@ pub fn permute(x: &[f64], d: usize, k: usize, slots: &[usize]) -> Vec<f64> {
     slots.iter().flat_map(|s| x[s / k * d..][..d].to_vec()).collect()
 }
 
-/// Sum of the rows of `y` [T k, d] of every token.
+/// For every token, the sum of its rows of `y` [T k, d].
 pub fn combine(y: &[f64], d: usize, k: usize, slots: &[usize]) -> Vec<f64> {
     let mut out = vec![0.0; slots.len() / k * d];
     for (row, s) in slots.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Checkpoints: a Hugging Face checkpoint of the weights, and beside it everything needed to go on bit for bit.
+//! Checkpoints: a Hugging Face checkpoint of the weights, and beside it everything needed to continue bit for bit.
 //!
 //! ```text
 //! checkpoints/step-00001234/
@@ -6,8 +6,8 @@
 //!   state/tensors.safetensors                           f32 masters, biases, moments, EMA
 //!   state/progress.json                                 step, tokens, data cursor, watch state
 //! ```
-//! A checkpoint is written under a temporary name, synced, and renamed: it is there whole or not at all. Whatever an
-//! interrupted save left behind is removed by the next one.
+//! A checkpoint is written under a temporary name, synced, and renamed, so it is there whole or not at all. The next
+//! save removes anything that an interrupted save left behind.
 
 use crate::state::{self, EMA, MOMENTS, STATE_FILE, State, WEIGHT};
 use crate::step::Trainer;
@@ -30,20 +30,20 @@ pub enum CheckpointError {
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A file is not what it should be.
+    /// A file does not have the expected contents.
     #[error("{path}: {what}", path = path.display())]
     Format {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong and what to do.
         what: String,
     },
-    /// The weights part.
+    /// The weights cannot be read or written.
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),
-    /// A checkpoint that cannot be gone on from, though an older one can.
+    /// A run cannot continue from a checkpoint, but an older one can be used.
     #[error(
-        "{error}; an older checkpoint of this run is whole, {older}: move {path} away to go on from that one",
+        "{error}; an older checkpoint of this run is intact, {older}: move {path} away to continue from it",
         path = path.display(),
         older = older.display()
     )]
@@ -63,7 +63,7 @@ fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
 
 const PROGRESS: &str = "state/progress.json";
 
-/// Every tensor of a trainer's state: masters (biases too), moments, averages.
+/// Every tensor of a trainer's state: masters (including biases), moments, averages.
 fn state(trainer: &Trainer) -> Vec<(&'static str, &Parameter, &Tensor)> {
     let mut all = Vec::new();
     for p in trainer.model.params() {
@@ -78,7 +78,7 @@ fn state(trainer: &Trainer) -> Vec<(&'static str, &Parameter, &Tensor)> {
     all
 }
 
-/// Writes a trainer's weights, from their f32 masters, as a Hugging Face checkpoint into a folder that is there.
+/// Writes a trainer's f32 master weights as a Hugging Face checkpoint into an existing folder.
 pub fn write_weights(trainer: &Trainer, into: &Path, format: WeightFormat) -> Result<(), hadal_weights::Error> {
     let params = trainer.model.params();
     let config = &trainer.model.config;
@@ -89,8 +89,8 @@ pub fn write_weights(trainer: &Trainer, into: &Path, format: WeightFormat) -> Re
     })
 }
 
-/// Saves `trainer` and `progress` as `folder/step-…`, with copies of `extra` files (the tokenizer) beside the weights,
-/// and removes all but the `keep_last` newest (0: keeps all).
+/// Saves `trainer` and `progress` as `folder/step-…`, with copies of `extra` files (the tokenizer) beside the weights.
+/// Then it removes all checkpoints except the newest `keep_last` (0 keeps all).
 pub fn save(
     trainer: &Trainer,
     objective: &[(&str, &Tensor)],
@@ -109,7 +109,7 @@ pub fn save(
     if keep_last > 0 {
         let all = checkpoints(folder)?;
         for old in &all[..all.len().saturating_sub(keep_last)] {
-            // Renamed first, so that no half of it is ever taken for a whole one.
+            // It is renamed before it is removed, so a half-removed checkpoint is never mistaken for a whole one.
             let aside = StagedDir::new(old)?;
             let gone = aside.path().join("removed");
             fs::rename(old, &gone).at("move aside", old)?;
@@ -118,7 +118,7 @@ pub fn save(
     Ok(path)
 }
 
-/// Copies files into a folder that is there.
+/// Copies files into an existing folder.
 pub(crate) fn copy_into(files: &[PathBuf], folder: &Path) -> Result<(), IoError> {
     for file in files {
         let to = folder.join(file.file_name().unwrap_or_default());
@@ -151,7 +151,7 @@ fn progress<P: DeserializeOwned>(path: &Path) -> Result<P, CheckpointError> {
     serde_json::from_str(&text).map_err(|e| bad(&file, format!("not a progress record: {e}")))
 }
 
-/// The error of opening a checkpoint, with an older one of the run that can be opened, if there is one.
+/// The error from opening a checkpoint. It names an older checkpoint of the run that can be opened, if there is one.
 fn beside_older(path: &Path, error: CheckpointError) -> CheckpointError {
     let is_whole = |older: &Path| progress::<IgnoredAny>(older).is_ok() && State::open(older).is_ok();
     match older(path, is_whole) {
@@ -160,12 +160,12 @@ fn beside_older(path: &Path, error: CheckpointError) -> CheckpointError {
     }
 }
 
-/// Opens the state of a checkpoint. Where it cannot be, the error says which older one can.
+/// Opens the state of a checkpoint. If this fails, the error names an older checkpoint that can be opened.
 pub fn open_state(path: &Path) -> Result<State, CheckpointError> {
     State::open(path).map_err(|error| beside_older(path, error))
 }
 
-/// Puts a checkpoint's state into `trainer` (of the same model and settings) and returns its progress record.
+/// Loads a checkpoint's state into `trainer`, which must have the same model and settings. Returns the progress record.
 pub fn load<P: DeserializeOwned>(trainer: &mut Trainer, path: &Path) -> Result<P, CheckpointError> {
     let progress = progress(path).map_err(|error| beside_older(path, error))?;
     let stored = open_state(path)?;

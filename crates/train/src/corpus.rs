@@ -1,27 +1,28 @@
-//! From the recipe's text to what the loader reads: documents, filter, held-out packages, tokenizer, packed tokens.
+//! Turns a recipe's text into the data that the loader reads: documents, filter, held-out packages, tokenizer, packed
+//! tokens.
 //!
-//! Everything is left in the run's folder (`tokenizer/`, `data/`), so that a resume reads the same tokens whatever has
-//! happened to the text.
+//! Everything is stored in the run's folder (`tokenizer/`, `data/`). So a resume reads the same tokens even if the
+//! original text has changed.
 
 use hadal_data::cargo_sources::{self, CargoSources};
 use hadal_data::filter::{FilterOptions, filter};
-use hadal_data::tokenizer::TrainOptions;
+use hadal_data::tokenizer::{FILES, TrainOptions};
 use hadal_data::{DataError, Document, EvalOptions, EvalSet, Packed, SourceOptions, Texts, Tokenizer, pack};
 use hadal_data::{read_paths, split};
 use hadal_recipe::recipe::{Data, Filter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Tokens of one packed file.
+/// Tokens per packed file.
 const SHARD_TOKENS: u64 = 1 << 28;
-/// Most text a tokenizer learns from.
+/// Largest amount of text that a tokenizer learns from, in bytes.
 const TOKENIZER_BYTES: u64 = 64 << 20;
 
 /// Packed text with its tokenizer.
 pub struct Corpus {
     /// The tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// Its files, to be copied beside weights.
+    /// Its files, which are copied beside the weights.
     pub tokenizer_files: Vec<PathBuf>,
     /// Text to train on.
     pub train: Arc<Packed>,
@@ -31,14 +32,14 @@ pub struct Corpus {
 
 /// Where the text comes from.
 pub enum TextSource<'a> {
-    /// The sources of exactly the packages of a lock file (its text), from Cargo's registry.
+    /// The sources of the packages in a lock file (given as text), from Cargo's registry.
     CargoLock(&'a str),
-    /// Files and folders; a folder with packed data (`train.json`) is taken as it is.
+    /// Files and folders. A folder with packed data (`train.json`) is used directly.
     Paths(&'a [String]),
 }
 
 impl Corpus {
-    /// Reads, filters, splits, trains the tokenizer (or loads it) and packs, telling `say` what it does.
+    /// Reads, filters and splits the text, trains or loads the tokenizer, and packs. It reports its progress to `say`.
     pub fn prepare(
         source: &TextSource<'_>,
         data: &Data,
@@ -76,12 +77,12 @@ impl Corpus {
         Self::open(folder)
     }
 
-    /// What an earlier [`Corpus::prepare`] left in a run's folder.
+    /// Opens what an earlier [`Corpus::prepare`] stored in a run's folder.
     pub fn open(folder: &Path) -> Result<Self, DataError> {
         Self::open_in(&folder.join("tokenizer"), &folder.join("data"))
     }
 
-    /// The corpus of a run: packed in its folder, or taken as it was from where its plan's `text` says.
+    /// The corpus of a run: packed in its folder, or used directly from the path in its plan's `text`.
     pub fn of_run(folder: &Path, text: Option<&[String]>) -> Result<Self, DataError> {
         match text {
             Some([packed]) if !folder.join("data").is_dir() => Self::open_in(Path::new(packed), Path::new(packed)),
@@ -91,16 +92,16 @@ impl Corpus {
 
     fn open_in(tokenizer_folder: &Path, packed: &Path) -> Result<Self, DataError> {
         let tokenizer = Tokenizer::load(tokenizer_folder)?;
-        let files = ["tokenizer.json", "tokenizer_config.json"].map(|f| tokenizer_folder.join(f));
+        let files = FILES.into_iter().chain(["tokenizer_config.json"]).map(|f| tokenizer_folder.join(f));
         Ok(Self {
             train: Arc::new(Packed::open(packed, "train", &tokenizer)?),
             validation: Packed::open(packed, "validation", &tokenizer)?,
-            tokenizer_files: files.into_iter().filter(|f| f.is_file()).collect(),
+            tokenizer_files: files.filter(|f| f.is_file()).collect(),
             tokenizer: Arc::new(tokenizer),
         })
     }
 
-    /// Windows over the held-out documents, over all of them or over about `tokens` of them spread evenly.
+    /// Windows over all held-out documents, or over about `tokens` tokens spread evenly over them.
     pub fn validation(&self, seq_len: usize, tokens: Option<u64>) -> Result<EvalSet, DataError> {
         let options = EvalOptions { seq_len, overlap: 0, bos: true };
         let all = self.validation.documents();
@@ -132,8 +133,8 @@ impl Corpus {
     }
 }
 
-/// Trains the tokenizer (or loads it) and packs both sides of a split: the tokenizer into the first folder, tokens into the
-/// second, which may be the same.
+/// Trains or loads the tokenizer and packs both sides of a split. The tokenizer is written to the first folder, tokens
+/// to the second, which may be the same.
 pub fn pack_split(
     train: &[Document],
     validation: &[Document],
@@ -148,7 +149,7 @@ pub fn pack_split(
     let rate = pack::pack(packed, "train", train, &tokenizer, SHARD_TOKENS)?;
     pack::pack(packed, "validation", validation, &tokenizer, SHARD_TOKENS)?;
     say(&format!(
-        "packed {:.1} M tokens, {:.2} bytes a token, {:.0} MB/s",
+        "packed {:.1} M tokens, {:.2} bytes per token, {:.0} MB/s",
         rate.tokens as f64 / 1e6,
         rate.bytes as f64 / rate.tokens.max(1) as f64,
         rate.mb_per_second()
@@ -156,7 +157,7 @@ pub fn pack_split(
     Ok(())
 }
 
-/// What the filter keeps, with its report said: an error where that is almost nothing.
+/// The documents that the filter keeps. The filter's report is printed. It is an error if almost nothing is kept.
 fn filtered(
     documents: Vec<Document>,
     options: &FilterOptions,
@@ -182,7 +183,7 @@ fn read(source: &TextSource<'_>, text_field: &str, say: &mut dyn FnMut(&str)) ->
             let CargoSources { texts, found, missing } = cargo_sources::read(lock, &home)?;
             let absent = match missing.len() {
                 0 => String::new(),
-                n => format!(" ({n} more are not on this machine: other systems' packages)"),
+                n => format!(" ({n} more are not on this machine; they are for other systems)"),
             };
             say(&format!("reading the Rust sources of {} packages from Cargo's registry{absent}", found.len()));
             Ok(texts)

@@ -8,27 +8,28 @@ use hadal_watch::metrics::Validation;
 use hadal_watch::plot::{self, PlotError};
 use std::path::Path;
 
-/// As many tokens are run together as so many full windows have ...
+/// Number of full windows whose tokens are processed together ...
 const WINDOWS: usize = 8;
-/// ... and no more than these, unless one window has more, so that memory does not grow with the window.
+/// ... and the limit in tokens, so that memory does not grow with the window. A longer window is processed alone.
 const TOKENS: usize = 16_384;
 
-/// Summed loss and number of the targets at one place of the window.
+/// Summed loss and number of targets at one place of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AtPosition {
     /// Sum of the losses in nats.
     pub loss: f64,
-    /// Targets.
+    /// Number of targets.
     pub targets: u64,
 }
 
-/// Mean loss of the scored tokens and bits per byte of the text. `each` hears (windows done, windows) and ends the
-/// evaluation early by returning false; the numbers are then NaN.
+/// Mean loss of the scored tokens, and bits per byte of the text. `each` receives (windows done, number of windows). If
+/// it returns false, the evaluation ends and the numbers are NaN.
 pub fn evaluate(cx: &Cx, model: &Model, set: &EvalSet, each: &mut dyn FnMut(usize, usize) -> bool) -> Validation {
     evaluate_by_position(cx, model, set, each).0
 }
 
-/// As [`evaluate`], and the losses by the target's place in its window: what a longer context is worth.
+/// Like [`evaluate`], but also returns the losses by the target's place in its window, which shows the value of a
+/// longer context.
 pub fn evaluate_by_position(
     cx: &Cx,
     model: &Model,
@@ -59,29 +60,29 @@ pub fn evaluate_by_position(
     (mean, places)
 }
 
-/// Stretches of a window whose mean losses are told.
+/// Number of stretches of a window for which mean losses are reported.
 const STRETCHES: usize = 32;
 
 /// Mean loss in a stretch of the window.
 pub struct Stretch {
     /// First place.
     pub from: usize,
-    /// The place after its last.
+    /// The place after the last.
     pub to: usize,
-    /// Mean, in nats a token.
+    /// Mean loss, in nats per token.
     pub loss: f64,
-    /// Targets in it.
+    /// Number of targets in it.
     pub targets: u64,
 }
 
 impl Stretch {
-    /// Its middle.
+    /// The middle of the stretch.
     pub fn middle(&self) -> f64 {
         (self.from + self.to) as f64 / 2.0
     }
 }
 
-/// The window in `STRETCHES`, without those that no document is long enough for.
+/// Divides the window into `STRETCHES` parts. Those for which no document is long enough are left out.
 pub fn by_place(places: &[AtPosition]) -> Vec<Stretch> {
     let size = places.len().div_ceil(STRETCHES);
     let stretch = |(i, part): (usize, &[AtPosition])| {
@@ -108,8 +109,8 @@ pub fn write_by_place(folder: &Path, title: &str, places: &[AtPosition]) -> Resu
     plot::by_position(&folder.join("by_position.svg"), title, &[("", points)])
 }
 
-/// Hands the windows of `set` to `run`, as many at a time as there is room for, each a segment of its own length, with the
-/// number of windows done after them, until it returns false; says whether it never did.
+/// Passes the windows of `set` to `run`, as many at a time as fit, each as a segment of its own length. `run` also
+/// receives the number of windows done after them. It stops if `run` returns false, and then returns false itself.
 pub fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> bool) -> bool {
     let room = (WINDOWS * set.seq_len()).min(TOKENS);
     let (mut input, mut done) = (Input::new(cx, 0), 0);
@@ -120,7 +121,7 @@ pub fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> 
             tokens <= room
         });
         let windows = &set.windows[done..=done + more.count()];
-        // What is read before the first scored target has no weight.
+        // Tokens before the first scored target have no weight.
         let weights: Vec<Option<Vec<f32>>> = windows.iter().map(unscored).collect();
         input.set(windows.iter().zip(&weights).map(|(window, weights)| {
             let weights = weights.as_deref();
@@ -134,7 +135,7 @@ pub fn each_input(cx: &Cx, set: &EvalSet, run: &mut dyn FnMut(&Input, usize) -> 
     true
 }
 
-/// Weights of a window's tokens as targets: none where all count.
+/// Weights of a window's tokens as targets. `None` if all count.
 fn unscored(window: &EvalWindow) -> Option<Vec<f32>> {
     let first = window.first_scored();
     (first > 0).then(|| (0..=window.inputs()).map(|token| if token <= first { 0.0 } else { 1.0 }).collect())
@@ -150,7 +151,8 @@ mod tests {
     use hadal_weights::ModelConfig;
     use hadal_weights::precision::Precision;
 
-    /// A small configuration, and windows of at most `seq_len` tokens over texts that a tokenizer of its size has learned.
+    /// A small configuration, and windows of at most `seq_len` tokens over texts. The tokenizer has the configuration's
+    /// size and is trained on the texts.
     fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
         let mut config = ModelConfig::from_file(fixture).unwrap();
@@ -161,7 +163,8 @@ mod tests {
         (config, EvalSet::of_texts(texts, &tokenizer, EvalOptions { seq_len, overlap, bos: true }).unwrap())
     }
 
-    /// Windows of many lengths run together have the losses, to the bit, and the places that each has alone.
+    /// Windows of different lengths are processed together. Each has exactly the same losses and places as when it is
+    /// processed alone.
     #[test]
     fn windows_together_are_as_windows_alone() {
         let texts =

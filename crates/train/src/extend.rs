@@ -1,4 +1,4 @@
-//! The extensions after a run's main part: longer contexts, each a run of its own in the run's folder.
+//! The extensions after a run's main part: longer contexts. Each is a run of its own inside the run's folder.
 
 use crate::objective::Make;
 use crate::run;
@@ -9,18 +9,19 @@ use hadal_weights::folder;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the `number`th extension (from 1) of a run lies: `extension-N`, or `stage-N` in a run of an older version.
+/// The folder of the `number`th extension of a run, counted from 1: `extension-N`, or `stage-N` in a run of an older
+/// version.
 pub fn extension_folder(run: &Path, number: usize) -> PathBuf {
     let old = run.join(format!("stage-{number}"));
     if old.is_dir() { old } else { run.join(format!("extension-{number}")) }
 }
 
-/// A run is finished once its model is there.
+/// Whether a run is finished, which means that its model exists.
 pub fn is_finished(run: &Path) -> bool {
     run.join("model").join("config.json").is_file()
 }
 
-/// Trains the extensions of a finished run that are not finished themselves; says whether all are now.
+/// Trains the unfinished extensions of a finished run. Returns whether all of them are finished now.
 pub fn run_extensions(main: &Session, make: Make, plain: bool, say: Say<'_>) -> Result<bool, SessionError> {
     let mut before = main.folder.clone();
     for (i, plan) in main.plan.extensions.iter().enumerate() {
@@ -30,7 +31,7 @@ pub fn run_extensions(main: &Session, make: Make, plain: bool, say: Say<'_>) -> 
             continue;
         }
         let resumed = folder.join(PLAN_FILE).exists();
-        // An extension that has begun keeps the plan it began with.
+        // An extension that has started keeps its stored plan.
         let plan = if resumed { Plan::load(&folder)? } else { plan.clone() };
         let start = folder::checkpoints(&before.join("checkpoints"))?
             .pop()

@@ -1,4 +1,4 @@
-//! Training: the step, the optimiser, the run with its checkpoints, and what a run's folder holds.
+//! Training: the step, the optimiser, the run with its checkpoints, and the contents of a run's folder.
 
 pub mod bench;
 pub mod checkpoint;

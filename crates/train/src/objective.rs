@@ -1,5 +1,5 @@
-//! What a run optimises. The run loop does the rest (steps, spikes, validation, checkpoints, metrics, the view) and knows of
-//! an objective only what this trait says.
+//! The trait for what a run optimises. The run loop does everything else: steps, spikes, validation, checkpoints,
+//! metrics, the view. It knows an objective only through this trait.
 
 use crate::corpus::Corpus;
 use crate::run::RunError;
@@ -10,45 +10,47 @@ use hadal_recipe::plan::Plan;
 use hadal_recipe::schedule::StepPlan;
 use serde_json::Value;
 
-/// Rows the loader prepares ahead.
+/// Number of rows that the loader prepares in advance.
 const AHEAD: usize = 64;
 
-/// Where batches come from, and what is known of them beside their losses.
+/// A source of batches, and of figures about them beside their losses.
 pub trait Objective {
-    /// Fills `batch` with the sequences of the next step. The trainer is lent for the call: an objective may run the model.
+    /// Fills `batch` with the sequences of the next step. The objective may use the trainer during the call, for
+    /// example to run the model.
     fn next_batch(&mut self, trainer: &mut Trainer, step: &StepPlan, batch: &mut StepBatch) -> Result<(), RunError>;
 
-    /// Figures of the last batch by name. They go into the log, the view, TensorBoard and the plots.
+    /// Figures of the last batch by name. They appear in the log, the view, TensorBoard and the plots.
     fn figures(&self) -> Vec<(String, f64)> {
         Vec::new()
     }
 
-    /// What it goes on from after the last batch.
+    /// The state from which it continues after the last batch.
     fn state(&self) -> Value;
 
-    /// Tensors that belong to its state, by name: always the same names and shapes.
+    /// Tensors that belong to its state, by name. Names and shapes are always the same.
     fn tensors(&self) -> Vec<(&str, &Tensor)> {
         Vec::new()
     }
 
-    /// The same, to be filled before [`Objective::resume`].
+    /// The same tensors, to be filled before [`Objective::resume`].
     fn tensors_mut(&mut self) -> Vec<(&str, &mut Tensor)> {
         Vec::new()
     }
 
-    /// Goes on from what [`Objective::state`] said.
+    /// Continues from the result of [`Objective::state`].
     fn resume(&mut self, state: Value) -> Result<(), RunError>;
 
-    /// Seconds that steps have waited for data so far.
+    /// Seconds that steps have spent waiting for data so far.
     fn waited(&self) -> f64 {
         0.0
     }
 }
 
-/// Makes the objective that a plan names, over a run's text.
+/// Makes the objective that a plan names, for a run's text.
 pub type Make = fn(&Plan, &Corpus) -> Result<Box<dyn Objective>, RunError>;
 
-/// Next tokens of the packed text, in rows of one length: pre-training, and the extension of its context.
+/// The next tokens of the packed text, in rows of one length. It is used for pre-training and for the extension of the
+/// context.
 pub struct Pretraining {
     loader: Box<dyn Fn(Option<Cursor>) -> Result<Loader, RunError>>,
     rows: Option<Loader>,
@@ -58,10 +60,10 @@ pub struct Pretraining {
 }
 
 impl Pretraining {
-    /// The name in recipes.
+    /// Its name in recipes.
     pub const NAME: &str = "pretraining";
 
-    /// Over the text of a run.
+    /// The objective for the text of a run.
     pub fn new(plan: &Plan, corpus: &Corpus) -> Self {
         let (packed, tokenizer, options) = (corpus.train.clone(), corpus.tokenizer.clone(), stream_options(plan));
         let seq_len = options.seq_len;
@@ -84,7 +86,7 @@ impl Objective for Pretraining {
             Some(rows) => rows,
             none => none.insert((self.loader)(self.cursor)?),
         };
-        // The tokens' memory goes back and forth between the two.
+        // The memory of the tokens is swapped between the two.
         std::mem::swap(&mut self.batch.tokens, &mut batch.tokens);
         rows.next_batch_into(step.sequences as usize, &mut self.batch)?;
         std::mem::swap(&mut self.batch.tokens, &mut batch.tokens);
@@ -98,10 +100,10 @@ impl Objective for Pretraining {
     }
 
     fn resume(&mut self, state: Value) -> Result<(), RunError> {
-        // What other objectives keep of the same rows lies in theirs.
+        // Other objectives that use the same rows store this state inside their own.
         let state = state.get(Self::NAME).cloned().unwrap_or(state);
         self.cursor = serde_json::from_value(state)
-            .map_err(|e| RunError::Mismatch(format!("the checkpoint's place in the data is not one: {e}")))?;
+            .map_err(|e| RunError::Mismatch(format!("the checkpoint's position in the data cannot be read: {e}")))?;
         self.rows = None;
         Ok(())
     }
@@ -111,7 +113,7 @@ impl Objective for Pretraining {
     }
 }
 
-/// The objective of a plan, of those that this crate has.
+/// Makes the objective of a plan, among those in this crate.
 pub fn make(plan: &Plan, corpus: &Corpus) -> Result<Box<dyn Objective>, RunError> {
     let objective = &plan.objective;
     if objective.name != Pretraining::NAME {
@@ -124,7 +126,7 @@ pub fn make(plan: &Plan, corpus: &Corpus) -> Result<Box<dyn Objective>, RunError
     Ok(Box::new(Pretraining::new(plan, corpus)))
 }
 
-/// The loader's settings of a plan.
+/// The loader's settings in a plan.
 pub fn stream_options(plan: &Plan) -> StreamOptions {
     StreamOptions {
         seq_len: plan.data.seq_len,

@@ -12,22 +12,23 @@ pub struct OptimConfig {
     pub beta1: f32,
     /// Decay of the second moment.
     pub beta2: f32,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f32,
-    /// Decoupled decay of matrices.
+    /// Decoupled weight decay of matrices.
     pub weight_decay: f32,
-    /// Format of the moments.
+    /// Storage format of the moments.
     pub moments: DType,
 }
 
-/// The f32 master weights that the model does not have itself, by index: those of what is multiplied in another format. What
-/// layers read in f32 (norms, biases, router, embedding) is its own master and lies in the model.
+/// The f32 master weights that are not in the model itself, by index. These are the masters of weights that are
+/// multiplied in another format. Weights that layers read in f32 (norms, biases, router, embedding) are in the model
+/// and are their own masters.
 pub struct Masters {
     own: Vec<Option<Tensor>>,
 }
 
 impl Masters {
-    /// Fills masters from `values` in f32, and packs the model's weights from them.
+    /// Fills the masters from `values` in f32 and packs the model's weights from them.
     pub fn fill(cx: &Cx, model: &mut Model, values: &dyn Values) -> Result<Self, hadal_weights::Error> {
         let own = |p: &&Param| (!p.is_own_master()).then(|| cx.fixed(&p.spec.shape, DType::F32));
         let mut masters = Self { own: model.params().iter().map(own).collect() };
@@ -45,7 +46,7 @@ impl Masters {
         self.own[p.index].as_ref().unwrap_or_else(|| p.table())
     }
 
-    /// Lets `write` change the master of every parameter, and packs the model's weights anew.
+    /// Lets `write` change the master of every parameter, then packs the model's weights again.
     pub fn write(&mut self, cx: &Cx, model: &mut Model, mut write: impl FnMut(Parameter, &mut Tensor)) {
         let own = &mut self.own;
         model.visit_mut(&mut |p| {
@@ -61,29 +62,30 @@ impl Masters {
     }
 }
 
-/// The model in training is the trainer's own.
+/// The trainer's model is not shared, so this cannot fail.
 pub(crate) fn unshared<T>(result: Result<T, hadal_model::Shared>) -> T {
     result.unwrap_or_else(|shared| panic!("training: {shared}"))
 }
 
-/// First and second moments of every parameter that is trained, by index, and the number of updates made.
+/// First and second moments of every trained parameter, by index, and the number of updates so far.
 pub struct Optimizer {
     cfg: OptimConfig,
-    /// Moments by index; none for a parameter that is not trained.
+    /// Moments by index. `None` for a parameter that is not trained.
     pub moments: Vec<Option<(Tensor, Tensor)>>,
-    /// Updates made so far.
+    /// Number of updates so far.
     pub updates: u64,
 }
 
 impl Optimizer {
-    /// Zero moments for the parameters of `model` that have a gradient: frozen ones have none.
+    /// Zero moments for the parameters of `model` that have a gradient. Frozen parameters have none.
     pub fn new(cx: &Cx, model: &Model, grads: &Grads, cfg: OptimConfig) -> Self {
         let zeros = |p: &Param| cx.fixed(&p.spec.shape, cfg.moments);
         let moments = model.params().iter().map(|p| grads.get(p.index).map(|_| (zeros(p), zeros(p)))).collect();
         Self { cfg, moments, updates: 0 }
     }
 
-    /// One update of all weights with gradients times `grad_scale`; what layers read is packed in the same pass.
+    /// Updates all weights once, with the gradients times `grad_scale`. The same pass packs the weights that layers
+    /// read.
     pub fn update(
         &mut self,
         cx: &Cx,
@@ -107,6 +109,7 @@ impl Optimizer {
                 (Stored::Both(table, packed), _) => adamw::step_packed(cx, table, grad, m, v, &hp, packed),
                 (Stored::Table(table), _) => adamw::step(cx, table, grad, m, v, &hp),
                 (Stored::Packed(_), None) => unreachable!("what is only packed has its master here"),
+                (Stored::Quantised(_), _) => unreachable!("a model that is trained has no quantised weights"),
             }
         });
     }
@@ -117,21 +120,22 @@ pub fn grad_norm(cx: &Cx, grads: &Grads) -> f64 {
     grads.iter().map(|g| reduce::sum_squares(cx, g)).sum::<f64>().sqrt()
 }
 
-/// The factor that brings a gradient of norm `norm` down to `clip` (1 if it is below, or if `clip` is 0: off).
+/// The factor that reduces a gradient of norm `norm` to `clip`. It is 1 if the norm is smaller, or if `clip` is 0 (no
+/// clipping).
 pub fn clip_scale(norm: f64, clip: f64) -> f32 {
     if clip > 0.0 && norm > clip { (clip / (norm + 1e-6)) as f32 } else { 1.0 }
 }
 
 /// Exponential moving average of the weights in f32 (report 3.2.3), by index.
 pub struct Ema {
-    /// Averages by index; none for a parameter that is not trained.
+    /// Averages by index. `None` for a parameter that is not trained.
     pub values: Vec<Option<Tensor>>,
-    /// Share of the old average kept at each step.
+    /// Share of the old average that each step keeps.
     pub decay: f32,
 }
 
 impl Ema {
-    /// Starts at the present weights.
+    /// Starts with the present weights.
     pub fn new(cx: &Cx, model: &Model, masters: &Masters, grads: &Grads, decay: f32) -> Self {
         let copy = |p: &&Param| {
             grads.get(p.index)?;
@@ -142,7 +146,7 @@ impl Ema {
         Self { values: model.params().iter().map(copy).collect(), decay }
     }
 
-    /// Runs `look` on the model with the averages in place of its weights.
+    /// Runs `look` on the model while the averages replace its weights.
     pub fn with<R>(&mut self, cx: &Cx, model: &mut Model, masters: &mut Masters, look: impl FnOnce(&Model) -> R) -> R {
         self.exchange(cx, model, masters);
         let seen = look(model);
@@ -150,7 +154,7 @@ impl Ema {
         seen
     }
 
-    /// Exchanges averages and masters; another call takes it back.
+    /// Exchanges averages and masters. A second call undoes it.
     fn exchange(&mut self, cx: &Cx, model: &mut Model, masters: &mut Masters) {
         let mut averages = self.values.iter_mut();
         masters.write(cx, model, |_, master| {

@@ -1,27 +1,27 @@
-//! Whether a machine still trains as fast as when its run was planned.
+//! Detects whether a machine trains more slowly than when its run was planned.
 
-/// Seconds of training over which a rate is taken.
+/// Seconds of training over which a rate is measured.
 const SECONDS: f64 = 30.0;
-/// A rate below this share of the expected one is told.
+/// A rate below this share of the expected one is reported.
 const SLOWER: f64 = 0.8;
 
-/// Compares the rate of training with the one that the length of the run was made from.
+/// Compares the training rate with the rate that the length of the run was computed from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Tokens a second, as planned or as told last.
+    /// Tokens per second, as planned or as last reported.
     expected: f64,
     tokens: u64,
     seconds: f64,
 }
 
 impl Pace {
-    /// Expects `rate` tokens a second.
+    /// Expects `rate` tokens per second.
     pub(crate) fn new(rate: f64) -> Self {
         Self { expected: rate, tokens: 0, seconds: 0.0 }
     }
 
-    /// Hears of a step. Says once when the machine has become slower, and again when it has become slower still. `left` is
-    /// the number of tokens to the end of the run.
+    /// Records a step. Returns a message once when the machine has become slower, and again when it has become even
+    /// slower. `left` is the number of tokens to the end of the run.
     pub(crate) fn step(&mut self, tokens: u64, seconds: f64, left: u64) -> Option<String> {
         self.tokens += tokens;
         self.seconds += seconds;

@@ -1,7 +1,9 @@
-//! A run from its first step (or its last checkpoint) to its last: data, steps, watch, validation, checkpoints, logs.
+//! A run from its first step, or its last checkpoint, to its end: data, steps, spike watch, validation, checkpoints,
+//! logs.
 //!
-//! Everything a step depends on is in the plan, the checkpoint and the data cursor, so a run that was killed at any
-//! moment goes on to the same bits as one that was not. Times and rates are for people and stay out of the state.
+//! Everything that a step depends on is in the plan, the checkpoint and the data cursor. So a run that was killed at
+//! any moment continues to the same bits as an unbroken one. Times and rates are only information and are not part of
+//! the state.
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::Corpus;
@@ -27,50 +29,50 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Every so many steps the experts' loads are logged whole (they are most of a line).
+/// Interval in steps at which the loads of all experts are logged. They take up most of a line.
 const LOADS_EVERY: u64 = 10;
 
-/// Seconds of a measurement of the processor's peak, at the start of the run and at each validation.
+/// Seconds for measuring the processor's peak: at the start of the run, and at each validation.
 const PEAK_SECONDS: [f64; 2] = [0.2, 0.02];
 
-/// Why a run ended before its end.
+/// Why a run stopped before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Reading text or packed tokens.
+    /// Text or packed tokens could not be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Saving or resuming.
+    /// Saving or resuming failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Writing metrics, looking for checkpoints.
+    /// Metrics could not be written, or checkpoints not listed.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// Reading weights to start from.
+    /// The initial weights could not be read.
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),
-    /// The loss went where the recipe does not follow.
+    /// The loss diverged, and the recipe allows no further recovery.
     #[error("the run stopped: {0}")]
     Diverged(String),
-    /// Plan and data do not fit.
+    /// Plan and data do not match.
     #[error("{0}")]
     Mismatch(String),
 }
 
-/// What a checkpoint remembers beside tensors.
+/// What a checkpoint stores besides tensors.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps made.
+    /// Number of steps.
     pub step: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// Optimiser updates made (a skipped step makes none).
+    /// Number of optimiser updates. A skipped step makes none.
     pub updates: u64,
-    /// Where the objective goes on. (Before there were objectives: the place in the data.)
+    /// State of the objective. In older checkpoints it is the position in the data.
     #[serde(default, alias = "cursor")]
     pub objective: Value,
-    /// The spike watch.
+    /// State of the spike watch.
     pub watch: SpikeWatch,
-    /// Tokens each expert got over the run, for each MoE layer.
+    /// Tokens that each expert received during the run, for each MoE layer.
     pub loads: Vec<Vec<u64>>,
     /// Seconds of training, over all resumes.
     pub elapsed: f64,
@@ -79,15 +81,15 @@ pub struct Progress {
 /// How a run ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Whether it reached the plan's last token (false: the user stopped it).
+    /// Whether it reached the plan's last token. It is false if the user stopped it.
     pub finished: bool,
     /// The last checkpoint.
     pub checkpoint: PathBuf,
-    /// Where it stands.
+    /// The progress at the end.
     pub progress: Progress,
 }
 
-/// A fresh trainer for a plan: initial weights from the seed, or those of a checkpoint.
+/// A new trainer for a plan, with initial weights from the seed or from a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
     let cx = plan.formats().cx(plan.run.threads);
     let checkpoint = init.map(|path| Checkpoint::open_with(path, plan.model.clone())).transpose()?;
@@ -107,7 +109,7 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
     Ok(Trainer::new(cx, &plan.model, plan.precision, values, optim, plan.ema_decay as f32)?)
 }
 
-/// Tokens a second of training steps as `plan` has them, measured for about `seconds` on a trainer of its own.
+/// Tokens per second of training steps with the settings of `plan`, measured for about `seconds` on a separate trainer.
 pub fn measure(plan: &Plan, corpus: &Corpus, make: Make, seconds: f64) -> Result<f64, RunError> {
     let mut trainer = trainer(plan, None)?;
     let mut objective = make(plan, corpus)?;
@@ -117,7 +119,7 @@ pub fn measure(plan: &Plan, corpus: &Corpus, make: Make, seconds: f64) -> Result
     let step = StepPlan { sequences: plan.schedule.batch.to, ..step };
     let (mut batch, mut rates) = (StepBatch::default(), Vec::new());
     let start = Instant::now();
-    // The first steps find cold memory and do not count.
+    // The first steps run on cold memory and do not count.
     while rates.len() < 4 || start.elapsed().as_secs_f64() < seconds {
         objective.next_batch(&mut trainer, &step, &mut batch)?;
         let begin = Instant::now();
@@ -131,7 +133,7 @@ pub fn measure(plan: &Plan, corpus: &Corpus, make: Make, seconds: f64) -> Result
     Ok(counted[counted.len() / 2])
 }
 
-/// What the schedules and the plan say about the step after `tokens`; none when the run is over.
+/// The settings for the step after `tokens` from the schedules and the plan. `None` when the run is over.
 pub fn settings(plan: &Plan, tokens: u64) -> Option<(StepSettings, StepPlan)> {
     let step = plan.schedule.step(tokens)?;
     let groups = match plan.balance.method {
@@ -165,7 +167,8 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Begins a run in `folder`, or goes on from its last checkpoint if `resume` (from the start if there is none).
+    /// Starts a run in `folder`. With `resume` it continues from the last checkpoint, or from the start if there is
+    /// none.
     pub fn new(
         plan: &'a Plan,
         corpus: &'a Corpus,
@@ -178,7 +181,7 @@ impl<'a> Run<'a> {
         if vocab > plan.model.vocab_size {
             let have = plan.model.vocab_size;
             return Err(RunError::Mismatch(format!(
-                "the tokenizer has {vocab} tokens, the model rows for {have}: set model.vocab_size to at least {vocab}"
+                "the tokenizer has {vocab} tokens, but the model has rows for only {have}: set model.vocab_size to at least {vocab}"
             )));
         }
         let experts = plan.model.n_routed_experts;
@@ -196,8 +199,8 @@ impl<'a> Run<'a> {
         Ok(Self { plan, corpus, folder, trainer, objective, progress, quick, flops, peak, last_checkpoint, pace: None })
     }
 
-    /// Begins where the run that left this checkpoint ended, with its weights, moments and place in the data, unless this
-    /// run has checkpoints of its own to go on from.
+    /// Starts from this checkpoint, where another run ended, with its weights, moments and position in the data. If
+    /// this run has checkpoints of its own, it continues from those instead.
     pub fn after(mut self, checkpoint: &Path) -> Result<Self, RunError> {
         if self.last_checkpoint.is_none() {
             self.progress.objective = restore(&mut self.trainer, self.objective.as_mut(), checkpoint)?.objective;
@@ -206,18 +209,19 @@ impl<'a> Run<'a> {
         Ok(self)
     }
 
-    /// Tells when training becomes slower than `rate` tokens a second, from which the run's length was made.
+    /// Reports if training becomes slower than `rate` tokens per second. The length of the run was computed from this
+    /// rate.
     pub fn expecting(mut self, rate: f64) -> Self {
         self.pace = Some(Pace::new(rate));
         self
     }
 
-    /// Where it stands.
+    /// The progress so far.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Runs to the end of the plan, or until the user stops it. The trainer comes back with the last weights.
+    /// Runs to the end of the plan, or until the user stops it. Returns the trainer with the last weights.
     pub fn run(mut self, mode: Mode) -> Result<(Trainer, Outcome), RunError> {
         let outcome = self.steps(mode)?;
         Ok((self.trainer, outcome))
@@ -228,7 +232,7 @@ impl<'a> Run<'a> {
         let mut log = MetricsLog::open(self.folder, self.progress.step)?;
         let mut events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;
         if self.plan.spike.action == SpikeAction::Rollback && self.last_checkpoint.is_none() {
-            self.save()?; // something to go back to
+            self.save()?; // a rollback needs a checkpoint
         }
         let mut batch = StepBatch::default();
         let mut finished = true;
@@ -250,9 +254,9 @@ impl<'a> Run<'a> {
                     self.trainer.update(&settings, norm);
                     if let Response::Continue(what) = verdict { Some(what) } else { None }
                 }
-                Response::Skip(what) => Some(format!("{what}; step left out")),
+                Response::Skip(what) => Some(format!("{what}; step skipped")),
                 Response::Rollback(what) => {
-                    live.message(&format!("{what}; back to the last checkpoint"));
+                    live.message(&format!("{what}; going back to the last checkpoint"));
                     self.roll_back()?;
                     log = MetricsLog::open(self.folder, self.progress.step)?;
                     events = EventFile::create(&self.folder.join("tensorboard"), self.progress.step)?;
@@ -273,7 +277,8 @@ impl<'a> Run<'a> {
             let layers = self.layers();
             let due = |every: hadal_recipe::schedule::Every| every.is_due(step, before, before + tokens);
             if due(self.plan.eval_every) {
-                // Others may have had the processor before: the peak is the best that was seen.
+                // Other programs may have used the processor during earlier measurements. The peak is the best one so
+                // far.
                 self.peak = self.peak.max(gemm::peak_gflops(&self.trainer.cx, PEAK_SECONDS[1]) * 1e9);
             }
             let last = before + tokens >= self.plan.schedule.total_tokens;
@@ -310,7 +315,8 @@ impl<'a> Run<'a> {
             if due(self.plan.checkpoint_every) && !last {
                 match self.save() {
                     Ok(path) => live.message(&format!("saved {}", path.display())),
-                    // The run is worth more than this checkpoint: the earlier ones are whole, the next may succeed.
+                    // A failed checkpoint does not end the run: earlier checkpoints are intact, and the next save may
+                    // succeed.
                     Err(error) => live.message(&format!("WARNING: no checkpoint saved: {error}")),
                 }
             }
@@ -320,7 +326,7 @@ impl<'a> Run<'a> {
         Ok(Outcome { finished, checkpoint, progress: self.progress.clone() })
     }
 
-    /// Loss and bits per byte of the held-out text. None where nothing is held out, or where the user stopped it.
+    /// Loss and bits per byte of the held-out text. `None` if nothing is held out or the user stopped it.
     fn validate(&mut self, live: &Live) -> Option<Validation> {
         if self.quick.scored == 0 {
             return None;
@@ -335,7 +341,7 @@ impl<'a> Run<'a> {
         v.loss.is_finite().then_some(v)
     }
 
-    /// Adds the step's loads to the run's and describes both.
+    /// Adds the step's loads to the run's loads and describes both.
     fn layers(&mut self) -> Vec<LayerLoad> {
         let model = &self.plan.model;
         let depths = model.num_hidden_layers + model.num_nextn_predict_layers;
@@ -366,26 +372,26 @@ impl<'a> Run<'a> {
         Ok(path)
     }
 
-    /// Back to the last checkpoint, but not to its data: what was read since is left out.
+    /// Goes back to the last checkpoint, but not to its position in the data. The data read since then is skipped.
     fn roll_back(&mut self) -> Result<(), RunError> {
         let Some(path) = self.last_checkpoint.clone() else {
             return Err(RunError::Diverged("there is no checkpoint to go back to".into()));
         };
         let before = std::mem::take(&mut self.progress.watch);
         let elapsed = self.progress.elapsed;
-        // The objective stays where it is.
+        // The objective keeps its position.
         self.progress = checkpoint::load(&mut self.trainer, &path)?;
         self.trainer.optimizer.updates = self.progress.updates;
         self.progress.watch.after_rollback(&before);
         self.progress.objective = self.objective.state();
         self.progress.elapsed = elapsed;
-        // Kept, so that after a kill now the left-out data stays left out.
+        // This is saved, so that the data stays skipped even if the run is killed now.
         self.save()?;
         Ok(())
     }
 }
 
-/// Puts a checkpoint's state into a trainer and into the tensors of an objective.
+/// Loads a checkpoint's state into a trainer and into the tensors of an objective.
 fn restore(trainer: &mut Trainer, objective: &mut dyn Objective, path: &Path) -> Result<Progress, CheckpointError> {
     let progress: Progress = checkpoint::load(trainer, path)?;
     trainer.optimizer.updates = progress.updates;
@@ -393,7 +399,7 @@ fn restore(trainer: &mut Trainer, objective: &mut dyn Objective, path: &Path) ->
     Ok(progress)
 }
 
-/// Resident memory of this process, 0 where the system does not say.
+/// Resident memory of this process in bytes. 0 if the system does not report it.
 pub fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|v| v.parse().ok()).unwrap_or(0);

@@ -1,4 +1,5 @@
-//! A run's folder from its recipe on: text read and packed, the plan, training, what is left behind at its end.
+//! A run's folder from its recipe to its end: reading and packing text, the plan, training, plots and the finished
+//! model.
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::{Corpus, TextSource};
@@ -17,41 +18,42 @@ use hadal_weights::WeightFormat;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The lock file that the program was built with: the packages whose sources are the default text.
+/// The lock file that the program was built with. The sources of its packages are the default text.
 pub const LOCK: &str = include_str!("../../../Cargo.lock");
 
-/// Seconds of training that fix the length of a run whose recipe leaves it to the machine.
+/// Seconds of training that are measured to compute the length of a run, if the recipe leaves the length to the
+/// machine.
 const MEASURE_SECONDS: f64 = 8.0;
 
-/// Hears what is being done, a line at a time.
+/// Receives progress messages, one line at a time.
 pub type Say<'a> = &'a dyn Fn(&str);
 
-/// Why a run could not begin, go on or end.
+/// Why a run could not start, continue or end.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The folder is another run's.
-    #[error("{} holds a run already: go on with it (--resume), choose another folder, or remove it", .0.display())]
+    /// The folder contains another run.
+    #[error("{} already holds a run: continue it with --resume, choose another folder, or remove it", .0.display())]
     Taken(PathBuf),
     /// There is no run in the folder.
     #[error("nothing to resume in {}: start without --resume", .0.display())]
     NothingToResume(PathBuf),
-    /// A run goes on by its plan, and this command asks for something else.
+    /// A run keeps its plan, and this command asks for different settings.
     #[error(
-        "the run in {} has begun with other settings, and a resumed run keeps them (the run's / this command's): {}; \
-         leave these out, or begin a new run with another run.out",
+        "the run in {} has other settings, and a resumed run keeps its settings (the run's / this command's): {}; \
+         leave these out, or start a new run with another run.out",
         folder.display(),
         settings.join("; ")
     )]
     OtherSettings {
-        /// The run.
+        /// The run's folder.
         folder: PathBuf,
         /// Keys with both values.
         settings: Vec<String>,
     },
-    /// A run without a checkpoint, of which an extension was to begin.
-    #[error("{} has no checkpoint for extension {number} to begin with", folder.display())]
+    /// An extension cannot start because the run has no checkpoint.
+    #[error("{} has no checkpoint from which extension {number} could start", folder.display())]
     NoCheckpoint {
-        /// The run.
+        /// The run's folder.
         folder: PathBuf,
         /// Number of the extension, from 1.
         number: usize,
@@ -59,25 +61,25 @@ pub enum SessionError {
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The recipe.
+    /// The recipe has an error.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The plan in the folder.
+    /// The plan in the folder cannot be used.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Text, tokenizer, packed tokens.
+    /// An error in text, tokenizer or packed tokens.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Training.
+    /// Training failed.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// Looking for checkpoints.
+    /// Checkpoints could not be listed, or a folder not created.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Writing the finished model.
+    /// The finished model could not be written.
     #[error(transparent)]
     Weights(#[from] hadal_weights::Error),
-    /// Plots.
+    /// A plot could not be made.
     #[error(transparent)]
     Plot(#[from] PlotError),
 }
@@ -86,33 +88,33 @@ type Result<T, E = SessionError> = std::result::Result<T, E>;
 
 /// A run's folder with its plan and data.
 pub struct Session {
-    /// Where it lies.
+    /// The folder.
     pub folder: PathBuf,
-    /// What it is to do.
+    /// The plan.
     pub plan: Plan,
     /// Its text.
     pub corpus: Arc<Corpus>,
-    /// Whether it had begun before.
+    /// Whether it existed before.
     pub resumed: bool,
-    /// Checkpoint of the run that this one begins after.
+    /// Checkpoint of the previous run, from which this one starts.
     pub after: Option<PathBuf>,
-    /// Tokens a second from which the length of the run was made, if it was just measured.
+    /// Tokens per second that the length of the run was computed from, if the rate was just measured.
     pub rate: Option<f64>,
 }
 
-/// A new run whose text is read and packed.
+/// A new run whose text has been read and packed.
 pub struct Prepared {
-    /// What was written.
+    /// The recipe as written.
     pub recipe: Recipe,
     /// Its text.
     pub corpus: Corpus,
-    /// Its plan but for the length.
+    /// Its plan, whose length is not yet fixed.
     draft: Plan,
     folder: PathBuf,
 }
 
 impl Prepared {
-    /// Reads the text of a recipe into its folder, which must not hold a run.
+    /// Reads the text of a recipe into its folder, which must not contain a run.
     pub fn new(recipe: Recipe, say: Say<'_>) -> Result<Self> {
         let folder = PathBuf::from(&recipe.run.out);
         if folder.join(PLAN_FILE).exists() {
@@ -128,7 +130,7 @@ impl Prepared {
         Ok(Self { recipe, corpus, draft, folder })
     }
 
-    /// Fixes the run's plan; `rate` is this machine's, for a recipe that leaves its length to it.
+    /// Fixes the run's plan. `rate` is the measured rate of this machine, for a recipe that leaves the length to it.
     pub fn begin(self, rate: Option<f64>) -> Result<Session> {
         let plan = Plan::new(&self.recipe, rate)?;
         plan.save(&self.folder)?;
@@ -137,14 +139,14 @@ impl Prepared {
 }
 
 impl Session {
-    /// Prepares a new run. `minutes_left` is asked, once the data is there, how long training may take, if the recipe
-    /// leaves that to the machine.
+    /// Prepares a new run. If the recipe leaves the length to the machine, `minutes_left` is called when the data is
+    /// ready, and returns how long training may take.
     pub fn begin(recipe: Recipe, make: Make, minutes_left: impl FnOnce() -> Option<f64>, say: Say<'_>) -> Result<Self> {
         let mut prepared = Prepared::new(recipe, say)?;
         let mut rate = None;
         if Plan::needs_measurement(&prepared.recipe) {
             let found = run::measure(&prepared.draft, &prepared.corpus, make, MEASURE_SECONDS)?;
-            say(&format!("this machine trains {found:.0} tokens a second"));
+            say(&format!("this machine trains {found:.0} tokens per second"));
             if let Some(minutes) = minutes_left() {
                 prepared.recipe.schedule.minutes = minutes;
             }
@@ -163,9 +165,9 @@ impl Session {
         Ok(Self { folder: folder.to_owned(), plan, corpus: Arc::new(corpus), resumed: true, after: None, rate: None })
     }
 
-    /// Opens a stopped run with the recipe of the command that resumes it. The run goes on by its plan. What the command
-    /// overrides in the recipe must agree with the plan; what else the recipe says otherwise is told and not used. Threads
-    /// are the recipe's, since they change no result.
+    /// Opens a stopped run with the recipe of the command that resumes it. The run keeps its plan. Overrides in the
+    /// command must agree with the plan. Other differences in the recipe are reported and ignored. The number of
+    /// threads comes from the recipe, because it does not affect the result.
     pub fn resume_with(recipe: &Recipe, say: Say<'_>) -> Result<Self> {
         let mut session = Self::resume(Path::new(&recipe.run.out))?;
         let written = session.plan.contradicted_by(&recipe.without_overrides()?)?;
@@ -177,7 +179,7 @@ impl Session {
         if !told.is_empty() {
             let told = told.join("; ");
             say(&format!(
-                "the run goes on by its own settings, not by this recipe's (the run's / the recipe's): {told}"
+                "the run keeps its own settings where this recipe differs (the run's / the recipe's): {told}"
             ));
         }
         if recipe.source.has("run.threads") {
@@ -186,7 +188,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Trains to the end of the plan and leaves plots and, when finished, the model behind.
+    /// Trains to the end of the plan and draws the plots. If the run finishes, it also writes the model.
     pub fn train(&self, trainer: Trainer, make: Make, plain: bool, say: Say<'_>) -> Result<(Trainer, Outcome)> {
         let objective = make(&self.plan, &self.corpus)?;
         let mut run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, objective, self.resumed)?;
@@ -198,7 +200,7 @@ impl Session {
         }
         let at = run.progress().tokens;
         if at > 0 {
-            say(&format!("going on after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6));
+            say(&format!("continuing after step {} ({:.2} M tokens)", run.progress().step, at as f64 / 1e6));
         }
         let (trainer, outcome) = run.run(if plain { Mode::Plain } else { Mode::Auto })?;
         self.plots()?;
@@ -208,12 +210,12 @@ impl Session {
         Ok((trainer, outcome))
     }
 
-    /// Loss curve, expert load and balance of the run so far.
+    /// Draws loss curve, expert load and balance of the run so far.
     pub fn plots(&self) -> Result<()> {
         let steps = metrics::read(&self.folder)?;
         let name = &self.plan.name;
         plot::training(&self.folder.join("training.svg"), name, &steps)?;
-        // A model may be dense in all its layers.
+        // All layers of a model may be dense.
         if steps.iter().any(|m| !m.layers.is_empty()) {
             plot::expert_load(&self.folder.join("expert_load.svg"), name, &steps)?;
             plot::max_vio(&self.folder.join("max_vio.svg"), name, &[plot::PlottedRun { name, seeds: &[steps] }])?;
@@ -221,7 +223,7 @@ impl Session {
         Ok(())
     }
 
-    /// The finished model as a Hugging Face checkpoint in `model/`.
+    /// Writes the finished model as a Hugging Face checkpoint to `model/`.
     fn export(&self, trainer: &Trainer) -> Result<()> {
         let target = self.folder.join("model");
         let staged = StagedDir::new(&target)?;
@@ -232,7 +234,7 @@ impl Session {
     }
 }
 
-/// Takes paths given on the command line instead of the recipe's text.
+/// Replaces the recipe's text by paths given on the command line.
 pub fn use_text(recipe: &mut Recipe, paths: &[PathBuf]) {
     if !paths.is_empty() {
         recipe.data.text = Text::Many(paths.iter().map(|p| p.display().to_string()).collect());

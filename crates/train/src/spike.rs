@@ -1,16 +1,17 @@
 //! The watch on loss and gradient norm.
 //!
-//! The report saw no spike it could not recover from; smaller runs with larger learning rates do. A step is compared with
-//! the last `window` accepted ones, by figures that a few outliers in the window itself do not move:
+//! The report had no loss spike from which it could not recover, but smaller runs with larger learning rates have some.
+//! A step is compared with the last `window` accepted steps. The figures used are robust: a few outliers in the window
+//! do not change them.
 //!
 //! ```text
 //! gradient norm  >  grad_ratio * median(norms)
 //! loss           >  median(losses) + loss_z * 1.4826 * median(|losses - median|)
 //! ```
 //!
-//! (1.4826 makes the median deviation of a normal distribution its standard deviation.) Anything not finite is a spike.
-//! The watch decides before the weights are touched, keeps no clock, and is saved with the checkpoint, so that a resumed
-//! run decides alike.
+//! The factor 1.4826 turns the median deviation of a normal distribution into its standard deviation. A value that is
+//! NaN or infinite is always a spike. The watch decides before the weights change. It does not use a clock, and it is
+//! saved with the checkpoint. So a resumed run decides alike.
 
 use std::collections::VecDeque;
 
@@ -18,23 +19,23 @@ use serde::{Deserialize, Serialize};
 
 use hadal_recipe::recipe::{Spike, SpikeAction};
 
-/// Least spread of the loss that counts, relative to it: a flat window must not turn noise into spikes.
+/// Smallest spread of the loss that is used, relative to the loss. With a flat window, noise must not count as a spike.
 const LEAST_SPREAD: f64 = 0.002;
-/// Accepted steps the watch needs before it judges.
+/// Number of accepted steps that the watch needs before it judges.
 const LEAST_STEPS: usize = 8;
 
 /// What the trainer does with a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response {
-    /// Nothing to see.
+    /// No spike.
     Normal,
     /// A spike that is only reported.
     Continue(String),
-    /// Leave the gradients out of the weights, and go on with the next batch.
+    /// Do not apply the gradients, and continue with the next batch.
     Skip(String),
-    /// Go back to the last checkpoint and leave out the data up to here.
+    /// Go back to the last checkpoint and skip the data up to here.
     Rollback(String),
-    /// Beyond what the recipe allows, or nothing that can be continued: stop with this message.
+    /// Stop with this message: the recipe allows no further recovery, or none is possible.
     Stop(String),
 }
 
@@ -43,14 +44,14 @@ pub enum Response {
 pub struct SpikeWatch {
     losses: VecDeque<f64>,
     norms: VecDeque<f64>,
-    /// Skipped steps in a row.
+    /// Number of consecutive skipped steps.
     skips: u32,
-    /// Rollbacks of the run.
+    /// Number of rollbacks in the run.
     rollbacks: u32,
 }
 
 impl SpikeWatch {
-    /// Judges a step before its gradients reach the weights.
+    /// Judges a step before its gradients are applied to the weights.
     pub fn judge(&mut self, cfg: &Spike, step: u64, loss: f64, grad_norm: f64) -> Response {
         let finite = loss.is_finite() && grad_norm.is_finite();
         let judging = step > cfg.ignore_first && self.losses.len() >= LEAST_STEPS.min(cfg.window);
@@ -71,7 +72,7 @@ impl SpikeWatch {
                 self.accept(cfg, loss, grad_norm);
                 Response::Continue(reason)
             }
-            // A gradient that is no number ends every weight it touches: skipping is the only way on.
+            // NaN or infinite gradients would ruin every weight, so the step can only be skipped.
             SpikeAction::Continue | SpikeAction::Skip => {
                 self.skips += 1;
                 if self.skips <= cfg.max_skips {
@@ -80,22 +81,22 @@ impl SpikeWatch {
                 if finite {
                     self.skips = 0;
                     self.accept(cfg, loss, grad_norm);
-                    return Response::Continue(format!("{reason}; taken after {} skipped steps", cfg.max_skips));
+                    return Response::Continue(format!("{reason}; used anyway after {} skipped steps", cfg.max_skips));
                 }
-                Response::Stop(format!("{reason}; {} steps before it were skipped already", cfg.max_skips))
+                Response::Stop(format!("{reason}; {} steps before it were already skipped", cfg.max_skips))
             }
             SpikeAction::Rollback => {
                 self.rollbacks += 1;
                 if self.rollbacks <= cfg.max_rollbacks {
                     return Response::Rollback(reason);
                 }
-                Response::Stop(format!("{reason}; the run was rolled back {} times already", cfg.max_rollbacks))
+                Response::Stop(format!("{reason}; the run was already rolled back {} times", cfg.max_rollbacks))
             }
         }
     }
 
-    /// To be called on the watch that came back with a rollback's checkpoint: `before` is the watch that asked for the
-    /// rollback, and its count goes on, or a run could roll back for ever.
+    /// Call this on the watch that was loaded with a rollback's checkpoint. `before` is the watch that asked for the
+    /// rollback. Its count is kept; otherwise a run could roll back forever.
     pub fn after_rollback(&mut self, before: &Self) {
         self.rollbacks = before.rollbacks;
     }
@@ -158,7 +159,7 @@ mod tests {
         calm(&mut w, &c, 1..=200);
         assert!(matches!(w.judge(&c, 201, 9.0, 1.0), Response::Continue(r) if r.contains("loss 9.0000")));
         assert!(matches!(w.judge(&c, 202, 5.6, 8.0), Response::Continue(r) if r.contains("gradient norm 8.000")));
-        // A single outlier in the window does not blind the watch.
+        // A single outlier in the window does not hide the next one.
         assert!(matches!(w.judge(&c, 203, 9.0, 1.0), Response::Continue(_)));
     }
 

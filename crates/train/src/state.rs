@@ -1,11 +1,12 @@
-//! The training state in a checkpoint: `state/tensors.safetensors`, keyed by the checkpoint's own names.
+//! The training state in a checkpoint: `state/tensors.safetensors`, with names derived from those in the checkpoint.
 //!
-//! `weight/NAME`, `m/NAME`, `v/NAME`, `ema/NAME` for every tensor `NAME` of the model (an expert is one), each with that
-//! tensor's shape, so that any layout of parameters can read it. Masters and averages are f32, moments as the run stores
-//! them. The file's metadata has the number of this format. Files without a number are of format 2, which stored a parameter
-//! of several tensors as one, under the name of its first; they are read here as well.
+//! There are `weight/NAME`, `m/NAME`, `v/NAME` and `ema/NAME` for every tensor `NAME` of the model (each expert has its
+//! own). Each has that tensor's shape, so any layout of parameters can read it. Masters and averages are f32, moments
+//! have the format that the run uses. The file's metadata contains the number of this format. Files without a number
+//! have format 2. It stored a parameter of several tensors as one, under the name of the first. Such files can be read
+//! as well.
 //!
-//! Tensors are read at their places, a piece at a time: memory does not grow with the file.
+//! Tensors are read from their positions, one piece at a time, so memory does not grow with the file.
 
 use crate::checkpoint::CheckpointError;
 use hadal_base::IoError;
@@ -19,35 +20,35 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-/// The file in a checkpoint.
+/// The path of the file in a checkpoint.
 pub const STATE_FILE: &str = "state/tensors.safetensors";
 
-/// Number of the format that is written.
+/// Number of the format that this version writes.
 const FORMAT: u32 = 3;
-/// Number of files that say none.
+/// Number of the format of files without a number.
 const OLD: u32 = 2;
 /// Key of the number in the file's metadata.
 const FORMAT_KEY: &str = "hadal_state";
 
-/// What is kept of every parameter.
+/// Master weights.
 pub const WEIGHT: &str = "weight";
 /// AdamW's moments.
 pub const MOMENTS: [&str; 2] = ["m", "v"];
 /// The moving average.
 pub const EMA: &str = "ema";
-/// What the objective keeps.
+/// Tensors of the objective.
 const OBJECTIVE: &str = "objective";
 
 fn key(what: &str, name: &str) -> String {
     format!("{what}/{name}")
 }
 
-/// Whether a key is of this kind.
+/// Whether a key is of the kind `what`.
 fn is_of(what: &str, key: &str) -> bool {
     key.strip_prefix(what).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Some elements of a tensor, as the safetensors writer wants them.
+/// Some elements of a tensor, in the form that the safetensors writer needs.
 struct Slice<'a> {
     tensor: &'a Tensor,
     shape: &'a [usize],
@@ -72,7 +73,7 @@ impl View for Slice<'_> {
     }
 }
 
-/// Writes tensors, each of which holds one kind of thing of a parameter (what, parameter, tensor), and the objective's own.
+/// Writes tensors of the parameters, each given as (kind, parameter, tensor), and the tensors of the objective.
 pub fn write<'a>(
     path: &Path,
     tensors: impl Iterator<Item = (&'static str, &'a Parameter, &'a Tensor)>,
@@ -125,19 +126,22 @@ impl State {
         let format = match file.metadata().get(FORMAT_KEY) {
             None => OLD,
             Some(number) => number.parse().ok().filter(|n| *n == FORMAT).ok_or_else(|| {
-                bad(&path, format!("is of format {number}, this program reads {OLD} and {FORMAT}: use a newer program"))
+                bad(
+                    &path,
+                    format!("has format {number}, but this program reads {OLD} and {FORMAT}: use a newer program"),
+                )
             })?,
         };
         Ok(Self { file, format })
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Writes the tensors of one kind (masters or averages) as a Hugging Face checkpoint into a folder that is there. What
-    /// is not averaged (the selection biases) is taken from the masters.
+    /// Writes the tensors of one kind (masters or averages) as a Hugging Face checkpoint into an existing folder.
+    /// Selection biases have no averages, so they are taken from the masters.
     pub fn save_into(
         &self,
         dir: &Path,
@@ -155,12 +159,12 @@ impl State {
         })
     }
 
-    /// Whether anything of this kind is there.
+    /// Whether the file has tensors of this kind.
     pub fn has(&self, what: &str) -> bool {
         self.file.names().any(|name| is_of(what, name))
     }
 
-    /// The tensor that holds a part, and the part's first element in it.
+    /// The name of the tensor that holds a part, and the index of the part's first element in it.
     fn find(&self, what: &str, of: &Parameter, part: &Part, dtype: &Dtype) -> Result<(String, usize), CheckpointError> {
         let (name, start, shape) = match self.format {
             OLD => (key(what, of.name()), part.start, &of.shape),
@@ -176,7 +180,7 @@ impl State {
         }
     }
 
-    /// Reads f32 elements of a part from its element `start` on.
+    /// Reads f32 elements of a part, starting at its element `start`.
     pub fn read(
         &self,
         what: &str,
@@ -189,7 +193,7 @@ impl State {
         Ok(self.file.read(&name, 4 * (first + start), bytemuck::cast_slice_mut(out))?)
     }
 
-    /// Reads a whole parameter's tensor of one kind.
+    /// Reads the tensor of one kind for a whole parameter.
     pub fn fill(&self, what: &str, of: &Parameter, into: &mut Tensor) -> Result<(), CheckpointError> {
         let dtype = dtype_of(into);
         for part in &of.parts {
@@ -200,17 +204,18 @@ impl State {
         Ok(())
     }
 
-    /// Fills a tensor of the objective's.
+    /// Fills a tensor of the objective.
     pub fn fill_own(&self, name: &str, into: &mut Tensor) -> Result<(), CheckpointError> {
         let (name, dtype) = (key(OBJECTIVE, name), dtype_of(into));
         if self.file.info(&name) != Some((&dtype, into.shape())) {
-            let what = format!("lacks the tensor `{name}` of {dtype} {:?}: it is of another objective", into.shape());
+            let what =
+                format!("lacks the tensor `{name}` of {dtype} {:?}: it was written by another objective", into.shape());
             return Err(bad(self.path(), what));
         }
         Ok(self.file.read(&name, 0, bytes_of(into, 0..into.len()))?)
     }
 
-    /// Fails if the file holds a tensor of none of these kinds and parameters.
+    /// Fails if the file has a tensor that belongs to none of these kinds and parameters.
     pub fn check_all_known<'a>(
         &self,
         known: impl Iterator<Item = (&'static str, &'a Parameter)>,
@@ -225,7 +230,9 @@ impl State {
         }
         left.retain(|name| !names.contains(*name) && !is_of(OBJECTIVE, name));
         match left.into_iter().min() {
-            Some(name) => Err(bad(self.path(), format!("has a tensor `{name}` that this run's settings do not have"))),
+            Some(name) => {
+                Err(bad(self.path(), format!("has a tensor `{name}` that does not belong to this run's settings")))
+            }
             None => Ok(()),
         }
     }

@@ -1,10 +1,11 @@
 //! One training step: micro-batches, gradients, clipping, AdamW, balance update, EMA.
 //!
-//! Losses are means over the valid targets of the whole step, so their factors are known before the first forward
-//! pass, and a step gives the same gradient however it is cut into micro-batches, up to the order of f32 sums. There are two
-//! exceptions. A balance loss over the batch is one over each micro-batch (plans with it do not cut batches). And in FP8
-//! weight gradients give 128 tokens of a micro-batch one scale, so that a cut elsewhere rounds otherwise. Expert loads are
-//! integers summed over the step; the selection biases move once, after the update (report 2.1.2).
+//! Losses are means over the valid targets of the whole step, so their factors are known before the first forward pass.
+//! The gradient of a step does not depend on the split into micro-batches, up to the order of f32 sums. There are two
+//! exceptions. First, a balance loss over the batch is computed for each micro-batch; plans with this loss do not split
+//! batches. Second, in FP8, weight gradients use one scale for 128 tokens of a micro-batch, so a different split rounds
+//! differently. Expert loads are integers summed over the step. The selection biases move once, after the update
+//! (report 2.1.2).
 
 use crate::optim::{Ema, Masters, OptimConfig, Optimizer, clip_scale, grad_norm, unshared};
 use hadal_model::{
@@ -15,45 +16,46 @@ use hadal_weights::ModelConfig;
 use hadal_weights::precision::Precision;
 use std::ops::Range;
 
-/// What the schedules say about one step.
+/// The settings of one step, from the schedules.
 #[derive(Clone, Copy, Debug)]
 pub struct StepSettings {
     /// Learning rate.
     pub lr: f64,
     /// Largest gradient norm (0: no clipping).
     pub clip: f64,
-    /// Step of the selection biases (0: they stay).
+    /// Step of the selection biases (0: they do not change).
     pub gamma: f64,
     /// MTP weight lambda.
     pub mtp_lambda: f64,
-    /// Balance loss: over what, and alpha.
+    /// Balance loss: the tokens that it groups, and alpha.
     pub balance: Option<(BalanceGroups, f64)>,
-    /// Rows of one micro-batch.
+    /// Rows per micro-batch.
     pub micro_batch: usize,
 }
 
-/// The sequences of one step, one after the other.
+/// The sequences of one step, one after another.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepBatch {
-    /// Tokens of all segments. Of each, all but the last are inputs and all but the first targets.
+    /// Tokens of all segments. Within a segment, all tokens except the last are inputs, and all except the first are
+    /// targets.
     pub tokens: Vec<i32>,
-    /// What each token's loss counts when it is a target; empty: 1 for all.
+    /// Weight of each token's loss when the token is a target. If empty, all weights are 1.
     pub weights: Vec<f32>,
-    /// Inputs of each segment: its tokens less one. Segments do not see each other.
+    /// Number of inputs of each segment: its tokens minus one. Segments do not attend to each other.
     pub segments: Vec<usize>,
-    /// Segments of each row; micro-batches are whole rows.
+    /// Number of segments in each row. Micro-batches consist of whole rows.
     pub rows: Vec<usize>,
 }
 
 impl StepBatch {
-    /// Rows of one segment of `seq_len` inputs each.
+    /// Rows that each have one segment of `seq_len` inputs.
     pub fn uniform(tokens: Vec<i32>, seq_len: usize) -> Self {
         let mut batch = Self { tokens, ..Self::default() };
         batch.make_uniform(seq_len);
         batch
     }
 
-    /// Makes the tokens that are there rows of one segment of `seq_len` inputs each, all of weight 1.
+    /// Divides the present tokens into rows with one segment of `seq_len` inputs each. All weights are 1.
     pub fn make_uniform(&mut self, seq_len: usize) {
         let (all, stride) = (self.tokens.len(), seq_len + 1);
         assert!(all.is_multiple_of(stride), "step: {all} tokens are not a whole number of sequences of {stride}");
@@ -64,12 +66,12 @@ impl StepBatch {
         self.rows.resize(all / stride, 1);
     }
 
-    /// Input tokens of all segments: what schedules count.
+    /// Number of inputs in all segments. This is the count of tokens that schedules use.
     pub fn inputs(&self) -> usize {
         self.segments.iter().sum()
     }
 
-    /// The segments `range`, whose first token is number `token`.
+    /// The segments in `range`. Their first token has the index `token`.
     fn segments(&self, range: Range<usize>, token: usize) -> impl Iterator<Item = Segment<'_>> + Clone {
         let (tokens, weights) = (&self.tokens[..], &self.weights[..]);
         self.segments[range].iter().scan(token, move |at, inputs| {
@@ -80,7 +82,7 @@ impl StepBatch {
         })
     }
 
-    /// Sum of the weights of all targets `shift` tokens further on than the next.
+    /// Sum of the weights of all targets that lie `shift` tokens after the next token.
     fn weight(&self, shift: usize) -> f64 {
         let first = shift + 1;
         if self.weights.is_empty() {
@@ -101,7 +103,7 @@ pub struct Trainer {
     pub masters: Masters,
     /// AdamW's state.
     pub optimizer: Optimizer,
-    /// Averaged weights, if wanted.
+    /// Averaged weights, if an average is kept.
     pub ema: Option<Ema>,
     /// Gradients of the last step.
     pub grads: Grads,
@@ -109,7 +111,7 @@ pub struct Trainer {
     pub stats: StepStats,
     ws: Workspace,
     input: Input,
-    /// Weights of all targets of the last step: the main model's, and each MTP module's.
+    /// Sums of the weights of all targets in the last step: of the main model, and of each MTP module.
     targets: Vec<f64>,
     mtp_weights: Vec<f32>,
 }
@@ -117,17 +119,17 @@ pub struct Trainer {
 /// Mean losses of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepLosses {
-    /// Next-token loss, nats.
+    /// Next-token loss, in nats per token.
     pub main: f64,
-    /// Loss of each MTP module, nats.
+    /// Loss of each MTP module, in nats per token.
     pub mtp: Vec<f64>,
     /// Balance loss as it entered the total.
     pub balance: f64,
 }
 
 impl Trainer {
-    /// A model of `config` with the weights that `values` gives; moments start at zero, the EMA (if `ema_decay` > 0) at these
-    /// weights.
+    /// A model of `config` with weights from `values`. Moments start at zero. If `ema_decay` is above 0, the average
+    /// starts at these weights.
     pub fn new(
         cx: Cx,
         config: &ModelConfig,
@@ -148,7 +150,7 @@ impl Trainer {
         Ok(Self { cx, model, masters, optimizer, ema, grads, stats, ws, input, targets, mtp_weights })
     }
 
-    /// Gradients of one step.
+    /// Computes the gradients of one step.
     pub fn gradients(&mut self, batch: &StepBatch, settings: &StepSettings) {
         let segments = batch.segments.len();
         assert_eq!(batch.rows.iter().sum::<usize>(), segments, "step: rows of another number of segments");
@@ -156,7 +158,7 @@ impl Trainer {
         let depth = model.mtp.len();
         targets.clear();
         targets.extend((0..=depth).map(|k| batch.weight(k)));
-        // A factor is made in f64 and rounded once. What has no target has no gradient.
+        // A factor is computed in f64 and rounded once. Without targets there is no gradient.
         let factor = |share: f64, weight: f64| if weight == 0.0 { 0.0 } else { (share / weight) as f32 };
         for (w, weight) in mtp_weights.iter_mut().zip(&targets[1..]) {
             *w = factor(settings.mtp_lambda / depth as f64, *weight);
@@ -184,19 +186,19 @@ impl Trainer {
         grads.finish();
     }
 
-    /// Mean losses of the step whose gradients were taken last, over its targets by their weights.
+    /// Mean losses of the last step whose gradients were computed, weighted over its targets.
     pub fn losses(&self) -> StepLosses {
         let mean = |sum: f64, k: usize| if self.targets[k] == 0.0 { 0.0 } else { sum / self.targets[k] };
         let mtp = self.stats.mtp.iter().enumerate().map(|(k, s)| mean(*s, k + 1)).collect();
         StepLosses { main: mean(self.stats.main, 0), mtp, balance: self.stats.balance }
     }
 
-    /// Norm of the gradients taken last.
+    /// Norm of the gradients that were computed last.
     pub fn grad_norm(&self) -> f64 {
         grad_norm(&self.cx, &self.grads)
     }
 
-    /// Applies the gradients taken last, whose norm is `norm`: AdamW, then biases, then EMA.
+    /// Applies the gradients that were computed last and have norm `norm`: AdamW, then biases, then EMA.
     pub fn update(&mut self, settings: &StepSettings, norm: f64) {
         let scale = clip_scale(norm, settings.clip);
         let Self { cx, model, masters, optimizer, grads, .. } = self;

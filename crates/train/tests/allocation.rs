@@ -1,5 +1,5 @@
-//! After three steps, a training step allocates nothing on the heap. A binary of its own, since it replaces the allocator
-//! and counts what every thread asks of it.
+//! After three steps, a training step allocates nothing on the heap. This test is a separate binary, because it
+//! replaces the allocator to count the requests of every thread.
 
 #[path = "../../ops/tests/counting/mod.rs"]
 mod counting;
@@ -24,7 +24,7 @@ fn step(t: &mut Trainer, batch: &StepBatch, settings: &StepSettings) -> f64 {
     norm
 }
 
-/// Runs `f` while the other threads of the pool are held up, as can happen on a busy machine.
+/// Runs `f` while the other threads of the pool are busy, as can happen on a loaded machine.
 fn alone(cx: &Cx, f: impl FnOnce()) {
     struct Release<'a>(&'a Barrier);
     impl Drop for Release<'_> {
@@ -72,7 +72,7 @@ fn a_step_allocates_nothing_after_three() {
         let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, moments };
         let fresh = Fresh { seed: 1, std: 0.1 };
         let mut t = Trainer::new(cx.clone(), &config, precision, &fresh, optim, 0.99).unwrap();
-        // Different tokens every step, so that the loads of the experts differ.
+        // The tokens differ in every step, so that the loads of the experts differ.
         let batches: Vec<StepBatch> = (0..8)
             .map(|s| {
                 let rng = Rng::new(3, Purpose::Test, s);
@@ -82,7 +82,7 @@ fn a_step_allocates_nothing_after_three() {
             })
             .collect();
         let calls = {
-            // Threads that first take part, and meet, after these steps need nothing more.
+            // Threads that first participate, or first run together, after these steps need no further memory.
             alone(&cx, || {
                 for tokens in &batches[..3] {
                     step(&mut t, tokens, &settings);

@@ -1,21 +1,22 @@
-//! Losses as curves over the tokens seen: smoothed, related to each other, averaged over seeds.
+//! Losses as curves over the tokens seen: smoothed, compared, averaged over seeds.
 
 use crate::metrics::StepMetrics;
 
-/// Mean over `smooth` steps that end at each point, from the first point that has them: (tokens, loss).
+/// Mean over the last `smooth` steps at each point, as (tokens, loss). Points with fewer steps before them are left
+/// out.
 pub fn smoothed(steps: &[StepMetrics], smooth: usize) -> Vec<(u64, f64)> {
     let mean = |w: &[StepMetrics]| (w[w.len() - 1].tokens, w.iter().map(|m| m.loss).sum::<f64>() / w.len() as f64);
     steps.windows(smooth.max(1)).map(mean).collect()
 }
 
-/// `run / base - 1` at the numbers of tokens that both have a point at.
+/// `run / base - 1` at the numbers of tokens where both curves have a point.
 pub fn relative(run: &[(u64, f64)], base: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let of_base = |tokens: u64| base.binary_search_by_key(&tokens, |p| p.0).ok().map(|i| base[i].1);
     run.iter().filter_map(|(tokens, loss)| Some((*tokens, loss / of_base(*tokens)? - 1.0))).collect()
 }
 
-/// Mean and standard error over the seeds at the numbers of tokens that all of them have a point at. A single seed has no
-/// standard error: 0.
+/// Mean and standard error over the seeds, at the numbers of tokens where all curves have a point. For a single seed
+/// the standard error is 0.
 pub fn over_seeds(curves: &[Vec<(u64, f64)>]) -> Vec<(u64, Spread)> {
     let Some((first, others)) = curves.split_first() else { return Vec::new() };
     let at = |curve: &Vec<(u64, f64)>, tokens| curve.binary_search_by_key(&tokens, |p| p.0).ok().map(|i| curve[i].1);
@@ -27,19 +28,19 @@ pub fn over_seeds(curves: &[Vec<(u64, f64)>]) -> Vec<(u64, Spread)> {
     first.iter().filter_map(point).collect()
 }
 
-/// Some values of the same thing, one a seed.
+/// Values of the same quantity, one per seed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// Their mean.
     pub mean: f64,
-    /// Their standard deviation (of the sample), 0 for a single one.
+    /// Their standard deviation (of the sample). It is 0 for a single value.
     pub deviation: f64,
-    /// How many there are.
+    /// Number of values.
     pub seeds: usize,
 }
 
 impl Spread {
-    /// Of one value or more.
+    /// Computes mean and deviation of one or more values.
     pub fn of(values: &[f64]) -> Self {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -54,7 +55,7 @@ impl Spread {
     }
 }
 
-/// Mean over the last tenth of the steps; NaN where there are none.
+/// Mean over the last tenth of the steps, or NaN without steps.
 pub fn end(values: impl Iterator<Item = f64>) -> f64 {
     let all: Vec<f64> = values.collect();
     let last = &all[all.len() - all.len().div_ceil(10)..];

@@ -1,4 +1,4 @@
-//! What a run leaves behind for people: metrics, curves, the live view, plots, TensorBoard's files.
+//! Shows and records runs: metrics, curves, the live view, plots, TensorBoard files.
 
 pub mod curve;
 pub mod live;

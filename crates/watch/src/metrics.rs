@@ -1,10 +1,10 @@
-//! What a step leaves behind: one line of JSON in `metrics.jsonl`.
+//! The record of a step: one line of JSON in `metrics.jsonl`.
 //!
-//! A line is written with one call, so that a killed run leaves at most its last line half written. A resume cuts the
-//! file back to the step it resumes from: no step is there twice, and what a plot shows is one unbroken run.
-//! A number that is not finite is written as null and read as NaN, since a diverged step is worth seeing.
+//! Each line is written with one call, so a killed run leaves at most its last line half written. A resume cuts the
+//! file back to the step from which it resumes. So no step occurs twice, and a plot shows one unbroken run. A number
+//! that is NaN or infinite is written as null and read as NaN, because a diverged step is worth seeing.
 //!
-//! Report section 2.1.2 for the loads: MaxVio = largest load / mean load - 1.
+//! The loads follow report section 2.1.2: MaxVio = largest load / mean load - 1.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -23,58 +23,58 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 pub struct StepMetrics {
     /// The first step is 1.
     pub step: u64,
-    /// Tokens seen, this step's included.
+    /// Tokens seen, including this step's.
     pub tokens: u64,
     /// Seconds of training, over all resumes.
     pub elapsed: f64,
-    /// Mean loss of the next token, in nats.
+    /// Mean loss of the next token, in nats per token.
     #[serde(with = "nan_as_null")]
     pub loss: f64,
-    /// Mean loss of every MTP depth, unweighted.
+    /// Mean loss of each MTP depth, without its weight.
     #[serde(skip_serializing_if = "Vec::is_empty", with = "nans_as_null")]
     pub mtp_loss: Vec<f64>,
-    /// Balance loss as it enters the total, summed over layers.
+    /// Balance loss as it enters the total loss, summed over layers.
     #[serde(with = "nan_as_null")]
     pub balance_loss: f64,
     pub lr: f64,
-    /// Global norm before clipping.
+    /// Global gradient norm before clipping.
     #[serde(with = "nan_as_null")]
     pub grad_norm: f64,
-    /// Sequences of the step.
+    /// Sequences in the step.
     pub batch: u64,
     pub gamma: f64,
     pub mtp_weight: f64,
     pub tokens_per_second: f64,
     /// Model FLOPs as a share of the measured peak.
     pub mfu: f64,
-    /// Seconds the step waited for its data.
+    /// Seconds that the step waited for its data.
     pub loader_wait: f64,
     /// Resident memory in bytes.
     pub memory: u64,
     /// The objective's own figures, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub figures: BTreeMap<String, f64>,
-    /// What the spike watch saw and did.
+    /// What the spike watch found and did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spike: Option<String>,
     /// The validation made after this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<Validation>,
-    /// Every layer with experts, MTP modules last.
+    /// One entry per layer with experts; MTP modules come last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerLoad>,
 }
 
-/// A look at the held-out text.
+/// An evaluation on the held-out text.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Validation {
-    /// Mean loss of the next token, in nats.
+    /// Mean loss of the next token, in nats per token.
     #[serde(with = "nan_as_null")]
     pub loss: f64,
     #[serde(with = "nan_as_null")]
     pub bits_per_byte: f64,
-    /// The same with the averaged weights, where an average is kept.
+    /// The same with the averaged weights, if an average is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_loss: Option<f64>,
 }
@@ -83,21 +83,21 @@ pub struct Validation {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LayerLoad {
-    /// Layer of the model; MTP modules count on after its last one.
+    /// Layer of the model. MTP modules continue the count after the last layer.
     pub layer: usize,
-    /// Over this step's batch.
+    /// MaxVio of this step's batch.
     pub max_vio: f64,
-    /// Over the run so far.
+    /// MaxVio of the run so far.
     pub max_vio_run: f64,
     /// Share of experts without a token in this step.
     pub dead: f64,
-    /// Tokens of every expert in this step; left empty in the steps that do not log it.
+    /// Tokens of each expert in this step. Empty in steps that do not log it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub load: Vec<u32>,
 }
 
 impl LayerLoad {
-    /// From a step's loads and the run's loads so far (this step's included).
+    /// Computes the entry from a step's loads and the run's loads so far, which include this step's.
     pub fn new(layer: usize, step: &[u32], run: &[u64]) -> Self {
         let dead = step.iter().filter(|&&n| n == 0).count() as f64 / step.len().max(1) as f64;
         Self {
@@ -110,7 +110,7 @@ impl LayerLoad {
     }
 }
 
-/// Largest load / mean load - 1; 0 where nothing was routed.
+/// Largest load / mean load - 1, or 0 if nothing was routed.
 pub fn max_vio(load: impl Iterator<Item = f64>) -> f64 {
     let (mut max, mut sum, mut n) = (0.0f64, 0.0, 0.0);
     for x in load {
@@ -122,7 +122,7 @@ pub fn max_vio(load: impl Iterator<Item = f64>) -> f64 {
 }
 
 impl StepMetrics {
-    /// Mean MaxVio of the step over its layers; `None` without experts.
+    /// Mean MaxVio of the step over its layers, or `None` without experts.
     pub fn mean_max_vio(&self) -> Option<f64> {
         let n = self.layers.len();
         (n > 0).then(|| self.layers.iter().map(|l| l.max_vio).sum::<f64>() / n as f64)
@@ -142,8 +142,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the log of `folder` for a run that goes on after `step` (0 for a new run): lines of later steps, and what
-    /// follows a line that cannot be read, are removed.
+    /// Opens the log of `folder` for a run that continues after `step` (0 for a new run). Lines of later steps are
+    /// removed, and so is everything from the first line that cannot be read.
     pub fn open(folder: &Path, step: u64) -> Result<Self, IoError> {
         let path = folder.join(METRICS_FILE);
         let keep = match File::open(&path) {
@@ -168,7 +168,7 @@ impl MetricsLog {
     }
 }
 
-/// Length of the lines up to `step` that are whole and readable.
+/// Length of the lines up to `step` that are complete and readable.
 fn kept_bytes(mut file: impl BufRead, step: u64) -> std::io::Result<u64> {
     let (mut keep, mut line) = (0, Vec::new());
     loop {
@@ -184,7 +184,7 @@ fn kept_bytes(mut file: impl BufRead, step: u64) -> std::io::Result<u64> {
     }
 }
 
-/// The steps of a log, up to a last line that is still being written. `path` is the log or its run's folder.
+/// Reads the steps of a log. A last line that is still being written is ignored. `path` is the log or its run's folder.
 pub fn read(path: &Path) -> Result<Vec<StepMetrics>, IoError> {
     let path = if path.is_dir() { path.join(METRICS_FILE) } else { path.to_owned() };
     let text = fs::read(&path).at("read", &path)?;
@@ -263,7 +263,7 @@ mod tests {
         drop(log);
         let path = dir.path().join(METRICS_FILE);
         let whole = fs::read(&path).unwrap();
-        // Killed while step 6 was being written.
+        // As if the process was killed while it wrote step 6.
         fs::write(&path, [&whole[..], b"{\"step\":6,\"tok"].concat()).unwrap();
         assert_eq!(read(dir.path()).unwrap().len(), 5);
         // The last checkpoint was at step 3.
@@ -273,7 +273,7 @@ mod tests {
         }
         let steps = read(&path).unwrap();
         assert_eq!(steps, (1..=6).map(step).collect::<Vec<_>>());
-        // A checkpoint beyond the log, a half line only.
+        // The checkpoint is later than the log, and the last line is incomplete.
         fs::write(&path, [&whole[..], b"{\"step\":6,\"tok"].concat()).unwrap();
         MetricsLog::open(dir.path(), 6).unwrap().append(&step(7)).unwrap();
         let steps: Vec<u64> = read(&path).unwrap().iter().map(|m| m.step).collect();

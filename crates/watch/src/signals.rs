@@ -1,25 +1,26 @@
-//! Being asked to stop: the first SIGINT or SIGTERM sets a flag, a second one ends the process. While nobody watches, the
-//! first one does, as ever.
+//! Handles requests to stop: the first SIGINT or SIGTERM sets a flag, a second one ends the process. While nothing
+//! watches, the first one ends the process as usual.
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// Whether a signal ends the process: once watched, signals stay caught, and what they did before has to be done for them.
+/// Whether a signal ends the process. After the first watch, our handlers stay installed, so they must do what the
+/// default handlers did.
 static UNWATCHED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Turns signals into a flag until it is dropped.
+/// Sets a flag on the first signal, until it is dropped.
 #[derive(Debug)]
 pub struct Watch(Vec<SigId>);
 
 impl Watch {
-    /// Sets `stop` on the first signal. Where the system allows no watching, signals do what they always do.
+    /// Sets `stop` on the first signal. If the system does not allow handlers, signals keep their usual effect.
     pub fn new(stop: &Arc<AtomicBool>) -> Self {
         let unwatched = UNWATCHED.get_or_init(|| {
             let unwatched = Arc::new(AtomicBool::new(false));
             for signal in [SIGINT, SIGTERM] {
-                // Never unregistered, so that it is the first to hear of a signal.
+                // This is never unregistered, so it is the first handler to run.
                 let _ = flag::register_conditional_default(signal, unwatched.clone());
             }
             unwatched
@@ -27,7 +28,8 @@ impl Watch {
         unwatched.store(false, Ordering::SeqCst);
         let mut ids = Vec::new();
         for signal in [SIGINT, SIGTERM] {
-            // Handlers run in the order they are registered: the second signal finds the flag set by the first.
+            // Handlers run in the order of their registration. So at the second signal this one finds the flag set by
+            // the first.
             ids.extend(flag::register_conditional_shutdown(signal, 128 + signal, stop.clone()));
             ids.extend(flag::register(signal, stop.clone()));
         }
@@ -54,7 +56,7 @@ mod tests {
 
     const CHILD: &str = "HADAL_TEST_SIGNALS";
 
-    /// Watches twice; in the test's own process it does nothing.
+    /// Watches twice. In the test's own process it does nothing.
     #[test]
     fn child() {
         let Some(mode) = std::env::var_os(CHILD) else { return };

@@ -1,4 +1,5 @@
-//! TensorBoard event files, written by hand: the format is a few protobuf fields in length-and-checksum frames.
+//! TensorBoard event files, written without a library: the format is a few protobuf fields in frames with length and
+//! checksum.
 //!
 //! ```text
 //! record = length u64 | masked crc32c(length) u32 | Event | masked crc32c(Event) u32       (little endian)
@@ -6,8 +7,8 @@
 //! Value  = 1: tag | 2: simple_value f32 | 5: HistogramProto
 //! ```
 //!
-//! Every session of a run writes a file of its own, which begins with a START mark at the session's first step. At every
-//! START but the first, TensorBoard forgets what earlier files say about that step and later ones.
+//! Every session of a run writes its own file, which begins with a START mark at the session's first step. At every
+//! START except the first, TensorBoard discards what earlier files say about that step and later ones.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -26,7 +27,7 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins a session in `folder` that goes on after `step` (0 for a new run).
+    /// Begins a session in `folder` that continues after `step` (0 for a new run).
     pub fn create(folder: &Path, step: u64) -> Result<Self, IoError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // TensorBoard reads the files of a folder in the order of their names.
@@ -42,7 +43,7 @@ impl EventFile {
         Ok(this)
     }
 
-    /// Writes one step's numbers, and the experts' loads where it has them.
+    /// Writes the numbers of one step, and the experts' loads if the step has them.
     pub fn append(&mut self, m: &StepMetrics) -> Result<(), IoError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.event(now, m.step, |e| message(e, 5, |summary| summarize(summary, m)))
@@ -108,7 +109,7 @@ fn summarize(out: &mut Vec<u8>, m: &StepMetrics) {
     }
 }
 
-/// HistogramProto with one bucket for each expert, as high as its load.
+/// A HistogramProto with one bucket per expert. The height of a bucket is the expert's load.
 fn histogram(out: &mut Vec<u8>, l: &LayerLoad) {
     let loads = || l.load.iter().map(|&n| f64::from(n));
     let sum: f64 = loads().sum();
@@ -122,7 +123,7 @@ fn histogram(out: &mut Vec<u8>, l: &LayerLoad) {
     message(out, 7, |buckets| loads().for_each(|n| buckets.extend_from_slice(&n.to_le_bytes())));
 }
 
-/// The checksum of the frames: rotated and shifted, so that a checksum of checksums is no weaker.
+/// The checksum of the frames. It is rotated and shifted, so that a checksum of checksums is not weaker.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -168,7 +169,7 @@ fn message(out: &mut Vec<u8>, field: u64, body: impl FnOnce(&mut Vec<u8>)) {
 mod tests {
     use super::*;
 
-    /// Events of every file in `folder`, frames checked.
+    /// The events of every file in `folder`. The frames are checked.
     fn events(folder: &Path) -> Vec<Vec<u8>> {
         let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
         names.sort();
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_checksum_is_the_known_one() {
-        // The vector of RFC 3720: 32 zero bytes.
+        // The test vector of RFC 3720: 32 zero bytes.
         assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(masked_crc(&[]), 0xa282_ead8);
     }
@@ -258,7 +259,7 @@ mod tests {
         let h = field(find("expert_load/layer_03"), 5);
         let buckets = field(&h, 7);
         assert_eq!(buckets, [1f64, 300.0, 0.0].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>());
-        // Both sessions begin with their START mark, the second one step after the checkpoint.
+        // Both sessions begin with a START mark. The second mark is one step after the checkpoint.
         for (event, step) in [(&events[1], 1u64), (&events[5], 301)] {
             assert_eq!(field(event, 2), step.to_le_bytes());
             assert_eq!(field(&field(event, 7), 1), 1u64.to_le_bytes());

@@ -1,4 +1,4 @@
-//! What a comparison of a checkpoint with a model found ([`Checkpoint::audit`](crate::Checkpoint::audit) makes it).
+//! The result of comparing a checkpoint with a model ([`Checkpoint::audit`](crate::Checkpoint::audit)).
 
 use crate::fp8::scaled_by;
 use crate::header::Dtype;
@@ -9,23 +9,25 @@ use std::path::PathBuf;
 /// Every difference between a checkpoint and a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// Needed but not there, in the model's order.
+    /// Tensors that are needed but missing, in the model's order.
     pub missing: Vec<String>,
-    /// There with another shape.
+    /// Tensors with a wrong shape.
     pub misshaped: Vec<Misshaped>,
-    /// There in a format that cannot be read, or in FP8 without what says how to read it.
+    /// Tensors in a format that cannot be read, or in FP8 without the information needed to read them.
     pub mistyped: Vec<Mistyped>,
-    /// There but of no use, by name; scales of no FP8 weight among them.
+    /// Tensors that are not needed, by name. This includes scales without an FP8 weight.
     pub extra: Vec<String>,
-    /// Stored a second time with other values than the tensor the model shares: (copy, original).
+    /// Tensors that are stored a second time with values different from the tensor that the model shares: (copy,
+    /// original).
     pub differing: Vec<(String, String)>,
-    /// With a value that cannot be used, and which: scales of every audit, weights of a deep one.
+    /// Tensors with a value that cannot be used, and that value. Every audit checks scales, a deep one also weights.
     pub unusable: Vec<(String, String)>,
-    /// There twice, in two files or two lines of the index.
+    /// Tensors that occur twice: in two files, or in two entries of the index.
     pub repeated: Vec<String>,
-    /// There and rightly not needed: exact copies, rotary frequencies.
+    /// Tensors that are not needed but may be there: exact copies, rotary frequencies.
     pub ignored: Vec<String>,
-    /// Scales that are not powers of two though `scale_fmt` says so. No difference: they are read as they are.
+    /// Scales that are not powers of two although `scale_fmt` says so. This is not a difference: they are used as they
+    /// are.
     pub off_format: Vec<String>,
     pub(crate) path: PathBuf,
     pub(crate) mtp: Mtp,
@@ -34,22 +36,22 @@ pub struct Audit {
 /// A tensor of the wrong shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misshaped {
-    /// Which.
+    /// Its name.
     pub name: String,
-    /// What the model needs.
+    /// The shape that the model needs.
     pub expected: Vec<usize>,
-    /// What is there.
+    /// The shape in the file.
     pub found: Vec<usize>,
 }
 
 /// A tensor in a format that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistyped {
-    /// Which.
+    /// Its name.
     pub name: String,
-    /// What it is stored as, by the format's name.
+    /// The name of its format.
     pub found: String,
-    /// What is wrong about that.
+    /// Why this format cannot be used.
     pub reason: &'static str,
 }
 
@@ -70,13 +72,13 @@ impl Audit {
         self.kinds().iter().all(|(_, names)| names.is_empty())
     }
 
-    /// Every difference, a line each.
+    /// Every difference, one per line.
     pub fn lines(&self) -> Vec<String> {
         let kinds = self.kinds();
         kinds.iter().flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind}: {name}"))).collect()
     }
 
-    /// The kinds of differences, and what there is of each.
+    /// The kinds of differences, with the differences of each kind.
     fn kinds(&self) -> [(&'static str, Vec<String>); 7] {
         let misshaped = self.misshaped.iter().map(|m| format!("{} is {:?}, not {:?}", m.name, m.found, m.expected));
         let differing = self.differing.iter().map(|(copy, original)| format!("{copy} is not equal to {original}"));
@@ -86,7 +88,7 @@ impl Audit {
             ("missing", self.missing.clone()),
             ("of the wrong shape", misshaped.collect()),
             ("of the wrong type", mistyped.collect()),
-            ("not part of it", self.extra.clone()),
+            ("not part of the model", self.extra.clone()),
             ("stored or listed twice", self.repeated.clone()),
             ("copies that differ", differing.collect()),
             ("with unusable values", unusable.collect()),
@@ -105,13 +107,13 @@ impl Audit {
             hints.push("a model has one table for both: leave the copy out, or store the original's values".into());
         }
         if !self.repeated.is_empty() {
-            hints.push("which one is meant? leave one of them in files and index".into());
+            hints.push("keep only one of them in the files and the index".into());
         }
         hints
     }
 }
 
-/// Names shown of each kind of difference; [`Audit::lines`] has them all.
+/// Number of names shown for each kind of difference. [`Audit::lines`] has all of them.
 const SHOWN: usize = 40;
 
 impl fmt::Display for Audit {

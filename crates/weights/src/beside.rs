@@ -1,4 +1,4 @@
-//! Folders of weights with what lies beside the weights: tokenizer, templates, generation settings, code.
+//! Folders of weights with the files that lie beside the weights: tokenizer, templates, generation settings, code.
 
 use crate::error::Error;
 use crate::writer::SaveOptions;
@@ -7,20 +7,22 @@ use hadal_base::{IoContext, IoError, place};
 use std::fs;
 use std::path::Path;
 
-/// Bytes of the largest file that is copied. A tokenizer has some megabytes.
+/// Size in bytes of the largest file that is copied. A tokenizer has some megabytes.
 const MAX_BESIDE: u64 = 64 << 20;
 
-/// Ends of the names of files that hold weights in this format.
+/// Endings of the names of files that hold weights in this format.
 const OURS: [&str; 2] = [".safetensors", ".safetensors.index.json"];
 
-/// Ends of the names of files that hold weights in other formats.
+/// Endings of the names of files that hold weights in other formats.
 const OTHERS: [&str; 7] = [".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".onnx", ".msgpack"];
 
-/// Writes a Hugging Face folder: the weights by `weights`, then copies of the other files in `from`. The folder `out`
-/// appears when all of it is there. Returns what `weights` returned and the names of the files that were not copied.
+/// Writes a Hugging Face folder: `weights` writes the weights, then the other files in `from` are copied. The folder
+/// `out` appears only when everything is written. Returns the result of `weights` and the names of the files that were
+/// not copied.
 ///
 /// # Errors
-/// Those of `weights`, of reading `from`, and of a place where no folder can be written. Nothing is left behind.
+/// Errors of `weights`, of reading `from`, and of a place where no folder can be written. In these cases nothing
+/// remains.
 pub fn write_folder<T>(
     from: &Path,
     out: &Path,
@@ -36,7 +38,8 @@ pub fn write_folder<T>(
     Ok((written, left_out))
 }
 
-/// Copies the files of a folder that are neither weights nor hidden. Returns the names of those that it left out.
+/// Copies the files of a folder that are neither weights nor hidden. Returns the names of the files that were not
+/// copied.
 fn copy_beside(from: &Path, to: &Path) -> Result<Vec<String>, IoError> {
     let mut left_out = Vec::new();
     for entry in fs::read_dir(from).at("list", from)? {
@@ -44,7 +47,7 @@ fn copy_beside(from: &Path, to: &Path) -> Result<Vec<String>, IoError> {
         let (Some(own), Some(meta)) = (source.file_name(), fs::metadata(&source).ok()) else { continue };
         let (name, target) = (own.to_string_lossy().escape_debug().to_string(), to.join(own));
         let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-        // The configuration and the weights are new.
+        // The configuration and the weights are written anew, so they are not copied.
         if name.starts_with('.') || target.exists() || ends(&OURS) {
             continue;
         }

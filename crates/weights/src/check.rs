@@ -1,4 +1,4 @@
-//! Comparing what a checkpoint holds with what a model needs.
+//! Compares the contents of a checkpoint with the needs of a model.
 
 use crate::audit::Audit;
 use crate::error::Error;
@@ -8,23 +8,24 @@ use crate::list::expected;
 use crate::reader::{Checkpoint, Info};
 use std::collections::HashSet;
 
-/// Why a tensor may be there without being needed.
+/// Why a checkpoint may contain a tensor that is not needed.
 enum Known {
-    /// Computed, never loaded.
+    /// It is computed and never loaded.
     Needless,
-    /// Another tensor stored again.
+    /// It is a copy of another tensor.
     CopyOf(&'static str),
 }
 
 impl Checkpoint {
-    /// Compares with the tensors that its configuration needs ([`expected`]); no model is built.
+    /// Compares with the tensors that the configuration needs ([`expected`]). No model is built.
     pub fn audit(&self) -> Result<Audit, Error> {
         let needed: Vec<_> = expected(self.config()).into_iter().map(|t| (t.name, t.shape)).collect();
         self.check(&needed)
     }
 
-    /// Compares with the tensors a model needs. Compares the values, too, of tensors that a checkpoint may store twice:
-    /// MTP's `embed_tokens` and `shared_head.head`, and `lm_head` of a model with tied embeddings.
+    /// Compares with the tensors that a model needs. For tensors that a checkpoint may store twice, the values are
+    /// compared as well. These are MTP's `embed_tokens` and `shared_head.head`, and `lm_head` of a model with tied
+    /// embeddings.
     pub fn check(&self, expected: &[(String, Vec<usize>)]) -> Result<Audit, Error> {
         let mut audit = Audit { path: self.dir().into(), mtp: self.mtp(), ..Audit::default() };
         let wanted: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
@@ -41,7 +42,7 @@ impl Checkpoint {
             }
         }
         for name in self.names().filter(|n| !wanted.contains(n)) {
-            // Scales go with their tensor: checked with it, ignored with it, of no use with it.
+            // Scales are treated like their tensor: checked, ignored or reported together with it.
             let scaled = scaled_by(name).filter(|n| self.info(n).is_some_and(|i| *i.dtype == Dtype::F8E4M3));
             if scaled.is_some_and(|n| wanted.contains(n)) {
                 continue;
@@ -56,7 +57,7 @@ impl Checkpoint {
                 Some(Known::CopyOf(original)) => match self.same(name, original) {
                     Ok(true) => audit.ignored.push(name.into()),
                     Err(e @ Error::Io(_)) => return Err(e),
-                    // What cannot be read cannot be told to be equal.
+                    // If a tensor cannot be read, its equality cannot be shown.
                     Ok(false) | Err(_) => audit.differing.push((name.into(), original.into())),
                 },
             }
@@ -66,7 +67,7 @@ impl Checkpoint {
         Ok(audit)
     }
 
-    /// Whether an FP8 tensor has what it takes to read it, every scale included.
+    /// Whether an FP8 tensor has everything needed to read it, including valid scales.
     fn check_scales(&self, name: &str, info: Info<'_>, audit: &mut Audit) -> Result<(), Error> {
         let Some(shape) = scale_shape(info.shape) else {
             audit.dtype(name, info.dtype, "only matrices are quantised by blocks");
@@ -95,8 +96,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Reads every value of the tensors that the configuration needs and notes in each the first that is infinite or NaN.
-    /// For a checkpoint whose audit is clean so far. `progress` is told how many bytes came.
+    /// Reads all values of the tensors that the configuration needs. For each tensor it notes the first value that is
+    /// infinite or NaN. The audit must be clean before. `progress` receives the number of bytes read.
     pub fn audit_values(&self, audit: &mut Audit, mut progress: impl FnMut(usize)) -> Result<(), Error> {
         let mut room = Vec::new();
         for tensor in expected(self.config()) {
@@ -109,7 +110,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Why a tensor may be there without being needed, if it may.
+    /// Why this tensor may be there without being needed, or `None`.
     fn known_extra(&self, name: &str) -> Option<Known> {
         const EMBED: &str = "model.embed_tokens.weight";
         const HEAD: &str = "lm_head.weight";

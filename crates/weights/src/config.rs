@@ -1,9 +1,8 @@
 //! The model's shape: everything `config.json` says that changes a number.
 //!
-//! Field names are Hugging Face's, so that a file, an error message and this struct speak of the same thing. Layouts of
-//! the JSON (old `rope_scaling`, new `rope_parameters`, aliases, defaults by family) are dealt with in
-//! `config_json.rs`; here a configuration means one thing only. Report: 2.1 (MLA, DeepSeekMoE), 2.2 (MTP), 4.2 (sizes),
-//! 4.3 (YaRN).
+//! Field names are those of Hugging Face. So files, error messages and this struct use the same words. `config_json.rs`
+//! handles the different layouts of the JSON: old `rope_scaling`, new `rope_parameters`, aliases, defaults by family.
+//! Here each setting has exactly one form. Report: 2.1 (MLA, DeepSeekMoE), 2.2 (MTP), 4.2 (sizes), 4.3 (YaRN).
 
 use crate::yarn::{self, Yarn};
 use hadal_base::{IoContext, IoError, foreign, read_small};
@@ -11,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Epsilon of the two norms inside MLA: the released code fixes it, whatever `rms_norm_eps` says.
+/// Epsilon of the two norms inside MLA. The released code fixes it, whatever the value of `rms_norm_eps`.
 pub const MLA_NORM_EPS: f64 = 1e-6;
 
-/// Which of the two families a checkpoint belongs to: what keys mean that a file leaves out, and, for V2's two methods of
-/// choosing experts, what `routed_scaling_factor` does ([`ModelConfig::gate_scale_after_norm`]). All else is said by keys.
+/// The family of a checkpoint. It decides the values of keys that a file leaves out. For V2's two methods of choosing
+/// experts, it also decides the use of `routed_scaling_factor` ([`ModelConfig::gate_scale_after_norm`]). The keys
+/// decide everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModelType {
     /// DeepSeek-V3, R1, Moonlight and others of that layout.
@@ -30,9 +30,9 @@ pub enum ModelType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScoringFunc {
-    /// Each expert on its own (V3).
+    /// Each expert on its own, as in V3.
     Sigmoid,
-    /// Over all experts (V2).
+    /// Over all experts, as in V2.
     Softmax,
 }
 
@@ -40,16 +40,16 @@ pub enum ScoringFunc {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TopkMethod {
-    /// The best `num_experts_per_tok` of all.
+    /// The best `num_experts_per_tok` experts of all.
     Greedy,
-    /// First the `topk_group` groups with the best single expert (V2).
+    /// First the `topk_group` groups with the best single expert are chosen (V2).
     GroupLimitedGreedy,
-    /// First the groups with the best two biased scores; a bias balances the load (V3).
+    /// First the groups with the best two biased scores are chosen. A bias balances the load (V3).
     NoauxTc,
 }
 
-/// A model's configuration. Made by [`ModelConfig::from_file`], [`ModelConfig::named`], from JSON, or by changing
-/// [`ModelConfig::defaults`]; call [`ModelConfig::validate`] after changing fields by hand.
+/// A model's configuration. It comes from [`ModelConfig::from_file`], [`ModelConfig::named`], from JSON, or from
+/// changing [`ModelConfig::defaults`]. Call [`ModelConfig::validate`] after changing fields directly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
 pub struct ModelConfig {
@@ -61,47 +61,47 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Width of the dense feed-forward layers.
     pub intermediate_size: usize,
-    /// Width of one expert. All shared experts together are one expert `n_shared_experts` times as wide.
+    /// Width of one expert. All shared experts together form one expert that is `n_shared_experts` times as wide.
     pub moe_intermediate_size: usize,
     /// Layers of the main model.
     pub num_hidden_layers: usize,
-    /// Depth of Multi-Token Prediction; 0 when the file does not say.
+    /// Depth of Multi-Token Prediction. It is 0 if the file does not have the key.
     pub num_nextn_predict_layers: usize,
     /// Heads, n_h.
     pub num_attention_heads: usize,
-    /// Experts every token goes to, N_s.
+    /// Number of shared experts, N_s. Every token goes to them.
     pub n_shared_experts: usize,
-    /// 0: every layer is dense.
+    /// Number of routed experts. 0 means that every layer is dense.
     pub n_routed_experts: usize,
-    /// Routed experts a token goes to, K_r.
+    /// Number of routed experts per token, K_r.
     pub num_experts_per_tok: usize,
     /// Layers before this one are dense.
     pub first_k_dense_replace: usize,
-    /// From there on, layers whose index is a multiple of this route.
+    /// From `first_k_dense_replace` on, the layers whose index is a multiple of this have experts.
     pub moe_layer_freq: usize,
-    /// Query latent rank, d'_c; none: one full matrix `q_proj`.
+    /// Rank of the query latent, d'_c. `None` means one full matrix `q_proj`.
     pub q_lora_rank: Option<usize>,
     /// Width of the cached latent, d_c.
     pub kv_lora_rank: usize,
-    /// Width of a head without position, d_h.
+    /// Width of the part of a head without position, d_h.
     pub qk_nope_head_dim: usize,
-    /// Width of the rotary part, d_R; even.
+    /// Width of the rotary part, d_R. It must be even.
     pub qk_rope_head_dim: usize,
     /// Width of a value, d_v.
     pub v_head_dim: usize,
-    /// Groups of experts (nodes).
+    /// Number of groups of experts (nodes).
     pub n_group: usize,
-    /// Groups a token may go to, M.
+    /// Number of groups that a token may go to, M.
     pub topk_group: usize,
-    /// From logits to affinities.
+    /// How logits become affinities.
     pub scoring_func: ScoringFunc,
-    /// From affinities to a choice.
+    /// How experts are chosen from the affinities.
     pub topk_method: TopkMethod,
     /// Whether gate values are divided by their sum.
     pub norm_topk_prob: bool,
-    /// What gate values are multiplied with, also after a division ([`ModelConfig::gate_scale_after_norm`]).
+    /// Factor of the gate values, also after a division ([`ModelConfig::gate_scale_after_norm`]).
     pub routed_scaling_factor: f64,
-    /// Epsilon of all norms but those inside MLA ([`MLA_NORM_EPS`]).
+    /// Epsilon of all norms except those inside MLA ([`MLA_NORM_EPS`]).
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
@@ -111,19 +111,19 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// Whether the output head is the embedding table.
     pub tie_word_embeddings: bool,
-    /// Rotary pairs are (2i, 2i + 1); nothing else is supported.
+    /// Rotary pairs are (2i, 2i + 1). Nothing else is supported.
     pub rope_interleave: bool,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
-    /// Begins a text.
+    /// The token that begins a text.
     pub bos_token_id: Option<u32>,
-    /// Any of these ends a text; empty when the file says null.
+    /// The tokens that end a text. Empty if the file says null.
     pub eos_token_id: Vec<u32>,
-    /// `torch_dtype` or `dtype`: what the weights are stored in, for information.
+    /// `torch_dtype` or `dtype`: the format of the stored weights. It is only information.
     pub dtype: Option<String>,
-    /// As written in the file.
+    /// The `quantization_config` as written in the file.
     pub quantization_config: Option<serde_json::Value>,
-    /// Keys that mean nothing here; kept, and written back.
+    /// Keys that have no effect here. They are kept and written back.
     pub extra: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -149,14 +149,14 @@ pub enum ConfigError {
     #[error(transparent)]
     Io(#[from] IoError),
     /// The file is of another kind.
-    #[error("{path} is no configuration: it is {what}", path = path.display())]
+    #[error("{path} is not a configuration: it is {what}", path = path.display())]
     Foreign {
         /// Which file.
         path: PathBuf,
         /// What it is, and what to do.
         what: &'static str,
     },
-    /// The file is no JSON.
+    /// The file is not JSON.
     #[error("{path} is not valid JSON: {error}", path = path.display())]
     Json {
         /// Which file.
@@ -167,7 +167,10 @@ pub enum ConfigError {
     /// Keys of the wrong type, or values that do not make a model.
     #[error("{}", Problems(.0))]
     Invalid(Vec<Problem>),
-    /// As `Invalid`, from a file.
+    /// Keys ask for something that the model does not compute. Nothing else is wrong, or the family is known to need it.
+    #[error("{}", Problems(.0))]
+    NotComputed(Vec<Problem>),
+    /// Like `Invalid`, for a file.
     #[error("{path}: {error}", path = path.display())]
     InFile {
         /// Which file.
@@ -175,6 +178,15 @@ pub enum ConfigError {
         /// What is wrong in it.
         error: Box<ConfigError>,
     },
+}
+
+/// The content of a `config.json`.
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, ConfigError> {
+    let text = read_small(path, MAX_CONFIG).at("read", path)?;
+    serde_json::from_slice(&text).map_err(|error| match foreign(&text) {
+        Some(what) => ConfigError::Foreign { path: path.into(), what },
+        None => ConfigError::Json { path: path.into(), error },
+    })
 }
 
 struct Problems<'a>(&'a [Problem]);
@@ -209,12 +221,7 @@ impl ModelConfig {
     /// Reads a `config.json` and checks it.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
-        let text = read_small(path, MAX_CONFIG).at("read", path)?;
-        let value = serde_json::from_slice(&text).map_err(|error| match foreign(&text) {
-            Some(what) => ConfigError::Foreign { path: path.into(), what },
-            None => ConfigError::Json { path: path.into(), error },
-        })?;
-        Self::from_value(value).map_err(|e| ConfigError::InFile { path: path.into(), error: Box::new(e) })
+        Self::from_value(read_json(path)?).map_err(|e| ConfigError::InFile { path: path.into(), error: Box::new(e) })
     }
 
     /// Reads the text of a `config.json` and checks it.
@@ -223,56 +230,57 @@ impl ModelConfig {
         Self::from_value(serde_json::from_str(text).map_err(|error| ConfigError::Json { path, error })?)
     }
 
-    /// Width of a query or key: the part without position, then the rotary part.
+    /// Width of a query or key: the part without position and the rotary part.
     pub fn qk_head_dim(&self) -> usize {
         self.qk_nope_head_dim + self.qk_rope_head_dim
     }
 
-    /// Width of the shared experts taken as one feed-forward layer.
+    /// Width of the shared experts when they are seen as one feed-forward layer.
     pub fn shared_intermediate_size(&self) -> usize {
         self.n_shared_experts * self.moe_intermediate_size
     }
 
-    /// Whether layer `l` routes to experts. MTP modules are the layers from `num_hidden_layers` on.
+    /// Whether layer `l` has experts. MTP modules are the layers from `num_hidden_layers` on.
     pub fn is_moe_layer(&self, l: usize) -> bool {
         self.n_routed_experts > 0 && l >= self.first_k_dense_replace && l.is_multiple_of(self.moe_layer_freq)
     }
 
-    /// What attention scores are multiplied with: `qk_head_dim^-1/2`, and `m(mscale_all_dim)^2` under YaRN.
+    /// Factor of attention scores: `qk_head_dim^-1/2`, and with YaRN also `m(mscale_all_dim)^2`.
     pub fn softmax_scale(&self) -> f64 {
         let m = self.rope_scaling.as_ref().map_or(1.0, |y| yarn::mscale(y.factor, y.mscale_all_dim));
         (self.qk_head_dim() as f64).powf(-0.5) * m * m
     }
 
-    /// What cosine and sine are multiplied with; 1 for V3.
+    /// Factor of cosine and sine. It is 1 for V3.
     pub fn rope_attention_factor(&self) -> f64 {
         self.rope_scaling.as_ref().map_or(1.0, Yarn::cos_sin_factor)
     }
 
-    /// Angle per position of each of the `qk_rope_head_dim / 2` rotary pairs.
+    /// The angle per position of each of the `qk_rope_head_dim / 2` rotary pairs.
     pub fn rope_inv_freq(&self) -> Vec<f64> {
         yarn::inv_freq(self.qk_rope_head_dim, self.rope_theta, self.rope_scaling.as_ref())
     }
 
-    /// Whether gate values are multiplied by `routed_scaling_factor` even when `norm_topk_prob` has normalised them: yes
-    /// wherever `noaux_tc` chooses, whatever the family (DeepSeek-VL2 is a V2 with it), and in all of V3's code. In V2's own
-    /// code the two exclude each other; it has V2's two methods only.
+    /// Whether gate values are multiplied by `routed_scaling_factor` even after `norm_topk_prob` has normalised them.
+    /// This is so wherever `noaux_tc` chooses, in any family (DeepSeek-VL2 is a V2 with it), and in all of V3's code.
+    /// In V2's own code, which has only V2's two methods, the two exclude each other.
     pub fn gate_scale_after_norm(&self) -> bool {
         self.topk_method == TopkMethod::NoauxTc || self.model_type == ModelType::DeepseekV3
     }
 }
 
-/// Bytes of the largest `config.json`.
+/// Size in bytes of the largest `config.json`.
 pub(crate) const MAX_CONFIG: u64 = 10_000_000;
-/// Largest value of any one size, so that no product of a few of them overflows.
+/// Largest value of any single size, so that products of a few of them do not overflow.
 const MAX_SIZE: usize = 1 << 18;
-const MAX_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 const MAX_EXPERTS: usize = 1 << 13;
-/// Experts of all layers together: what is listed tensor by tensor must fit into memory. The full model has 15 thousand.
+/// Largest number of experts in all layers together. Each tensor has an entry in a list, and the list must fit into
+/// memory. The full model has 15 thousand.
 const MAX_ALL_EXPERTS: usize = 1 << 17;
 
 impl ModelConfig {
-    /// Checks that the values make a model; the error names every key that does not.
+    /// Checks that the values make a model. The error names every key that does not.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let problems = self.problems();
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
@@ -307,7 +315,9 @@ impl ModelConfig {
             ("max_position_embeddings", self.max_position_embeddings, 1, 1 << 30),
         ];
         for (key, value, low, high) in sizes {
-            require(found, (low..=high).contains(&value), key, || format!("must lie in {low}..={high}, is {value}"));
+            require(found, (low..=high).contains(&value), key, || {
+                format!("must be between {low} and {high}, is {value}")
+            });
         }
         let rope = self.qk_rope_head_dim;
         require(found, rope.is_multiple_of(2), "qk_rope_head_dim", || format!("must be even, is {rope}"));
@@ -346,7 +356,7 @@ impl ModelConfig {
         let (experts, groups, kept) = (self.n_routed_experts, self.n_group, self.topk_group);
         let (top_k, width) = (self.num_experts_per_tok, self.moe_intermediate_size);
         require(found, (1..=MAX_SIZE).contains(&width), "moe_intermediate_size", || {
-            format!("must lie in 1..={MAX_SIZE}, is {width}")
+            format!("must be between 1 and {MAX_SIZE}, is {width}")
         });
         let shared = self.n_shared_experts.saturating_mul(width);
         require(found, shared <= MAX_SIZE, "n_shared_experts", || {
@@ -358,16 +368,16 @@ impl ModelConfig {
             format!("times num_hidden_layers and num_nextn_predict_layers must be at most {MAX_ALL_EXPERTS}, is {all}")
         });
         require(found, (1..=experts).contains(&top_k), "num_experts_per_tok", || {
-            format!("must lie in 1..=n_routed_experts ({experts}), is {top_k}")
+            format!("must be between 1 and n_routed_experts ({experts}), is {top_k}")
         });
         if self.topk_method == TopkMethod::Greedy {
-            return; // groups play no part
+            return; // groups have no effect
         }
         require(found, groups >= 1 && experts.is_multiple_of(groups), "n_group", || {
             format!("must divide n_routed_experts ({experts}), is {groups}")
         });
         require(found, (1..=groups).contains(&kept), "topk_group", || {
-            format!("must lie in 1..=n_group ({groups}), is {kept}")
+            format!("must be between 1 and n_group ({groups}), is {kept}")
         });
         let in_group = experts / groups.max(1);
         require(found, self.topk_method != TopkMethod::NoauxTc || groups <= 1 || in_group >= 2, "n_group", || {

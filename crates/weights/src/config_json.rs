@@ -1,23 +1,27 @@
-//! `config.json` in and out: both layouts of the rotary keys, aliases, and the defaults of each family.
+//! Reads and writes `config.json`: both layouts of the rotary keys, aliases, and the defaults of each family.
 //!
-//! Read: `rope_scaling` + `rope_theta` (released checkpoints) and `rope_parameters` (transformers 5), `type` and
-//! `rope_type`, `num_mtp_layers`, `num_local_experts`. Absent keys mean what transformers' `DeepseekV3Config` and
-//! `DeepseekV2Config` say they mean, but for `num_nextn_predict_layers`, whose absence means 0 as in every other program.
-//! So does null, where they take it: "none" of what can be none, no for `norm_topk_prob`, as if absent for the rest.
-//! Written: the old layout, which transformers, vLLM, SGLang and llama.cpp all read. Keys that mean nothing here survive.
+//! Reading accepts `rope_scaling` + `rope_theta` (released checkpoints) and `rope_parameters` (transformers 5), `type`
+//! and `rope_type`, `num_mtp_layers`, `num_local_experts`, `mlp_layer_types`. A missing key has the default of
+//! transformers' configuration class for the family (`family.rs`). The exception is `num_nextn_predict_layers`: if it is
+//! missing, it is 0, as in every other program. Null is accepted where transformers accepts it. It means "none" if the
+//! value may be none, false for `norm_topk_prob`, and otherwise the same as a missing key.
+//!
+//! Writing uses the old layout, because transformers, vLLM, SGLang and llama.cpp all read it. Keys that have no effect
+//! here are kept.
 
-use crate::config::{ConfigError, ModelConfig, ModelType, Problem, ScoringFunc, TopkMethod};
+use crate::config::{ConfigError, MAX_LAYERS, ModelConfig, ModelType, Problem, ScoringFunc, TopkMethod};
 use crate::keys::Keys;
+use crate::relative::not_computed;
 use serde_json::{Map, Value, json};
 
-/// Keys that follow from others or name files that are not exported: read over, never written back.
+/// Keys that follow from others, or that name files which are not exported. They are ignored and never written back.
 const DERIVED: [&str; 4] = ["head_dim", "qk_head_dim", "auto_map", "architectures"];
 
-/// Keys some programs insist on, written when the file had none.
+/// Keys that some programs require. They are written if the file did not have them.
 const ADDED: [(&str, bool); 1] = [("use_cache", true)];
 
 impl ModelConfig {
-    /// Every key at its family's default.
+    /// A configuration with the family's default for every key.
     pub fn defaults(model_type: ModelType) -> Self {
         let v3 = Self {
             model_type: ModelType::DeepseekV3,
@@ -88,36 +92,42 @@ impl ModelConfig {
     /// Reads a parsed `config.json` and checks it.
     pub fn from_value(value: Value) -> Result<Self, ConfigError> {
         let Value::Object(map) = value else {
-            return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is no JSON object")]));
+            return Err(ConfigError::Invalid(vec![Problem::new("config.json", "is not a JSON object")]));
         };
         let mut keys = Keys::new(map);
-        let model_type = keys.model_type();
-        let d = Self::defaults(model_type);
+        let family = keys.family();
+        let d = family.defaults();
+        let not_computed = not_computed(family, &mut keys.map);
+        keys.missing.extend(not_computed);
         let max_position_embeddings = keys.size("max_position_embeddings", d.max_position_embeddings, None);
         let num_attention_heads = keys.size("num_attention_heads", d.num_attention_heads, None);
         keys.alias("num_nextn_predict_layers", "num_mtp_layers");
         keys.alias("n_routed_experts", "num_local_experts");
-        // Transformers' name in this family; in the other it is no name of anything.
-        if model_type == ModelType::DeepseekV2 {
-            keys.alias("n_routed_experts", "num_experts");
+        for (key, other) in family.aliases {
+            keys.alias(key, other);
         }
         keys.alias("torch_dtype", "dtype");
         let (rope_theta, rope_scaling, rope_rest) = keys.rope(d.rope_theta, max_position_embeddings);
         keys.unsupported(num_attention_heads);
+        let num_hidden_layers = keys.size("num_hidden_layers", d.num_hidden_layers, None);
+        let num_nextn_predict_layers = keys.size("num_nextn_predict_layers", d.num_nextn_predict_layers, Some(0));
+        let layer_types = keys.layer_types(num_hidden_layers, num_nextn_predict_layers);
+        // What the list of layers says, where there is one, is what the two numbers mean when they are left out.
+        let (first, every) = layer_types.unwrap_or((d.first_k_dense_replace, d.moe_layer_freq));
         let mut config = Self {
-            model_type,
+            model_type: d.model_type,
             vocab_size: keys.size("vocab_size", d.vocab_size, None),
             hidden_size: keys.size("hidden_size", d.hidden_size, None),
             intermediate_size: keys.size("intermediate_size", d.intermediate_size, None),
             moe_intermediate_size: keys.size("moe_intermediate_size", d.moe_intermediate_size, None),
-            num_hidden_layers: keys.size("num_hidden_layers", d.num_hidden_layers, None),
-            num_nextn_predict_layers: keys.size("num_nextn_predict_layers", d.num_nextn_predict_layers, Some(0)),
+            num_hidden_layers,
+            num_nextn_predict_layers,
             num_attention_heads,
             n_shared_experts: keys.size("n_shared_experts", d.n_shared_experts, Some(0)),
             n_routed_experts: keys.size("n_routed_experts", d.n_routed_experts, Some(0)),
             num_experts_per_tok: keys.size("num_experts_per_tok", d.num_experts_per_tok, Some(0)),
-            first_k_dense_replace: keys.size("first_k_dense_replace", d.first_k_dense_replace, Some(0)),
-            moe_layer_freq: keys.size("moe_layer_freq", d.moe_layer_freq, Some(1)),
+            first_k_dense_replace: keys.size("first_k_dense_replace", first, Some(0)),
+            moe_layer_freq: keys.size("moe_layer_freq", every, Some(1)),
             q_lora_rank: keys.nullable("q_lora_rank", d.q_lora_rank, "a whole number or null"),
             kv_lora_rank: keys.size("kv_lora_rank", d.kv_lora_rank, None),
             qk_nope_head_dim: keys.size("qk_nope_head_dim", d.qk_nope_head_dim, None),
@@ -150,23 +160,44 @@ impl ModelConfig {
         for key in DERIVED {
             keys.map.remove(key);
         }
-        // What the writer adds on its own says nothing of its own either.
+        // A key that the writer adds by itself says nothing about the model either.
         keys.map.retain(|key, value| ADDED.iter().all(|(k, v)| k != key || *value != json!(v)));
         if !rope_rest.is_empty() {
             keys.map.insert("rope_scaling".into(), Value::Object(rope_rest));
         }
         config.extra = std::mem::take(&mut keys.map);
         config.first_k_dense_replace = config.dense_by_index();
-        // A key of the wrong type left its default behind: only what was really written can be judged.
-        let problems = match std::mem::take(&mut keys.problems) {
-            wrong if wrong.is_empty() => config.problems().into_iter().map(|p| keys.as_written(p)).collect(),
-            wrong => wrong,
+        if let Some((first, every)) = layer_types
+            && (0..num_hidden_layers.min(MAX_LAYERS)).any(|l| {
+                config.is_moe_layer(l) != (config.n_routed_experts > 0 && l >= first && l.is_multiple_of(every))
+            })
+        {
+            keys.wrong(
+                "mlp_layer_types",
+                "differs from `first_k_dense_replace` and `moe_layer_freq`; keep what is right",
+            );
+        }
+        // A key of the wrong type was replaced by its default. Only values that were really written can be judged.
+        let (wrong, missing) = (std::mem::take(&mut keys.problems), std::mem::take(&mut keys.missing));
+        if !family.missing.is_empty() || (wrong.is_empty() && !missing.is_empty()) {
+            let mut all: Vec<Problem> = Vec::new();
+            for problem in missing.into_iter().chain(wrong) {
+                if all.iter().all(|p| p.key != problem.key) {
+                    all.push(problem);
+                }
+            }
+            return Err(ConfigError::NotComputed(all));
+        }
+        let problems: Vec<Problem> = if wrong.is_empty() {
+            config.problems().into_iter().map(|p| keys.as_written(p)).collect()
+        } else {
+            wrong.into_iter().chain(missing).collect()
         };
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// `first_k_dense_replace` as every file has it. Other programs decide by a layer's index alone whether it is dense,
-    /// so a model without experts says there that all of its layers are.
+    /// `first_k_dense_replace` as other programs expect it. They decide by the index alone whether a layer is dense. So
+    /// for a model without experts, this says that all layers are dense.
     fn dense_by_index(&self) -> usize {
         let all_layers = self.num_hidden_layers.saturating_add(self.num_nextn_predict_layers);
         if self.n_routed_experts == 0 { self.first_k_dense_replace.max(all_layers) } else { self.first_k_dense_replace }
@@ -177,7 +208,7 @@ impl ModelConfig {
         format!("{:#}\n", self.to_value())
     }
 
-    /// As [`ModelConfig::to_json`], parsed.
+    /// Like [`ModelConfig::to_json`], but parsed.
     pub fn to_value(&self) -> Value {
         let mut map = self.extra.clone();
         let architecture = match self.model_type {

@@ -1,8 +1,9 @@
-//! From one stored format to another, tensor by tensor: a checkpoint of any size in a few megabytes of memory.
+//! Converts a checkpoint from one stored format to another, tensor by tensor. A checkpoint of any size needs only a few
+//! megabytes of memory.
 //!
-//! What is to stay what it is, is copied bit for bit, FP8 with its scales. Only where a type is asked for that does not hold
-//! its scales are they made anew, by de-quantising and quantising again. A weight that is infinite or NaN, or would become it, is an
-//! error with its name and place.
+//! A tensor whose format does not change is copied bit for bit; an FP8 tensor is copied with its scales. If the
+//! requested type cannot hold the scales, the tensor is dequantised and quantised again. A weight that is infinite or
+//! NaN, or would become so, is an error that names the tensor and the place.
 
 use crate::config::ModelConfig;
 use crate::decode::no_number;
@@ -16,13 +17,14 @@ use hadal_ops::bf16;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-/// What a conversion is to change. By default nothing: every tensor stays what it is stored as.
+/// What a conversion changes. The default changes nothing: every tensor keeps its stored format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Conversion {
-    /// What weights become. Of a checkpoint in FP8 the very tensors that are FP8 stay it; of any other, those that the
-    /// released weights have in FP8 become it, but for what its `modules_to_not_convert` names.
+    /// The format that weights are converted to. For FP8 from an FP8 checkpoint, exactly its FP8 tensors are FP8 again.
+    /// For FP8 from any other checkpoint, the tensors become FP8 that are FP8 in the released weights, except those
+    /// named in `modules_to_not_convert`.
     pub format: Option<WeightFormat>,
-    /// What the scales of tensors that are FP8 already become.
+    /// The format for the scales of tensors that are already FP8.
     pub scales: Option<ScaleFormat>,
 }
 
@@ -33,21 +35,21 @@ impl From<WeightFormat> for Conversion {
     }
 }
 
-/// What a conversion did, in tensors.
+/// What a conversion did, in numbers of tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Converted {
-    /// All of the model.
+    /// All tensors of the model.
     pub tensors: usize,
     /// Copied as they were stored.
     pub copied: usize,
-    /// Rounded to a type of fewer bits, FP8 included.
+    /// Rounded to a type with fewer bits, including FP8.
     pub narrowed: usize,
-    /// FP8 quantised again because its scales cannot be stored as was asked for.
+    /// FP8 tensors that were quantised again because the requested type cannot hold their scales.
     pub requantised: usize,
 }
 
 impl Converted {
-    /// The same in words, as in "as bf16: 3 of 7 tensors copied bit for bit, 4 narrowed".
+    /// A description, for example "as bf16: 3 of 7 tensors copied bit for bit, 4 narrowed".
     pub fn describe(&self, conversion: Conversion) -> String {
         let what = match (conversion.format, conversion.scales) {
             (Some(WeightFormat::Fp8(_)), None) => "fp8".into(),
@@ -66,8 +68,8 @@ impl Converted {
     }
 }
 
-/// Writes a checkpoint that an audit found whole into the folder `dir`, which is there. MTP modules get their copies of
-/// embedding and head.
+/// Writes a checkpoint into the existing folder `dir`. An audit must have found it complete. MTP modules get their
+/// copies of embedding and head.
 pub fn convert_into(
     checkpoint: &Checkpoint,
     dir: &Path,
@@ -104,13 +106,14 @@ pub fn convert_into(
     Ok(done)
 }
 
-/// Whether values may be rounded on the way from one type to the other. (FP8 in BF16 is: the product of code and scale.)
+/// Whether values may be rounded by the conversion. This is also true from FP8 to BF16, because a value is the product
+/// of code and scale.
 fn is_narrower(to: SaveDtype, from: SaveDtype) -> bool {
     to.size() < from.size() || (to, from) == (SaveDtype::Bf16, SaveDtype::F16)
 }
 
 impl Conversion {
-    /// What a tensor becomes that is stored as `from`.
+    /// The new format of a tensor that is stored as `from`.
     fn of(self, name: &str, from: SaveDtype, from_fp8: bool, config: &ModelConfig) -> SaveDtype {
         match (self.format, from) {
             (None | Some(WeightFormat::Fp8(_)), SaveDtype::F8E4M3(scales)) => {
@@ -124,7 +127,7 @@ impl Conversion {
         }
     }
 
-    /// What the configuration says of FP8 weights afterwards: what it said, unless their scales are new.
+    /// The configuration's entry for FP8 weights after the conversion. It does not change unless the scales are new.
     fn quantization(self, from_fp8: bool, config: &ModelConfig) -> Option<serde_json::Value> {
         let kept = config.quantization_config.as_ref();
         let scales = match (self.scales, self.format) {
@@ -136,12 +139,12 @@ impl Conversion {
     }
 }
 
-/// A checkpoint as the source of another.
+/// A checkpoint as the source of another one.
 struct Stored<'a> {
     checkpoint: &'a Checkpoint,
-    /// Tensors that are copies, and of what.
+    /// Tensors that are copies, with their originals.
     origin: HashMap<String, String>,
-    /// FP8 tensors whose scales cannot stay.
+    /// FP8 tensors whose scales cannot be kept.
     requantised: HashSet<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Files that did not arrive, or not whole, and what a format's own library leaves open.
+//! Files that are missing or incomplete, and cases that the format's own library leaves open.
 
 use super::*;
 use safetensors::SafeTensors;
@@ -11,7 +11,7 @@ const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:
 const MODEL: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// A folder with a configuration, and a file beside it.
+/// A folder with a configuration and one other file.
 fn folder(name: &str, bytes: &[u8]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("config.json"), ModelConfig::named("small").unwrap().to_json()).unwrap();
@@ -50,26 +50,26 @@ fn files_of_another_kind_are_told_by_how_they_begin() {
         (b"GGUF\x03\0\0\0\x10\0\0\0\0\0\0\0", "a GGUF file"),
         (b"\x80\x02}q\0X\x06\0\0\0weight", "pickle"),
         (&[0; 4096], "full of zeros"),
-        // Two exabytes of header.
+        // A header of two exabytes.
         (b"", "only 0 bytes"),
         (&[&(2u64 << 60).to_le_bytes()[..], b"{}"].concat(), "a header of 2305843009213693952 bytes"),
         (b"an ordinary text, of some length", "begins with `an ordinary text`"),
-        // A length that could be one, before something that is no header.
+        // A plausible length before something that is not a header.
         (b"\x20\0\0\0\0\0\0\0not JSON", "not JSON"),
     ] {
         let error = refusal(folder(MODEL, bytes).path());
-        assert!(error.contains(MODEL) && error.contains("is no safetensors file"), "{error}");
+        assert!(error.contains(MODEL) && error.contains("is not a safetensors file"), "{error}");
         assert!(error.contains(part), "{part}: {error}");
     }
     for (bytes, part) in [(&b"<html>"[..], "a web page"), (b"\x1f\x8b\x08", "gzip")] {
         let error = refusal(folder("config.json", bytes).path());
-        assert!(error.contains("config.json is no configuration") && error.contains(part), "{error}");
+        assert!(error.contains("config.json is not a configuration") && error.contains(part), "{error}");
         let error = refusal(folder(INDEX, bytes).path());
         assert!(error.contains(INDEX) && error.contains(part), "{error}");
     }
 }
 
-/// Wherever a copy ends, it says how many bytes are there and how many should be.
+/// Wherever a file is cut, the error says how many bytes there are and how many there should be.
 #[test]
 fn half_copied_files_say_what_is_missing() {
     let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]}}"#;
@@ -79,16 +79,16 @@ fn half_copied_files_say_what_is_missing() {
     for n in 0..all {
         let error = refusal(folder(MODEL, &whole[..n]).path());
         let part = match n {
-            0..8 => format!("is no safetensors file: it has only {n} bytes"),
+            0..8 => format!("is not a safetensors file: it has only {n} bytes"),
             _ if n < header => format!("is cut off: it has {n} bytes and should have more than {header}"),
-            _ => format!("is cut off: it has {n} bytes, by its header it should have {all}"),
+            _ => format!("is cut off: it has {n} bytes, but its header says {all}"),
         };
         assert!(error.contains(&part) && error.ends_with("copy or download it again"), "{n}: {error}");
         assert!(SafeTensors::deserialize(&whole[..n]).is_err());
     }
     let error = refusal(folder(MODEL, &[&whole[..], b"more"].concat()).path());
     assert!(error.contains("has 4 bytes after its last tensor; copy or download it again"), "{error}");
-    // An index that ends early.
+    // A truncated index.
     let index = br#"{"metadata":{"total_size":8},"weight_map":{"w":"a.safetensors"}}"#;
     for n in 0..index.len() {
         let error = refusal(folder(INDEX, &index[..n]).path());
@@ -96,7 +96,8 @@ fn half_copied_files_say_what_is_missing() {
     }
 }
 
-/// What may be absent, null or anything in a header and in an index, against the format's own crate for the header.
+/// Fields of a header and of an index that may be absent, null or anything. The header is compared with the format's
+/// own crate.
 #[test]
 fn optional_parts_of_headers_and_indices() {
     let tensor = json!({"dtype": "F32", "shape": [2], "data_offsets": [0, 8]});
@@ -128,7 +129,7 @@ fn optional_parts_of_headers_and_indices() {
     let metadata: Vec<bool> =
         any().into_iter().map(|value| both(&json!({"__metadata__": value, "w": tensor}), "__metadata__")).collect();
     assert_eq!(metadata, [true, true, true, false, false, false, false, false]);
-    // Of a tensor everything is needed, and what else stands there is not looked at.
+    // All fields of a tensor are required. Other fields are ignored.
     for key in ["dtype", "shape", "data_offsets"] {
         let mut without = tensor.clone();
         without.as_object_mut().unwrap().remove(key);
@@ -167,7 +168,8 @@ fn optional_parts_of_headers_and_indices() {
     }
 }
 
-/// A newest checkpoint of a run that cannot be opened: the error is that of its file, and says which older one can be.
+/// The newest checkpoint of a run cannot be opened. The error is the one of its file, and it names the older checkpoint
+/// that can be opened.
 #[test]
 fn a_damaged_checkpoint_names_an_older_one() {
     let run = tempfile::tempdir().unwrap();
@@ -187,7 +189,7 @@ fn a_damaged_checkpoint_names_an_older_one() {
         let bytes = fs::read(step.join(name)).unwrap();
         fs::write(step.join(name), &bytes[..bytes.len() - 3]).unwrap();
     };
-    // The one before is damaged as well, in another file.
+    // The checkpoint before is damaged as well, in another file.
     cut(&steps[2], "config.json");
     cut(&steps[3], MODEL);
     let error = refusal(&newest);
@@ -196,12 +198,13 @@ fn a_damaged_checkpoint_names_an_older_one() {
         assert!(error.contains(part), "{part}: {error}");
     }
     assert!(!error.contains("step-00000001") && !error.contains("step-00000010"), "{error}");
-    // What the error says to do helps.
+    // The advice in the error works.
     fs::rename(&steps[3], run.path().join("aside")).unwrap();
     fs::rename(&steps[2], run.path().join("aside too")).unwrap();
     let used = folder::model_folder(run.path()).unwrap();
     assert!(used.ends_with("step-00000002") && Checkpoint::open(&used).is_ok());
-    // Nothing older: the error alone. Neither is there anything older than a checkpoint that is no run's.
+    // If there is no older checkpoint, the error stands alone. This is also so for a checkpoint that does not belong to
+    // a run.
     cut(&steps[0], MODEL);
     assert!(!refusal(&steps[0]).contains("older"));
     cut(&run.path().join("aside too"), MODEL);

@@ -1,4 +1,4 @@
-//! From stored elements to f32 or bf16.
+//! Decodes stored elements to f32 or bf16.
 
 use crate::error::Error;
 use crate::fp8;
@@ -7,11 +7,11 @@ use hadal_ops::bf16;
 use half::f16;
 use std::fmt::Display;
 
-/// Element types that tensors are read into.
+/// Element types that tensors can be read into.
 pub trait Element: Copy {
-    /// From single precision.
+    /// Converts from single precision.
     fn from_f32(value: f32) -> Self;
-    /// From bfloat16, exact.
+    /// Converts from bfloat16, exactly.
     fn from_bf16(value: bf16) -> Self;
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Scales {
     pub(crate) values: Vec<f32>,
 }
 
-/// Decodes elements from the `start`th on.
+/// Decodes elements, starting at number `start`.
 pub(crate) fn decode<T: Element>(
     name: &str,
     dtype: &Dtype,
@@ -61,14 +61,14 @@ pub(crate) fn decode<T: Element>(
     Ok(())
 }
 
-/// The error about an element that is no number.
+/// The error for an element that is infinite or NaN.
 pub(crate) fn no_number(name: &str, value: impl Display, element: usize, cols: usize) -> Error {
     let (row, col) = (element / cols, element % cols);
-    let reason = format!("is {value} at row {row}, column {col}; get the checkpoint anew");
+    let reason = format!("is {value} at row {row}, column {col}; get the checkpoint again");
     Error::Unusable { name: name.into(), reason }
 }
 
-/// Fails with index and value of the first element that is infinite or NaN.
+/// An error with the index and value of the first element that is infinite or NaN.
 pub(crate) fn find_no_number(dtype: &Dtype, bytes: &[u8]) -> Result<(), (usize, f32)> {
     fn first<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Result<(), (usize, f32)> {
         let mut values = bytes.as_chunks::<N>().0.iter().map(|b| value(*b)).enumerate();

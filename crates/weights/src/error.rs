@@ -1,4 +1,4 @@
-//! What can go wrong with a checkpoint, by name.
+//! Everything that can go wrong with a checkpoint.
 
 use crate::audit::Audit;
 use crate::config::ConfigError;
@@ -8,29 +8,37 @@ use std::path::PathBuf;
 /// Why a checkpoint cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The system refused; `source` says why (no space left, no permission, ...).
+    /// The system reported an error, for example no space left or no permission.
     #[error(transparent)]
     Io(#[from] IoError),
     /// `config.json` is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A file is there but is not what it should be.
+    /// A file exists but does not have the expected contents.
     #[error("{path}: {reason}", path = path.display())]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it and what to do.
         reason: String,
     },
-    /// A path that was to hold a model.
+    /// A path does not contain a model.
     #[error("{path} {reason}", path = path.display())]
     NoModel {
         /// The path.
         path: PathBuf,
-        /// What is there instead, and what to give.
+        /// What is there instead, and which path to give.
         reason: String,
     },
-    /// A run's checkpoint that cannot be opened, though an older one can.
+    /// A repository is not on this machine and cannot be downloaded.
+    #[error("{repo} {reason}")]
+    Hub {
+        /// Its name.
+        repo: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A run's checkpoint cannot be opened, but an older one can.
     #[error(
         "{error}; an older checkpoint of this run can be opened, {older}: name that one, or move {path} away",
         path = path.display(),
@@ -44,61 +52,61 @@ pub enum Error {
         /// The older one.
         older: PathBuf,
     },
-    /// The folder has no weights this program reads.
+    /// The folder has no weights that this program can read.
     #[error("no weights in {path}: {reason}", path = path.display())]
     NoWeights {
-        /// Which folder.
+        /// The folder.
         path: PathBuf,
-        /// What was looked for and found.
+        /// What was searched for and found.
         reason: String,
     },
-    /// A tensor was asked for that the checkpoint lacks.
+    /// The checkpoint does not have the requested tensor.
     #[error("the checkpoint {path} has no tensor `{name}`", path = path.display())]
     NoTensor {
-        /// Which checkpoint.
+        /// The checkpoint.
         path: PathBuf,
-        /// Which tensor.
+        /// The tensor.
         name: String,
     },
-    /// A tensor has a format that cannot be read.
+    /// A tensor has an unsupported format.
     #[error("tensor `{name}` is stored as {dtype}; readable are F32, F16, BF16 and F8_E4M3 with scales")]
     Unsupported {
-        /// Which tensor.
+        /// The tensor.
         name: String,
-        /// As the file calls it.
+        /// The name of the format in the file.
         dtype: String,
     },
-    /// What a tensor holds cannot be used: values that are no numbers, FP8 without scales.
+    /// A tensor has values that cannot be used: infinite or NaN, or FP8 without scales.
     #[error("tensor `{name}` {reason}")]
     Unusable {
-        /// Which tensor, weights or scales.
+        /// The tensor: weights or scales.
         name: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A tensor has another size than the model needs.
+    /// The size of a tensor differs from what the model needs.
     #[error("tensor `{name}` has shape {found:?}; {expected}")]
     Size {
-        /// Which tensor.
+        /// The tensor.
         name: String,
         /// Its shape in the file.
         found: Vec<usize>,
-        /// What was asked for.
+        /// The expected size.
         expected: String,
     },
-    /// Tensors do not match the model.
+    /// The tensors do not match the model.
     #[error("{path} does not hold this model: {audit}", path = path.display())]
     Mismatch {
-        /// Which checkpoint.
+        /// The checkpoint.
         path: PathBuf,
         /// Every difference.
         audit: Box<Audit>,
     },
-    /// [`SaveOptions::stop`](super::SaveOptions::stop) was set.
+    /// [`SaveOptions::stop`](super::SaveOptions::stop) was set during writing.
     #[error("stopped on request")]
     Stopped,
-    /// Two tensors to be written have one name.
-    #[error("tensor `{0}` is to be written twice")]
+    /// Two tensors to be written have the same name.
+    #[error("tensor `{0}` would be written twice")]
     Duplicate(String),
 }
 

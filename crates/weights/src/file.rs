@@ -1,4 +1,4 @@
-//! One safetensors file, read in pieces at given places.
+//! One safetensors file, read in pieces at given positions.
 
 use crate::error::Error;
 use crate::header::{self, Dtype, Slot};
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// An open file of tensors. Nothing of it is trusted: its header is checked whole when it is opened.
+/// An open file of tensors. Its contents are not trusted: the whole header is checked when the file is opened.
 pub struct TensorFile {
     path: PathBuf,
     file: File,
@@ -27,24 +27,24 @@ impl TensorFile {
         Ok(Self { path: path.into(), file, metadata: metadata.0, slots: slots.into_iter().collect() })
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// The free text of its header.
+    /// The metadata text in the header.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
-    /// The names of its tensors, in no order.
+    /// The names of the tensors, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.slots.keys().map(String::as_str)
     }
-    /// Type and shape of a tensor, if it is there.
+    /// Type and shape of a tensor, if the file has it.
     pub fn info(&self, name: &str) -> Option<(&Dtype, &[usize])> {
         self.slots.get(name).map(|slot| (&slot.dtype, slot.shape.as_slice()))
     }
 
-    /// Fills `out` with the bytes of a tensor from its byte `at` on.
+    /// Fills `out` with bytes of a tensor, starting at its byte `at`.
     pub fn read(&self, name: &str, at: usize, out: &mut [u8]) -> Result<(), Error> {
         let missing = || Error::NoTensor { path: self.path.clone(), name: name.into() };
         let slot = self.slots.get(name).ok_or_else(missing)?;

@@ -1,14 +1,15 @@
-//! Folders that hold models: a Hugging Face checkpoint, a run, one of its checkpoints.
+//! Folders that hold models: a Hugging Face checkpoint, a run, one of its checkpoints, a repository in the cache.
 
 use crate::error::Error;
+use crate::hub::{Hub, RepoId, Wanted};
 use crate::reader::Checkpoint;
 use hadal_base::{IoContext, IoError};
 use std::path::{Path, PathBuf};
 
-/// Begins the names of a run's checkpoints; the step follows.
+/// The beginning of a checkpoint's name in a run. The step follows.
 pub const STEP: &str = "step-";
 
-/// The checkpoints in a folder, oldest first. A folder that is not there has none.
+/// The checkpoints in a folder, oldest first. A folder that does not exist has none.
 pub fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, IoError> {
     if !folder.exists() {
         return Ok(Vec::new());
@@ -25,7 +26,8 @@ pub fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, IoError> {
     Ok(all)
 }
 
-/// The newest checkpoint beside `path`, which is a run's checkpoint, that is older and `whole`.
+/// The newest checkpoint in the folder of `path` that is older than `path` and for which `whole` is true. `path` is a
+/// run's checkpoint.
 pub fn older(path: &Path, whole: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
     let all = checkpoints(path.parent()?).ok()?;
@@ -33,7 +35,7 @@ pub fn older(path: &Path, whole: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     all[..place].iter().rev().find(|older| whole(older)).cloned()
 }
 
-/// The error of opening `path`, with the checkpoint of the same run to use instead if there is one.
+/// The error from opening `path`. It names an older checkpoint of the same run if that one can be used instead.
 pub(crate) fn beside_older(path: &Path, error: Error) -> Error {
     match older(path, |older| Checkpoint::open_alone(older).is_ok()) {
         Some(older) => Error::Newer { error: Box::new(error), path: path.into(), older },
@@ -41,13 +43,27 @@ pub(crate) fn beside_older(path: &Path, error: Error) -> Error {
     }
 }
 
-/// The folder with `config.json` that `path` means: itself, a run's finished model, or its newest checkpoint.
+/// The folder with `config.json` that `path` stands for: itself, a run's finished model, or its newest checkpoint. If there
+/// is no such path, it is the Hugging Face repository with that name ([`Hub`]).
 pub fn model_folder(path: &Path) -> Result<PathBuf, Error> {
+    folder_with(path, Wanted::Model)
+}
+
+/// As [`model_folder`], for the configuration alone: a repository's weights are not downloaded.
+pub fn config_folder(path: &Path) -> Result<PathBuf, Error> {
+    folder_with(path, Wanted::Config)
+}
+
+fn folder_with(path: &Path, wanted: Wanted) -> Result<PathBuf, Error> {
+    if let Some(repo) = RepoId::of(path).filter(|_| !path.exists()) {
+        return Hub::from_env().folder(&repo, wanted);
+    }
     let no_model = |reason: String| Error::NoModel { path: path.into(), reason };
     if !path.is_dir() {
         let problem = if path.exists() { "is a file" } else { "does not exist" };
         return Err(no_model(format!(
-            "{problem}: give the folder of a run, of one of its checkpoints, or of a Hugging Face checkpoint"
+            "{problem}: give the folder of a run, of one of its checkpoints, or of a Hugging Face checkpoint, or the name of \
+             a repository, ORG/NAME"
         )));
     }
     let finished = path.join("model");

@@ -1,9 +1,10 @@
-//! Block-quantised weights (report 3.3.2): `w = code * scale`, E4M3 codes, one scale for each block of 128 rows and 128
-//! columns; blocks at the edges are as small as what is left. A checkpoint calls the scales `NAME_scale_inv`.
+//! Block-quantised weights (report 3.3.2): `w = code * scale`, with E4M3 codes and one scale for each block of 128 rows
+//! and 128 columns. Blocks at the edges are smaller. A checkpoint calls the scales `NAME_scale_inv`.
 //!
-//! Quantising: `scale = amax / 448`, or the next power of two (UE8M0) or BF16 from there up, `code = E4M3(w / scale)`, nearest and
-//! ties to even. A block of zeros has scale 1, and no scale is smaller than the smallest normal number, below which a
-//! quotient would lose its bits. Both directions compute in f32, as the released weights' own scripts do.
+//! Quantisation: `scale = amax / 448`, or the next power of two (UE8M0) or BF16 above it, and `code = E4M3(w / scale)`,
+//! rounded to nearest with ties to even. A block of zeros has scale 1. No scale is smaller than the smallest normal
+//! number, because below it a quotient would lose bits. Both directions compute in f32, as the scripts of the released
+//! weights do.
 
 use crate::header::{Dtype, SaveDtype};
 use hadal_ops::bf16;
@@ -29,7 +30,7 @@ impl ScaleFormat {
         matches!(self, Self::Ue8m0 | Self::Ue8m0Byte)
     }
 
-    /// What scales are stored as.
+    /// The type in which scales are stored.
     pub(crate) fn stored(self) -> SaveDtype {
         match self {
             Self::F32 | Self::Ue8m0 => SaveDtype::F32,
@@ -38,7 +39,7 @@ impl ScaleFormat {
         }
     }
 
-    /// Whether scales can be stored so as they are.
+    /// Whether scales can be stored in this format without change.
     pub(crate) fn holds(self, scales: &[f32]) -> bool {
         match self {
             Self::F32 => true,
@@ -48,29 +49,29 @@ impl ScaleFormat {
     }
 }
 
-/// The name of a quantised tensor's scales.
+/// The name of the scales of a quantised tensor.
 pub fn scale_name(weight: &str) -> String {
     format!("{weight}_scale_inv")
 }
 
-/// The tensor that scales of this name belong to.
+/// The name of the tensor that these scales belong to.
 pub(crate) fn scaled_by(name: &str) -> Option<&str> {
     name.strip_suffix("_scale_inv").filter(|weight| weight.ends_with(".weight"))
 }
 
-/// The shape of a matrix's scales; none if it is no matrix.
+/// The shape of a matrix's scales. `None` if the tensor is not a matrix.
 pub fn scale_shape(shape: &[usize]) -> Option<[usize; 2]> {
     let [rows, cols] = shape else { return None };
     Some([rows.div_ceil(TILE), cols.div_ceil(TILE)])
 }
 
-/// The value of every code.
+/// The value of each code.
 static VALUES: LazyLock<[f32; 256]> = LazyLock::new(|| std::array::from_fn(|code| E4M3.decode(code as u16)));
 
-/// Codes of NaN are these, with either sign; everything else is finite.
+/// The code of NaN, without its sign bit. All other codes are finite.
 const NAN: u8 = 0x7f;
 
-/// The scale of a block whose largest magnitude is `amax`: training's rule, and the next BF16 from there up.
+/// The scale of a block whose largest magnitude is `amax`: the rule of training, or the next BF16 above it.
 fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
     let scale = fp8::scale_of(amax.to_bits(), E4M3.max(), format.powers_of_two());
     match format {
@@ -79,8 +80,9 @@ fn scale_of(amax: f32, format: ScaleFormat) -> f32 {
     }
 }
 
-/// Quantises whole rows of a matrix, from a multiple of 128 on: `codes` like `values`, `scales` one a block, in rows of
-/// blocks. The error is the index of a value that is not finite, or too large for a scale.
+/// Quantises whole rows of a matrix, starting at a multiple of 128. `codes` has the layout of `values`. `scales` has
+/// one entry per block, in rows of blocks. The error is the index of a value that is not finite, or too large for a
+/// scale.
 pub(crate) fn quantise(
     values: &[f32],
     cols: usize,
@@ -94,7 +96,7 @@ pub(crate) fn quantise(
     let across = cols.div_ceil(TILE);
     let bands = values.chunks(TILE * cols).zip(codes.chunks_mut(TILE * cols)).zip(scales.chunks_mut(across));
     for (band, ((values, codes), scales)) in bands.enumerate() {
-        // Magnitudes in order are bit patterns in order, and infinity and NaN come after every number.
+        // Ordered magnitudes have ordered bit patterns. Infinity and NaN come after every number.
         scales.fill(0.0);
         for row in values.chunks_exact(cols) {
             for (block, amax) in row.chunks(TILE).zip(scales.iter_mut()) {
@@ -102,7 +104,7 @@ pub(crate) fn quantise(
                 *amax = f32::from_bits(most);
             }
         }
-        // Comparisons with NaN are false, and with these numbers that is what is wanted.
+        // Comparisons with NaN are false, which is the desired result here.
         let fits = |amax: f32| amax.is_finite() && scale_of(amax, format) <= MAX_SCALE;
         if scales.iter().any(|amax| !fits(*amax)) {
             let at = values.iter().position(|v| !fits(v.abs()));
@@ -116,7 +118,8 @@ pub(crate) fn quantise(
     Ok(())
 }
 
-/// The values of a matrix's codes from element `start` on, given all its scales. The error is the index of a NaN in `codes`.
+/// The values of a matrix's codes, starting at element `start`. All its scales must be given. The error is the index of
+/// a NaN in `codes`.
 pub(crate) fn dequantise<T>(
     codes: &[u8],
     start: usize,
@@ -131,7 +134,7 @@ pub(crate) fn dequantise<T>(
     while done < codes.len() {
         let (row, col) = ((start + done) / cols, (start + done) % cols);
         let scale = scales[row / TILE * across + col / TILE];
-        // To the end of the block, of the row, or of what is asked for.
+        // Up to the end of the block, of the row, or of the requested range.
         let n = (TILE - col % TILE).min(cols - col).min(codes.len() - done);
         for (v, code) in out[done..done + n].iter_mut().zip(&codes[done..done + n]) {
             *v = convert(values[usize::from(*code)] * scale);
@@ -141,15 +144,15 @@ pub(crate) fn dequantise<T>(
     Ok(())
 }
 
-/// Fails with the index of the first NaN among codes.
+/// An error with the index of the first NaN among the codes.
 pub(crate) fn find_nan(codes: &[u8]) -> Result<(), usize> {
     codes.iter().position(|c| c & NAN == NAN).map_or(Ok(()), Err)
 }
 
-/// The largest scale: with it and any code the weight is finite.
+/// The largest scale for which the weight is finite with any code.
 const MAX_SCALE: f32 = f32::MAX / 448.0;
 
-/// Why something cannot be a scale; none if it can.
+/// Why a value cannot be a scale, or `None` if it can.
 pub(crate) fn wrong_scale(scale: f32) -> Option<&'static str> {
     match () {
         () if !scale.is_finite() || scale <= 0.0 => Some("a scale must be a positive finite number"),
@@ -163,10 +166,10 @@ pub(crate) fn powers_of_two(scales: &[f32]) -> bool {
     scales.iter().all(|s| ue8m0_from_scale(*s).is_some())
 }
 
-/// Types that scales are read from.
+/// The types in which scales may be stored.
 pub(crate) const SCALE_TYPES: &str = "scales are read from F32, BF16 and F8_E8M0";
 
-/// The scales that stored bytes are; none of a type that scales are not read from.
+/// The scales from their stored bytes. `None` if scales cannot be stored in this type.
 pub(crate) fn scales_from_bytes(dtype: &Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
         Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
@@ -176,7 +179,7 @@ pub(crate) fn scales_from_bytes(dtype: &Dtype, bytes: &[u8]) -> Option<Vec<f32>>
     })
 }
 
-/// The code of a scale that [`ScaleFormat::powers_of_two`] promises to have one.
+/// The code of a scale. [`ScaleFormat::powers_of_two`] guarantees that there is one.
 pub(crate) fn scale_byte(scale: f32) -> u8 {
     ue8m0_from_scale(scale).expect("the scale is a power of two")
 }

@@ -1,10 +1,10 @@
-//! The gate's selection rule in the kernels' terms (report 2.1.2).
+//! The gate's selection rule in the form that the kernels use (report 2.1.2).
 
 use crate::config::{ModelConfig, ScoringFunc, TopkMethod};
 use hadal_ops::gate::{self, GateCfg};
 
 impl ModelConfig {
-    /// The selection rule in the kernels' terms.
+    /// The selection rule in the form that the kernels use.
     pub fn gate(&self) -> GateCfg {
         GateCfg {
             experts: self.n_routed_experts,

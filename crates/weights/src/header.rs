@@ -1,9 +1,10 @@
-//! The header of a safetensors file: eight bytes of length, JSON from names to type, shape and place, then the data.
+//! The header of a safetensors file: eight bytes of length, then JSON that maps names to type, shape and byte range,
+//! then the data.
 //!
-//! Parsed here rather than by the format's own crate so that every refusal names the tensor, and so that no sum of
-//! untrusted numbers can overflow. Accepted is what that crate accepts: tensors that cover the data exactly, in any order,
-//! and metadata that is absent, null, or text by name.
-//! Written as that crate writes: larger types first, then by name, padded with spaces to eight bytes.
+//! It is parsed here instead of by the format's own crate, so that every error names the tensor and no sum of untrusted
+//! numbers can overflow. The accepted files are those that the crate accepts. Tensors must cover the data exactly, in
+//! any order. Metadata is absent, null, or maps names to text. Headers are written as the crate writes them: larger
+//! types first, then by name, padded with spaces to eight bytes.
 
 use crate::fp8::ScaleFormat;
 use hadal_base::{FIRST, foreign, short};
@@ -13,17 +14,17 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 
-/// Longest JSON of a header, as in the format's own implementation.
+/// Largest JSON of a header in bytes, as in the format's own implementation.
 const MAX_JSON: u64 = 100_000_000;
-/// Tensors of one file: more than the full model has in all.
+/// Largest number of tensors in one file. The full model has fewer in total.
 const MAX_TENSORS: usize = 1 << 18;
-/// Dimensions of one tensor.
+/// Largest number of dimensions of a tensor.
 const MAX_RANK: usize = 16;
-/// Bytes of a name.
+/// Longest name in bytes.
 const MAX_NAME: usize = 500;
-/// What to do about a file that did not arrive whole.
+/// What to do about an incomplete file.
 const AGAIN: &str = "copy or download it again";
-/// Bytes of the length at the start of a file.
+/// Size in bytes of the length at the start of a file.
 const LENGTH: usize = 8;
 
 /// Element types of the format that matter here.
@@ -37,13 +38,13 @@ pub enum Dtype {
     Bf16,
     /// Eight-bit float with four bits of exponent, as in DeepSeek-V3's released weights.
     F8E4M3,
-    /// A power of two in eight bits: scales of such weights.
+    /// A power of two in eight bits, used for the scales of such weights.
     F8E8M0,
-    /// Any other, by the format's name; can be listed but not read.
+    /// Any other type, by its name in the format. Such tensors can be listed but not read.
     Other(String),
 }
 
-/// Types of the format beside those that have a variant, and their bits.
+/// The types of the format without a variant here, and their bits.
 const OTHERS: [(&str, u64); 17] = [
     ("BOOL", 8),
     ("F4", 4),
@@ -65,7 +66,7 @@ const OTHERS: [(&str, u64); 17] = [
 ];
 
 impl Dtype {
-    /// Bytes of an element, of types that have a variant.
+    /// Bytes per element, for types that have a variant.
     pub(crate) fn bytes(&self) -> Option<usize> {
         match self {
             Self::F32 => Some(4),
@@ -105,12 +106,12 @@ impl fmt::Display for Dtype {
 pub(crate) struct Slot {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
-    /// Bytes of the file.
+    /// The tensor's range of bytes in the file.
     pub(crate) bytes: Range<usize>,
 }
 
 impl Slot {
-    /// Elements of the innermost dimension; 1 of a scalar.
+    /// Elements of the innermost dimension; 1 for a scalar.
     pub(crate) fn cols(&self) -> usize {
         self.shape.last().copied().unwrap_or(1).max(1)
     }
@@ -124,7 +125,7 @@ struct Raw {
     data_offsets: (u64, u64),
 }
 
-/// Extents, but not more of them than a tensor has.
+/// Reads the extents of a tensor and limits their number.
 fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
     struct Extents;
     impl<'de> Visitor<'de> for Extents {
@@ -146,7 +147,7 @@ fn shape<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Erro
     deserializer.deserialize_seq(Extents)
 }
 
-/// The free text of a header.
+/// The metadata text in a header.
 #[derive(Default)]
 pub(crate) struct Metadata(pub(crate) BTreeMap<String, String>);
 
@@ -170,7 +171,7 @@ impl<'de> Deserialize<'de> for Metadata {
     }
 }
 
-/// The header's entries in the order of the file; a map would lose a name that stands there twice.
+/// The header's entries in the order of the file. A map would lose a name that occurs twice.
 struct Entries(Vec<(String, Raw)>, Metadata);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -188,7 +189,7 @@ impl<'de> Deserialize<'de> for Entries {
                     if name == "__metadata__" {
                         let named = |e| A::Error::custom(format!("`__metadata__`: {e}"));
                         if metadata.replace(map.next_value::<Option<Metadata>>().map_err(named)?).is_some() {
-                            return Err(A::Error::custom("`__metadata__` stands there twice"));
+                            return Err(A::Error::custom("`__metadata__` appears twice"));
                         }
                         continue;
                     }
@@ -209,8 +210,8 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// Reads the length at the start of a file of `total` bytes, and the JSON of that length behind it, through `read`. The
-/// outer error is that of `read`, the inner one says what is wrong, without the file's name.
+/// Reads the length at the start of a file of `total` bytes, and the JSON after it, through `read`. The outer error
+/// comes from `read`. The inner error says what is wrong, without the file's name.
 pub(crate) fn read_json<E>(
     total: usize,
     read: impl Fn(usize, &mut [u8]) -> Result<(), E>,
@@ -218,20 +219,20 @@ pub(crate) fn read_json<E>(
     let mut first = vec![0; total.min(FIRST)];
     read(0, &mut first)?;
     let Some(length) = first.first_chunk::<LENGTH>().map(|bytes| u64::from_le_bytes(*bytes)) else {
-        return Ok(Err(format!("is no safetensors file: it has only {total} bytes; {AGAIN}")));
+        return Ok(Err(format!("is not a safetensors file: it has only {total} bytes; {AGAIN}")));
     };
     let is_whole = length <= (total - LENGTH) as u64;
     let begins = is_whole || first.get(LENGTH).is_none_or(|byte| *byte == b'{');
     if !(1..=MAX_JSON).contains(&length) || !begins {
         return Ok(Err(match foreign(&first) {
-            Some(what) => format!("is no safetensors file: it is {what}"),
+            Some(what) => format!("is not a safetensors file: it is {what}"),
             None => format!(
-                "is no safetensors file: it begins with `{}` and claims a header of {length} bytes; {AGAIN}",
+                "is not a safetensors file: it begins with `{}` and claims a header of {length} bytes; {AGAIN}",
                 first[..first.len().min(16)].escape_ascii()
             ),
         }));
     }
-    // Nothing is allocated for a header that is not there.
+    // Memory for a header is allocated only if the file is long enough.
     if !is_whole {
         let least = LENGTH as u64 + length;
         return Ok(Err(format!("is cut off: it has {total} bytes and should have more than {least}; {AGAIN}")));
@@ -241,7 +242,7 @@ pub(crate) fn read_json<E>(
     Ok(Ok(json))
 }
 
-/// Reads and checks the JSON of a file of `total` bytes. The error says what is wrong, without the file's name.
+/// Parses and checks the JSON of a file of `total` bytes. The error says what is wrong, without the file's name.
 pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, Metadata), String> {
     let data_start = LENGTH + json.len();
     let Entries(entries, metadata) =
@@ -251,7 +252,7 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
     let mut names = HashSet::with_capacity(entries.len());
     for (name, raw) in &entries {
         if !names.insert(name.as_str()) {
-            return Err(format!("has a broken header: tensor `{name}` stands there twice"));
+            return Err(format!("has a broken header: tensor `{name}` appears twice"));
         }
         let (begin, end) = raw.data_offsets;
         let Some((dtype, bits)) = Dtype::parse(&raw.dtype) else {
@@ -264,12 +265,12 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
         if end.checked_sub(begin) != Some(bits / 8) {
             let shape = &raw.shape;
             return Err(format!(
-                "has a broken header: tensor `{name}` of shape {shape:?} in {dtype} needs {} bytes, its place is {begin}..{end}",
+                "has a broken header: tensor `{name}` of shape {shape:?} in {dtype} needs {} bytes, but its range is {begin}..{end}",
                 bits / 8
             ));
         }
         let Some(last) = (end as usize).checked_add(data_start) else {
-            return Err(format!("has a broken header: tensor `{name}` has the impossible place {begin}..{end}"));
+            return Err(format!("has a broken header: tensor `{name}` has the impossible range {begin}..{end}"));
         };
         let shape = raw.shape.iter().map(|d| *d as usize).collect();
         let bytes = data_start + begin as usize..last;
@@ -286,7 +287,7 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
         at = slot.bytes.end;
     }
     if at > total {
-        return Err(format!("is cut off: it has {total} bytes, by its header it should have {at}; {AGAIN}"));
+        return Err(format!("is cut off: it has {total} bytes, but its header says {at}; {AGAIN}"));
     }
     if at < total {
         return Err(format!("has {} bytes after its last tensor; {AGAIN}", total - at));
@@ -294,12 +295,12 @@ pub(crate) fn parse(json: &[u8], total: usize) -> Result<(Vec<(String, Slot)>, M
     Ok((tensors, metadata))
 }
 
-/// Types that are written.
+/// Types that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaveDtype {
-    /// One byte, quantised by blocks; scales of this format are written beside it.
+    /// One byte, quantised in blocks. Scales of this format are written with it.
     F8E4M3(ScaleFormat),
-    /// One byte: powers of two.
+    /// One byte that holds a power of two.
     F8E8M0,
     /// Two bytes, IEEE half precision.
     F16,
@@ -310,7 +311,7 @@ pub enum SaveDtype {
 }
 
 impl SaveDtype {
-    /// Bytes an element.
+    /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
             Self::F8E4M3(_) | Self::F8E8M0 => 1,
@@ -319,7 +320,7 @@ impl SaveDtype {
         }
     }
 
-    /// Its place in the order of the format's own writer, and its name there.
+    /// Its rank in the order of the format's own writer, and its name there.
     fn format(self) -> (usize, &'static str) {
         match self {
             Self::F8E4M3(_) => (0, "F8_E4M3"),
@@ -336,9 +337,9 @@ impl SaveDtype {
 pub struct SaveTensor {
     /// Its name in the checkpoint.
     pub name: String,
-    /// Its shape there.
+    /// Its shape in the checkpoint.
     pub shape: Vec<usize>,
-    /// What its elements are stored as.
+    /// The type of its stored elements.
     pub dtype: SaveDtype,
 }
 
@@ -353,7 +354,7 @@ impl SaveTensor {
     }
 }
 
-/// Sorts tensors as the format's own writer does and gives the bytes that precede their data.
+/// Sorts tensors as the format's own writer does. Returns the bytes before their data.
 pub(crate) fn render(tensors: &mut [&SaveTensor]) -> Vec<u8> {
     #[derive(Serialize)]
     struct Place<'a> {
@@ -362,7 +363,7 @@ pub(crate) fn render(tensors: &mut [&SaveTensor]) -> Vec<u8> {
         data_offsets: (usize, usize),
     }
     tensors.sort_by(|a, b| b.dtype.format().cmp(&a.dtype.format()).then_with(|| a.name.cmp(&b.name)));
-    // Assembled by hand because a JSON map type would sort the names again.
+    // The text is assembled here because a JSON map type would sort the names again.
     let text = |value: &str| serde_json::to_string(value).expect("strings have a JSON form");
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut at = 0;

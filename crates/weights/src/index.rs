@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which file has which tensors.
+//! `model.safetensors.index.json`: which file contains which tensors.
 
 use hadal_base::{foreign, read_small, short};
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::{fmt, io};
 
-/// Largest index: the full model's has 8 MB.
+/// Size in bytes of the largest index. That of the full model has 8 MB.
 const MAX_INDEX: u64 = 100_000_000;
 
-/// The names of tensors by the name of their file, in the order of the index: a map of tensors would lose one that stands
-/// there twice.
+/// The names of tensors by the name of their file, in the order of the index. A map of tensors would lose one that
+/// occurs twice.
 #[derive(Default)]
 pub(crate) struct Index(pub(crate) BTreeMap<String, Vec<String>>);
 
 impl Index {
-    /// Reads an index. The inner error says what is wrong with it, without the file's name. What stands beside
-    /// `weight_map` is for people, and may be absent or anything.
+    /// Reads an index. The inner error says what is wrong with it, without the file's name. Other keys beside
+    /// `weight_map` are information for people. They may be absent or have any value.
     pub(crate) fn read(path: &Path) -> io::Result<Result<Self, String>> {
         #[derive(Deserialize)]
         struct File {
@@ -26,8 +26,8 @@ impl Index {
         let text = read_small(path, MAX_INDEX)?;
         let parsed = serde_json::from_slice::<File>(&text).map(|file| file.weight_map);
         Ok(parsed.map_err(|e| match foreign(&text) {
-            Some(what) => format!("is no index of safetensors: it is {what}"),
-            None => format!("is no index of safetensors: {}; copy or download it again", short(&e.to_string())),
+            Some(what) => format!("is not a safetensors index: it is {what}"),
+            None => format!("is not a safetensors index: {}; copy or download it again", short(&e.to_string())),
         }))
     }
 }
@@ -45,10 +45,11 @@ impl<'de> Deserialize<'de> for Index {
                 while let Some(tensor) = map.next_key::<String>()? {
                     let named = |e| de::Error::custom(format!("tensor `{}`: {e}", short(&tensor)));
                     let file: String = map.next_value().map_err(named)?;
-                    // A name of a file in the same folder, and nothing else.
+                    // It must be the plain name of a file in the same folder.
                     if Path::new(&file).file_name().is_none_or(|n| n != file.as_str()) {
                         let (tensor, file) = (short(&tensor), short(&file));
-                        let reason = format!("tensor `{tensor}`: `{file}` is no name of a file in the same folder");
+                        let reason =
+                            format!("tensor `{tensor}`: `{file}` is not the name of a file in the same folder");
                         return Err(de::Error::custom(reason));
                     }
                     match files.get_mut(&file) {

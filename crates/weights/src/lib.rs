@@ -1,8 +1,8 @@
-//! Weights: what a model's configuration says, the list of its tensors, and Hugging Face checkpoints in and out.
+//! Weights: a model's configuration, the list of its tensors, and reading and writing Hugging Face checkpoints.
 //!
-//! [`config`] reads `config.json`; [`list`] makes from it the one list of a model's tensors; [`reader`](Checkpoint) and
-//! [`writer`](write_into) know safetensors in one file or many; [`audit`](Audit) compares a checkpoint with the list;
-//! [`convert`](convert_into) goes from file to file; [`precision`] has the types of the precision table.
+//! [`config`] reads `config.json`. From it, [`list`] makes the single list of a model's tensors. [`reader`](Checkpoint)
+//! and [`writer`](write_into) handle safetensors in one file or several. [`audit`](Audit) compares a checkpoint with
+//! the list. [`convert`](convert_into) converts from file to file. [`precision`] has the types of the precision table.
 
 mod audit;
 mod beside;
@@ -14,11 +14,13 @@ mod convert;
 mod damaged_tests;
 mod decode;
 mod error;
+mod family;
 mod file;
 pub mod folder;
 mod fp8;
 mod gate;
 mod header;
+pub mod hub;
 mod index;
 mod keys;
 pub mod list;
@@ -26,6 +28,7 @@ mod mtp;
 pub mod precision;
 mod quantization;
 mod reader;
+mod relative;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -43,5 +46,6 @@ pub use header::Dtype;
 pub use list::{WeightFormat, expected, is_fp8, is_router_bias};
 pub use quantization::Quantization;
 pub use reader::{Checkpoint, Element, Info};
+pub use relative::Relative;
 pub use writer::{SHARD_BYTES, SaveDtype, SaveOptions, SaveTensor, TensorSource, save, write_into};
 pub use yarn::Yarn;

@@ -1,41 +1,42 @@
-//! THE list of a model's parameters, made from its configuration alone: names, shapes, what each one is.
+//! The single list of a model's parameters, made from its configuration alone: names, shapes, and roles.
 //!
-//! Constructors, audits, conversions, counts and memory estimates all read this list; a parameter's place in it is its
-//! index everywhere. Matrices that are multiplied with the same input are parts of one parameter, so that one product
-//! computes them all. The full model's list takes milliseconds; no weight is allocated.
+//! Constructors, audits, conversions, counts and memory estimates all read this list. The position of a parameter in it
+//! is its index everywhere. Matrices that multiply the same input are parts of one parameter, so that a single product
+//! computes them all. The full model's list takes milliseconds, and no weight is allocated.
 
 use crate::config::{ModelConfig, TopkMethod};
 use crate::fp8::ScaleFormat;
 use crate::header::SaveDtype;
-use crate::precision::{Precision, Product};
+use crate::precision::{Precision, Product, RunFormat, RunFormats};
 use std::fmt;
 use std::ops::Range;
 
-/// What a parameter is: decides initialisation, weight decay, and whether it has a gradient.
+/// The kind of a parameter. It decides initialisation, weight decay, and whether there is a gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A weight matrix or an embedding table: normal initialisation, decays.
+    /// A weight matrix or an embedding table: initialised from a normal distribution, with weight decay.
     Matrix,
-    /// A normalisation gain: ones, does not decay.
+    /// A normalisation gain: initialised to one, without weight decay.
     Norm,
-    /// A router's selection bias (`e_score_correction_bias`): zeros, no gradient, moved by the balance rule only.
+    /// A router's selection bias (`e_score_correction_bias`): initialised to zero, without gradient. Only the balance
+    /// rule changes it.
     Bias,
 }
 
-/// Which parameter of the architecture one is.
+/// The role of a parameter in the architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// `embed_tokens`; also the output head where they are tied.
+    /// `embed_tokens`. It is also the output head if the two are tied.
     Embedding,
     /// `lm_head`.
     Head,
     /// Any normalisation gain.
     Norm,
-    /// `q_a_proj` (if the query has a latent) and `kv_a_proj_with_mqa`.
+    /// `kv_a_proj_with_mqa`, and `q_a_proj` if the query has a latent.
     AttentionDown,
     /// `q_b_proj`.
     QueryUp,
-    /// `q_proj`, of a query without a latent.
+    /// `q_proj`, for a query without a latent.
     Query,
     /// `kv_b_proj`.
     KeyValueUp,
@@ -59,12 +60,12 @@ pub enum Role {
     RouterBias,
     /// `eh_proj` of an MTP module.
     MtpProjection,
-    /// One of the two matrices of a low-rank adapter. In no list: adapters are added to a model.
+    /// One of the two matrices of a low-rank adapter. Adapters are added to a model, so no list contains them.
     Adapter,
 }
 
 impl Role {
-    /// What a parameter of this role is.
+    /// The kind of a parameter with this role.
     pub fn kind(self) -> Kind {
         match self {
             Self::Norm => Kind::Norm,
@@ -74,7 +75,7 @@ impl Role {
     }
 }
 
-/// A named slice of a parameter: consecutive elements, one tensor of a Hugging Face checkpoint.
+/// A named part of a parameter: consecutive elements that are one tensor of a Hugging Face checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Its name.
@@ -83,7 +84,7 @@ pub struct Part {
     pub aliases: Vec<String>,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Its first element in the parameter.
+    /// The index of its first element in the parameter.
     pub start: usize,
 }
 
@@ -92,11 +93,11 @@ impl Part {
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
-    /// Whether there is no element.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Its elements in the parameter.
+    /// The range of its elements in the parameter.
     pub fn range(&self) -> Range<usize> {
         self.start..self.start + self.len()
     }
@@ -105,22 +106,22 @@ impl Part {
 /// One parameter of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Which one it is.
+    /// Its role.
     pub role: Role,
-    /// Layer, as the checkpoint numbers them; none outside of layers.
+    /// Layer number as in the checkpoint. `None` outside of layers.
     pub layer: Option<usize>,
-    /// Named slices, in order, covering it.
+    /// Named parts that cover the parameter, in order.
     pub parts: Vec<Part>,
-    /// Matrices of one shape that lie one after the other: experts. 1 for everything else.
+    /// Number of matrices of the same shape that lie one after another (experts). 1 for everything else.
     pub groups: usize,
     /// Rows and columns of all parts together, `[groups * n, k]`, or `[n]`.
     pub shape: Vec<usize>,
-    /// Whether it is the embedding that serves as the output head.
+    /// Whether it is an embedding that also serves as the output head.
     pub tied: bool,
 }
 
 impl Parameter {
-    /// What it is.
+    /// Its kind.
     pub fn kind(&self) -> Kind {
         self.role.kind()
     }
@@ -128,27 +129,27 @@ impl Parameter {
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
-    /// Whether there is no element.
+    /// Whether it has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Outputs of one of its matrices.
+    /// Number of outputs of one of its matrices.
     pub fn n(&self) -> usize {
         self.shape[0] / self.groups
     }
-    /// Inputs of one of its matrices.
+    /// Number of inputs of one of its matrices.
     pub fn k(&self) -> usize {
         self.shape[1..].iter().product()
     }
-    /// Whether an optimiser moves it.
+    /// Whether an optimiser updates it.
     pub fn trainable(&self) -> bool {
         self.kind() != Kind::Bias
     }
-    /// Whether weight decay applies (matrices only, report 4.2).
+    /// Whether weight decay applies. Only matrices decay (report 4.2).
     pub fn decays(&self) -> bool {
         self.kind() == Kind::Matrix
     }
-    /// Format of the products with it; none for what is not multiplied with.
+    /// Format of the products with it. `None` if there are no products with it.
     pub fn product(&self, table: &Precision) -> Option<Product> {
         Some(match self.role {
             Role::Norm | Role::RouterBias => return None,
@@ -166,7 +167,26 @@ impl Parameter {
             Role::MtpProjection => table.mtp_proj,
         })
     }
-    /// The name that stands for it in messages: its first part's.
+    /// How a model that only runs stores it, if there are products with it.
+    pub fn run_format(&self, formats: &RunFormats) -> RunFormat {
+        match self.role {
+            Role::Norm | Role::RouterBias | Role::Router | Role::Adapter => RunFormat::Compute,
+            Role::Embedding | Role::Head => formats.head,
+            Role::AttentionDown
+            | Role::Query
+            | Role::QueryUp
+            | Role::KeyValueUp
+            | Role::AttentionOut
+            | Role::MtpProjection => formats.attention,
+            Role::DenseGateUp
+            | Role::DenseDown
+            | Role::SharedGateUp
+            | Role::SharedDown
+            | Role::ExpertGateUp
+            | Role::ExpertDown => formats.experts,
+        }
+    }
+    /// Its name in messages: the name of its first part.
     pub fn name(&self) -> &str {
         &self.parts[0].name
     }
@@ -224,7 +244,7 @@ impl List<'_> {
         self.vector(Role::Norm, format!("{name}.weight"), n);
     }
 
-    /// Matrices given by name and rows, of `k` columns each, one below the other.
+    /// Adds matrices given by name and rows, one below the other. Each has `k` columns.
     fn matrix(&mut self, role: Role, groups: usize, rows: Vec<(String, usize)>, k: usize) {
         let mut start = 0;
         let part = |(name, n): (String, usize)| {
@@ -293,14 +313,14 @@ impl List<'_> {
     }
 }
 
-/// What weights are stored as.
+/// The format in which weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
     /// f32, exact.
     F32,
-    /// BF16; router biases f32.
+    /// BF16, with router biases in f32.
     Bf16,
-    /// FP8 where the released weights are ([`is_fp8`]), else as `Bf16`.
+    /// FP8 for the tensors that are FP8 in the released weights ([`is_fp8`]), the rest as for `Bf16`.
     Fp8(ScaleFormat),
 }
 
@@ -318,7 +338,7 @@ impl fmt::Display for WeightFormat {
 }
 
 impl WeightFormat {
-    /// What a tensor of this name is stored as.
+    /// The stored type of a tensor with this name.
     pub fn of(self, name: &str) -> SaveDtype {
         match self {
             Self::Fp8(scales) if is_fp8(name) => SaveDtype::F8E4M3(scales),
@@ -329,14 +349,15 @@ impl WeightFormat {
     }
 }
 
-/// Whether the released FP8 weights quantise the tensor: the projections of attention, dense layers and experts. In BF16
-/// stay embedding, output head, norms and MTP's `eh_proj`, and the gate, whose choices a rounded weight would change.
+/// Whether the released FP8 weights quantise this tensor. These are the projections of attention, dense layers and
+/// experts. Embedding, output head, norms, MTP's `eh_proj` and the gate stay in BF16. Rounding the gate's weights would
+/// change its choices.
 pub fn is_fp8(name: &str) -> bool {
     let inside = name.contains(".self_attn.") || name.contains(".mlp.");
     inside && (name.ends_with("_proj.weight") || name.ends_with("_proj_with_mqa.weight"))
 }
 
-/// Selection biases are f32 in every format: their steps of 0.001 are below what BF16 tells apart.
+/// Selection biases are f32 in every format, because their steps of 0.001 are too small for BF16.
 pub fn is_router_bias(name: &str) -> bool {
     name.ends_with(".e_score_correction_bias")
 }

@@ -1,4 +1,4 @@
-//! The precision table (report 3.3, figure 6): which product runs in which format, and what backward keeps of activations.
+//! The precision table (report 3.3, figure 6): the format of each product, and of each activation kept for backward.
 //!
 //! | | BF16 | FP8 |
 //! | --- | --- | --- |
@@ -11,20 +11,22 @@
 //! | outputs of norms and of MLA's up-projections | kept in BF16 | recomputed in backward |
 //! | master weights, gradients, residual stream | f32 | f32 |
 //!
-//! The report keeps the linear layers' inputs in FP8 for their weights' gradients. Here the rows sent to experts, SwiGLU's
-//! inputs and the input of `o_proj` are kept in codes; the other inputs are computed again and quantised when they are used.
-//! In BF16 stay MLA's latents before their norms, the rotated key, and what an MTP module reads of the depth before it.
+//! The report keeps the inputs of linear layers in FP8 for their weight gradients. Here the rows sent to experts,
+//! SwiGLU's inputs and the input of `o_proj` are kept in FP8 or E5M6. The other inputs are computed again, and
+//! quantised when they are used. MLA's latents before their norms, the rotated key, and the input that an MTP module
+//! takes from the previous depth stay in BF16.
 //!
-//! Departures, and what the report leaves open:
-//! - The gradient into a down projection has powers of two as scales where it is sent, that is at routed experts. Dense
-//!   layers and shared experts send nothing: `amax / 448`, as all operands without a rule of their own.
-//! - Forward's product of `o_proj` reads E4M3 with `amax / 448`, made from the compute format. E5M6 is what is kept.
-//! - `gradients = "block"` is about the products for input gradients alone. Rows sent to routed experts get the scales of
-//!   blocks of 128 neighbours in the batch, other blocks are of neighbours in the matrix. With powers of two, as sent rows
-//!   have them, sharing a scale costs bits only where a number is 2^-14 of the largest in its block or less.
-//! - The table is for training. What reads a checkpoint to evaluate or to generate multiplies in the compute format.
+//! Departures, and choices where the report leaves them open:
+//! - The gradient into a down projection has powers of two as scales if it is sent, that is for routed experts. Dense
+//!   layers and shared experts send nothing. Their scale is `amax / 448`, as for all operands without their own rule.
+//! - The forward product of `o_proj` reads E4M3 with scale `amax / 448`, quantised from the compute format. Only the kept
+//!   copy is E5M6.
+//! - `gradients = "block"` affects only the products for input gradients. For rows sent to routed experts, a block is 128
+//!   neighbouring rows of the batch; for others, 128 neighbouring rows of the matrix. Sent rows have powers of two as
+//!   scales. There, sharing a scale loses bits only in numbers of at most 2^-14 times the largest in the block.
+//! - The table is for training. Evaluation and generation multiply in the compute format.
 //!
-//! Everything can be set by itself: a recipe's `[precision]` overrides what `run.precision` chose.
+//! Each row can be set separately: a recipe's `[precision]` overrides what `run.precision` chose.
 
 use hadal_ops::fp8::{E4M3, E5M6, Shape, Style, TILE};
 use hadal_ops::{Cx, DType};
@@ -38,11 +40,41 @@ pub enum Product {
     Compute,
     /// E4M3 with scales.
     Fp8,
-    /// f32, as the gate's.
+    /// f32, as for the gate.
     F32,
 }
 
-/// How an activation waits for backward.
+/// How a model that only runs stores the weights of its products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunFormat {
+    /// The compute format of the context: bf16, or f32.
+    #[default]
+    Compute,
+    /// 8 bits and a scale for each 32 inputs.
+    Int8,
+    /// 4 bits from a code book and a scale for each 32 inputs.
+    Int4,
+}
+
+/// The same for each kind of product. The gate stays f32; norms, the router bias and an embedding table are no products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFormats {
+    /// Projections of attention, and MTP's `eh_proj`.
+    pub attention: RunFormat,
+    /// Dense layers, shared and routed experts.
+    pub experts: RunFormat,
+    /// The output head.
+    pub head: RunFormat,
+}
+
+impl RunFormats {
+    /// Everything in the compute format: the bits of training's forward pass.
+    pub const COMPUTE: Self =
+        Self { attention: RunFormat::Compute, experts: RunFormat::Compute, head: RunFormat::Compute };
+}
+
+/// Format of an activation that is kept for backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
@@ -54,7 +86,7 @@ pub enum Keep {
     E5m6,
 }
 
-/// What shares a scale in the gradients that input gradients are made from (the report's appendix B.2).
+/// Which gradients share a scale in the products for input gradients (the report's appendix B.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gradients {
@@ -92,15 +124,15 @@ pub struct Precision {
     pub swiglu_input: Keep,
     /// The input of `o_proj`.
     pub attn_out_input: Keep,
-    /// Whether outputs of norms (MTP's and those of the latents, too) and of MLA's up-projections are computed again in
-    /// backward.
+    /// Whether the outputs of norms (including those of MTP and of the latents) and of MLA's up-projections are
+    /// computed again in backward.
     pub recompute: bool,
-    /// What shares a scale in products for input gradients.
+    /// Which gradients share a scale in products for input gradients.
     pub gradients: Gradients,
 }
 
 impl Precision {
-    /// Everything in the context's compute format.
+    /// Every row in the compute format of the context.
     pub const COMPUTE: Self = Self {
         attn_down: Product::Compute,
         query_up: Product::Compute,
@@ -145,9 +177,10 @@ impl Precision {
 }
 
 impl Keep {
-    /// How tiles are made; none where the activation stays as it is. Dispatched rows and the input of `o_proj` have powers
-    /// of two as scales, and so have the tiles of 128x1 into which they are turned for the weight's gradient (report 3.3.3).
-    /// Turning adds no error to E4M3, but for what falls below the grid's normal numbers; E5M6 is rounded to E4M3 there.
+    /// How tiles are made, or `None` if the activation stays unchanged. Dispatched rows and the input of `o_proj` have
+    /// powers of two as scales. So do the tiles of 128x1 into which they are converted for the weight gradient (report
+    /// 3.3.3). The conversion adds no error to E4M3, except for values below the grid's normal numbers. E5M6 is rounded
+    /// to E4M3 by the conversion.
     pub fn style(self, power_of_two: bool) -> Option<Style> {
         match self {
             Self::Compute => None,
@@ -156,7 +189,7 @@ impl Keep {
         }
     }
 
-    /// Bytes of `n` numbers of a token, in bf16 where they stay in the compute format.
+    /// Bytes for `n` numbers of a token. The compute format counts as bf16.
     pub fn bytes(self, n: u64) -> u64 {
         let tiles = n.div_ceil(TILE as u64);
         match self {
@@ -167,10 +200,10 @@ impl Keep {
     }
 }
 
-/// What a run computes in.
+/// The formats that a run computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Formats {
-    /// What the table calls the compute format: bf16, or f32.
+    /// The compute format of the table: bf16 or f32.
     pub compute: DType,
     /// Formats of products and of kept activations.
     pub table: Precision,
@@ -182,7 +215,7 @@ impl Formats {
     /// The report's FP8 training.
     pub const FP8: Self = Self { compute: DType::Bf16, table: Precision::FP8 };
 
-    /// A context that computes so, with so many threads (0: one for each core).
+    /// A context that computes in these formats, with this number of threads (0: one for each core).
     pub fn cx(&self, threads: usize) -> Cx {
         Cx::cpu(threads, self.compute)
     }

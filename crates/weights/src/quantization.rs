@@ -5,20 +5,21 @@ use crate::fp8::ScaleFormat;
 use hadal_ops::fp8::TILE;
 use serde_json::{Map, Value, json};
 
-/// Lists of modules that are not quantised: transformers' and vLLM's.
+/// Names of the lists of modules that are not quantised, in transformers and vLLM.
 const LEFT_OUT: [&str; 2] = ["modules_to_not_convert", "ignored_layers"];
 
-/// What a `quantization_config` says of FP8 weights.
+/// What a `quantization_config` says about FP8 weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quantization {
-    /// `scale_fmt` is `ue8m0`: scales should be powers of two, whatever they are stored as. A hint: DeepSeek-V3.1 says so,
-    /// and some of its scales are not.
+    /// `scale_fmt` is `ue8m0`: scales should be powers of two, however they are stored. This is only a hint.
+    /// DeepSeek-V3.1 says so, but some of its scales are not powers of two.
     pub ue8m0: bool,
 }
 
 impl Quantization {
-    /// Checks and reads a `quantization_config`; the error names every key that is not supported. Blocks are of 128 by 128
-    /// where it does not say, as in transformers; to null blocks, one scale for a whole tensor, there is no default.
+    /// Checks and reads a `quantization_config`. The error names every key that is not supported. If the block size is
+    /// missing, blocks are 128 by 128, as in transformers. A block size of null means one scale per tensor, which is
+    /// not supported.
     pub fn parse(config: &Value) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let Value::Object(map) = config else {
@@ -37,7 +38,7 @@ impl Quantization {
                 problems.push(Problem { key: format!("quantization_config.{key}"), reason });
             }
         };
-        // What may be left out, or be null: nothing, or one of these.
+        // Keys that may be missing or null, or must have one of these values.
         let one_of = |names: &'static [&str]| {
             move |value: Option<&Value>| value.is_none_or(|v| v.is_null() || names.iter().any(|name| v == name))
         };
@@ -57,7 +58,7 @@ impl Quantization {
         if problems.is_empty() { Ok(Self { ue8m0 }) } else { Err(ConfigError::Invalid(problems)) }
     }
 
-    /// What to write about FP8 weights with such scales. Keys of `kept` that mean nothing here survive.
+    /// The entry for FP8 weights with such scales. Keys of `kept` that have no effect here are kept.
     pub fn describe(scales: ScaleFormat, kept: Option<&Value>) -> Value {
         let mut map = match kept {
             Some(Value::Object(map)) => map.clone(),
@@ -71,7 +72,7 @@ impl Quantization {
         ] {
             map.insert(key.into(), value);
         }
-        // The released weights with f32 scales lack the key, and not every program knows another value.
+        // The released weights with f32 scales lack this key, and some programs do not know the value "float".
         map.remove("scale_fmt");
         if scales.powers_of_two() {
             map.insert("scale_fmt".into(), json!("ue8m0"));
@@ -80,8 +81,8 @@ impl Quantization {
     }
 }
 
-/// Whether a configuration wants the tensor's module left unquantised: its name, what its name begins or ends with stands in
-/// one of the lists.
+/// Whether the configuration leaves the tensor's module unquantised. That is so if one of the lists has its name, or
+/// the beginning or end of its name.
 pub(crate) fn is_left_out(tensor: &str, config: &ModelConfig) -> bool {
     let module = tensor.strip_suffix(".weight").unwrap_or(tensor);
     let part_of = |key: &str| {
@@ -98,7 +99,7 @@ pub(crate) fn is_left_out(tensor: &str, config: &ModelConfig) -> bool {
 mod tests {
     use super::*;
 
-    /// Keys left out, null, of another type and with another value, and what becomes of the whole.
+    /// Keys that are missing, null, of another type or with another value, and the result for the whole object.
     #[test]
     fn every_key_but_the_method_may_be_absent() {
         let whole = json!({
@@ -117,7 +118,7 @@ mod tests {
             };
             let mut without = map.clone();
             without.remove(key);
-            // Null blocks are no blocks: one scale for a whole tensor.
+            // Null as block size means one scale for a whole tensor.
             let needed = key == "quant_method";
             for (found, refused) in
                 [(parse(&Value::Object(without)), needed), (with(Value::Null), needed || key == "weight_block_size")]
@@ -133,7 +134,7 @@ mod tests {
                 let shown = value.to_string();
                 match with(value) {
                     Err(error) => assert!(error.contains(&format!("`quantization_config.{key}`: must be")), "{error}"),
-                    // Keys without meaning here may be anything.
+                    // Keys without effect may have any value.
                     Ok(_) => assert_eq!(key, "dequantize", "{shown}"),
                 }
             }

@@ -1,8 +1,8 @@
-//! Reading a checkpoint: `config.json` and safetensors, in one file or in shards named by an index.
+//! Reads a checkpoint: `config.json` and safetensors, in one file or in shards named by an index.
 //!
-//! Nothing in the files is trusted: headers are checked before a tensor is looked at, file names in the index must be
-//! plain names, every refusal names file or tensor, and memory grows only with the headers' own size. Tensors are read in
-//! pieces where they lie, and FP8 ones are de-quantised on the way.
+//! The files are not trusted. Headers are checked before a tensor is read. File names in the index must be plain names.
+//! Every error names the file or the tensor. Memory grows only with the size of the headers. Tensors are read in pieces
+//! from where they lie, and FP8 tensors are dequantised while they are read.
 
 use crate::config::{ConfigError, MAX_CONFIG, ModelConfig};
 pub use crate::decode::Element;
@@ -25,10 +25,10 @@ use std::path::{Path, PathBuf};
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Elements read from a file at a time.
+/// Number of elements that are read at a time.
 const AT_ONCE: usize = 1 << 18;
 
-/// An open checkpoint. Tensors are read from the files when asked for, from any thread.
+/// An open checkpoint. Tensors are read from the files when they are needed, from any thread.
 pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,
@@ -40,7 +40,7 @@ pub struct Checkpoint {
     notice: Option<String>,
 }
 
-/// What is known of a tensor without reading it.
+/// What is known about a tensor without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info<'a> {
     /// Format of the elements.
@@ -57,14 +57,15 @@ impl Info<'_> {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and weights. MTP modules none of which is stored are taken out of the
-    /// configuration: many programs copy it whole and the main model alone. [`Checkpoint::notice`] says so.
+    /// Opens a folder with `config.json` and weights. If no MTP module is stored, the modules are removed from the
+    /// configuration: many programs copy the whole configuration but only the main model. [`Checkpoint::notice`] says
+    /// so.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
         let dir = dir.as_ref();
         Self::open_alone(dir).map_err(|error| folder::beside_older(dir, error))
     }
 
-    /// As [`Checkpoint::open`], without a look at what lies beside the folder.
+    /// Like [`Checkpoint::open`], without looking for other checkpoints beside the folder.
     pub(crate) fn open_alone(dir: &Path) -> Result<Self, Error> {
         let mut found = Self::open_with(dir, ModelConfig::from_file(dir.join("config.json"))?)?;
         let Mtp { wanted, stored, .. } = found.mtp();
@@ -78,7 +79,8 @@ impl Checkpoint {
         Ok(found)
     }
 
-    /// Opens a folder's weights under a configuration from elsewhere. How they are quantised is theirs to say, though.
+    /// Opens a folder's weights with a configuration from elsewhere. But the folder's own configuration decides how
+    /// they are quantised.
     pub fn open_with(dir: impl AsRef<Path>, config: ModelConfig) -> Result<Self, Error> {
         let dir = dir.as_ref();
         let mut found = Self {
@@ -110,7 +112,8 @@ impl Checkpoint {
         for (shard, (file, mut tensors)) in files.into_iter().enumerate() {
             let shown = short(&file);
             if !self.dir.join(&file).exists() {
-                let reason = format!("names the file `{shown}`, which is not there; was the checkpoint copied whole?");
+                let reason =
+                    format!("names the file `{shown}`, which does not exist; is the copy of the checkpoint complete?");
                 return Err(malformed(reason));
             }
             let mut slots: HashMap<String, Slot> = self.shards.add(&self.dir.join(&file))?.into_iter().collect();
@@ -121,7 +124,7 @@ impl Checkpoint {
                     continue;
                 }
                 let Some(slot) = slots.remove(tensor) else {
-                    let reason = format!("says that tensor `{}` is in `{shown}`, where it is not", short(tensor));
+                    let reason = format!("says that tensor `{}` is in `{shown}`, but it is not", short(tensor));
                     return Err(malformed(reason));
                 };
                 if self.tensors.insert(tensor.clone(), (shard, slot)).is_some() {
@@ -142,15 +145,15 @@ impl Checkpoint {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
-    /// What `config.json` says.
+    /// The configuration from `config.json`.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
-    /// What someone who uses this checkpoint should be told, if anything.
+    /// A message for the user of this checkpoint, if there is one.
     pub fn notice(&self) -> Option<&str> {
         self.notice.as_deref()
     }
-    /// MTP modules: those that the configuration wants, and those of which anything is stored.
+    /// The MTP modules that the configuration wants, and those that are stored at least in part.
     pub(crate) fn mtp(&self) -> Mtp {
         Mtp::new(&self.config, self.names().chain(self.unindexed.iter().map(String::as_str)))
     }
@@ -158,31 +161,31 @@ impl Checkpoint {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
-    /// Tensors that lie in a shard but not in the index.
+    /// Tensors in a shard that the index does not have.
     pub(crate) fn unindexed(&self) -> &[String] {
         &self.unindexed
     }
-    /// Tensors that lie in two shards, or stand twice in the index.
+    /// Tensors in two shards, or twice in the index.
     pub(crate) fn repeated(&self) -> &[String] {
         &self.repeated
     }
-    /// Bytes of all tensors.
+    /// Total bytes of all tensors.
     pub fn size(&self) -> u64 {
         self.tensors.values().map(|(_, slot)| slot.bytes.len() as u64).sum()
     }
-    /// Format and shape of a tensor, if it is there.
+    /// Type and shape of a tensor, if it exists.
     pub fn info(&self, name: &str) -> Option<Info<'_>> {
         let (_, slot) = self.tensors.get(name)?;
         Some(Info { dtype: &slot.dtype, shape: &slot.shape })
     }
 
-    /// What `config.json` says of quantised weights, if anything.
+    /// What `config.json` says about quantised weights, if anything.
     pub fn quantization(&self) -> Option<&Quantization> {
         self.quantization.as_ref()
     }
 
-    /// The smallest of our formats that holds every tensor as it is stored: FP8 if there are such tensors, else BF16 if
-    /// that is all there is beside router biases, else f32.
+    /// The smallest of our formats that can hold every tensor as it is stored. It is FP8 if there are FP8 tensors, BF16
+    /// if everything except router biases is BF16, and f32 otherwise.
     pub fn format(&self) -> WeightFormat {
         let stored = |dtype: Dtype| self.tensors.values().any(|(_, slot)| slot.dtype == dtype);
         if stored(Dtype::F8E4M3) {
@@ -204,7 +207,7 @@ impl Checkpoint {
         self.tensors.iter().filter(scales).all(|(_, (_, slot))| slot.dtype == *dtype)
     }
 
-    /// What a tensor is stored as, if it can be read.
+    /// The stored type of a tensor, if it can be read.
     pub(crate) fn stored(&self, name: &str) -> Option<SaveDtype> {
         Some(match self.info(name)?.dtype {
             Dtype::F32 => SaveDtype::F32,
@@ -220,16 +223,16 @@ impl Checkpoint {
         })
     }
 
-    /// Where a tensor lies: place and number of the file.
+    /// The position of a tensor in its file, and the number of the file.
     fn slot(&self, name: &str) -> Result<(&Slot, usize), Error> {
         let missing = || Error::NoTensor { path: self.dir.clone(), name: name.into() };
         let (shard, slot) = self.tensors.get(name).ok_or_else(missing)?;
         Ok((slot, *shard))
     }
 
-    /// The scales of an FP8 tensor in rows of blocks, checked: there, of the right shape, positive and finite. Whether
-    /// they are powers of two is not asked, whatever `scale_fmt` says: the weights that made the key known
-    /// (DeepSeek-V3.1) do not keep to it.
+    /// The scales of an FP8 tensor in rows of blocks. They are checked: they must exist, have the right shape, and be
+    /// positive and finite. They need not be powers of two, whatever `scale_fmt` says. DeepSeek-V3.1, which made the
+    /// key known, does not follow it.
     pub fn scales(&self, name: &str) -> Result<Vec<f32>, Error> {
         let (slot, _) = self.slot(name)?;
         let wrong = |reason: String| Error::Unusable { name: name.into(), reason };
@@ -254,14 +257,14 @@ impl Checkpoint {
         for (i, s) in scales.iter().enumerate() {
             if let Some(reason) = wrong_scale(*s) {
                 let (row, col) = (i / shape[1], i % shape[1]);
-                let reason = format!("is {s:?} at row {row}, column {col}: {reason}; get the checkpoint anew");
+                let reason = format!("is {s:?} at row {row}, column {col}: {reason}; get the checkpoint again");
                 return Err(Error::Unusable { name: scale, reason });
             }
         }
         Ok(scales)
     }
 
-    /// Reads stored bytes from element `start` on, as they are; an element that is infinite or NaN is an error.
+    /// Reads stored bytes unchanged, starting at element `start`. An element that is infinite or NaN is an error.
     pub(crate) fn stored_bytes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
         let (slot, shard) = self.slot(name)?;
         let size = slot.dtype.bytes().unwrap_or(1);
@@ -269,7 +272,7 @@ impl Checkpoint {
         find_no_number(&slot.dtype, out).map_err(|(i, value)| no_number(name, value, start + i, slot.cols()))
     }
 
-    /// Reads all of a tensor and fails with the first element that is infinite or NaN.
+    /// Reads a whole tensor. The error is the first element that is infinite or NaN.
     pub(crate) fn check_values(
         &self,
         name: &str,
@@ -291,8 +294,8 @@ impl Checkpoint {
         self.read(name, out)
     }
 
-    /// Reads a whole tensor. F32 and FP8 become bf16 by rounding to nearest, ties to even; all other conversions are
-    /// exact (an FP8 weight is the f32 product of code and scale).
+    /// Reads a whole tensor. F32 and FP8 become bf16 by rounding to nearest with ties to even. All other conversions
+    /// are exact. An FP8 weight is the f32 product of code and scale.
     pub fn read<T: Element>(&self, name: &str, out: &mut [T]) -> Result<(), Error> {
         let elements: usize = self.slot(name)?.0.shape.iter().product();
         if out.len() != elements {
@@ -301,7 +304,7 @@ impl Checkpoint {
         self.read_from(name, 0, out)
     }
 
-    /// Reads elements from `start` on, in the order they are stored, a piece at a time.
+    /// Reads elements in stored order, starting at `start`, one piece at a time.
     pub fn read_from<T: Element>(&self, name: &str, start: usize, out: &mut [T]) -> Result<(), Error> {
         let (slot, shard) = self.slot(name)?;
         let Some(size) = slot.dtype.bytes() else {
@@ -323,7 +326,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether two tensors have one shape and the same values; bit for bit if they are stored alike.
+    /// Whether two tensors have the same shape and values. If they are stored in the same type, they are compared bit
+    /// for bit.
     pub(crate) fn same(&self, a: &str, b: &str) -> Result<bool, Error> {
         if self.info(b).is_none() {
             return Ok(false);
@@ -372,14 +376,14 @@ fn size_error(name: &str, slot: &Slot, expected: String) -> Error {
     Error::Size { name: name.into(), found: slot.shape.clone(), expected }
 }
 
-/// Why a folder has no weights, as far as one can see from outside.
+/// Why a folder has no weights, as far as its file names show.
 fn what_else(dir: &Path) -> String {
     let names: Vec<String> = std::fs::read_dir(dir)
         .map(|entries| entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
         .unwrap_or_default();
     let has = |end: &str| names.iter().any(|n| n.ends_with(end));
     let hint = match () {
-        () if has(".safetensors") => "; there are .safetensors files, but none of these names",
+        () if has(".safetensors") => "; there are .safetensors files, but none with such a name",
         () if has(".bin") || has(".pt") || has(".pth") => "; convert PyTorch's files to safetensors first",
         () if has(".gguf") => "; GGUF files are not read",
         () => "",

@@ -1,5 +1,6 @@
-//! Files of tensors that are read in pieces at given places. Nothing is mapped: memory does not grow with the files, and a
-//! file that someone changes meanwhile is an error, not a signal. However many there are, few are open at a time.
+//! Files of tensors that are read in pieces at given positions. They are not memory-mapped: memory does not grow with
+//! the files, and a file that changes meanwhile causes an error instead of a signal. Only a few files are open at the
+//! same time.
 
 use crate::error::Error;
 use crate::header::{self, Slot};
@@ -9,15 +10,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Files that are open at a time.
+/// Largest number of open files.
 const OPEN: usize = 16;
 
 /// The safetensors files of a checkpoint, by number.
 #[derive(Default)]
 pub(crate) struct Shards {
-    /// Path and length of each.
+    /// Path and length of each file.
     all: Vec<(PathBuf, u64)>,
-    /// Those that were used last, the latest at the end.
+    /// The most recently used files, with the latest at the end.
     open: Mutex<VecDeque<(usize, Arc<File>)>>,
 }
 
@@ -34,7 +35,7 @@ impl Shards {
         Ok(slots)
     }
 
-    /// Fills `out` with the bytes of a file from `at` on.
+    /// Fills `out` with bytes of a file, starting at `at`.
     pub(crate) fn read(&self, shard: usize, at: usize, out: &mut [u8]) -> Result<(), Error> {
         let file = self.file(shard)?;
         Ok(read_exact_at(&file, out, at as u64).at("read", &self.all[shard].0)?)

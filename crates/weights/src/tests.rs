@@ -1,4 +1,4 @@
-//! Checkpoints written and read back, files of the format's own crate, and files that lie.
+//! Checkpoints written and read back, files written by the format's own crate, and files with wrong contents.
 
 use super::*;
 use crate::config::ModelConfig;
@@ -19,7 +19,7 @@ fn tensor(name: &str, shape: &[usize], dtype: SaveDtype) -> SaveTensor {
     SaveTensor { name: name.into(), shape: shape.into(), dtype }
 }
 
-/// A value that depends on tensor and element, with all kinds of roundings among them.
+/// A value that depends on tensor and element. All kinds of rounding occur among these values.
 fn value(name: &str, i: usize) -> f32 {
     let key = name.bytes().fold(i as u32, |h, b| h.wrapping_mul(31).wrapping_add(b as u32)).wrapping_mul(0x9e37_79b9);
     (key as f32 / 2f32.powi(31) - 1.0) * 3.0
@@ -38,7 +38,7 @@ fn no_more(_: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the format's own crate makes of the same tensors.
+/// What the format's own crate writes for the same tensors.
 fn theirs(tensors: &[&SaveTensor]) -> Vec<u8> {
     let data: Vec<Vec<u8>> = tensors
         .iter()
@@ -158,7 +158,7 @@ fn a_folder_is_not_replaced() {
     let beside = |p: &Path| Ok(atomic::write_file(&p.join("tokenizer.json"), b"{}")?);
     save(&path, &config(), &tensors, &SaveOptions::default(), beside, fill).unwrap();
     let again = save(&path, &config(), &tensors[..1], &SaveOptions::default(), no_more, fill).unwrap_err();
-    assert!(again.to_string().contains("there already"), "{again}");
+    assert!(again.to_string().contains("already exists"), "{again}");
     assert_eq!(Checkpoint::open(&path).unwrap().names().count(), tensors.len());
     assert!(path.join("tokenizer.json").exists());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -238,12 +238,12 @@ fn lying_headers_are_refused_by_name() {
         (one("[4294967296,4294967296,4294967296]", "F32", 0, 8), 8, "impossible shape"),
         (one("[288230376151711744]", "F32", 0, 1152921504606846976), 8, "cut off"),
         (one("[2]", "F32", 18446744073709551608, 18446744073709551615), 8, "tensor `w`"),
-        (one("[0]", "F32", 18446744073709551615, 18446744073709551615), 8, "tensor `w` has the impossible place"),
+        (one("[0]", "F32", 18446744073709551615, 18446744073709551615), 8, "tensor `w` has the impossible range"),
         (one("[-2]", "F32", 0, 8), 8, "tensor `w`"),
         (two((4, 12)), 12, "tensor `b` overlaps"),
         (two((12, 20)), 20, "tensor `b` leaves a gap"),
         (two((0, 8)), 8, "overlaps"),
-        (r#"{"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#.into(), 0, "`w` stands there twice"),
+        (r#"{"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#.into(), 0, "`w` appears twice"),
         (r#"{"__metadata__":{"a":1}}"#.into(), 0, "broken header"),
         (r#"{"w":7}"#.into(), 0, "tensor `w`"),
         (one(&format!("[2{}]", ",1".repeat(16)), "F32", 0, 8), 8, "tensor `w`: has more than 16 dimensions"),
@@ -280,28 +280,28 @@ fn folders_without_weights_and_lying_indices_are_refused() {
     fs::write(dir.path().join("pytorch_model.bin"), b"").unwrap();
     assert!(open().contains("convert"));
     fs::create_dir(dir.path().join("model.safetensors")).unwrap();
-    assert!(open().contains("no regular file"));
+    assert!(open().contains("not a regular file"));
     fs::remove_dir(dir.path().join("model.safetensors")).unwrap();
 
     let t = tensor("w", &[2], SaveDtype::F32);
     fs::write(dir.path().join("a.safetensors"), theirs(&[&t])).unwrap();
-    assert!(open().contains("none of these names"));
+    assert!(open().contains("none with such a name"));
     let index = dir.path().join("model.safetensors.index.json");
     for (map, part) in [
-        (r#"{"w":"b.safetensors"}"#, "names the file `b.safetensors`, which is not there"),
-        (r#"{"v":"a.safetensors"}"#, "tensor `v` is in `a.safetensors`, where it is not"),
-        (r#"{"w":"../a.safetensors"}"#, "tensor `w`: `../a.safetensors` is no name"),
-        (r#"{"w":"/etc/passwd"}"#, "is no name"),
-        (r#"{"w":".."}"#, "is no name"),
-        (r#"{"w":""}"#, "is no name"),
-        (r#"{"w":7}"#, "is no index"),
+        (r#"{"w":"b.safetensors"}"#, "names the file `b.safetensors`, which does not exist"),
+        (r#"{"v":"a.safetensors"}"#, "tensor `v` is in `a.safetensors`, but it is not"),
+        (r#"{"w":"../a.safetensors"}"#, "tensor `w`: `../a.safetensors` is not the name"),
+        (r#"{"w":"/etc/passwd"}"#, "is not the name"),
+        (r#"{"w":".."}"#, "is not the name"),
+        (r#"{"w":""}"#, "is not the name"),
+        (r#"{"w":7}"#, "is not a safetensors index"),
     ] {
         fs::write(&index, format!(r#"{{"weight_map":{map}}}"#)).unwrap();
         let error = open();
         assert!(error.contains(part) && error.contains("index.json"), "{error}");
     }
     fs::write(&index, "[").unwrap();
-    assert!(open().contains("is no index"));
+    assert!(open().contains("is not a safetensors index"));
     fs::write(&index, format!(r#"{{"weight_map":{{"\u001b{}":"a.safetensors"}}}}"#, "x".repeat(100_000))).unwrap();
     assert!(open().len() < 1000 && !open().contains('\u{1b}'));
     #[cfg(unix)]
@@ -309,7 +309,7 @@ fn folders_without_weights_and_lying_indices_are_refused() {
         let path = dir.path().join(name);
         fs::rename(&path, dir.path().join("aside")).unwrap();
         std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-        assert!(open().contains(name) && open().contains("no regular file"), "{}", open());
+        assert!(open().contains(name) && open().contains("not a regular file"), "{}", open());
         fs::remove_file(&path).unwrap();
         fs::File::create(&path).unwrap().set_len(3 << 30).unwrap();
         assert!(open().contains(name) && open().contains("larger than"), "{}", open());
@@ -334,14 +334,14 @@ fn what_is_there_twice_is_named() {
     let audit = Checkpoint::open(dir.path()).unwrap().check(&need).unwrap();
     assert_eq!(audit.repeated, ["a", "b", "c"]);
     let text = audit.into_result().unwrap_err().to_string();
-    assert!(text.contains("3 stored or listed twice: a, b, c") && text.contains("which one is meant"), "{text}");
+    assert!(text.contains("3 stored or listed twice: a, b, c") && text.contains("keep only one"), "{text}");
 }
 
 #[test]
 fn a_file_that_changes_while_it_is_open_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m");
-    // More files than are open at a time.
+    // More files than may be open at the same time.
     let tensors: Vec<SaveTensor> = (0..40).map(|i| tensor(&format!("t{i:02}"), &[25], SaveDtype::F32)).collect();
     let options = SaveOptions { shard_bytes: 100, ..SaveOptions::default() };
     save(&path, &config(), &tensors, &options, no_more, fill).unwrap();
@@ -400,10 +400,10 @@ fn an_audit_names_every_difference() {
     {
         assert!(text.contains(part), "{text}");
     }
-    assert!(text.contains("2 MTP modules are stored, `num_nextn_predict_layers` is 1: set it to 2"), "{text}");
+    assert!(text.contains("2 MTP modules are stored, but `num_nextn_predict_layers` is 1: set it to 2"), "{text}");
     assert!(text.contains("leave the copy out"), "{text}");
     assert_eq!(audit.lines().len(), 6);
-    assert!(audit.lines().contains(&"not part of it: surplus".to_string()));
+    assert!(audit.lines().contains(&"not part of the model: surplus".to_string()));
 }
 
 #[test]
@@ -451,8 +451,8 @@ proptest! {
         check_values(&checkpoint, &tensors);
     }
 
-    /// Cut, flipped and overwritten files: refused by name or read without harm, and what is accepted the format's own
-    /// crate accepts too, with the same tensors.
+    /// Truncated, flipped and overwritten files are rejected with a name or read without harm. The format's own crate
+    /// accepts every file that is accepted here, with the same tensors.
     #[test]
     fn damaged_files_do_no_harm(
         tensors in any_tensors(),
@@ -466,7 +466,7 @@ proptest! {
                 0 => bytes.truncate(i.max(1)),
                 1 => bytes[i] ^= 1 << (byte % 8),
                 2 => bytes[i] = byte,
-                // A number of the header becomes another, and the header's length follows.
+                // A digit in the header changes, and the header's length is adjusted.
                 _ => if let Some(start) = (i.max(8)..bytes.len()).find(|j| bytes[*j].is_ascii_digit()) {
                     let end = (start..bytes.len()).find(|j| !bytes[*j].is_ascii_digit()).unwrap_or(bytes.len());
                     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap());

@@ -1,11 +1,12 @@
-//! Writing a checkpoint: shards, index and `config.json`, streamed and whole or not at all.
+//! Writes a checkpoint: shards, index and `config.json`, in pieces, and whole or not at all.
 //!
-//! Names, shapes and types are known before the data, so each header is written first and the data follows in pieces of
-//! a few megabytes; a model is never in memory twice. Bytes are those of the format's own writer with PyTorch's metadata.
+//! Names, shapes and types are known before the data. So each header is written first, and the data follows in pieces
+//! of a few megabytes. A model is never in memory twice. The bytes are those of the format's own writer with PyTorch's
+//! metadata.
 //!
-//! An FP8 tensor is quantised here, some bands of 128 rows at a time, and brings its scales, which lie elsewhere in the
-//! same shard: data is therefore written at its place, not in a row. What a source has stored as it is to be written is
-//! copied, codes and scales included.
+//! An FP8 tensor is quantised here, some bands of 128 rows at a time. Its scales are elsewhere in the same shard, so
+//! data is written at its position and not sequentially. If a source already stores a tensor in the requested format,
+//! it is copied, including codes and scales.
 
 use crate::config::ModelConfig;
 use crate::error::Error;
@@ -24,23 +25,23 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes of a shard's data unless one tensor alone is larger; transformers' long-standing limit.
+/// Size of a shard in bytes, unless a single tensor is larger. It is the long-standing limit of transformers.
 pub const SHARD_BYTES: usize = 5_000_000_000;
 
-/// Elements asked for at a time.
+/// Number of elements requested at a time.
 const PIECE: usize = 1 << 20;
 
-/// Where values come from. Asked tensor by tensor in the order of the files, and with ascending `start` for each.
+/// A source of values. Tensors are requested in the order of the files, and with ascending `start` within each.
 pub trait TensorSource {
-    /// Gives the elements of a tensor from `start` on, in f32.
+    /// Gives the elements of a tensor in f32, starting at `start`.
     fn values(&mut self, tensor: &SaveTensor, start: usize, out: &mut [f32]) -> Result<(), Error>;
 
-    /// Whether this source has the tensor stored as it is to be written, so that its bytes are copied.
+    /// Whether this source stores the tensor in the requested format, so that its bytes can be copied.
     fn copies(&self, _: &SaveTensor) -> bool {
         false
     }
 
-    /// The bytes of a tensor that is copied, from element `start` on.
+    /// The bytes of a tensor that is copied, starting at element `start`.
     fn bytes(&mut self, tensor: &SaveTensor, _start: usize, _out: &mut [u8]) -> Result<(), Error> {
         unreachable!("`{}` is not copied", tensor.name)
     }
@@ -62,7 +63,7 @@ impl<F: FnMut(&SaveTensor, usize, &mut [f32]) -> Result<(), Error>> TensorSource
 pub struct SaveOptions<'a> {
     /// See [`SHARD_BYTES`].
     pub shard_bytes: usize,
-    /// Set by someone else (a signal), writing ends at the next piece with [`Error::Stopped`].
+    /// When another thread or a signal sets this, writing ends at the next piece with [`Error::Stopped`].
     pub stop: Option<&'a AtomicBool>,
 }
 
@@ -72,8 +73,8 @@ impl Default for SaveOptions<'_> {
     }
 }
 
-/// Writes a checkpoint folder. On any error the name `dir` is left as it was. `beside` adds further files (tokenizer)
-/// to the folder under construction, whose path it gets.
+/// Writes a checkpoint folder. On an error, `dir` is left as it was. `beside` adds further files (tokenizer) to the
+/// folder under construction and receives its path.
 pub fn save(
     dir: &Path,
     config: &ModelConfig,
@@ -82,15 +83,15 @@ pub fn save(
     beside: impl FnOnce(&Path) -> Result<(), Error>,
     source: impl TensorSource,
 ) -> Result<(), Error> {
-    // Found out now rather than after hours of writing; `commit` refuses as well.
+    // A bad target is found here, before hours of writing. `commit` also checks it.
     let staged = StagedDir::new(&place(dir)?)?;
     write_into(staged.path(), config, tensors, options, source)?;
     beside(staged.path())?;
     Ok(staged.commit()?)
 }
 
-/// Writes `config.json` and weights into a folder that is there, in place: for folders that someone else makes appear.
-/// What the configuration says of quantised weights is written if there are any.
+/// Writes `config.json` and weights directly into an existing folder. It is for callers that make the folder appear
+/// themselves. The entry for quantised weights is written if there are any.
 pub fn write_into(
     dir: &Path,
     config: &ModelConfig,
@@ -135,7 +136,7 @@ pub fn write_into(
     Ok(())
 }
 
-/// A tensor with its scales, if it is FP8: never apart.
+/// A tensor, and its scales if it is FP8. They always stay together.
 struct Group<'a> {
     tensor: &'a SaveTensor,
     scales: Option<SaveTensor>,
@@ -161,7 +162,8 @@ impl<'a> Group<'a> {
     }
 }
 
-/// Fills shard after shard in the given order; a shard is closed by the first tensor that would overflow it.
+/// Fills one shard after another in the given order. The first tensor that would make a shard too large starts the next
+/// one.
 fn split<'a>(groups: &'a [Group<'a>], shard_bytes: usize) -> Vec<&'a [Group<'a>]> {
     let (mut shards, mut first, mut used) = (Vec::new(), 0, 0);
     for (i, group) in groups.iter().enumerate() {
@@ -226,7 +228,7 @@ fn write_shard(
     Ok(())
 }
 
-/// Buffers of a piece, used again for every tensor.
+/// Buffers for a piece. They are reused for every tensor.
 #[derive(Default)]
 struct Room {
     values: Vec<f32>,
@@ -277,7 +279,7 @@ fn write_plain(
     Ok(())
 }
 
-/// Quantises: codes at `at` and scales at their own place.
+/// Quantises values. Codes are written at `at`, and scales at their own position.
 fn write_fp8(
     out: &mut Output<'_>,
     tensor: &SaveTensor,

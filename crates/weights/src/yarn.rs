@@ -1,8 +1,8 @@
 //! YaRN: rotary frequencies and scales for contexts longer than the ones trained on (report 4.3; arXiv 2309.00071).
 //!
-//! With `dim` rotary channels and base `theta`, pair `i` turns by `f_i = theta^(-2i/dim)` a position. A pair that makes at
-//! least `beta_fast` turns over the original context keeps its frequency, one that makes fewer than `beta_slow` is slowed
-//! down by `factor`, and those between are mixed linearly:
+//! With `dim` rotary channels and base `theta`, pair `i` turns by `f_i = theta^(-2i/dim)` per position. A pair that
+//! makes at least `beta_fast` turns over the original context keeps its frequency. A pair that makes fewer than
+//! `beta_slow` turns is slowed down by `factor`. Between the two, the frequencies are mixed linearly:
 //!
 //! ```text
 //! d(r)  = dim * ln(L0 / (2 pi r)) / (2 ln theta)        pair index at which r turns fit into L0 positions
@@ -12,24 +12,25 @@
 //! m(x)  = 0.1 x ln(factor) + 1 for factor > 1, else 1
 //! ```
 //!
-//! Scores are multiplied by `m(mscale_all_dim)^2`, cosine and sine by `m(mscale) / m(mscale_all_dim)`. All in f64.
+//! Scores are multiplied by `m(mscale_all_dim)^2`, cosine and sine by `m(mscale) / m(mscale_all_dim)`. Everything is
+//! computed in f64.
 
 /// The keys of `rope_scaling` with `type: yarn`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Yarn {
-    /// How many times longer the context becomes.
+    /// How many times as long the context becomes.
     pub factor: f64,
-    /// Context length of the training before.
+    /// Context length of the original training.
     pub original_max_position_embeddings: usize,
-    /// Turns from which on a pair is left alone.
+    /// Pairs with at least this number of turns keep their frequency.
     pub beta_fast: f64,
-    /// Turns below which a pair is slowed down by the whole factor.
+    /// Pairs with fewer turns than this are slowed down by the whole factor.
     pub beta_slow: f64,
     /// See the module's header.
     pub mscale: f64,
-    /// See the module's header; 0 leaves the scores alone.
+    /// See the module's header. 0 means that the scores are not scaled.
     pub mscale_all_dim: f64,
-    /// Replaces the factor of cosine and sine, when given.
+    /// If given, replaces the factor of cosine and sine.
     pub attention_factor: Option<f64>,
 }
 
@@ -48,14 +49,14 @@ impl Default for Yarn {
 }
 
 impl Yarn {
-    /// What cosine and sine are multiplied with.
+    /// Factor of cosine and sine.
     pub fn cos_sin_factor(&self) -> f64 {
         self.attention_factor
             .unwrap_or_else(|| mscale(self.factor, self.mscale) / mscale(self.factor, self.mscale_all_dim))
     }
 }
 
-/// `m(x)` of the module's header.
+/// `m(x)` from the module's header.
 pub fn mscale(factor: f64, x: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * x * factor.ln() + 1.0 }
 }
@@ -74,13 +75,13 @@ pub fn inv_freq(dim: usize, theta: f64, yarn: Option<&Yarn>) -> Vec<f64> {
         .collect()
 }
 
-/// Pair indices between which frequencies are mixed; never equal.
+/// The range of pair indices in which frequencies are mixed. Its ends are never equal.
 fn correction_range(dim: usize, theta: f64, yarn: &Yarn) -> (f64, f64) {
     let length = yarn.original_max_position_embeddings as f64;
     let pair_with = |turns: f64| dim as f64 * (length / (turns * 2.0 * std::f64::consts::PI)).ln() / (2.0 * theta.ln());
     let low = pair_with(yarn.beta_fast).floor().max(0.0);
     let high = pair_with(yarn.beta_slow).ceil().min(dim as f64 - 1.0);
-    // Equal ends would divide by zero; the released code widens them by a thousandth.
+    // With equal ends there would be a division by zero. The released code widens them by a thousandth.
     (low, if low == high { high + 0.001 } else { high })
 }
 
@@ -93,12 +94,12 @@ mod tests {
     fn assert_close(ours: &[f64], theirs: &[f64], what: &str) {
         assert_eq!(ours.len(), theirs.len(), "{what}");
         for (a, b) in ours.iter().zip(theirs) {
-            // The other side computed in f32: a power, two products and a sum, each rounded.
+            // The other implementation computes in f32: a power, two products and a sum, each rounded.
             assert!((a - b).abs() <= 1e-6 * b.abs(), "{what}: {a} and {b}");
         }
     }
 
-    /// What transformers 5.23 computes for DeepSeek-V3's configuration.
+    /// The results of transformers 5.23 for DeepSeek-V3's configuration.
     #[test]
     fn v3_s_frequencies() {
         let theirs = [
@@ -141,7 +142,7 @@ mod tests {
         assert!(plain[31] > 39.9 * theirs[31] && plain[31] < 40.1 * theirs[31], "slow ones by the whole factor");
     }
 
-    /// Every stored reference result: frequencies, score scale and the factor of cosine and sine.
+    /// All stored reference results: frequencies, score scale and the factor of cosine and sine.
     #[test]
     fn reference_results() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures");

@@ -1,8 +1,8 @@
-//! Batches for a rank: prepared ahead by a thread of their own, resumable to the exact token.
+//! Batches for a rank. A separate thread prepares them ahead of time. A run can resume at the exact token.
 //!
-//! With n ranks, rank r takes rows r, r + n, ... of the one stream, counted from where the run (or its resumption)
-//! begins, so the rows of a step are the same for every n that divides them. Each batch carries the position after it,
-//! on all ranks: what was prepared ahead and not used is simply made again after a resumption.
+//! With n ranks, rank r takes rows r, r + n, ... of a single stream, counted from the start or the resumption of the
+//! run. So the rows of a step are the same for every n that divides their number. Each batch carries the position after
+//! it, for all ranks. Batches that were prepared but not used are simply prepared again after a resumption.
 
 mod stream;
 mod window;
@@ -25,8 +25,8 @@ pub struct Batch {
     pub tokens: Vec<i32>,
     /// Where each row comes from.
     pub sources: Vec<RowSource>,
-    /// The position after this batch on every rank: save it with the step that used the batch. `None` in a batch that
-    /// was never filled.
+    /// The position after this batch on every rank. Save it with the step that used the batch. `None` if the batch was
+    /// never filled.
     pub cursor: Option<Cursor>,
 }
 
@@ -37,17 +37,17 @@ impl Batch {
     }
 }
 
-/// Which part of the stream a loader gives.
+/// Which part of the stream a loader delivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// This rank.
+    /// Number of this rank.
     pub rank: usize,
-    /// All ranks.
+    /// Number of ranks.
     pub ranks: usize,
 }
 
 impl Share {
-    /// Everything.
+    /// The whole stream.
     pub const ALL: Self = Self { rank: 0, ranks: 1 };
 }
 
@@ -57,7 +57,7 @@ struct Row {
     cursor: Cursor,
 }
 
-/// Gives batches; see the module.
+/// Delivers batches (see the module's documentation).
 pub struct Loader {
     seq_len: usize,
     cursor: Cursor,
@@ -69,7 +69,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Begins at `start`, or at the stream's beginning. `ahead` rows at most are prepared before they are asked for.
+    /// Starts at `start`, or at the beginning of the stream. At most `ahead` rows are prepared in advance.
     pub fn new(
         packed: Arc<Packed>,
         tokenizer: Arc<Tokenizer>,
@@ -103,7 +103,8 @@ impl Loader {
         Ok(batch)
     }
 
-    /// The next `rows` rows, into a batch whose memory is used again. After an error the loader stays at that error.
+    /// Writes the next `rows` rows into a batch and reuses its memory. After an error, the loader keeps returning
+    /// errors.
     pub fn next_batch_into(&mut self, rows: usize, batch: &mut Batch) -> Result<()> {
         batch.tokens.clear();
         batch.sources.clear();
@@ -113,7 +114,7 @@ impl Loader {
             batch.tokens.extend_from_slice(&row.tokens);
             batch.sources.push(row.source);
             self.cursor = row.cursor;
-            // The thread may have ended after an error; then nobody wants the memory.
+            // The thread may have ended after an error. Then nothing needs the memory.
             let _ = self.used.send(row.tokens);
         }
         batch.cursor = Some(self.cursor);
@@ -142,12 +143,12 @@ impl Loader {
         self.cursor
     }
 
-    /// Inputs of a row.
+    /// Inputs per row.
     pub fn seq_len(&self) -> usize {
         self.seq_len
     }
 
-    /// Seconds that callers have waited for rows so far: near zero when the loader keeps up.
+    /// Seconds that callers have waited for rows so far. It is near zero if the loader keeps up.
     pub fn wait_seconds(&self) -> f64 {
         self.wait_seconds
     }
@@ -155,7 +156,7 @@ impl Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        // Without a receiver the thread's next row ends it.
+        // Without a receiver, the thread ends at its next row.
         self.rows = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -163,7 +164,7 @@ impl Drop for Loader {
     }
 }
 
-/// The thread: this rank's row of every group of `ranks` rows, with the position after the group.
+/// The thread's work: this rank's row of every group of `ranks` rows, with the position after the group.
 fn produce(mut stream: Window, share: Share, send: &SyncSender<Result<Row>>, reuse: &Receiver<Vec<i32>>) {
     loop {
         let mut tokens = reuse.try_recv().unwrap_or_default();

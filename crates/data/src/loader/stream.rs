@@ -1,9 +1,9 @@
-//! The one endless stream of tokens that all ranks read, and positions in it.
+//! The endless stream of tokens that all ranks read, and positions in it.
 //!
-//! Every epoch goes through the documents in the order of its own keyed permutation. A document becomes
-//! `[bos] tokens [eos]`; one in ten is rearranged by [`Fim`] and combined tokens are split by [`BoundarySplit`], anew
-//! each epoch, as functions of (seed, epoch, document). The stream is cut into rows of `T + 1` tokens that overlap by one:
-//! row i holds tokens `iT ..= iT + T`, so that `T` inputs have `T` targets and no target is lost between rows.
+//! Every epoch visits the documents in the order of its own keyed permutation. A document becomes `[bos] tokens [eos]`.
+//! [`Fim`] rearranges one document in ten, and [`BoundarySplit`] splits combined tokens. Both choose again in each
+//! epoch, as functions of (seed, epoch, document). The stream is cut into rows of `T + 1` tokens that overlap by one:
+//! row i holds tokens `iT ..= iT + T`. So `T` inputs have `T` targets, and no target is lost between rows.
 
 use std::sync::Arc;
 
@@ -20,22 +20,23 @@ use crate::tokenizer::Tokenizer;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamOptions {
-    /// Inputs of a row, T.
+    /// Inputs per row, T.
     pub seq_len: usize,
-    /// Chooses order, fill-in-middle and splits.
+    /// Decides order, fill-in-middle and splits.
     pub seed: u64,
     /// Share of the documents rearranged for fill-in-middle.
     pub fim_rate: f64,
-    /// Most tokens of a stretch that is rearranged by itself; whole documents where absent.
+    /// Largest number of tokens in a stretch that is rearranged on its own. `None` means whole documents.
     pub fim_span: Option<usize>,
     /// Share of combined punctuation-and-line-break tokens that are split.
     pub split_rate: f64,
-    /// Whether documents begin with the begin token (prompts then should, too).
+    /// Whether documents begin with the begin token. If so, prompts should as well.
     pub bos: bool,
-    /// Rows of a window in which the order of rows is shuffled, so that a batch is not one file; 0 or 1: in order.
+    /// Number of rows in a window within which their order is shuffled, so that a batch is not a single file. 0 or 1
+    /// keeps the order.
     pub shuffle_rows: usize,
-    /// Length of the rows that `shuffle_rows` counts; 0: `seq_len`. Later stages of a run have longer rows and keep the
-    /// length it began with here, so that a window is the same memory in all of them.
+    /// Length of the rows that `shuffle_rows` counts; 0 means `seq_len`. Extensions of a run have longer rows. They
+    /// keep the length of the main run here, so that a window always needs the same memory.
     #[serde(default)]
     pub shuffle_len: usize,
 }
@@ -56,7 +57,7 @@ impl Default for StreamOptions {
 }
 
 impl StreamOptions {
-    /// A hash of everything that changes the stream; the length of rows does not.
+    /// A hash of everything that changes the stream. The length of rows does not.
     fn fingerprint(&self) -> u64 {
         let span = self.fim_span.map_or(0, |s| s as u64 + 1);
         let parts = [
@@ -70,7 +71,7 @@ impl StreamOptions {
         parts.into_iter().fold(0, |h, part| mix(h ^ part).wrapping_add(1))
     }
 
-    /// Rows of a window.
+    /// Number of rows in a window.
     pub(super) fn window(&self) -> usize {
         let counted = if self.shuffle_len == 0 { self.seq_len } else { self.shuffle_len };
         (self.shuffle_rows.saturating_mul(counted) / self.seq_len.max(1)).max(1)
@@ -80,25 +81,25 @@ impl StreamOptions {
 /// A position in the stream, exact to the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// Passes over the data that are complete.
+    /// Number of completed passes over the data.
     pub epoch: u64,
-    /// Documents of this epoch that are behind.
+    /// Documents of this epoch that are already used.
     pub document: u64,
-    /// Tokens of the current document, as transformed, that are behind.
+    /// Tokens of the current document, after transformation, that are already used.
     pub offset: u64,
-    /// Rows given out of the window that begins at this document and offset.
+    /// Rows already given from the window that begins at this document and offset.
     #[serde(default)]
     pub given: u64,
-    /// Inputs of a row, T.
+    /// Inputs per row, T.
     #[serde(default)]
     pub seq_len: u64,
-    /// Rows behind, over all ranks.
+    /// Rows used so far, over all ranks.
     pub rows: u64,
-    /// Inputs behind, over all ranks.
+    /// Inputs used so far, over all ranks.
     pub tokens_seen: u64,
-    /// Which data it belongs to.
+    /// The data that the position belongs to.
     pub data: u64,
-    /// Which settings it belongs to.
+    /// The settings that the position belongs to.
     pub settings: u64,
 }
 
@@ -107,7 +108,7 @@ pub struct Cursor {
 pub struct RowSource {
     /// Epoch of the first token.
     pub epoch: u64,
-    /// Number of the document of the first token.
+    /// Number of the document that holds the first token.
     pub document: u64,
     /// Documents that begin in the row.
     pub begins: u32,
@@ -124,7 +125,7 @@ pub(super) struct Stream {
     eos: u32,
     order: Permutation,
     cursor: Cursor,
-    /// The document under the cursor, transformed, and its number.
+    /// The current document, transformed, and its number.
     current: Vec<u32>,
     number: u64,
     raw: Vec<u32>,
@@ -143,7 +144,7 @@ impl Stream {
         if packed.tokenizer() != tokenizer.fingerprint() {
             return Err(DataError::tokenizer(
                 None,
-                "the data was packed with another one; pack it again with this one",
+                "the data was packed with another tokenizer; pack it again with this one",
             ));
         }
         if options.seq_len == 0 {
@@ -153,7 +154,7 @@ impl Stream {
         if fim.is_some() && !tokenizer.is_lossless() {
             return Err(DataError::tokenizer(
                 None,
-                "fill-in-middle cuts text, and this tokenizer does not give the exact text back; set the rate of \
+                "fill-in-middle cuts text, and this tokenizer does not reproduce the exact text; set the rate of \
                  fill-in-middle to 0",
             ));
         }
@@ -168,14 +169,14 @@ impl Stream {
             Cursor { epoch: 0, document: 0, offset: 0, given: 0, seq_len, rows: 0, tokens_seen: 0, data, settings };
         let cursor = Cursor { seq_len, ..start.unwrap_or(fresh) };
         if cursor.data != data {
-            return Err(DataError::Cursor("the packed text is another one".into()));
+            return Err(DataError::Cursor("the packed text is different".into()));
         }
         if cursor.settings != settings {
             return Err(DataError::Cursor("seed, fill-in-middle, split rate or begin tokens have changed".into()));
         }
         let documents = packed.documents() as u64;
         if cursor.document >= documents {
-            return Err(DataError::Cursor(format!("document {} of {documents}", cursor.document)));
+            return Err(DataError::Cursor(format!("it is at document {} of {documents}", cursor.document)));
         }
         let eos = tokenizer.eos()?;
         let order = Self::order(&options, cursor.epoch, documents);
@@ -195,7 +196,7 @@ impl Stream {
         };
         stream.transform()?;
         if cursor.offset > stream.current.len() as u64 {
-            return Err(DataError::Cursor(format!("token {} of {}", cursor.offset, stream.current.len())));
+            return Err(DataError::Cursor(format!("it is at token {} of {}", cursor.offset, stream.current.len())));
         }
         Ok(stream)
     }
@@ -208,7 +209,7 @@ impl Stream {
         self.cursor
     }
 
-    /// Makes `current` the document under the cursor.
+    /// Transforms the current document and stores it in `current`.
     fn transform(&mut self) -> Result<()> {
         let Cursor { epoch, document, .. } = self.cursor;
         self.number = self.order.at(document);
@@ -236,8 +237,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Moves to the next document where the current one is used up. Every document has its end token, so one move
-    /// suffices.
+    /// Moves to the next document if the current one is used up. Every document has an end token, so one move is
+    /// enough.
     fn settle(&mut self) -> Result<()> {
         if self.cursor.offset < self.current.len() as u64 {
             return Ok(());
@@ -253,7 +254,7 @@ impl Stream {
         self.transform()
     }
 
-    /// Writes the next row's `T + 1` tokens to `row` and goes past its first T.
+    /// Writes the next row's `T + 1` tokens to `row` and advances by T.
     pub(super) fn row(&mut self, row: &mut Vec<i32>) -> Result<RowSource> {
         let t = self.options.seq_len;
         row.clear();
@@ -269,7 +270,7 @@ impl Stream {
         Ok(source)
     }
 
-    /// Goes past `n` tokens, showing them to `each` in pieces; returns how many documents began among them.
+    /// Advances by `n` tokens and shows them to `each` in pieces. Returns how many documents began among them.
     fn take(&mut self, n: usize, mut each: impl FnMut(&[u32])) -> Result<u32> {
         let (mut done, mut begins) = (0, 0);
         while done < n {

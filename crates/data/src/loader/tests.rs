@@ -8,7 +8,7 @@ const T: usize = 33;
 
 static PACKED: LazyLock<(tempfile::TempDir, Arc<Packed>)> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
-    // Stretches of the sources as documents of different lengths, one of them empty.
+    // Parts of the sources as documents of different lengths. One of them is empty.
     let mut all = Vec::new();
     for document in documents() {
         let lines: Vec<&str> = document.text.split_inclusive('\n').collect();
@@ -35,7 +35,7 @@ fn rows(loader: &mut Loader, count: usize) -> Vec<Vec<i32>> {
     loader.next_batch(count).unwrap().tokens.chunks(T + 1).map(<[i32]>::to_vec).collect()
 }
 
-/// Rows of some three epochs.
+/// Rows for about three epochs.
 const MANY: usize = 1500;
 
 static ALL: LazyLock<Vec<Vec<i32>>> = LazyLock::new(|| rows(&mut loader(options(), Share::ALL, None), MANY));
@@ -147,12 +147,12 @@ fn wrong_positions_and_settings_are_refused() {
         Loader::new(Arc::clone(&PACKED.1), tokenizer(), options, share, Some(cursor), 1).err().map(|e| e.to_string())
     };
     assert_eq!(open(options(), Share::ALL, good), None);
-    // Longer rows go on from the same token.
+    // Longer rows continue from the same token.
     assert_eq!(open(StreamOptions { seq_len: 99, ..options() }, Share::ALL, good), None);
     let says =
         |error: Option<String>, what: &str| assert!(error.as_ref().is_some_and(|e| e.contains(what)), "{error:?}");
     says(open(StreamOptions { seed: 6, ..options() }, Share::ALL, good), "seed");
-    says(open(options(), Share::ALL, Cursor { data: 1, ..good }), "another one");
+    says(open(options(), Share::ALL, Cursor { data: 1, ..good }), "is different");
     says(open(options(), Share::ALL, Cursor { document: 1 << 40, ..good }), "document");
     says(open(options(), Share::ALL, Cursor { offset: 1 << 40, ..good }), "token");
     says(open(options(), Share { rank: 2, ranks: 2 }, good), "rank 2 of 2");
@@ -189,7 +189,7 @@ proptest! {
     fn resuming_anywhere_gives_the_same_rows(
         before in 1usize..MANY - 20, first in 1usize..5, ranks in 1usize..4, second_ranks in 1usize..4
     ) {
-        // With some ranks up to a position, with others after it.
+        // One number of ranks up to a position, another one after it.
         let steps = (before / (ranks * first)).clamp(1, 12);
         let mut loaders: Vec<Loader> = (0..ranks).map(|rank| loader(options(), Share { rank, ranks }, None)).collect();
         let mut cursor = None;
@@ -206,7 +206,7 @@ proptest! {
                 prop_assert_eq!(row, &ALL[done + i * second_ranks + rank]);
             }
         }
-        // From the far part of the stream as well.
+        // The same from a position far into the stream.
         let mut l = loader(options(), Share::ALL, None);
         let at = l.next_batch(before).unwrap().cursor;
         prop_assert_eq!(rows(&mut loader(options(), Share::ALL, at), 10), ALL[before..before + 10].to_vec());
@@ -257,14 +257,14 @@ fn rows_of_another_length_go_on_after_the_window() {
         .unwrap()
         .next_batch(WINDOW)
         .unwrap();
-    // The first window of T's is behind: two rows of T make one of 2 T.
+    // The first window of rows of length T is used up. Two rows of T make one of 2 T.
     let first: Vec<i32> = ALL[WINDOW][..T].iter().chain(&ALL[WINDOW + 1]).copied().collect();
     assert!(got.tokens.chunks(2 * T + 1).any(|row| row == first));
     let absurd = Cursor { seq_len: u64::MAX, ..cursor };
     assert!(Loader::new(Arc::clone(&PACKED.1), tokenizer(), shuffled(), Share::ALL, Some(absurd), 1).is_err());
 }
 
-/// Longer rows go on after the old window, with a window of as many tokens.
+/// Longer rows continue after the old window, with a window of as many tokens.
 #[test]
 fn longer_rows_go_on_after_the_window() {
     const LONG: usize = 96;

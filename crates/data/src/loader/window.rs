@@ -1,9 +1,9 @@
 //! Rows in shuffled order within windows of the stream.
 //!
-//! The stream is one document after the other, so rows that follow each other come from the same file, and a batch of
-//! them would teach one file at a time. A window of rows is read and given out in the order of a permutation keyed by
-//! (seed, first row of the window): the order depends on nothing else, every row is given exactly once, and a position
-//! is the window's start plus the number of rows given.
+//! The stream is one document after another. So consecutive rows come from the same file, and a batch of them would
+//! teach one file at a time. Instead, a window of rows is read and given out in the order of a permutation keyed by
+//! (seed, first row of the window). The order depends on nothing else, and every row is given exactly once. A position
+//! is the start of the window plus the number of rows given.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::hash::{Permutation, Purpose, Rng};
 use crate::pack::Packed;
 use crate::tokenizer::Tokenizer;
 
-/// Longest row a position may speak of.
+/// Longest row length that a position may have.
 const MAX_ROW: u64 = 1 << 26;
 
 /// The stream with its rows shuffled.
@@ -28,15 +28,15 @@ pub(super) struct Window {
     given: usize,
 }
 
-/// Where the window of a position begins.
+/// The start of the window that a position lies in.
 fn start_of(c: Cursor) -> Result<Cursor> {
     if c.seq_len > MAX_ROW {
-        return Err(DataError::Cursor(format!("rows of {} tokens", c.seq_len)));
+        return Err(DataError::Cursor(format!("its rows have {} tokens", c.seq_len)));
     }
     let tokens = c.given.checked_mul(c.seq_len).and_then(|t| c.tokens_seen.checked_sub(t));
     match (c.rows.checked_sub(c.given), tokens) {
         (Some(rows), Some(tokens_seen)) => Ok(Cursor { given: 0, rows, tokens_seen, ..c }),
-        _ => Err(DataError::Cursor(format!("{} rows of a window, {} in all", c.given, c.rows))),
+        _ => Err(DataError::Cursor(format!("it counts {} rows in the window but {} in all", c.given, c.rows))),
     }
 }
 
@@ -48,7 +48,7 @@ impl Window {
         from: Option<Cursor>,
     ) -> Result<Self> {
         let (seed, seq_len, size) = (options.seed, options.seq_len as u64, options.window());
-        // Rows of another length do not continue a window: the rest of it is left out.
+        // Rows of a different length cannot continue a window. The rest of the window is skipped.
         let from = match from {
             Some(c) if c.given > 0 && c.seq_len != seq_len => {
                 let old = StreamOptions { seq_len: c.seq_len as usize, ..options.clone() };
@@ -62,7 +62,7 @@ impl Window {
         };
         let given = from.map_or(0, |c| c.given);
         if given >= size as u64 && given > 0 {
-            return Err(DataError::Cursor(format!("row {given} of a window of {size}")));
+            return Err(DataError::Cursor(format!("it is at row {given} of a window of {size}")));
         }
         let start = from.map(start_of).transpose()?;
         let stream = Stream::new(packed, tokenizer, options, start)?;
@@ -89,7 +89,7 @@ impl Window {
         Ok(())
     }
 
-    /// Goes past one row; writes its `T + 1` tokens to `row` where one is given.
+    /// Advances by one row. Writes its `T + 1` tokens to `row` if it is given.
     pub(super) fn row(&mut self, row: Option<&mut Vec<i32>>) -> Result<RowSource> {
         if self.given == self.rows.len() {
             self.fill()?;

@@ -1,7 +1,7 @@
-//! The bytes of a file: unpacked where it is compressed, and refused where they cannot be text.
+//! The bytes of a file: unpacked if it is compressed, and rejected if they cannot be text.
 //!
-//! What a file is, its first bytes say. None of the marks looked for can begin text in UTF-8, but for those of archives,
-//! which are long enough.
+//! The first bytes decide what a file is. Valid UTF-8 text cannot begin with these marks. The exception are the marks
+//! of archives, but they are long enough to be unambiguous.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -14,11 +14,11 @@ use crate::error::{DataError, Result};
 pub(super) enum Opened {
     /// Its bytes, unpacked.
     Text(Box<dyn BufRead>),
-    /// It cannot be text: why, and what to do about it.
+    /// It cannot be text: the reason, and what to do about it.
     Refused(Why, &'static str),
 }
 
-/// Opens a file. What gzip, zstd or xz compressed is unpacked on the way.
+/// Opens a file. Data compressed with gzip, zstd or xz is unpacked.
 pub(super) fn open(path: &Path) -> Result<Opened> {
     let failed = |e| DataError::io("read", path)(e);
     let mut reader = BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?);
@@ -37,7 +37,7 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     Ok(refused.map_or(Opened::Text(reader), |(why, problem)| Opened::Refused(why, problem)))
 }
 
-/// Why bytes that begin so cannot be text.
+/// The reason why bytes with this beginning cannot be text.
 fn refuse(bytes: &[u8]) -> Option<(Why, &'static str)> {
     let wide: [&[u8]; 3] = [b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"];
     if wide.iter().any(|mark| bytes.starts_with(mark)) {

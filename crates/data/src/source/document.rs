@@ -1,13 +1,13 @@
-//! What reading gives, and what it is told.
+//! The result of reading, and its options.
 
 use super::left_out::LeftOut;
 
-/// One text, and the group it may be held out with.
+/// One text, and the group with which it may be held out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
     /// Where it came from: a path, or `file:line`.
     pub id: String,
-    /// What it belongs to: a package, a top-level folder, a file. Held-out data is whole groups.
+    /// The package, top-level folder or file that it belongs to. Whole groups are held out.
     pub group: String,
     /// The text itself.
     pub text: String,
@@ -18,7 +18,7 @@ pub struct Document {
 pub struct SourceOptions {
     /// The field (column) of `.jsonl` and `.parquet` files that holds the text.
     pub text_field: String,
-    /// The field that names a document's group; where it is absent a document is its own group.
+    /// The field with the name of a document's group. Without it, a document is a group of its own.
     pub group_field: Option<String>,
 }
 
@@ -28,10 +28,10 @@ impl Default for SourceOptions {
     }
 }
 
-/// Documents read, and what was passed over.
+/// The documents that were read, and what was skipped.
 #[derive(Clone, Debug, Default)]
 pub struct Texts {
-    /// In the order of the paths given, then of names.
+    /// In the order of the given paths, then of file names.
     pub documents: Vec<Document>,
     /// Files and lines that gave no document, with the reasons.
     pub left_out: LeftOut,

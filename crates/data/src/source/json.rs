@@ -1,8 +1,8 @@
-//! Documents in JSON: one a line (`.jsonl`), or the items of one array (`.json`).
+//! Documents in JSON: one per line (`.jsonl`), or the items of one array (`.json`).
 //!
-//! A document is an object with a field of text, or question and answer; an array may hold plain strings. Where the text
-//! is missing, null or empty, there is no document: such lines are counted. If no line of a file has the field, that is
-//! an error, since the text must be in another field.
+//! A document is an object with a text field, or with question and answer. An array may also contain plain strings. If
+//! the text is missing, null or empty, there is no document, and the line is counted. If no line of a file has the
+//! field, that is an error, because the text must be in another field.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -19,7 +19,7 @@ struct Reading<'a> {
     id: &'a str,
     options: &'a SourceOptions,
     texts: Texts,
-    /// The fields of the first object that lacks the one that is wanted.
+    /// The fields of the first object that lacks the text field.
     other_fields: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl<'a> Reading<'a> {
         Self { path, id, options, texts: Texts::default(), other_fields: None }
     }
 
-    /// What has been read, if it has the field that was asked for.
+    /// The documents read so far, or an error if none had the expected field.
     fn finish(mut self) -> Result<Texts> {
         if !self.texts.documents.is_empty() {
             return Ok(self.texts);
@@ -43,7 +43,7 @@ impl<'a> Reading<'a> {
         Ok(self.texts)
     }
 
-    /// Takes one document. `number` is that of the line, or of the array's item.
+    /// Reads one document. `number` is the number of the line or of the item in the array.
     fn take(&mut self, value: Value, number: usize) -> Result<()> {
         let id = format!("{}:{number}", self.id);
         let text = match value {
@@ -89,13 +89,13 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Exercises are written as a question and its answer, each on lines of its own here.
+/// Exercises consist of a question and an answer. Here they are joined with a line break.
 fn question_and_answer(fields: &Map<String, Value>) -> Option<String> {
     let string = |key| fields.get(key).and_then(Value::as_str);
     Some(format!("{}\n{}", string("question")?, string("answer")?))
 }
 
-/// Reads one document a line.
+/// Reads one document per line.
 pub(super) fn read_lines(reader: &mut dyn BufRead, path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
     let mut reading = Reading::new(path, id, options);
     let mut line = Vec::new();
@@ -118,13 +118,13 @@ pub(super) fn read_lines(reader: &mut dyn BufRead, path: &Path, id: &str, option
     reading.finish()
 }
 
-/// Reads a `.json` file: an array of documents or of strings, or (as such files often are) one document a line.
+/// Reads a `.json` file: an array of documents or of strings, or one document per line, which is common in such files.
 pub(super) fn read_array(text: &str, path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
     let problem = |problem: String| DataError::NoText { path: path.to_path_buf(), problem };
     if !text.trim_start().starts_with('[') {
         return read_lines(&mut text.as_bytes(), path, id, options).map_err(|e| match e {
             DataError::JsonLine { line, problem: why, .. } => problem(format!(
-                "neither an array of documents nor one document a line (line {line}: {why}); rename it to .txt to take \
+                "neither an array of documents nor one document per line (line {line}: {why}); rename it to .txt to take \
                  it as plain text"
             )),
             other => other,

@@ -1,4 +1,4 @@
-//! What reading passed over, and why, so that a caller can say it.
+//! What reading skipped, and why, so that a caller can report it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,9 +6,9 @@ use std::fmt;
 /// Why a file or a line gave no document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
-    /// A file in a folder whose ending is not one of text.
+    /// A file in a folder whose ending is not that of a text file.
     OtherKind,
-    /// A file without a single byte of text.
+    /// A file without any text.
     Empty,
     /// A line (or row, or item) whose text is missing, null or empty.
     NoText,
@@ -16,14 +16,14 @@ pub enum Why {
     NotUtf8,
     /// A file that begins with the mark of UTF-16 or UTF-32.
     Utf16,
-    /// A file of documents in a folder that has not got the field of the text.
+    /// A file of documents in a folder in which no document has the text field.
     NoField,
-    /// An archive, or a file of a compression that is not read.
+    /// An archive, or a file in an unsupported compression format.
     Archive,
 }
 
 impl Why {
-    /// The words for `n` of them.
+    /// The words for `n` such files or lines.
     fn words(self, n: usize) -> &'static str {
         match (self, n) {
             (Self::OtherKind, 1) => "file of another kind",
@@ -36,37 +36,37 @@ impl Why {
             (Self::NotUtf8, _) => "files or lines that are not UTF-8",
             (Self::Utf16, 1) => "file in UTF-16 or UTF-32",
             (Self::Utf16, _) => "files in UTF-16 or UTF-32",
-            (Self::NoField, 1) => "file of documents without the field of the text",
-            (Self::NoField, _) => "files of documents without the field of the text",
+            (Self::NoField, 1) => "file of documents without the text field",
+            (Self::NoField, _) => "files of documents without the text field",
             (Self::Archive, 1) => "archive",
             (Self::Archive, _) => "archives",
         }
     }
 }
 
-/// Numbers of files and lines left out for each reason, with the first place of each.
+/// Numbers of skipped files and lines for each reason, with the first place of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     reasons: BTreeMap<Why, (usize, String)>,
 }
 
 impl LeftOut {
-    /// How many were left out for one reason.
+    /// How many were skipped for one reason.
     pub fn count(&self, why: Why) -> usize {
         self.reasons.get(&why).map_or(0, |(count, _)| *count)
     }
 
-    /// Whether nothing was left out.
+    /// Whether nothing was skipped.
     pub fn is_empty(&self) -> bool {
         self.reasons.is_empty()
     }
 
-    /// Counts one more. `place` is kept if it is the first of its reason.
+    /// Counts one more. `place` is kept if it is the first for its reason.
     pub(crate) fn add(&mut self, why: Why, place: impl FnOnce() -> String) {
         self.reasons.entry(why).or_insert_with(|| (0, place())).0 += 1;
     }
 
-    /// Adds what was left out later.
+    /// Adds the counts of a later reading.
     pub(crate) fn append(&mut self, other: Self) {
         for (why, (count, first)) in other.reasons {
             self.reasons.entry(why).or_insert((0, first)).0 += count;

@@ -1,10 +1,10 @@
-//! Text documents from files and folders, in an order that depends on names only.
+//! Text documents from files and folders, in an order that depends only on names.
 //!
-//! A folder is walked recursively in the order of its names; hidden entries and build outputs are passed over and
-//! symbolic links are not followed. What counts as text is decided by the ending; a file named directly is read as
-//! text whatever its ending. `.jsonl` holds one document a line, as text or as question and answer; a `.json` file that
-//! is named directly holds an array of documents. Files that gzip, zstd or xz compressed are unpacked.
-//! Text that is not UTF-8 is left out, never repaired: a replacement character would be learnt. Everything left out is
+//! A folder is walked recursively in the order of its names. Hidden entries and build outputs are skipped, and symbolic
+//! links are not followed. The ending of a name decides what counts as text. A file that is named directly is read
+//! whatever its ending is. `.jsonl` holds one document per line, as text or as question and answer. A `.json` file that
+//! is named directly holds an array of documents. Files compressed with gzip, zstd or xz are unpacked. Text that is not
+//! UTF-8 is skipped and never repaired, because a model would learn the replacement characters. Everything skipped is
 //! counted with its reason ([`LeftOut`]).
 
 mod bytes;
@@ -34,8 +34,8 @@ const TEXT_ENDINGS: &[&str] = &[
     "zig",
 ];
 
-/// Whether a folder holds no source of its own: fetched packages, and caches and build outputs, which carry the
-/// standard tag (a folder called `target` may well be source).
+/// Whether a folder holds no source of its own: fetched packages, caches and build outputs. Caches and build outputs
+/// carry a standard tag file. A folder called `target` may well be source.
 fn passed_over(entry: &DirEntry) -> bool {
     let name = entry.file_name().to_string_lossy();
     let no_source = || matches!(&*name, "node_modules" | "__pycache__") || entry.path().join("CACHEDIR.TAG").is_file();
@@ -50,7 +50,7 @@ enum Kind {
     Parquet,
 }
 
-/// What a file holds by its name; the ending of a compression comes after that of the kind.
+/// The kind of a file by its name. The ending for a compression comes after the one for the kind.
 fn kind_of(path: &Path) -> Option<Kind> {
     let name = path.file_name()?.to_str()?.to_ascii_lowercase();
     let name = ["gz", "zst", "xz"].iter().find_map(|e| name.strip_suffix(e)?.strip_suffix('.')).unwrap_or(&name);
@@ -62,7 +62,7 @@ fn kind_of(path: &Path) -> Option<Kind> {
     }
 }
 
-/// Reads every document under `paths`. An error where a path cannot be read or nothing at all is found.
+/// Reads every document under `paths`. It is an error if a path cannot be read or nothing is found.
 pub fn read_paths<P: AsRef<Path>>(paths: &[P], options: &SourceOptions) -> Result<Texts> {
     let mut texts = Texts::default();
     for path in paths {
@@ -90,7 +90,7 @@ pub fn read_paths<P: AsRef<Path>>(paths: &[P], options: &SourceOptions) -> Resul
     Ok(texts)
 }
 
-/// Reads the text files of one folder for which `wanted` holds; `root` begins every id and group.
+/// Reads the text files of one folder for which `wanted` is true. Every id and group begins with `root`.
 pub(crate) fn read_folder(
     folder: &Path,
     root: &str,
@@ -109,7 +109,7 @@ pub(crate) fn read_folder(
             continue;
         }
         match kind_of(entry.path()) {
-            // In folders `.json` files are settings more often than text.
+            // In folders, `.json` files are usually settings and not text.
             Some(Kind::Json) | None => texts.left_out.add(Why::OtherKind, || entry.path().display().to_string()),
             Some(kind) => files.push((entry.into_path(), kind)),
         }
@@ -120,11 +120,11 @@ pub(crate) fn read_folder(
             let relative = path.strip_prefix(folder).unwrap_or(path);
             let first = relative.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
             let group = format!("{root}/{}", first.unwrap_or_default());
-            // Ids use one separator on every system, so that choices keyed by them are the same.
+            // Ids use the same separator on every system, so choices keyed by them are the same.
             let parts: Vec<_> = relative.components().map(|c| c.as_os_str().to_string_lossy()).collect();
             let id = format!("{root}/{}", parts.join("/"));
             match read_file(path, *kind, &id, &group, options, false) {
-                // A folder may also hold records that are not text.
+                // A folder may also contain records that are not text.
                 Err(DataError::NoField { field, has, .. }) => {
                     let mut texts = Texts::default();
                     texts.left_out.add(Why::NoField, || format!("{id} has no `{field}`, but {has}"));
@@ -140,7 +140,7 @@ pub(crate) fn read_folder(
     Ok(texts)
 }
 
-/// Reads one file. What was `named` is wanted: if it cannot be text, going on without it would be wrong.
+/// Reads one file. If it was `named` directly and cannot be text, that is an error.
 fn read_file(path: &Path, kind: Kind, id: &str, group: &str, options: &SourceOptions, named: bool) -> Result<Texts> {
     if kind == Kind::Parquet {
         return read_parquet(path, id, options);

@@ -1,4 +1,4 @@
-//! Text columns of `.parquet` files (feature `parquet`), one document a row.
+//! Text columns of `.parquet` files (feature `parquet`), one document per row.
 
 use std::fs::File;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::document::{Document, SourceOptions, Texts};
 use super::left_out::Why;
 use crate::error::{DataError, Result};
 
-/// Reads the text column of a file. Rows whose text is null, empty or not UTF-8 are left out and counted.
+/// Reads the text column of a file. Rows whose text is null, empty or not UTF-8 are skipped and counted.
 pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
     let damaged = |problem: String| DataError::NoText { path: path.to_path_buf(), problem };
     let file = File::open(path).map_err(DataError::io("read", path))?;
@@ -97,7 +97,7 @@ mod tests {
         let options = SourceOptions { text_field: "body".into(), group_field: None };
         let error = crate::read_paths(&[&path], &options).unwrap_err().to_string();
         assert!(error.contains("no document has a field `body` (the first has: text)"), "{error}");
-        // In a folder it is passed over and counted.
+        // In a folder the file is skipped and counted.
         std::fs::write(dir.path().join("y.txt"), "text enough").unwrap();
         let texts = crate::read_paths(&[dir.path()], &options).unwrap();
         assert_eq!((texts.documents.len(), texts.left_out.count(Why::NoField)), (1, 1));

@@ -75,7 +75,7 @@ fn exercises_are_question_and_answer() {
     let texts = read_paths(&[dir.path()], &SourceOptions::default()).unwrap();
     let texts: Vec<&str> = texts.documents.iter().map(|d| d.text.as_str()).collect();
     assert_eq!(texts, ["1 + 1?\n2", "a"]);
-    // Not where another field was asked for, and not of anything but strings.
+    // Not if another field was asked for, and only for strings.
     let options = SourceOptions { text_field: "body".into(), group_field: None };
     let error = read_paths(&[dir.path().join("x.jsonl")], &options).unwrap_err().to_string();
     assert!(error.contains("no document has a field `body` (the first has: answer, question)"), "{error}");
@@ -132,7 +132,7 @@ fn lines_without_text_are_left_out_and_counted() {
     assert_eq!(texts.documents.iter().map(|d| &*d.text).collect::<Vec<_>>(), ["one", "two"]);
     assert_eq!(texts.documents[1].id, format!("{}:6", path.display()));
     assert_eq!(texts.left_out.to_string(), format!("3 lines without text (the first: {}:2)", path.display()));
-    // Nothing but lines without text, and nothing at all.
+    // Only lines without text, and an empty file.
     write(dir.path(), "x.jsonl", b"{\"text\":null}\n");
     assert!(error_of(&path).contains("no text found (1 line without text ("), "{}", error_of(&path));
     write(dir.path(), "x.jsonl", b"\n");
@@ -161,7 +161,7 @@ fn compressed_files_are_unpacked_whatever_they_are_called() {
     let got: Vec<&str> = texts.documents.iter().map(|d| d.text.as_str()).collect();
     assert_eq!(got, [&*format!("{text}and again"), text, text, "one", "one", text]);
     assert_eq!(texts.left_out.count(Why::OtherKind), 1);
-    // Cut off: an error with the name.
+    // A truncated file is an error that names the file.
     write(dir.path(), "a.txt.gz", &twice[..twice.len() - 5]);
     assert!(error_of(dir.path()).contains("a.txt.gz"));
 }
@@ -188,7 +188,7 @@ fn what_cannot_be_text_is_an_error_where_it_was_named() {
         assert!(error.contains(name) && error.contains(says), "{error}");
         std::fs::remove_file(dir.path().join(name)).unwrap();
     }
-    // In a folder it is left out and counted.
+    // In a folder it is skipped and counted.
     write(dir.path(), "a.txt", b"\xff\xfea\0");
     write(dir.path(), "b.txt", b"text\r\n");
     write(dir.path(), "c.txt", b"");
@@ -213,7 +213,7 @@ fn arrays_of_documents_are_read() {
     assert_eq!(got.left_out.count(Why::NoText), 1);
     assert_eq!(texts("{\"text\":\"one\"}\n{\"text\":\"two\"}\n").unwrap().documents.len(), 2);
     for (body, says) in [
-        ("{\n  \"data\": []\n}\n", "neither an array of documents nor one document a line"),
+        ("{\n  \"data\": []\n}\n", "neither an array of documents nor one document per line"),
         ("[{\"body\":\"x\"}]", "no document has a field `text` (the first has: body)"),
         ("[1]", "not a JSON object"),
         ("[\"cut", "not JSON"),
@@ -235,7 +235,7 @@ proptest! {
         let bytes = match packed {
             1 => gzip(&bytes),
             2 => zstd::encode_all(&*bytes, 1).unwrap(),
-            // A mark and what does not belong behind it.
+            // A mark followed by bytes that do not belong to it.
             3 => [&[0x1f, 0x8b, 8, 0][..], &bytes].concat(),
             _ => bytes,
         };

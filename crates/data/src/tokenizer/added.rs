@@ -1,9 +1,9 @@
-//! Added tokens in text: the special ones, which only a prompt may name, and ordinary words, which any text may hold.
+//! Added tokens in text: special tokens, which only a prompt may name, and ordinary words, which any text may contain.
 //!
-//! Special tokens mark up what a model reads (the end of a document, who speaks), and data must not be able to say them:
-//! their names inside text are characters like all others. To them belong all tokens that the file calls special, those
-//! of the form `<|NAME|>` or `<｜NAME｜>` even where it does not, and those with a role in [`SpecialIds`](super::SpecialIds).
-//! Any other added token is a word of the vocabulary. It is found before merging, as the `tokenizers` library finds it.
+//! Special tokens mark up what a model reads (the end of a document, who speaks). Data must not be able to produce
+//! them, so their names inside text are ordinary characters. Special are: all tokens that the file calls special, those
+//! of the form `<|NAME|>` or `<｜NAME｜>`, and those with a role in [`SpecialIds`](super::SpecialIds). Any other added
+//! token is a word of the vocabulary. It is found before merging, as in the `tokenizers` library.
 
 use ahash::AHashSet;
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -12,7 +12,7 @@ use tokenizers::AddedToken;
 
 use super::ROLES;
 
-/// Whether a name marks up text in the format of these files.
+/// Whether a name has the form of markup in these files.
 fn is_markup(name: &str) -> bool {
     let between = |open: &str, close: &str| {
         name.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)).is_some_and(|inner| !inner.is_empty())
@@ -20,13 +20,13 @@ fn is_markup(name: &str) -> bool {
     between("<|", "|>") || between("<\u{ff5c}", "\u{ff5c}>") || ROLES.iter().any(|(_, names)| names.contains(&name))
 }
 
-/// Marks as special what is, so that the library takes those names in text for text, and returns their names. A name that
-/// stands twice is special if one of the two is.
+/// Marks special tokens as special in the file, so that the library treats their names in text as text. Returns their
+/// names. A name that occurs twice is special if one of the two is.
 pub(super) fn mark_special(json: &mut Value) -> AHashSet<String> {
     let mut names = AHashSet::new();
     for token in json.get_mut("added_tokens").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(name) = token["content"].as_str().map(str::to_owned) else { continue };
-        // Where the field lacks or is no flag, the library says so.
+        // If the field is missing or not a boolean, the library reports it.
         if let Some(Value::Bool(special)) = token.get_mut("special")
             && (*special || is_markup(&name))
         {
@@ -37,15 +37,15 @@ pub(super) fn mark_special(json: &mut Value) -> AHashSet<String> {
     names
 }
 
-/// Finds names in text: the earliest, and of those that begin at the same place the longest.
+/// Finds names in text: the earliest, and among those that begin at the same place the longest.
 pub(super) struct Names {
     automaton: AhoCorasick,
-    /// The id of each name; none for names that are passed over.
+    /// The id of each name. `None` for names that are found but ignored.
     ids: Vec<Option<u32>>,
 }
 
 impl Names {
-    /// `None` where there is nothing to find, or too much of it for an automaton.
+    /// `None` if there is nothing to find, or too much for an automaton.
     pub(super) fn new<S: AsRef<[u8]>>(names: impl IntoIterator<Item = (S, Option<u32>)>) -> Option<Self> {
         let (names, ids): (Vec<S>, Vec<_>) = names.into_iter().unzip();
         if ids.iter().all(Option::is_none) {
@@ -55,7 +55,7 @@ impl Names {
         Some(Self { automaton, ids })
     }
 
-    /// Calls `each` with the stretches of text between names, and with names as their ids.
+    /// Calls `each` with the stretches of text between names, and with the ids of the names.
     pub(super) fn split<'t>(&self, text: &'t str, mut each: impl FnMut(Part<'t>)) {
         let mut start = 0;
         for found in self.automaton.find_iter(text) {
@@ -82,13 +82,15 @@ pub(super) enum Part<'t> {
 /// The ordinary added words of a tokenizer.
 #[derive(Default)]
 pub(super) struct Words {
-    /// Those that are looked for in text as it is, then those in normalised text, which is the same here. The library
-    /// looks for special tokens with them, and passes over what it finds: a word that begins inside one is not found.
+    /// The words to find in the text as it is, then those to find in normalised text, which is the same here. The
+    /// library searches for special tokens at the same time and ignores them. So a word that begins inside a special
+    /// token is not found.
     passes: [Option<Names>; 2],
 }
 
 impl Words {
-    /// `None` where a word has a flag that only the library knows: it takes white space beside it, or wants to stand alone.
+    /// `None` if a word has a flag that only the library supports: it takes white space beside it, or must be a whole
+    /// word.
     pub(super) fn new<'a>(added: impl Iterator<Item = (u32, &'a AddedToken)>) -> Option<Self> {
         let mut passes = [Vec::new(), Vec::new()];
         for (id, token) in added {
@@ -100,7 +102,7 @@ impl Words {
         Some(Self { passes: passes.map(Names::new) })
     }
 
-    /// Calls `each` with the text between words, and with words as their ids.
+    /// Calls `each` with the text between words, and with the ids of the words.
     pub(super) fn split<'t>(&self, text: &'t str, mut each: impl FnMut(Part<'t>)) {
         let [first, second] = &self.passes;
         let mut then = |part: Part<'t>| match (second, part) {

@@ -1,8 +1,9 @@
-//! Byte-pair encoding of the pieces the pre-tokenizer cuts: the same result as the `tokenizers` library, faster.
+//! Byte-pair encoding of the pieces that the pre-tokenizer cuts: the same result as the `tokenizers` library, but
+//! faster.
 //!
-//! The library keeps offsets, normalised copies and a shared cache; raw text to ids needs none of them. A piece
-//! starts as its bytes; the neighbouring pair with the earliest merge rule is joined, the leftmost first, until no
-//! rule applies. Pieces repeat, so each thread that encodes borrows a cache of pieces seen.
+//! The library keeps offsets, normalised copies and a shared cache. Turning raw text into ids needs none of them. A
+//! piece starts as its bytes. The neighbouring pair with the earliest merge rule is joined, leftmost first, until no
+//! rule applies. Pieces repeat, so each thread that encodes uses a cache of the pieces seen.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,12 +16,13 @@ use tokenizers::AddedToken;
 use super::added::{Part, Words};
 use super::pretoken;
 use super::recognise::is_ours;
+use super::tiktoken::{Kimi, Ranks};
 
 /// Longest piece that is cached, in bytes.
 const CACHED_BYTES: usize = 48;
-/// Most pieces in one cache; when it is full, further pieces are encoded each time.
+/// Largest number of pieces in a cache. When it is full, further pieces are encoded each time.
 const CACHED_PIECES: usize = 1 << 17;
-/// From so many bytes a heap finds the next merge instead of a scan.
+/// From this number of bytes on, a heap finds the next merge instead of a scan.
 const LONG_PIECE: usize = 96;
 
 /// Merge rules, added words and caches.
@@ -29,7 +31,18 @@ pub(super) struct FastBpe {
     /// (left, right) to (rank, merged id).
     merges: AHashMap<(u32, u32), (u32, u32)>,
     words: Words,
+    cut: Cut,
+    /// Pieces that are tokens as a whole, whatever merges make of them; empty where merges decide.
+    whole: AHashMap<Vec<u8>, u32>,
     caches: Mutex<Vec<Cache>>,
+}
+
+/// How text is cut into pieces.
+enum Cut {
+    /// By the three passes of [`pretoken`].
+    DeepSeek,
+    /// By the one expression of `tiktoken.rs`.
+    Kimi(Box<Kimi>),
 }
 
 #[derive(Default)]
@@ -53,8 +66,8 @@ pub(super) fn byte_chars() -> [char; 256] {
 }
 
 impl FastBpe {
-    /// Reads the rules out of a `tokenizer.json`; `None` where it is of another kind than ours, or where added words want
-    /// what only the library does, so that the library must encode.
+    /// Reads the rules from a `tokenizer.json`. `None` if the file is of another kind than ours, or if added words need
+    /// something that only the library supports. Then the library must encode.
     pub(super) fn new<'a>(json: &Value, added: impl Iterator<Item = (u32, &'a AddedToken)>) -> Option<Self> {
         if !is_ours(json) {
             return None;
@@ -76,17 +89,42 @@ impl FastBpe {
                 _ => return None,
             };
             let merged = id_of(&format!("{left}{right}"))?;
-            // Where a rule stands twice the library keeps the last rank.
+            // If a rule occurs twice, the library keeps the last rank.
             merges.insert((id_of(left)?, id_of(right)?), (rank as u32, merged));
         }
-        Some(Self { byte_ids, merges, words, caches: Mutex::default() })
+        let (cut, whole) = (Cut::DeepSeek, AHashMap::new());
+        Some(Self { byte_ids, merges, words, cut, whole, caches: Mutex::default() })
+    }
+
+    /// From the ranks of a `tiktoken.model`: any two tokens merge whose bytes together are a token.
+    pub(super) fn of_ranks(ranks: &Ranks) -> Self {
+        let mut byte_ids = [0; 256];
+        let mut merges = AHashMap::new();
+        for (token, id) in &ranks.tokens {
+            if let &[byte] = token.as_slice() {
+                byte_ids[usize::from(byte)] = *id;
+            }
+            for at in 1..token.len() {
+                if let (Some(left), Some(right)) = (ranks.tokens.get(&token[..at]), ranks.tokens.get(&token[at..])) {
+                    merges.insert((*left, *right), (*id, *id));
+                }
+            }
+        }
+        let (cut, whole) = (Cut::Kimi(Box::new(Kimi::new())), ranks.tokens.clone());
+        Self { byte_ids, merges, words: Words::default(), cut, whole, caches: Mutex::default() }
     }
 
     /// Appends the ids of a text.
     pub(super) fn encode(&self, text: &str, out: &mut Vec<u32>) {
         let mut cache = self.caches.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         self.words.split(text, |part| match part {
-            Part::Text(text) => pretoken::split(text, |piece| self.encode_piece(piece.as_bytes(), &mut cache, out)),
+            Part::Text(text) => {
+                let each = |piece: &str| self.encode_piece(piece.as_bytes(), &mut cache, out);
+                match &self.cut {
+                    Cut::DeepSeek => pretoken::split(text, each),
+                    Cut::Kimi(kimi) => kimi.split(text, each),
+                }
+            }
             Part::Token(id) => out.push(id),
         });
         self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
@@ -95,6 +133,10 @@ impl FastBpe {
     fn encode_piece(&self, piece: &[u8], cache: &mut Cache, out: &mut Vec<u32>) {
         if let &[byte] = piece {
             out.push(self.byte_ids[usize::from(byte)]);
+            return;
+        }
+        if let Some(id) = self.whole.get(piece) {
+            out.push(*id);
             return;
         }
         if let Some(&(start, len)) = cache.places.get(piece) {
@@ -120,7 +162,7 @@ impl FastBpe {
         self.merges.get(&(left, right)).copied()
     }
 
-    /// Scans for the earliest rule each time: best where there are few symbols.
+    /// Scans for the earliest rule each time. This is fastest for few symbols.
     fn merge_short(&self, symbols: &mut Vec<u32>) {
         loop {
             let pairs = symbols.windows(2).enumerate();
@@ -131,14 +173,14 @@ impl FastBpe {
         }
     }
 
-    /// A heap of possible merges over a linked list, for pieces of any length.
+    /// Uses a heap of possible merges over a linked list, for pieces of any length.
     fn merge_long(&self, symbols: &mut Vec<u32>) {
         const NONE: usize = usize::MAX;
         const GONE: u32 = u32::MAX;
         let n = symbols.len();
         let mut next: Vec<usize> = (1..n).chain([NONE]).collect();
         let mut previous: Vec<usize> = std::iter::once(NONE).chain(0..n - 1).collect();
-        // Earliest rule first, then leftmost; the pair tells whether an entry is still true.
+        // The earliest rule comes first, then the leftmost. The pair tells whether an entry is still valid.
         let mut heap = BinaryHeap::new();
         let offer = |heap: &mut BinaryHeap<_>, symbols: &[u32], at: usize, right: usize| {
             if let Some((rank, id)) = self.rule(symbols[at], symbols[right]) {

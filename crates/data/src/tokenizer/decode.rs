@@ -1,8 +1,8 @@
-//! Ids back to text, also one at a time: a character may be spread over several tokens.
+//! Turns ids into text, also one at a time: the bytes of a character may be spread over several tokens.
 
 use super::Tokenizer;
 
-/// Turns a stream of ids into text as soon as whole characters are there.
+/// Turns a stream of ids into text as soon as characters are complete.
 pub struct StreamDecoder<'t> {
     tokenizer: &'t Tokenizer,
     pending: Vec<u8>,
@@ -13,7 +13,7 @@ impl<'t> StreamDecoder<'t> {
         Self { tokenizer, pending: Vec::new() }
     }
 
-    /// The text that `id` completes; empty inside a character. Special tokens give no text.
+    /// The text that `id` completes. Empty if a character is still incomplete. Special tokens give no text.
     pub fn push(&mut self, id: u32) -> String {
         if self.tokenizer.is_special(id) {
             return String::new();
@@ -42,7 +42,7 @@ impl<'t> StreamDecoder<'t> {
         }
     }
 
-    /// What is left at the end: a replacement character where the last character is incomplete.
+    /// The rest at the end: a replacement character if the last character is incomplete.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.pending).into_owned()
     }

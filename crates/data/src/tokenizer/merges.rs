@@ -1,40 +1,42 @@
-//! The merges of byte-pair encoding, from counted pieces: those that the `tokenizers` library's trainer finds.
+//! Finds the merges of byte-pair encoding from counted pieces. They are those that the trainer of the `tokenizers`
+//! library finds.
 //!
-//! The most frequent pair of neighbouring symbols is joined everywhere, of equally frequent ones that with the smaller
-//! ids, until the vocabulary is full. A heap holds the pairs with the pieces they occur in. Its counts may be out of date;
-//! an entry is looked up again when it comes to the top. The library goes through a whole piece for every merge in it and
-//! moves all that follows, which takes quadratic time. Here long pieces know the places of their pairs.
+//! The most frequent pair of neighbouring symbols is joined everywhere, until the vocabulary is full. Among equally
+//! frequent pairs, the one with the smaller ids comes first. A heap holds the pairs and the pieces that they occur in.
+//! Its counts may be out of date, so an entry is looked up again when it reaches the top. For every merge, the library
+//! goes through a whole piece and moves everything after it, which takes quadratic time. Here long pieces store the
+//! positions of their pairs.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use ahash::AHashMap;
 
-/// From so many bytes a piece keeps the places of its pairs.
+/// From this number of bytes on, a piece stores the positions of its pairs.
 const LONG_PIECE: usize = 256;
 
 /// Two neighbouring symbols.
 type Pair = (u32, u32);
 
-/// What training found.
+/// The result of training.
 pub(super) struct Merges {
-    /// The bytes of every token, by id: those given first, then one for each merge that makes a new one.
+    /// The bytes of every token, by id: first the given tokens, then one for each merge that makes a new token.
     pub(super) tokens: Vec<Vec<u8>>,
     /// The pairs in the order of their ranks.
     pub(super) pairs: Vec<Pair>,
 }
 
-/// A pair that may be the next to merge.
+/// A pair that may be merged next.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     count: i64,
     pair: Reverse<Pair>,
-    /// Numbers of the pieces in which it occurred when it was put here.
+    /// Numbers of the pieces that contained it when this entry was made.
     pieces: Vec<u32>,
 }
 
-/// Merges pairs until there are `vocab_size` tokens or no pair occurs `min_frequency` times. `tokens` are those there are
-/// at first; `byte_ids` are the ids of the single bytes among them.
+/// Merges pairs until there are `vocab_size` tokens or no pair occurs `min_frequency` times. `tokens` are the initial
+/// tokens; `byte_ids` are the ids of the single bytes among them.
 pub(super) fn find<'p>(
     counts: impl IntoIterator<Item = (&'p str, u64)>,
     tokens: Vec<Vec<u8>>,
@@ -70,7 +72,7 @@ pub(super) fn find<'p>(
             break;
         }
         let joined = [found.tokens[pair.0 as usize].as_slice(), &found.tokens[pair.1 as usize]].concat();
-        // Two pairs may make the same token; it has one id.
+        // Two pairs may make the same token, which has a single id.
         let id = *ids.entry(joined).or_insert_with_key(|joined| {
             found.tokens.push(joined.clone());
             found.tokens.len() as u32 - 1
@@ -85,7 +87,7 @@ pub(super) fn find<'p>(
     found
 }
 
-/// How often each pair occurs, and where those are that have just come up.
+/// How often each pair occurs, and the positions of pairs that are new.
 #[derive(Default)]
 struct Pairs {
     counts: AHashMap<Pair, i64>,
@@ -97,12 +99,12 @@ impl Pairs {
         self.counts.get(&pair).copied().unwrap_or(0)
     }
 
-    /// Changes a count for what happened in a piece.
+    /// Applies the change of a count that happened in a piece.
     fn change(&mut self, pair: Pair, by: i64, piece: u32) {
         *self.counts.entry(pair).or_default() += by;
         if by > 0 {
             let pieces = self.new.entry(pair).or_default();
-            // Pieces are worked on one after the other.
+            // Pieces are processed one after another.
             if pieces.last() != Some(&piece) {
                 pieces.push(piece);
             }
@@ -126,7 +128,7 @@ enum Piece {
 }
 
 impl Piece {
-    /// Joins a pair wherever it stands, from the left. `change` is told of the neighbouring pairs that come and go.
+    /// Joins a pair everywhere, from the left. `change` is called for the neighbouring pairs that appear and disappear.
     fn merge(&mut self, pair: Pair, id: u32, change: impl FnMut(Pair, i64)) {
         match self {
             Self::Short(symbols) => merge_short(symbols, pair, id, change),
@@ -158,7 +160,7 @@ fn merge_short(symbols: &mut Vec<u32>, (left, right): Pair, id: u32, mut change:
     symbols.truncate(write);
 }
 
-/// A long piece: a linked list of symbols and the places of every pair. A place may be out of date.
+/// A long piece: a linked list of symbols and the positions of every pair. A position may be out of date.
 struct Long {
     symbols: Vec<u32>,
     next: Vec<u32>,
@@ -167,7 +169,7 @@ struct Long {
 }
 
 impl Long {
-    /// Marks the end of the list, and a symbol that has become part of the one before it.
+    /// Marks the end of the list, and a symbol that was merged into the previous one.
     const NONE: u32 = u32::MAX;
 
     fn new(symbols: Vec<u32>) -> Self {
@@ -186,7 +188,7 @@ impl Long {
         places.sort_unstable();
         for at in places {
             let other = self.next[at as usize];
-            // Another merge, or the one just before, may have taken one of the two.
+            // Another merge, or the previous one, may have consumed one of the two symbols.
             if other == Self::NONE || self.symbols[at as usize] != left || self.symbols[other as usize] != right {
                 continue;
             }
@@ -272,7 +274,7 @@ mod tests {
         }
     }
 
-    /// A quadratic way would take hours for this one piece.
+    /// A quadratic algorithm would need hours for this single piece.
     #[test]
     fn a_very_long_piece_takes_seconds() {
         let (tokens, byte_ids) = bytes();

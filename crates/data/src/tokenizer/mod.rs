@@ -1,11 +1,11 @@
-//! The tokenizer: byte-level BPE as Hugging Face `tokenizer.json`, ours or anyone's.
+//! The tokenizer: byte-level BPE in the format of Hugging Face's `tokenizer.json`, ours or others', or of a
+//! `tiktoken.model` (`tiktoken.rs`).
 //!
-//! Section 2 of the specification: byte-level BPE, a pre-tokenizer that keeps punctuation and line breaks in one
-//! token ([`pretoken`]). Files that mean that, the released DeepSeek-V3 tokenizer among them, are encoded by our own
-//! faster code (`recognise.rs`), all others by the `tokenizers` library. Text is data: the names of special tokens inside
-//! it are encoded like any other characters (`added.rs` says which tokens are special); only
-//! [`Tokenizer::encode_with_special`] recognises them, for prompts that the caller wrote. Other added words are encoded
-//! wherever they stand.
+//! The pre-tokenizer keeps punctuation and line breaks in one token ([`pretoken`]; report, section 4.1). Our own faster
+//! code encodes files with this layout, the released DeepSeek-V3 tokenizer among them (`recognise.rs`). The
+//! `tokenizers` library encodes all others. Text is data: the names of special tokens in it are encoded like any other
+//! characters (`added.rs` says which tokens are special). Only [`Tokenizer::encode_with_special`] recognises them, for
+//! prompts that the caller wrote. Other added words are encoded as single tokens everywhere.
 
 mod added;
 mod bpe;
@@ -13,6 +13,7 @@ mod decode;
 mod merges;
 pub mod pretoken;
 mod recognise;
+mod tiktoken;
 mod train;
 
 use std::path::Path;
@@ -30,13 +31,17 @@ use bpe::{FastBpe, byte_chars};
 pub use decode::StreamDecoder;
 use hadal_base::atomic::write_file;
 use hadal_base::foreign;
+use tiktoken::Ranks;
 pub use train::{TrainOptions, TrainReport};
 
-/// The special tokens of our own tokenizers; their ids are their places.
+/// The files that a tokenizer can be read from. The first one that exists is used.
+pub const FILES: [&str; 2] = ["tokenizer.json", "tiktoken.model"];
+
+/// The special tokens of our own tokenizers. Their ids are their indices.
 pub const SPECIAL_TOKENS: [&str; 6] =
     ["<|bos_token|>", "<|eos_token|>", "<|pad_token|>", "<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>"];
 
-/// The roles of [`SPECIAL_TOKENS`] and what other tokenizers call them.
+/// The roles of [`SPECIAL_TOKENS`], and their names in other tokenizers.
 const ROLES: [(&str, &[&str]); 6] = [
     ("bos_token", &["<|bos_token|>", "<\u{ff5c}begin\u{2581}of\u{2581}sentence\u{ff5c}>", "<|begin_of_text|>", "<s>"]),
     (
@@ -55,18 +60,18 @@ const ROLES: [(&str, &[&str]); 6] = [
     ("fim_end", &["<|fim_end|>", "<\u{ff5c}fim\u{2581}end\u{ff5c}>", "<|fim_middle|>", "<fim_middle>"]),
 ];
 
-/// Ids of the special tokens by role; a foreign tokenizer may lack some.
+/// Ids of the special tokens by role. A foreign tokenizer may lack some of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SpecialIds {
-    /// Begins a document.
+    /// Marks the beginning of a document.
     pub bos: Option<u32>,
-    /// Ends a document.
+    /// Marks the end of a document.
     pub eos: Option<u32>,
-    /// Fills up a row.
+    /// Pads a row.
     pub pad: Option<u32>,
     /// Precedes the prefix in fill-in-middle.
     pub fim_begin: Option<u32>,
-    /// Stands where the middle was.
+    /// Stands in place of the middle.
     pub fim_hole: Option<u32>,
     /// Precedes the middle.
     pub fim_end: Option<u32>,
@@ -74,57 +79,109 @@ pub struct SpecialIds {
 
 /// Text to ids and back.
 pub struct Tokenizer {
+    /// The file's text, and its name.
     json: String,
+    name: &'static str,
     config: Option<String>,
-    library: tokenizers::Tokenizer,
+    /// None for a `tiktoken.model`, which our own code encodes for.
+    library: Option<tokenizers::Tokenizer>,
     fast: Option<FastBpe>,
-    /// All tokens' bytes in one piece, and where each begins.
+    /// The bytes of all tokens joined together, and the start of each.
     blob: Vec<u8>,
     starts: Vec<u32>,
     special: Vec<bool>,
     /// Names of the special tokens, for prompts.
     names: Option<Names>,
+    /// Ids by name, where the library does not know them.
+    by_name: AHashMap<String, u32>,
     ids: SpecialIds,
     byte_level: bool,
 }
 
-/// Bytes and the time they took.
+/// The size of a text and the time to encode it.
 #[derive(Clone, Copy, Debug)]
 pub struct Throughput {
     /// Bytes of text.
     pub bytes: u64,
-    /// Tokens they became.
+    /// Number of tokens.
     pub tokens: u64,
-    /// Seconds it took.
+    /// Time in seconds.
     pub seconds: f64,
 }
 
 impl Throughput {
-    /// Megabytes a second.
+    /// Megabytes per second.
     pub fn mb_per_second(&self) -> f64 {
         self.bytes as f64 / 1e6 / self.seconds.max(1e-9)
     }
 }
 
 impl Tokenizer {
-    /// Loads a `tokenizer.json`, or the one in a folder, with the `tokenizer_config.json` beside it if there is one.
+    /// Loads a `tokenizer.json` or a `tiktoken.model`, or the one in a folder. If a folder has both, `tokenizer.json` is
+    /// used. A `tokenizer_config.json` beside it is read as well.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
-        let json = read_text(&file)?;
+        let file = if path.is_dir() {
+            let names = FILES.map(|name| path.join(name));
+            names.iter().find(|file| file.exists()).unwrap_or(&names[0]).clone()
+        } else {
+            path.to_path_buf()
+        };
+        let text = read_text(&file)?;
         let config_file = file.with_file_name("tokenizer_config.json");
         let config = if config_file.exists() { Some(read_text(&config_file)?) } else { None };
-        Self::from_json(json, config, Some(&file))
+        if file.extension().is_some_and(|e| e == "model") {
+            return Self::from_tiktoken(text, config, &file);
+        }
+        Self::from_json(text, config, Some(&file))
+    }
+
+    fn from_tiktoken(text: String, config: Option<String>, path: &Path) -> Result<Self> {
+        let bad = |problem: String| DataError::tokenizer(Some(path), problem);
+        let ranks = Ranks::read(&text, config.as_deref()).map_err(bad)?;
+        let roles = roles(config.as_deref(), Some(path))?;
+        let mut by_id: Vec<(u32, &[u8])> = ranks.tokens.iter().map(|(token, id)| (*id, token.as_slice())).collect();
+        by_id.extend(ranks.special.iter().map(|(name, id)| (*id, name.as_bytes())));
+        by_id.sort_unstable();
+        let (mut blob, mut starts) = (Vec::new(), vec![0u32]);
+        for (id, bytes) in by_id {
+            // Ids that nothing has stand for no text.
+            starts.resize(id as usize + 1, blob.len() as u32);
+            blob.extend_from_slice(bytes);
+            starts.push(blob.len() as u32);
+        }
+        let mut special = vec![false; starts.len() - 1];
+        ranks.special.iter().for_each(|(_, id)| special[*id as usize] = true);
+        let names = Names::new(ranks.special.iter().map(|(name, id)| (name, Some(*id))));
+        let as_text = ranks.tokens.iter().filter_map(|(token, id)| Some((String::from_utf8(token.clone()).ok()?, *id)));
+        let by_name: AHashMap<String, u32> = as_text.chain(ranks.special.iter().cloned()).collect();
+        let ids = special_ids(|name| by_name.get(name).copied(), &roles);
+        let fast = Some(FastBpe::of_ranks(&ranks));
+        let name = FILES[1];
+        Ok(Self {
+            json: text,
+            name,
+            config,
+            library: None,
+            fast,
+            blob,
+            starts,
+            special,
+            names,
+            by_name,
+            ids,
+            byte_level: true,
+        })
     }
 
     fn from_json(json: String, config: Option<String>, path: Option<&Path>) -> Result<Self> {
         let bad = |e: &dyn std::fmt::Display| {
-            DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file anew"))
+            DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file again"))
         };
         let mut value: Value = serde_json::from_str(&json).map_err(|e| bad(&e))?;
         let special_names = added::mark_special(&mut value);
         let mut library: tokenizers::Tokenizer = serde_json::from_value(value.clone()).map_err(|e| bad(&e))?;
         library.set_encode_special_tokens(true);
-        // A file may ask for truncation or padding of every input: neither belongs in training data.
+        // A file may ask for truncation or padding of every input. Training data must have neither.
         library.with_truncation(None).map_err(|e| bad(&e))?;
         library.with_padding(None);
         let byte_level = value["decoder"]["type"] == "ByteLevel"
@@ -137,7 +194,7 @@ impl Tokenizer {
             return Err(bad(&format_args!("its largest id is {}", size - 1)));
         }
         let (blob, starts) = token_table(&library, size, byte_level);
-        // As the library has them: where a name stands twice, or in the model's vocabulary, the id is its choice.
+        // If a name occurs twice, or in the model's vocabulary as well, the library decides the id.
         let mut added: Vec<(u32, AddedToken)> = library.get_added_tokens_decoder().into_iter().collect();
         added.sort_by_key(|(id, _)| *id);
         added.iter_mut().for_each(|(_, token)| token.special = special_names.contains(&token.content));
@@ -147,21 +204,22 @@ impl Tokenizer {
             special[*id as usize] = true;
         }
         let names = Names::new(added.iter().filter(|(_, t)| t.special).map(|(id, t)| (&t.content, Some(*id))));
-        let ids = special_ids(&library, &roles(config.as_deref(), path)?);
-        Ok(Self { json, config, library, fast, blob, starts, special, names, ids, byte_level })
+        let ids = special_ids(|name| library.token_to_id(name), &roles(config.as_deref(), path)?);
+        let (name, library, by_name) = (FILES[0], Some(library), AHashMap::new());
+        Ok(Self { json, name, config, library, fast, blob, starts, special, names, by_name, ids, byte_level })
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder; `transformers` loads them.
+    /// Writes the file it was read from and `tokenizer_config.json` into a folder. `transformers` loads a `tokenizer.json`.
     pub fn save(&self, folder: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
-        write_file(&folder.join("tokenizer.json"), self.json.as_bytes())?;
+        write_file(&folder.join(self.name), self.json.as_bytes())?;
         if let Some(config) = &self.config {
             write_file(&folder.join("tokenizer_config.json"), config.as_bytes())?;
         }
         Ok(())
     }
 
-    /// The ids of a text. Nothing is added, and names of special tokens in it are ordinary characters.
+    /// The ids of a text. No tokens are added, and names of special tokens in the text are ordinary characters.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         self.encode_into(text, &mut ids);
@@ -174,12 +232,12 @@ impl Tokenizer {
             fast.encode(text, out);
             return;
         }
-        if let Ok(encoding) = self.library.encode_fast(text, false) {
+        if let Some(Ok(encoding)) = self.library.as_ref().map(|library| library.encode_fast(text, false)) {
             out.extend_from_slice(encoding.get_ids());
             return;
         }
-        // An expression gave up on this text: shorter stretches it can do. A single character that cannot be encoded
-        // has no token.
+        // A regular expression gave up on this text. It can handle shorter stretches. A single character that cannot be
+        // encoded has no token.
         let middle = match text.floor_char_boundary(text.len() / 2) {
             0 => text.ceil_char_boundary(1),
             middle => middle,
@@ -190,7 +248,7 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of a prompt in which special tokens may be written by name. For text that the caller wrote only.
+    /// The ids of a prompt that may contain special tokens by name. Use it only for text that the caller wrote.
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
         let Some(names) = &self.names else { return self.encode(text) };
         let mut ids = Vec::new();
@@ -210,10 +268,10 @@ impl Tokenizer {
         (ids, Throughput { bytes, tokens, seconds: start.elapsed().as_secs_f64() })
     }
 
-    /// The text of ids; special tokens give none, broken characters become U+FFFD.
+    /// The text of ids. Special tokens give no text, incomplete characters become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        if !self.byte_level {
-            return self.library.decode(ids, true).unwrap_or_default();
+        if let Some(library) = self.library.as_ref().filter(|_| !self.byte_level) {
+            return library.decode(ids, true).unwrap_or_default();
         }
         let bytes = ids.iter().filter(|id| !self.is_special(**id)).flat_map(|id| self.token_bytes(*id)).copied();
         String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
@@ -235,7 +293,8 @@ impl Tokenizer {
         self.starts.len() - 1
     }
 
-    /// The bytes of text a token stands for: its name for special tokens, none for ids that do not exist.
+    /// The bytes of text that a token stands for. For special tokens this is the name. For ids that do not exist it is
+    /// empty.
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;
         if id + 1 < self.starts.len() {
@@ -255,24 +314,24 @@ impl Tokenizer {
         self.ids
     }
 
-    /// The id of a token by its name as it stands in the file.
+    /// The id of a token by its name in the file.
     pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.library.token_to_id(token)
+        self.library.as_ref().map_or_else(|| self.by_name.get(token).copied(), |library| library.token_to_id(token))
     }
 
-    /// The token that ends a document, which everything that packs or generates needs.
+    /// The token that ends a document. Packing and generation need it.
     pub fn eos(&self) -> Result<u32> {
         self.ids.eos.ok_or_else(|| {
             DataError::tokenizer(None, "it has no end-of-text token; name one as `eos_token` in tokenizer_config.json")
         })
     }
 
-    /// Whether ids and text are the same thing: decoding gives back the exact bytes.
+    /// Whether decoding the ids of a text always gives back its exact bytes.
     pub fn is_lossless(&self) -> bool {
         self.fast.is_some()
     }
 
-    /// A hash of the tokenizer's file, to tell whether packed data belongs to it.
+    /// A hash of the tokenizer's file. It tells whether packed data belongs to it.
     pub fn fingerprint(&self) -> u64 {
         hash_bytes(self.json.as_bytes())
     }
@@ -300,24 +359,25 @@ fn token_table(library: &tokenizers::Tokenizer, size: usize, byte_level: bool) -
     (blob, starts)
 }
 
-/// The text of a file of JSON.
+/// The text of a JSON file.
 fn read_text(path: &Path) -> Result<String> {
     let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
     if let Some(what) = foreign(&bytes) {
         return Err(DataError::tokenizer(Some(path), format!("it is {what}")));
     }
-    String::from_utf8(bytes).map_err(|_| DataError::tokenizer(Some(path), "it is not UTF-8; copy the file anew"))
+    String::from_utf8(bytes).map_err(|_| DataError::tokenizer(Some(path), "it is not UTF-8; copy the file again"))
 }
 
-/// The names that `tokenizer_config.json` has for [`ROLES`]: text, an object with it as `content`, or null.
+/// The names that `tokenizer_config.json` gives for [`ROLES`]: a string, an object with the string as `content`, or
+/// null.
 fn roles(config: Option<&str>, path: Option<&Path>) -> Result<[Option<String>; ROLES.len()]> {
     let bad =
-        |what: String| DataError::tokenizer(path, format!("its tokenizer_config.json {what}; copy the file anew"));
+        |what: String| DataError::tokenizer(path, format!("its tokenizer_config.json {what}; copy the file again"));
     let value = match config {
         Some(text) => serde_json::from_str(text).map_err(|e| bad(format!("is not JSON ({e})")))?,
         None => Value::Object(Map::new()),
     };
-    let Value::Object(map) = value else { return Err(bad("is no object".into())) };
+    let Value::Object(map) = value else { return Err(bad("is not a JSON object".into())) };
     let mut named = [const { None }; ROLES.len()];
     for ((role, _), name) in ROLES.iter().zip(&mut named) {
         *name = match map.get(*role) {
@@ -332,11 +392,11 @@ fn roles(config: Option<&str>, path: Option<&Path>) -> Result<[Option<String>; R
     Ok(named)
 }
 
-/// Ids by role: what the configuration names, else the first known name that exists.
-fn special_ids(library: &tokenizers::Tokenizer, named: &[Option<String>; ROLES.len()]) -> SpecialIds {
+/// Ids by role: the one named in the configuration, otherwise the first known name that exists.
+fn special_ids(id_of: impl Fn(&str) -> Option<u32>, named: &[Option<String>; ROLES.len()]) -> SpecialIds {
     let find = |at: usize| {
         let known = ROLES[at].1.iter().copied();
-        named[at].as_deref().into_iter().chain(known).find_map(|name| library.token_to_id(name))
+        named[at].as_deref().into_iter().chain(known).find_map(&id_of)
     };
     let [bos, eos, pad, fim_begin, fim_hole, fim_end] = std::array::from_fn(find);
     SpecialIds { bos, eos, pad, fim_begin, fim_hole, fim_end }

@@ -1,4 +1,5 @@
-//! What may be absent, null or of another type in a tokenizer's files, against the `tokenizers` library and `transformers`.
+//! Fields that may be absent, null or of another type in a tokenizer's files, compared with `tokenizers` and
+//! `transformers`.
 
 use super::tests::TRAINED;
 use super::*;
@@ -9,7 +10,7 @@ fn any() -> [Value; 8] {
     [json!(null), json!({}), json!([]), json!("x"), json!(""), json!(7), json!(0.5), json!(false)]
 }
 
-/// Reads a file in both ways: both refuse it, or both encode alike.
+/// Reads a file in both ways: either both reject it, or both encode alike.
 fn both(json: &str) -> Option<Tokenizer> {
     let theirs: Result<tokenizers::Tokenizer, _> = serde_json::from_str(json);
     match Tokenizer::from_json(json.to_owned(), None, None) {
@@ -17,7 +18,7 @@ fn both(json: &str) -> Option<Tokenizer> {
             let theirs = theirs.expect("the library refuses it");
             let text = "fn main() { let x = 12; }\n\n d\u{e9}j\u{e0} vu";
             let expected = theirs.encode_fast(text, false).unwrap();
-            // With dropout every encoding is another.
+            // With dropout, every encoding differs.
             let is_fixed = !json.contains("\"dropout\":0.5");
             if is_fixed && theirs.get_truncation().is_none() && theirs.get_padding().is_none() {
                 assert_eq!(ours.encode(text), expected.get_ids(), "{}", &json[..json.len().min(200)]);
@@ -91,7 +92,7 @@ fn roles_may_be_absent_null_text_or_an_object() {
         for same in [Value::Null, json!(names[0]), json!({"content": names[0], "lstrip": false})] {
             assert_eq!(with(same.clone()).unwrap().special(), all, "{role} {same}");
         }
-        // Another token in this role, and no other role changes.
+        // Another token in this role. No other role changes.
         let other = with(json!(SPECIAL_TOKENS[(place + 1) % 6])).unwrap().special();
         let list = |s: SpecialIds| [s.bos, s.eos, s.pad, s.fim_begin, s.fim_hole, s.fim_end];
         let changed: Vec<usize> = (0..6).filter(|i| list(other)[*i] != list(all)[*i]).collect();
@@ -103,7 +104,7 @@ fn roles_may_be_absent_null_text_or_an_object() {
     }
     for wrong in [json!(null), json!([]), json!("x"), json!(7)] {
         let error = read(&wrong).err().expect("accepted").to_string();
-        assert!(error.contains("tokenizer_config.json is no object"), "{error}");
+        assert!(error.contains("tokenizer_config.json is not a JSON object"), "{error}");
     }
 }
 

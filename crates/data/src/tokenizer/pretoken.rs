@@ -1,10 +1,10 @@
-//! The pre-tokenizer: where DeepSeek-V3's tokenizer cuts text before merging bytes.
+//! The pre-tokenizer: it decides where DeepSeek-V3's tokenizer cuts text before bytes are merged.
 //!
-//! The released tokenizer splits in three passes, each by a regular expression: numbers into groups of one to three
-//! digits, runs of Chinese characters and kana, and everything else into words with one leading character, runs of
-//! punctuation WITH the line breaks after them, line breaks with the white space before them, and white space.
-//! The expressions stand in `tokenizer.json`; [`split`] is the same function written out (a test compares them on
-//! random text), because the generic engine reaches only a few MB/s.
+//! The released tokenizer splits in three passes, each with a regular expression. The first finds numbers in groups of
+//! one to three digits. The second finds runs of Chinese characters and kana. The third splits everything else: words
+//! with one leading character, runs of punctuation WITH the line breaks after them, line breaks with the white space
+//! before them, and white space. The expressions are in `tokenizer.json`. [`split`] is the same function written out,
+//! because the generic engine reaches only a few MB/s. A test compares the two on random text.
 
 use std::sync::LazyLock;
 
@@ -58,7 +58,7 @@ pub fn split<'t>(text: &'t str, mut each: impl FnMut(&'t str)) {
     let classes = CLASSES.as_slice();
     let class = |at: usize| text[at..].chars().next().map_or(0, |c| classes[c as usize]);
     let mut start = 0;
-    // The pass of numbers and that of CJK runs cut the text into sections that the third pass never joins.
+    // The passes for numbers and for CJK cut the text into sections. The third pass never joins sections.
     while start < text.len() {
         let first = class(start);
         let (kind, limit) = if first & NUMBER != 0 {
@@ -85,7 +85,7 @@ pub fn split<'t>(text: &'t str, mut each: impl FnMut(&'t str)) {
     }
 }
 
-/// Where the line breaks begin in a piece that is punctuation followed by line breaks; `None` for other text.
+/// The start of the line breaks in a piece of punctuation followed by line breaks. `None` for other text.
 pub fn line_break_after_punctuation(text: &str) -> Option<usize> {
     let before = text.trim_end_matches(['\r', '\n']);
     let marks = before.strip_prefix(' ').unwrap_or(before);
@@ -115,7 +115,7 @@ fn split_section<'t>(section: &'t str, classes: &[u8], each: &mut impl FnMut(&'t
     }
 }
 
-/// Where the third pass's match that starts at `at` ends, if there is one.
+/// The end of the third pass's match that starts at `at`, if there is one.
 fn match_at(section: &str, at: usize, classes: &[u8]) -> Option<usize> {
     let peek = |at: usize| -> Option<(u8, usize)> {
         let c = section[at..].chars().next()?;
@@ -132,7 +132,7 @@ fn match_at(section: &str, at: usize, classes: &[u8]) -> Option<usize> {
     };
     let (class, next) = peek(at)?;
     let bytes = section.as_bytes();
-    // A mark and ASCII letters.
+    // A mark followed by ASCII letters.
     if bytes[at].is_ascii_punctuation() && bytes.get(next).is_some_and(u8::is_ascii_alphabetic) {
         let letters = bytes[next..].iter().take_while(|b| b.is_ascii_alphabetic()).count();
         return Some(next + letters);
@@ -152,7 +152,7 @@ fn match_at(section: &str, at: usize, classes: &[u8]) -> Option<usize> {
     if class & SPACE == 0 {
         return None;
     }
-    // White space up to its last line break; else all of it but the character that the next word takes.
+    // White space up to its last line break. Without one, all of it except the character that the next word takes.
     let end = run(next, SPACE);
     let white = &section[at..end];
     if let Some(last) = white.rfind(['\r', '\n']) {

@@ -1,23 +1,24 @@
-//! Whether a `tokenizer.json` means the tokenizer that our own code encodes for: byte-level BPE behind the three passes of
-//! [`pretoken`](super::pretoken).
+//! Checks whether a `tokenizer.json` describes the tokenizer that our own code implements: byte-level BPE after the
+//! three passes of [`pretoken`](super::pretoken).
 //!
-//! Meanings are compared, not spellings. The released files write real line breaks into an expression where others write
-//! `\r\n`; a field may be absent, null or at its default. What the `tokenizers` library reads alike counts as alike.
+//! Meanings are compared, not spellings. The released files contain real line breaks in an expression, where others
+//! have `\r\n`. A field may be absent, null or at its default. What the `tokenizers` library reads as equal counts as
+//! equal.
 
 use regex_syntax::hir::Hir;
 use serde_json::Value;
 
 use super::pretoken::{CJK, NUMBERS, WORDS};
 
-/// Whether the whole file is of our kind, but for its vocabulary and its added tokens.
+/// Whether the whole file is of our kind, except for its vocabulary and its added tokens.
 pub(super) fn is_ours(json: &Value) -> bool {
     is_plain_bpe(&json["model"]) && has_no_normalizer(&json["normalizer"]) && cuts_like_ours(&json["pre_tokenizer"])
 }
 
-/// BPE without anything that changes how merges are applied. The vocabulary has all bytes (the reader of the merges sees
-/// to it), so what happens to unknown characters does not matter.
+/// Whether the model is BPE without anything that changes how merges are applied. The vocabulary has all bytes (the
+/// code that reads the merges checks this), so the handling of unknown characters does not matter.
 fn is_plain_bpe(model: &Value) -> bool {
-    // Without a type it is BPE where there are merges: no other model has them.
+    // A model without a type is BPE if it has merges: no other model has them.
     let is_bpe = model["type"] == "BPE" || (model["type"].is_null() && model["merges"].is_array());
     let no_dropout = model["dropout"].is_null() || model["dropout"].as_f64() == Some(0.0);
     let empty = |key: &str| model[key].is_null() || model[key] == "";
@@ -25,13 +26,13 @@ fn is_plain_bpe(model: &Value) -> bool {
     is_bpe && no_dropout && empty("continuing_subword_prefix") && empty("end_of_word_suffix") && off("ignore_merges")
 }
 
-/// Nothing, or sequences of nothing.
+/// True for no normaliser, and for sequences of none.
 fn has_no_normalizer(normalizer: &Value) -> bool {
     normalizer.is_null()
         || normalizer["normalizers"].as_array().is_some_and(|inner| inner.iter().all(has_no_normalizer))
 }
 
-/// The passes of a pre-tokenizer, those of sequences within sequences in their place.
+/// The passes of a pre-tokenizer. Nested sequences are flattened.
 fn passes<'j>(pre_tokenizer: &'j Value, out: &mut Vec<&'j Value>) {
     match pre_tokenizer["pretokenizers"].as_array() {
         Some(inner) => inner.iter().for_each(|p| passes(p, out)),
@@ -39,7 +40,7 @@ fn passes<'j>(pre_tokenizer: &'j Value, out: &mut Vec<&'j Value>) {
     }
 }
 
-/// Whether text is cut by our three expressions and then written in bytes, with nothing added.
+/// Whether text is cut by our three expressions and then written as bytes, with nothing added.
 fn cuts_like_ours(pre_tokenizer: &Value) -> bool {
     let mut all = Vec::new();
     passes(pre_tokenizer, &mut all);
@@ -56,13 +57,13 @@ fn cuts_like_ours(pre_tokenizer: &Value) -> bool {
     is_bytes && is_split(a, NUMBERS) && is_split(b, CJK) && is_split(c, WORDS)
 }
 
-/// Whether two regular expressions match the same, each alternative in the same place.
+/// Whether two regular expressions match the same text, with each alternative at the same position.
 fn same_meaning(a: &str, b: &str) -> bool {
     a == b || parsed(a).is_some_and(|a| parsed(b) == Some(a))
 }
 
-/// The meaning of an expression. The parser knows no look-ahead, so a group with a name stands for ours; any other makes
-/// the expression foreign.
+/// The meaning of an expression. The parser does not support look-ahead, so a named group stands for ours. Any other
+/// look-ahead makes the expression foreign.
 fn parsed(expression: &str) -> Option<Hir> {
     let expression = expression.replace(r"(?!\S)", "(?<no_visible_character_follows>)");
     regex_syntax::parse(&expression).ok()
@@ -94,7 +95,7 @@ mod tests {
             json["pre_tokenizer"]["pretokenizers"][place]["pattern"]["Regex"] = text.into();
             is_ours(&json)
         };
-        // As in the released files, and as others might write it.
+        // As in the released files, and as other tools might write it.
         let real = WORDS.replace(r"\r", "\r").replace(r"\n", "\n");
         assert!(real != WORDS && expression(2, &real));
         assert!(
@@ -102,7 +103,7 @@ mod tests {
         );
         assert!(expression(0, r"\p{N}{1,3}") && expression(0, r"\p{Number}{1,3}"));
         assert!(expression(1, r"[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"));
-        // Other meanings.
+        // Expressions with other meanings.
         assert!(!expression(0, r"\p{N}{1,2}") && !expression(0, r"\p{Nd}{1,3}") && !expression(0, "("));
         assert!(!expression(2, &WORDS.replace(r"(?!\S)", r"(?!\s)")) && !expression(2, &WORDS.replace(r"(?!\S)", "")));
         assert!(!expression(2, &WORDS.replace(r"\s+(?!\S)|\s+", r"\s+|\s+(?!\S)")));
@@ -164,7 +165,7 @@ mod tests {
         assert!(!with("/pre_tokenizer/pretokenizers/0/invert", json!(true)));
         assert!(!with("/pre_tokenizer/pretokenizers/0/behavior", json!("Removed")));
         assert!(!with("/pre_tokenizer", json!(null)));
-        // A sequence within the sequence.
+        // A sequence inside the sequence.
         let mut nested = ours();
         nested["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [nested["pre_tokenizer"].take()]});
         assert!(is_ours(&nested));

@@ -103,7 +103,7 @@ fn foreign_tokenizers_load() {
     assert!(t.eos().unwrap_err().to_string().contains("tokenizer_config.json"));
 }
 
-/// The trained tokenizer with words added as `transformers` adds them: (name, special, normalized, single_word).
+/// The trained tokenizer with words added as by `transformers`: (name, special, normalized, single_word).
 fn with_words(words: &[(&str, bool, bool, bool)]) -> [Tokenizer; 2] {
     let mut json: Value = serde_json::from_str(&TRAINED.json).unwrap();
     for (i, (content, special, normalized, single_word)) in words.iter().enumerate() {
@@ -127,7 +127,7 @@ fn added_words_are_encoded_and_special_ones_are_not() {
         ("<|user|>", false, true, false),
         ("<\u{ff5c}Tool\u{ff5c}>", false, false, false),
         ("[MASK]", true, false, false),
-        // A role's name, though nothing says that it is special.
+        // The name of a role, although the file does not call it special.
         ("</s>", false, true, false),
     ];
     let [fast, slow] = with_words(&words);
@@ -140,21 +140,21 @@ fn added_words_are_encoded_and_special_ones_are_not() {
         let plain = |text: &str| TRAINED.encode(text);
         let around = [vec![900], plain(": a ("), vec![901], plain(")\n"), vec![902, 900]].concat();
         assert_eq!((&ids[..around.len()], t.decode(&ids)), (&*around, text.to_owned()));
-        // In a prompt all are found.
+        // In a prompt, all are found.
         let ids = t.encode_with_special(text);
         let added: Vec<u32> = ids.iter().copied().filter(|id| *id >= 900 || *id < 6).collect();
         assert_eq!(added, [900, 901, 902, 900, 906, 903, 904, 905, 1]);
     }
-    // Flags that only the library knows.
+    // Flags that only the library supports.
     let [with_flag, _] = with_words(&[("word", false, true, true)]);
     assert!(with_flag.fast.is_none());
     assert_eq!(with_flag.encode("word").as_slice(), [900]);
     assert_eq!(with_flag.encode("words"), TRAINED.encode("words"));
-    // A special token's flags change nothing in text.
+    // The flags of a special token do not affect text.
     assert!(with_words(&[("<|x|>", true, false, true)])[0].fast.is_some());
 }
 
-/// A word made of a vocabulary's token has the token's id.
+/// A word that equals a token of the vocabulary has that token's id.
 #[test]
 fn an_added_word_of_the_vocabulary_keeps_its_id() {
     let letters = |id: &u32| matches!(TRAINED.token_bytes(*id), [b'a'..=b'z', b'a'..=b'z', b'a'..=b'z']);
@@ -200,7 +200,7 @@ fn a_smaller_text_gives_a_smaller_vocabulary_and_options_are_checked() {
 #[test]
 fn up_to_the_limit_is_learned_from_and_all_over_the_text() {
     let document = |name: &str, text: String| Document { id: name.into(), group: name.into(), text };
-    // One document beyond the limit: each half has a word of its own, and a small document beside it.
+    // One document larger than the limit: each half has its own word. A small document is beside it.
     let half = |word: &str| format!("{word} and more of it. ").repeat(3000);
     let one = [document("one", half("beginning") + &half("conclusion")), document("two", "a tiny second file".into())];
     let options = TrainOptions { vocab_size: 300, max_bytes: 32_000, ..TrainOptions::default() };
@@ -210,7 +210,7 @@ fn up_to_the_limit_is_learned_from_and_all_over_the_text() {
     assert_eq!(Tokenizer::train(&one, &options).unwrap().0.fingerprint(), t.fingerprint());
     let other = Tokenizer::train(&one, &TrainOptions { seed: 2, ..options.clone() }).unwrap();
     assert_ne!(other.1.pieces + other.1.bytes as usize, report.pieces + report.bytes as usize);
-    // All of it fits, to the byte: nothing is cut.
+    // All of the text fits exactly, so nothing is cut.
     let all = one.iter().map(|d| d.text.len() as u64).sum();
     let (_, report) = Tokenizer::train(&one, &TrainOptions { max_bytes: all, ..options }).unwrap();
     assert_eq!(report.bytes, all);
@@ -223,7 +223,7 @@ fn long_pieces_are_merged_alike() {
     }
 }
 
-/// Quadratic ways would take minutes.
+/// A quadratic algorithm would need minutes.
 #[test]
 fn a_very_long_run_of_letters_is_trained_on_and_encoded() {
     let start = Instant::now();

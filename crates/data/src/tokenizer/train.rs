@@ -1,7 +1,7 @@
 //! Training a byte-level BPE vocabulary on a sample of the documents.
 //!
-//! Pieces are cut and counted in parallel by [`pretoken`](super::pretoken); [`merges`] then finds what to merge. The result
-//! is that of the `tokenizers` library.
+//! [`pretoken`](super::pretoken) cuts pieces, which are counted in parallel. Then [`merges`] finds what to merge. The
+//! result is that of the `tokenizers` library.
 
 use std::time::Instant;
 
@@ -26,11 +26,12 @@ use crate::source::Document;
 /// How a tokenizer is trained.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
-    /// Tokens in all, special ones included: 4,096 to 131,072 are sensible.
+    /// Total number of tokens, special tokens included. Sensible values are 4,096 to 131,072.
     pub vocab_size: usize,
-    /// Most bytes of text to count; of more, a sample is taken by a hash of the documents' names, of long ones in pieces.
+    /// Largest number of bytes of text to count. From more text, a sample is chosen by a hash of the documents' names.
+    /// Long documents are sampled in pieces.
     pub max_bytes: u64,
-    /// Fewest occurrences of a pair that is merged.
+    /// Smallest number of occurrences of a pair that is merged.
     pub min_frequency: u64,
     /// Chooses the sample.
     pub seed: u64,
@@ -42,12 +43,12 @@ impl Default for TrainOptions {
     }
 }
 
-/// What the training took.
+/// The cost of the training.
 #[derive(Clone, Copy, Debug)]
 pub struct TrainReport {
-    /// Bytes counted.
+    /// Bytes that were counted.
     pub bytes: u64,
-    /// Distinct pieces among them.
+    /// Number of distinct pieces.
     pub pieces: usize,
     /// Seconds to cut and count.
     pub count_seconds: f64,
@@ -62,13 +63,13 @@ impl TrainReport {
     }
 }
 
-/// The largest sample: places are numbered in 32 bits.
+/// Size of the largest sample: positions are numbered in 32 bits.
 const MOST_BYTES: u64 = 2 << 30;
-/// Where text is sampled, a document of over this share of the sample is sampled in pieces.
+/// In a sample, documents larger than one part in this many are sampled in pieces.
 const SAMPLE_PIECES: u64 = 64;
 
 impl Tokenizer {
-    /// Trains a tokenizer. It has fewer tokens than asked for where the text has no more pairs to merge.
+    /// Trains a tokenizer. It has fewer tokens than asked for if the text has no more pairs to merge.
     pub fn train(documents: &[Document], options: &TrainOptions) -> Result<(Self, TrainReport)> {
         let fewest = SPECIAL_TOKENS.len() + 256;
         if !(fewest..=1 << 20).contains(&options.vocab_size) {
@@ -84,7 +85,7 @@ impl Tokenizer {
         if options.max_bytes > MOST_BYTES {
             return Err(DataError::Option {
                 key: "tokenizer bytes",
-                problem: format!("{} is more than the trainer can count; {MOST_BYTES} at most", options.max_bytes),
+                problem: format!("{} is more than the trainer can count; the limit is {MOST_BYTES}", options.max_bytes),
             });
         }
         let sample = sample(documents, options);
@@ -109,8 +110,8 @@ impl Tokenizer {
     }
 }
 
-/// The vocabulary and its merges: special tokens, bytes in the order of the characters that stand for them, then what was
-/// merged.
+/// The vocabulary and its merges: special tokens, then bytes in the order of the characters that stand for them, then
+/// merged tokens.
 fn model(counts: &AHashMap<&str, u64>, options: &TrainOptions) -> tokenizers::Result<BPE> {
     let chars = byte_chars();
     let mut bytes: Vec<u8> = (0..=255).collect();
@@ -130,9 +131,9 @@ fn model(counts: &AHashMap<&str, u64>, options: &TrainOptions) -> tokenizers::Re
     BPE::builder().vocab_and_merges(vocab, pairs).build()
 }
 
-/// The text to count. Where all of it is not too much, that is all; otherwise it is taken in the order of a keyed hash of
-/// the documents' names, and no more than fits. So that a long document neither fills the sample nor falls out of it as a
-/// whole, its pieces are chosen one by one.
+/// The text to count. If all of it is not too much, that is all of it. Otherwise documents are taken in the order of a
+/// keyed hash of their names until the limit is reached. Pieces of a long document are chosen one by one, so that it
+/// neither fills the sample nor is missing as a whole.
 fn sample<'d>(documents: &'d [Document], options: &TrainOptions) -> Vec<&'d str> {
     let rng = Rng::new(options.seed, Purpose::Subset, 2);
     let all: u64 = documents.iter().map(|d| d.text.len() as u64).sum();
@@ -159,7 +160,7 @@ fn sample<'d>(documents: &'d [Document], options: &TrainOptions) -> Vec<&'d str>
 }
 
 fn count_pieces<'d>(texts: &[&'d str]) -> AHashMap<&'d str, u64> {
-    // Few large parts: joining the counts of many small ones would cost more than counting.
+    // A few large parts: joining the counts of many small ones would take longer than counting.
     let part = texts.len().div_ceil(rayon::current_num_threads() * 4).max(1);
     texts
         .par_chunks(part)
@@ -191,7 +192,7 @@ fn assemble(model: BPE, specials: &[AddedToken]) -> tokenizers::Result<String> {
     tokenizer.with_pre_tokenizer(Some(Sequence::new(passes)));
     tokenizer.with_decoder(Some(byte_level));
     let bos = SPECIAL_TOKENS[0];
-    // transformers' generic class adds what the template says: the first token, as the released class does.
+    // The generic class of transformers adds what the template says: the first token, as the released class does.
     let template = TemplateProcessing::builder()
         .try_single(format!("{bos} $A"))
         .and_then(|t| t.try_pair(format!("{bos} $A {bos}:1 $B:1")))

@@ -1,4 +1,4 @@
-//! Options of the commands that measure: models, machines, the report's claims.
+//! Options of the commands that measure models, machines and the report's claims.
 
 use super::{FieldArgs, Format, ModelArgs, TextArgs, at_least_one};
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,16 +10,16 @@ pub(crate) struct EvalArgs {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) text: TextArgs,
-    /// Tokens of one window [default: what the model was trained on]
+    /// Tokens per window [default: the sequence length that the model was trained on]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) window: Option<usize>,
-    /// Most tokens of text to evaluate (0: all)
+    /// Largest number of tokens to evaluate (0: all of the text)
     #[arg(long, default_value_t = 0)]
     pub(crate) tokens: usize,
-    /// Also write the loss by place in the window to this folder, as a picture and as JSON lines
+    /// Also write the loss at each place in the window to this folder, as a picture and as JSON lines
     #[arg(long, value_name = "DIR")]
     pub(crate) by_position: Option<PathBuf>,
-    /// Last line is JSON
+    /// Print JSON as the last line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -28,22 +28,22 @@ pub(crate) struct EvalArgs {
 pub(crate) struct NiahArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Tokens of the texts, question and answer included
+    /// Lengths of the texts in tokens, question and answer included
     #[arg(long, value_delimiter = ',', default_value = "512,1024,2048,4096", value_parser = at_least_one)]
     pub(crate) lengths: Vec<usize>,
-    /// Depths of the needle, evenly from the start to the end of the text
+    /// Number of depths of the needle, evenly spaced from the start to the end of the text
     #[arg(long, default_value_t = 11, value_parser = at_least_one)]
     pub(crate) depths: usize,
-    /// Questions for each length and depth
+    /// Number of questions for each length and depth
     #[arg(long, default_value_t = 10, value_parser = at_least_one)]
     pub(crate) samples: usize,
-    /// Other facts hidden in the same text
+    /// Number of other facts hidden in the same text
     #[arg(long, default_value_t = 0)]
     pub(crate) distractors: usize,
-    /// Ask beyond the model's context, too
+    /// Also ask at lengths beyond the model's context
     #[arg(long)]
     pub(crate) beyond: bool,
-    /// Hide needles in these files and folders [default: the held-out text of the run that made the model]
+    /// Hide needles in these files and folders [default: the text that the model's run held out]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
     #[command(flatten)]
@@ -54,22 +54,22 @@ pub(crate) struct NiahArgs {
     /// Folder for the picture and the answers [default: niah/ in the model's folder]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
-    /// Last line is JSON
+    /// Print JSON as the last line
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct InspectArgs {
-    /// A config.json, a checkpoint's folder, a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
+    /// A config.json, a checkpoint's folder, a repository (ORG/NAME), a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
     pub(crate) config: String,
     /// Change a key of the recipe (a built-in name then means the recipe)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Sequence length for attention's share of the FLOPs [default: the recipe's, or 4096]
+    /// Sequence length in tokens, for the FLOPs of attention [default: the length in the recipe, or 4096]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) seq_len: Option<usize>,
-    /// JSON instead of tables
+    /// Print JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -78,13 +78,13 @@ pub(crate) struct InspectArgs {
 pub(crate) struct DumpArgs {
     /// Folder of the checkpoint
     pub(crate) model: PathBuf,
-    /// JSON: a list of token ids, or a list of such lists of one length
+    /// JSON file with a list of token ids, or a list of such lists that all have the same length
     #[arg(long)]
     pub(crate) ids: PathBuf,
     /// File to write (safetensors)
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Also the gradient of every parameter
+    /// Also write the gradient of every parameter
     #[arg(long)]
     pub(crate) grads: bool,
     /// Format of the computation
@@ -93,38 +93,39 @@ pub(crate) struct DumpArgs {
     /// Take the routers' choices (`router.*.topk_idx`) from this dump
     #[arg(long, value_name = "SAFETENSORS")]
     pub(crate) replay: Option<PathBuf>,
-    /// Threads (0: one for each core)
+    /// Number of threads (0: one for each core)
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
 }
 
 #[derive(Args, Clone)]
 pub(crate) struct ExperimentArgs {
-    /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, yarn, or a .toml file like those in experiments/; `list` shows them
+    /// fp8, fp8-blocks, balance, balance-scope, mtp, groups, yarn, or a .toml file like those in experiments/. `list`
+    /// describes the built-in ones
     pub(crate) name: String,
-    /// Minutes for everything: reading, all runs and seeds, looking at them [default: the experiment's]
+    /// Time for everything, in minutes: reading, all runs and seeds, evaluation [default: the experiment's]
     #[arg(long, value_name = "MINUTES", conflicts_with = "tokens")]
     pub(crate) budget: Option<f64>,
-    /// Tokens of each run's main part, instead of minutes (as 3M)
+    /// Tokens of each run's main part, as in 3M, instead of a time
     #[arg(long)]
     pub(crate) tokens: Option<String>,
-    /// How often each run is made, with another seed each time [default: the experiment's]
+    /// Number of seeds: each run is repeated with each of them [default: the experiment's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seeds: Option<u64>,
     /// Text to train on [default: the kinds of text given with --domain, or the dependencies' sources]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     pub(crate) text: Vec<PathBuf>,
-    /// A kind of text to watch the experts on, as in --domain maths=maths.jsonl; repeat it for others. Without --text the runs
-    /// train on all kinds in equal parts, less what is held out of each to watch on
+    /// A kind of text on which to record the experts' loads, as in --domain maths=maths.jsonl; may be repeated. Part of
+    /// each kind is held out for that. Without --text, the runs train on equal parts of the rest
     #[arg(long = "domain", value_name = "NAME=PATH", value_parser = named_path)]
     pub(crate) domains: Vec<(String, PathBuf)>,
-    /// Folder of the runs; runs that are there are gone on with, finished ones are kept [default: runs/experiment-NAME]
+    /// Folder of the runs. Finished runs in it are kept, stopped ones are continued [default: runs/experiment-NAME]
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
     /// Change a key of the recipe in all runs
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Plain lines instead of the live view
+    /// Print plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,
 }
@@ -137,11 +138,13 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
-    /// The matrix products of a training step, against the processor's own peak
+    /// Measure the matrix products of a training step against the processor's peak
     Gemm(BenchGemmArgs),
-    /// Whole training steps on random tokens
+    /// Measure whole training steps on random tokens
     Train(BenchTrainArgs),
-    /// What a tensor core's short accumulator loses in FP8 products, with and without promotion (report 3.5.2)
+    /// Measure how fast a model reads and generates, on random tokens
+    Infer(BenchInferArgs),
+    /// Measure the error of FP8 products with a tensor core's short accumulator, with and without promotion (report 3.5.2)
     Accumulator(BenchAccumulatorArgs),
 }
 
@@ -150,19 +153,19 @@ pub(crate) struct BenchGemmArgs {
     /// Recipe whose products are measured
     #[arg(default_value = "small")]
     pub(crate) recipe: String,
-    /// Format of the products; fp8 measures both in turn and gives their ratio
+    /// Format of the products; fp8 measures both formats in turn and gives the ratio of their times
     #[arg(long, value_enum, default_value_t = ProductFormat::Bf16)]
     pub(crate) precision: ProductFormat,
-    /// Tokens of the step
+    /// Tokens per step
     #[arg(long, default_value_t = 2048, value_parser = at_least_one)]
     pub(crate) tokens: usize,
-    /// Passes over all products; the middle one of each counts
+    /// Number of passes over all products; the median time of each product counts
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub(crate) steps: usize,
-    /// Threads (0: one for each core)
+    /// Number of threads (0: one for each core)
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
-    /// Last line is JSON
+    /// Print JSON as the last line
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -172,50 +175,77 @@ pub(crate) struct BenchGemmArgs {
 pub(crate) enum ProductFormat {
     /// BF16
     Bf16,
-    /// E4M3 with scales, as FP8 training makes them (the head in BF16)
+    /// E4M3 with scales, as in FP8 training (the head in BF16)
     Fp8,
 }
 
 #[derive(Args)]
 pub(crate) struct BenchTrainArgs {
-    /// Recipe
+    /// Recipe of the model to train
     #[arg(default_value = "small")]
     pub(crate) recipe: String,
     /// Change a key of the recipe
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Measured steps, after two that are not counted
+    /// Number of measured steps, after two that are not counted
     #[arg(long, default_value_t = 8, value_parser = at_least_one)]
     pub(crate) steps: usize,
-    /// Sequences a step
+    /// Sequences per step
     #[arg(long, default_value_t = 4, value_parser = at_least_one)]
     pub(crate) batch: usize,
-    /// Tokens a sequence
+    /// Tokens per sequence
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     pub(crate) seq_len: usize,
-    /// Threads (0: one for each core)
+    /// Number of threads (0: one for each core)
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
-    /// Where the time of a step goes
+    /// Also show where the time of a step goes
     #[arg(long)]
     pub(crate) profile: bool,
-    /// Last line is JSON
+    /// Print JSON as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct BenchInferArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Number of tokens that each sequence has before the measurement; several numbers give several lines
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    pub(crate) depth: Vec<usize>,
+    /// Number of tokens to read
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub(crate) prompt: usize,
+    /// Number of tokens to generate
+    #[arg(long, default_value_t = 64)]
+    pub(crate) generate: usize,
+    /// Number of sequences at the same time; several numbers give several lines
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = at_least_one)]
+    pub(crate) batch: Vec<usize>,
+    /// Rows per pass
+    #[arg(long, default_value_t = 512, value_parser = at_least_one)]
+    pub(crate) rows: usize,
+    /// Number of repetitions; the median is shown
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub(crate) repeat: usize,
+    /// Print one line of JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct BenchAccumulatorArgs {
-    /// Lengths of the contraction
+    /// Lengths of the contraction (the number of products in each sum)
     #[arg(long, value_delimiter = ',', default_value = "128,512,1024,2048,4096,8192,16384", value_parser = at_least_one)]
     pub(crate) k: Vec<usize>,
-    /// Rows and columns of the result
+    /// Number of rows and of columns of the result
     #[arg(long, default_value_t = 256, value_parser = at_least_one)]
     pub(crate) size: usize,
-    /// Threads (0: one for each core)
+    /// Number of threads (0: one for each core)
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
-    /// Last line is JSON
+    /// Print JSON as the last line
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,4 +1,4 @@
-//! `hadal bench`: how fast this machine does the work.
+//! `hadal bench`: measures the speed of this machine.
 
 use crate::cli::{BenchArgs, BenchCommand, BenchGemmArgs, ProductFormat};
 use anyhow::{Result, ensure};
@@ -12,6 +12,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.command {
         BenchCommand::Gemm(args) => gemm(args),
         BenchCommand::Train(args) => super::bench_train::run(args),
+        BenchCommand::Infer(args) => super::bench_infer::run(args),
         BenchCommand::Accumulator(args) => {
             super::bench_accumulator::run(args);
             Ok(())
@@ -19,17 +20,17 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
 }
 
-/// The products of a step, and one cube of 512, against the multiply instruction's own rate.
+/// Measures the products of a step, and one cube of 512, against the peak of the multiply instruction.
 fn gemm(args: &BenchGemmArgs) -> Result<()> {
     let config = Plan::draft(&Recipe::load(&args.recipe, &[])?)?.model;
-    ensure!(fits(&config), "the products of {} do not fit a benchmark: take a smaller recipe", args.recipe);
+    ensure!(fits(&config), "the products of {} are too large for a benchmark: choose a smaller recipe", args.recipe);
     let cx = Cx::cpu(args.threads, DType::Bf16);
     let (threads, isa) = (cx.threads().count(), cx.isa().name());
     let mut line = json!({"recipe": args.recipe, "tokens": args.tokens, "threads": threads, "isa": isa});
     let (text, figures) = if args.precision == ProductFormat::Fp8 {
         let found = product_pairs(&cx, &config, args.tokens, args.steps);
         let [bf16, fp8] = &found.rates;
-        let text = format!("{}\n{threads} threads, {isa}; packing makes the weights of both forms", found.table);
+        let text = format!("{}\n{threads} threads, {isa}; packing makes both forms of the weights", found.table);
         (
             text,
             json!({

@@ -1,5 +1,5 @@
-//! `hadal bench accumulator`: errors of FP8 products of random matrices by accumulator, against the same codes summed in
-//! f64.
+//! `hadal bench accumulator`: errors of FP8 products of random matrices with different accumulators. The reference sums
+//! the same codes in f64.
 
 use crate::cli::BenchAccumulatorArgs;
 use hadal_ops::linear::accumulator::{Accumulator, Errors, errors};
@@ -11,7 +11,7 @@ pub(crate) fn run(args: &BenchAccumulatorArgs) {
     let kinds =
         [("f32", Accumulator::F32), ("14 bits, promoted", Accumulator::Promoted14), ("14 bits", Accumulator::Only14)];
     if !args.json {
-        say!("error relative to the results' size (root mean square), and the largest over all results\n");
+        say!("root-mean-square error and largest error of the results, relative to the results' root mean square\n");
         say!("{:>6}  {}", "K", kinds.map(|(name, _)| format!("{name:>25}")).concat());
     }
     let mut lines = Vec::new();

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &BenchTrainArgs) -> Result<()> {
     if args.threads > 0 {
         plan.run.threads = args.threads;
     }
-    // Averaging is not part of the step that others measure.
+    // Other programs' measurements of a step do not include averaging.
     plan.ema_decay = 0.0;
     let (step, _) = run::settings(&plan, 0).context("the recipe has no steps")?;
     let step = StepSettings { micro_batch: step.micro_batch.min(args.batch), ..step };
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &BenchTrainArgs) -> Result<()> {
     } else {
         say!(
             "{:.0} tokens/s (median; {:.0} to {:.0}), {:.0} GFLOP/s of the model, {:.1}% of the instruction peak of {:.0}; \
-             {:.2} GB at most; {} threads, {}",
+             peak memory {:.2} GB; {} threads, {}",
             report.tok_s_median,
             report.tok_s_min,
             report.tok_s_max,

@@ -1,17 +1,16 @@
-//! What several commands need: opening a model with its tokenizer, continuing a prompt, numbers for people.
+//! Functions that several commands need: opening a model with its tokenizer, continuing a prompt, formatting numbers.
 
 use crate::cli::{FieldArgs, ModelArgs, SampleArgs};
 use anyhow::{Context, Result};
 use hadal_data::{SourceOptions, Texts, read_paths};
-use hadal_infer::{Generation, Loaded, generate};
-use hadal_model::Decoder;
+use hadal_infer::{Engine, EngineOptions, Generation, Loaded, generate};
 use hadal_ops::Cx;
 use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Reads text, and says what was left out and why.
+/// Reads text, and prints what was skipped and why.
 pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
     let options = SourceOptions { text_field: field.text_field.clone(), ..SourceOptions::default() };
     let texts = read_paths(paths, &options)?;
@@ -21,10 +20,10 @@ pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
     Ok(texts)
 }
 
-/// Opens what `args` names, with a context of at least so many tokens.
+/// Opens the model that `args` names, with a context of at least this many tokens.
 pub(crate) fn load(args: &ModelArgs, context: Option<usize>) -> Result<Loaded> {
     let cx = Cx::cpu(args.threads, args.dtype.dtype());
-    let loaded = Loaded::open(&model_folder(&args.model)?, context, cx)?;
+    let loaded = Loaded::open(&model_folder(&args.model)?, context, args.formats(), cx)?;
     notify(loaded.notice.as_deref());
     Ok(loaded)
 }
@@ -36,30 +35,36 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
     Ok(checkpoint)
 }
 
-/// Tells the user something on standard error: standard output may be a text or a table that someone else reads.
+/// Prints a note to standard error. Standard output may be a text or a table that another program reads.
 fn notify(notice: Option<&str>) {
     if let Some(notice) = notice {
         eprintln!("note: {notice}");
     }
 }
 
-/// Continues `prompt`, writing the text to standard output as it comes and `after` behind it, and says on standard
-/// error how fast it was.
+/// An engine with a cache for so many tokens, or for the model's whole context if that is shorter.
+pub(crate) fn engine(loaded: &Loaded, tokens: usize) -> Engine {
+    let cache_tokens = tokens.min(loaded.model.config.max_position_embeddings);
+    Engine::new(&loaded.cx, &loaded.model, EngineOptions { cache_tokens, ..EngineOptions::default() })
+}
+
+/// Continues `prompt`. The text is written to standard output while it is generated, and `after` follows it. Then the
+/// speed is written to standard error.
 pub(crate) fn continue_prompt(
     loaded: &Loaded,
-    decoder: &Decoder<'_>,
+    engine: &mut Engine,
     prompt: &[u32],
     sample: &SampleArgs,
     after: &str,
 ) -> Result<()> {
-    loaded.check_prompt(prompt)?;
     let (cx, stop) = (&loaded.cx, loaded.stop_tokens());
     let mut stream = loaded.tokenizer.stream();
     let mut shown = Ok(());
-    let done: Generation = generate(cx, decoder, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
-        shown = show(&stream.push(token));
-        shown.is_ok()
-    });
+    let done: Generation =
+        generate(cx, &loaded.model, engine, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
+            shown = show(&stream.push(token));
+            shown.is_ok()
+        })?;
     shown.and_then(|()| show(&(stream.finish() + after + "\n"))).context("cannot write to standard output")?;
     let (prefill, decode) = done.seconds;
     let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
@@ -73,14 +78,14 @@ pub(crate) fn continue_prompt(
     Ok(())
 }
 
-/// Text on standard output, at once.
+/// Writes text to standard output and flushes it.
 pub(crate) fn show(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// A number of things for people: 1,234,567.
+/// A number formatted for people, for example 1,234,567.
 pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let starts_group = |i: usize| i > 0 && (digits.len() - i).is_multiple_of(3);

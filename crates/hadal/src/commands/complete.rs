@@ -1,10 +1,9 @@
-//! `hadal complete`: fills the gap between a prefix and a suffix, in the order the model was trained on (report 4.1):
-//! `<|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|>`, after the token that begins every text.
+//! `hadal complete`: fills the gap between a prefix and a suffix. The order is the one that the model was trained on
+//! (report 4.1): `<|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|>`, after the token that begins every text.
 
-use super::common::{continue_prompt, load, show};
+use super::common::{continue_prompt, engine, load, show};
 use crate::cli::CompleteArgs;
 use anyhow::{Context, Result, bail};
-use hadal_model::Decoder;
 use std::io::{BufRead, stdin};
 use std::path::Path;
 
@@ -18,21 +17,21 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         (None, None) => None,
     };
     let loaded = load(&args.model, None)?;
-    let decoder = Decoder::new(&loaded.cx, &loaded.model);
-    let fill = |prefix: &str, suffix: &str| {
+    let mut engine = engine(&loaded, loaded.model.config.max_position_embeddings);
+    let mut fill = |prefix: &str, suffix: &str| {
         let ids = loaded.fim_prompt(prefix, suffix)?;
         loaded.check_prompt(&ids)?;
         if args.whole {
             show(prefix)?;
         }
-        continue_prompt(&loaded, &decoder, &ids, &args.sample, if args.whole { suffix } else { "" })
+        continue_prompt(&loaded, &mut engine, &ids, &args.sample, if args.whole { suffix } else { "" })
     };
     if let Some((prefix, suffix)) = parts {
         return fill(&prefix, &suffix);
     }
-    // An unusable tokenizer is told before the first question.
+    // An unusable tokenizer is an error before the first question.
     loaded.fim_prompt("", "")?;
-    eprintln!("End the prefix and the suffix each with a line that holds only a dot; ctrl-D leaves.");
+    eprintln!("End the prefix and the suffix with a line that contains only a dot. Ctrl-D leaves.");
     while let Some((prefix, suffix)) = ask()? {
         if let Err(error) = fill(&prefix, &suffix) {
             eprintln!("error: {error:#}");
@@ -42,18 +41,18 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
     Ok(())
 }
 
-/// What stands before and after the gap of a file.
+/// The text before and after the gap of a file.
 fn split_file(path: &Path) -> Result<(String, String)> {
     let name = path.display();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     match text.split(GAP).collect::<Vec<_>>()[..] {
         [prefix, suffix] => Ok((prefix.to_owned(), suffix.to_owned())),
         [_] => bail!("{name} has no gap: write {GAP} where text is missing"),
-        ref parts => bail!("{name} has {} gaps {GAP}: one can be filled at a time", parts.len() - 1),
+        ref parts => bail!("{name} has {} gaps ({GAP}): only one can be filled at a time", parts.len() - 1),
     }
 }
 
-/// A prefix and a suffix from the terminal; none at the end of the input.
+/// Asks for a prefix and a suffix in the terminal. `None` at the end of the input.
 fn ask() -> Result<Option<(String, String)>> {
     eprintln!("\nprefix:");
     let Some(prefix) = read_block()? else { return Ok(None) };
@@ -61,7 +60,7 @@ fn ask() -> Result<Option<(String, String)>> {
     Ok(Some((prefix, read_block()?.unwrap_or_default())))
 }
 
-/// Lines up to one that holds only a dot, or up to the end of the input; none where that comes at once.
+/// Lines up to one that contains only a dot, or up to the end of the input. `None` if the input is at its end.
 fn read_block() -> Result<Option<String>> {
     let mut lines = Vec::new();
     for line in stdin().lock().lines() {

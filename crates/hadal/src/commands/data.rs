@@ -1,4 +1,4 @@
-//! `hadal data pack`: text to packed token files.
+//! `hadal data pack`: converts text to packed token files.
 
 use super::common::{grouped, read_text};
 use crate::cli::{DataArgs, DataCommand, DataPackArgs, Filter};
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &DataArgs) -> Result<()> {
 fn pack_text(args: &DataPackArgs) -> Result<()> {
     for name in ["train", "validation"] {
         let there = args.out.join(format!("{name}.json"));
-        ensure!(!there.exists(), "{} is there already: choose another --out or remove it", there.display());
+        ensure!(!there.exists(), "{} already exists: choose another --out or remove it", there.display());
     }
     if args.out.exists() && !args.out.is_dir() {
         bail!("--out {} is a file: name a folder", args.out.display());
@@ -39,9 +39,9 @@ fn pack_text(args: &DataPackArgs) -> Result<()> {
         say!("held out: {}", split.held_out.join(", "));
     }
     write(args, &tokenizer, "train", &split.train)?;
-    // Empty where nothing is held out: whoever reads the folder finds both.
+    // It is empty if nothing is held out. Readers of the folder expect both files.
     write(args, &tokenizer, "validation", &split.validation)?;
-    // Packed ids mean nothing without it.
+    // Packed ids have no meaning without their tokenizer.
     tokenizer.save(&args.out)?;
     Ok(())
 }
@@ -49,7 +49,7 @@ fn pack_text(args: &DataPackArgs) -> Result<()> {
 fn write(args: &DataPackArgs, tokenizer: &Tokenizer, name: &str, documents: &[Document]) -> Result<()> {
     let rate = pack::pack(&args.out, name, documents, tokenizer, SHARD_TOKENS)?;
     say!(
-        "{}: {} documents, {} tokens ({:.2} bytes a token), {:.1} MB/s",
+        "{}: {} documents, {} tokens ({:.2} bytes per token), {:.1} MB/s",
         args.out.join(format!("{name}.json")).display(),
         grouped(documents.len() as u64),
         grouped(rate.tokens),

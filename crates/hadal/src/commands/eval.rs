@@ -9,7 +9,7 @@ use hadal_train::evaluate::{evaluate_by_position, write_by_place};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Instant;
 
-/// Window of a model about whose training nothing is known, where its context allows.
+/// Window for a model whose training length is unknown, if its context is not shorter.
 const WINDOW: usize = 2048;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &ExperimentArgs) -> Result<()> {
     let options = Options { name, budget, tokens, seeds, text, domains, out, set, plain };
     match hadal_lab::run(&options, &crate::line)? {
         Some((report, folder)) => say!("\n{report}\nplots and raw numbers: {}", folder.display()),
-        None => say!("stopped; the same command goes on"),
+        None => say!("stopped; the same command continues"),
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! `hadal export`: Hugging Face checkpoints of runs. What a checkpoint stores goes tensor by tensor from format to format;
-//! only a run's exact weights pass through a model.
+//! `hadal export`: writes the weights of runs as Hugging Face checkpoints. Stored weights are converted tensor by
+//! tensor. A run's exact weights come from its training state.
 
 use super::common::open;
 use super::folder::{conversion, write};
@@ -15,9 +15,9 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     hadal_base::place(&args.out)?;
     let state = with_state(&args.model)?;
     if args.ema && state.is_none() {
-        bail!("{}: averaged weights are in a run's checkpoints only, and here is none", args.model.display());
+        bail!("{}: averaged weights are only in a run's checkpoints, and there is none here", args.model.display());
     }
-    // What a checkpoint stores of the weights is rounded; its state is not.
+    // The weights in a checkpoint are rounded; those in its state are not.
     let exact = state.filter(|_| args.ema || args.dtype != Weights::Bf16);
     let folder = match &exact {
         Some(folder) => folder.clone(),
@@ -45,7 +45,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The checkpoint with a training state that `path` means, if there is one: itself, or a run's newest.
+/// The checkpoint with a training state that `path` stands for, if there is one: itself, or a run's newest.
 fn with_state(path: &Path) -> Result<Option<PathBuf>> {
     if path.join(STATE_FILE).is_file() {
         return Ok(Some(path.to_owned()));
@@ -53,7 +53,7 @@ fn with_state(path: &Path) -> Result<Option<PathBuf>> {
     Ok(checkpoints(&path.join("checkpoints"))?.pop().filter(|p| p.join(STATE_FILE).is_file()))
 }
 
-/// The state, which must have averaged weights if they are asked for.
+/// The state. It is an error if averaged weights are wanted but missing.
 fn averaged_if(wanted: bool, state: State) -> Result<State> {
     if wanted && !state.has(EMA) {
         bail!(

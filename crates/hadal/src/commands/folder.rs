@@ -1,4 +1,4 @@
-//! What `export` and `import` share: the format that is asked for, and a folder that is written until a signal stops it.
+//! Shared by `export` and `import`: the requested format, and writing a folder so that a signal can stop it.
 
 use crate::cli::{FilesArgs, ScaleFmt, Weights};
 use anyhow::{Result, ensure};
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// As [`write_folder`]. A signal ends it at the next piece. Names the files that were not copied.
+/// Like [`write_folder`]. A signal stops it at the next piece. Prints the files that were not copied.
 pub(crate) fn write<T>(
     from: &Path,
     out: &Path,
@@ -25,7 +25,7 @@ pub(crate) fn write<T>(
     Ok(written)
 }
 
-/// What the options ask for, where the checkpoint is `stored` in this format.
+/// The conversion that the options ask for, given the `stored` format of the checkpoint.
 pub(crate) fn conversion(dtype: Option<Weights>, files: FilesArgs, stored: WeightFormat) -> Result<Conversion> {
     let scales = files.scale_fmt.map(|scales| match scales {
         ScaleFmt::F32 => ScaleFormat::F32,
@@ -33,7 +33,7 @@ pub(crate) fn conversion(dtype: Option<Weights>, files: FilesArgs, stored: Weigh
         ScaleFmt::Ue8m0Byte => ScaleFormat::Ue8m0Byte,
     });
     let fp8 = dtype.map_or(matches!(stored, WeightFormat::Fp8(_)), |d| d == Weights::Fp8);
-    ensure!(scales.is_none() || fp8, "--scale-fmt is about FP8 weights: add --dtype fp8 or leave it out");
+    ensure!(scales.is_none() || fp8, "--scale-fmt applies only to FP8 weights: add --dtype fp8 or leave it out");
     let format = dtype.map(|dtype| match dtype {
         Weights::F32 => WeightFormat::F32,
         Weights::Bf16 => WeightFormat::Bf16,

@@ -1,9 +1,8 @@
 //! `hadal generate`: continues a prompt.
 
-use super::common::{continue_prompt, load, show};
+use super::common::{continue_prompt, engine, load, show};
 use crate::cli::GenerateArgs;
 use anyhow::{Context, Result};
-use hadal_model::Decoder;
 use std::io::Read;
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
@@ -17,7 +16,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let loaded = load(&args.model, None)?;
     let ids = loaded.prompt(&prompt, args.literal);
     loaded.check_prompt(&ids)?;
-    let decoder = Decoder::new(&loaded.cx, &loaded.model);
+    let mut engine = engine(&loaded, ids.len().saturating_add(args.sample.max_new));
     show(&prompt).context("cannot write to standard output")?;
-    continue_prompt(&loaded, &decoder, &ids, &args.sample, "")
+    continue_prompt(&loaded, &mut engine, &ids, &args.sample, "")
 }

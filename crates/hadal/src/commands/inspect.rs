@@ -1,4 +1,4 @@
-//! `hadal inspect`: what a configuration means in numbers; see `hadal_model::count`.
+//! `hadal inspect`: shows the numbers of a configuration; see `hadal_model::count`.
 
 use super::common::{open, show};
 use crate::cli::InspectArgs;
@@ -6,19 +6,31 @@ use anyhow::{Context, Result, bail, ensure};
 use hadal_model::count;
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::{RECIPES, Recipe};
-use hadal_weights::ModelConfig;
-use hadal_weights::folder::model_folder;
+use hadal_weights::folder::config_folder;
+use hadal_weights::hub::RepoId;
 use hadal_weights::precision::Formats;
+use hadal_weights::{ModelConfig, Relative};
 use std::path::Path;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
+    if let Some(relative) = relative(&args.config) {
+        let text = if args.json { format!("{:#}\n", relative.to_value()) } else { relative.to_string() };
+        return show(&text).context("cannot write to standard output");
+    }
     let Found { config, seq_len, formats } = find(&args.config, &args.set)?;
     let found = count::inspect(&config, args.seq_len.or(seq_len), formats.as_ref());
     let text = if args.json { serde_json::to_string_pretty(&found)? + "\n" } else { found.to_string() };
     show(&text).context("cannot write to standard output")
 }
 
-/// What a name means; sequence length and formats if a recipe gives them.
+/// The relative of a known family that `name` stands for. What it lacks is then all there is to say about it.
+fn relative(name: &str) -> Option<Relative> {
+    let path = Path::new(name);
+    let file = if path.is_file() { path.to_owned() } else { config_folder(path).ok()?.join("config.json") };
+    Relative::from_file(&file)
+}
+
+/// The configuration that a name stands for. A recipe also gives sequence length and formats.
 struct Found {
     config: ModelConfig,
     seq_len: Option<usize>,
@@ -40,10 +52,11 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
         let plan = Plan::draft(&Recipe::load(name, set)?)?;
         return Ok(Found { formats: Some(plan.formats()), seq_len: Some(plan.data.seq_len), config: plan.model });
     }
-    ensure!(set.is_empty(), "--set changes a recipe, and `{name}` is none");
-    if path.is_dir() {
-        let folder = model_folder(path)?;
-        // A configuration can be inspected without its weights, and what is wrong with them is for `import` to say.
+    ensure!(set.is_empty(), "--set changes a recipe, but `{name}` is not one");
+    let is_repository = RepoId::of(path).is_some() && !path.exists();
+    if path.is_dir() || is_repository {
+        let folder = config_folder(path)?;
+        // A configuration can be inspected without its weights. Problems with the weights are reported by `import`.
         let config = match open(&folder) {
             Ok(checkpoint) => checkpoint.config().clone(),
             Err(error) => ModelConfig::from_file(folder.join("config.json")).map_err(|_| error)?,
@@ -56,5 +69,5 @@ fn find(name: &str, set: &[String]) -> Result<Found> {
     let mut known: Vec<&str> = ModelConfig::names().chain(RECIPES.iter().map(|r| r.0)).collect();
     known.sort_unstable();
     known.dedup();
-    bail!("`{name}` is neither a file or folder nor a built-in name ({})", known.join(", "))
+    bail!("`{name}` is not a file, a folder or a built-in name ({})", known.join(", "))
 }

@@ -1,7 +1,8 @@
-//! One file a command.
+//! One file per command.
 
 pub(crate) mod bench;
 pub(crate) mod bench_accumulator;
+pub(crate) mod bench_infer;
 pub(crate) mod bench_train;
 pub(crate) mod common;
 pub(crate) mod complete;

@@ -15,7 +15,7 @@ pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     if let Some(length) = wanted.filter(|l| *l > longest) {
         bail!(
             "--lengths: {length} tokens are more than the model's context of {longest}; \
-             extend it first (`hadal extend`), ask for less, or see what happens with --beyond"
+             extend the context first (`hadal extend`), ask for shorter texts, or ask anyway with --beyond"
         );
     }
     let documents = documents(args, &loaded)?;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &NiahArgs) -> Result<()> {
     Ok(())
 }
 
-/// The texts to hide needles in: those given, or what the run that made the model held out.
+/// The texts to hide needles in: the given ones, or the held-out text of the run that made the model.
 fn documents(args: &NiahArgs, loaded: &Loaded) -> Result<Vec<Vec<u32>>> {
     if args.text.is_empty() {
         return held_out(&args.model.model, &loaded.tokenizer)?.with_context(|| {

@@ -1,4 +1,4 @@
-//! `hadal pretrain`: a recipe from its text to a trained model, and on through its extensions.
+//! `hadal pretrain`: trains a model from a recipe, including its extensions.
 
 use crate::cli::PretrainArgs;
 use anyhow::Result;
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
     if outcome.finished {
         say!("model: {folder}/model   plots: {folder}/*.svg   try: hadal generate {folder} 'fn main() {{'");
     } else {
-        say!("stopped; go on with the same command and --resume");
+        say!("stopped; continue with the same command and --resume");
         return Ok(());
     }
     extensions(&session, args.plain)
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
 
 fn extensions(main: &Session, plain: bool) -> Result<()> {
     if !run_extensions(main, objective, plain, &crate::line)? {
-        say!("stopped; go on with the same command and --resume");
+        say!("stopped; continue with the same command and --resume");
     }
     Ok(())
 }

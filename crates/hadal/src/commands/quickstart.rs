@@ -1,5 +1,5 @@
-//! `hadal quickstart`: from the Rust sources on this machine to a trained model that completes code, with the evidence
-//! that it learned.
+//! `hadal quickstart`: trains a model on the Rust sources on this machine, lets it complete code, and shows that it
+//! learned.
 
 use crate::cli::QuickstartArgs;
 use anyhow::{Context, Result, ensure};
@@ -11,9 +11,9 @@ use hadal_train::run;
 use hadal_train::session::{Session, use_text};
 use std::time::Instant;
 
-/// Seconds kept for what comes after training: validation on all held-out text, the compressors, completions.
+/// Seconds reserved for the work after training: validation on all held-out text, the compressors, completions.
 const AFTER_SECONDS: f64 = 40.0;
-/// Share of the training time that its validations and checkpoints take.
+/// Share of the training time for validations and checkpoints.
 const OVERHEAD: f64 = 0.05;
 
 pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
@@ -59,12 +59,12 @@ pub(crate) fn run(args: &QuickstartArgs) -> Result<()> {
     let before = prompts.answer(&trainer.cx, &trainer.model, tokenizer, None)?;
     let (trainer, outcome) = session.train(trainer, objective, args.plain, &crate::line)?;
     if !outcome.finished {
-        say!("stopped; go on with `hadal quickstart --resume`");
+        say!("stopped; continue with the same command and --resume");
         return Ok(());
     }
     let [greedy, sampled] =
         [None, Some(SAMPLING)].map(|sampling| prompts.answer(&trainer.cx, &trainer.model, tokenizer, sampling));
-    // As it was called: through Cargo the program is not on the path.
+    // The name under which the program was called. When Cargo runs it, it is not on the path.
     let program = std::env::args().next().unwrap_or_else(|| "hadal".into());
     let mut report = page(&session, &trainer, &prompts, [&before, &greedy?, &sampled?])?;
     report += &ending(&session, &program, start.elapsed(), (!args.resume).then_some(args.minutes));

@@ -1,4 +1,4 @@
-//! `hadal tokenizer train`: a byte-level BPE tokenizer from text.
+//! `hadal tokenizer train`: trains a byte-level BPE tokenizer on text.
 
 use super::common::{grouped, read_text};
 use crate::cli::{TokenizerArgs, TokenizerCommand, TokenizerTrainArgs};
@@ -26,13 +26,13 @@ fn train(args: &TokenizerTrainArgs) -> Result<()> {
     );
     if tokenizer.vocab_size() < args.vocab {
         say!(
-            "the text has pairs to merge for {} tokens only, not {}: give more text for more",
+            "the text has enough pairs to merge for only {} tokens instead of {}: give more text to get more tokens",
             tokenizer.vocab_size(),
             args.vocab
         );
     }
     tokenizer.save(&args.out)?;
-    // Enough text for a rate and a mean length.
+    // Enough text to measure a rate and a mean length.
     let mut sample = 0;
     let some = texts.documents.iter().map(|d| d.text.as_str()).take_while(|t| {
         let more = sample < 16_000_000;
@@ -41,7 +41,7 @@ fn train(args: &TokenizerTrainArgs) -> Result<()> {
     });
     let (_, rate) = tokenizer.encode_all(&some.collect::<Vec<_>>());
     say!(
-        "{} tokens in {}; {:.2} bytes a token; encodes {:.1} MB/s",
+        "{} tokens in {}; {:.2} bytes per token; encodes {:.1} MB/s",
         grouped(tokenizer.vocab_size() as u64),
         args.out.join("tokenizer.json").display(),
         rate.bytes as f64 / rate.tokens.max(1) as f64,

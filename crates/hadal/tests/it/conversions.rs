@@ -1,4 +1,5 @@
-//! `import` and `export` through the program: what they say, where they write, and what is left when they are ended.
+//! `import` and `export` through the program: their output, the folders they write, and what remains when they are
+//! killed.
 
 use crate::memory::checkpoint;
 use crate::setup::{fails, fixture, ok, run_with};
@@ -47,7 +48,7 @@ fn what_a_conversion_changes_is_said() {
     assert!(all(&convert("fp8", "fp8 again", &["--dtype", "fp8"])));
     let powers = convert("fp8", "powers", &["--scale-fmt", "ue8m0"]);
     assert!(powers.contains("quantised again because their scales were not powers of two"), "{powers}");
-    // A scale that differs from what `scale_fmt` says is a word to the user, not a refusal.
+    // A scale that contradicts `scale_fmt` causes a note to the user, not an error.
     let (weights, name) = (path("powers/model.safetensors"), "model.layers.0.self_attn.o_proj.weight_scale_inv");
     patch(&weights, name, |data| data[..4].copy_from_slice(&3e-4f32.to_le_bytes()));
     let said = ok(["import", &path("powers")]);
@@ -68,7 +69,7 @@ fn patch(file: &str, tensor: &str, change: impl FnOnce(&mut [u8])) {
     fs::write(file, bytes).unwrap();
 }
 
-/// The last tensor that is written has a NaN: hours would be lost, and nothing may be left.
+/// The last tensor to be written has a NaN. The check must come before hours of writing, and nothing may remain.
 #[test]
 fn a_bad_value_is_found_deep_and_leaves_nothing() {
     let (dir, path) = folder();
@@ -81,7 +82,7 @@ fn a_bad_value_is_found_deep_and_leaves_nothing() {
         assert!(error.contains(last) && error.contains("is NaN at row"), "{error}");
         assert_eq!(names(dir.path()), before);
     }
-    assert!(ok(["import", &path("fp8")]).contains("--deep reads every value"));
+    assert!(ok(["import", &path("fp8")]).contains("--deep also reads every value"));
     let error = fails(["import", &path("fp8"), "--deep"]);
     assert!(error.contains("1 with unusable values") && error.contains(last), "{error}");
     assert!(ok(["import", &path("source"), "--deep"]).contains("types and every value"));
@@ -133,21 +134,21 @@ fn places_are_found_out_before_the_work() {
     let before = names(dir.path());
     for (out, part) in [
         (path("dangling"), "symbolic link to nothing"),
-        (path("link/"), "there already"),
+        (path("link/"), "already exists"),
         (path("source/config.json/below"), "config.json/below"),
-        ("/proc".into(), "there already"),
-        (".".into(), "there already"),
+        ("/proc".into(), "already exists"),
+        (".".into(), "already exists"),
     ] {
         let done = import(&out);
         let error = String::from_utf8(done.stderr).unwrap();
         assert!(!done.status.success() && error.contains(part), "{out}: {error}");
-        // Nothing was read, and no cause is said twice.
+        // Nothing was read, and no cause is reported twice.
         assert!(done.stdout.is_empty() && error.matches("os error").count() < 2, "{error}");
         assert_eq!(names(dir.path()), before);
     }
 }
 
-/// A checkpoint in more files than the system lets a program have open.
+/// A checkpoint with more files than a program may have open.
 #[cfg(unix)]
 #[test]
 fn many_files_are_read_with_few_open() {
@@ -185,7 +186,7 @@ fn a_killed_conversion_leaves_no_whole_checkpoint_and_the_next_one_cleans_up() {
         for name in names(dir.path()).into_iter().filter(|n| n.starts_with('.')) {
             leftovers += 1;
             let left = dir.path().join(&name);
-            // Whole if it has all that it should have, and else it is none.
+            // The folder is either complete or absent.
             let complete = files(&left) == want;
             assert_eq!(run_with(["import".as_ref(), left.as_os_str()], "").status.success(), complete, "{name}");
             assert!(complete || !left.join("config.json").exists(), "{name}");

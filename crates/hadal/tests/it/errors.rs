@@ -1,9 +1,9 @@
-//! Bad input is refused by name.
+//! Bad input causes errors that name it.
 
 use crate::setup::{Tiny, fails, fixture};
 use std::fs;
 
-/// Fails unless every one of `words` is in the program's complaint about `args`.
+/// Checks that the program's error about `args` contains every one of `words`.
 fn refuses(args: &[&str], words: &[&str]) {
     let error = fails(args);
     for word in words {
@@ -34,7 +34,7 @@ fn prompts_that_do_not_fit_are_refused() {
     let tiny = Tiny::new();
     let model = tiny.path("model");
     refuses(&["generate", &model, &"{ 7 x".repeat(3000)], &["tokens", "context of 2560"]);
-    refuses(&["generate", &model, "x", "--temperature=-1"], &["temperature", "from 0 on"]);
+    refuses(&["generate", &model, "x", "--temperature=-1"], &["temperature", "0 or more"]);
     refuses(&["generate", &model, "x", "--top-p", "2"], &["top-p", "from 0 to 1"]);
     let file = tiny.path("no_gap.rs");
     fs::write(&file, "fn main() {}").unwrap();
@@ -60,7 +60,7 @@ fn ids_that_are_none_are_refused() {
         ("[1, 2", "not JSON"),
         ("{\"a\": 1}", "list of token ids"),
         ("[]", "at least 2"),
-        ("[[1, 2], [3]]", "one length"),
+        ("[[1, 2], [3]]", "the same length"),
         ("[1, 100000]", "token 100000"),
         ("[1, -1]", "token -1"),
         (long.as_str(), "context"),
@@ -81,12 +81,12 @@ fn ids_that_are_none_are_refused() {
 fn nothing_is_overwritten() {
     let tiny = Tiny::new();
     let (model, text, packed) = (tiny.path("model"), tiny.path("text"), tiny.path("packed"));
-    refuses(&["export", &model, "--out", &text], &["is there already"]);
+    refuses(&["export", &model, "--out", &text], &["already exists"]);
     refuses(&["export", &model, "--out", &tiny.path("x"), "--ema"], &["averaged weights"]);
-    refuses(&["import", &model, "--out", &text], &["is there already"]);
+    refuses(&["import", &model, "--out", &text], &["already exists"]);
     let args = ["data", "pack", &text, "--tokenizer", &model, "--out", &packed];
     crate::setup::ok(args);
-    refuses(&args, &["train.json is there already"]);
+    refuses(&args, &["train.json already exists"]);
     refuses(&["data", "pack", "/nowhere", "--tokenizer", &model, "--out", &tiny.path("y")], &["/nowhere"]);
     refuses(&["data", "pack", &text, "--tokenizer", "/nowhere", "--out", &tiny.path("y")], &["/nowhere"]);
     refuses(&["tokenizer", "train", &text, "--vocab", "10", "--out", &tiny.path("y")], &["vocab_size", "262"]);
@@ -103,6 +103,6 @@ fn checkpoints_are_audited_by_name() {
     fs::copy(source.join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
     refuses(
         &["import", dir.path().to_str().unwrap()],
-        &["missing", "model.layers.3.", "found in layers 2, where the first should be 3"],
+        &["missing", "model.layers.3.", "found in layers 2, but the first should be in layer 3"],
     );
 }

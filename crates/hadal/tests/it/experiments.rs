@@ -1,5 +1,5 @@
-//! `hadal experiment` on descriptions of tiny runs: what it trains, measures, draws and says, that it goes on, and what it
-//! refuses.
+//! `hadal experiment` with descriptions of tiny runs: what it trains, measures, draws and prints, that it continues,
+//! and what it rejects.
 
 use crate::setup::{fails, ok};
 use hadal_data::{Packed, Tokenizer};
@@ -24,7 +24,7 @@ pub(crate) fn sources() -> &'static str {
     crate::setup::corpus().to_str().unwrap()
 }
 
-/// A description in a folder of its own, and the experiment's folder beside it.
+/// A description in a folder of its own, with the experiment's folder beside it.
 struct Pair {
     folder: TempDir,
     file: PathBuf,
@@ -46,7 +46,7 @@ impl Pair {
         Self { folder, file, out }
     }
 
-    /// The command without a length.
+    /// The command without an option for the length.
     fn command<'a>(&'a self, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
         let fixed = ["experiment", self.file.to_str().unwrap(), "--plain", "--out", out.to_str().unwrap()];
         fixed.iter().chain(more).copied().collect()
@@ -80,7 +80,7 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
     let args = pair.command(out, &more);
     let said = ok(args.clone());
     assert!(said.contains("It specialises. **") && said.contains("specialisation free 0."), "{said}");
-    assert!(said.contains("(one seed)") && said.contains("nothing checks") && !said.contains('±'), "{said}");
+    assert!(said.contains("(one seed)") && said.contains("it was not checked") && !said.contains('±'), "{said}");
     let found = pair.measured();
     for run in found["runs"].as_array().unwrap() {
         let run = &run["seeds"][0];
@@ -89,11 +89,11 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
         let layers = [0, 1].map(|domain| &run["domains"][domain]["routing"][0]);
         assert_eq!(layers[0]["tokens"], layers[1]["tokens"], "as many tokens of each kind");
         let load: u64 = layers[1]["load"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
-        // Four experts a token, in at most two groups.
+        // Four experts per token, in at most two groups.
         assert_eq!(load, 4 * layers[1]["tokens"].as_u64().unwrap());
         assert!(layers[1]["nodes"].as_u64().unwrap() <= 2 * layers[1]["tokens"].as_u64().unwrap());
     }
-    // Both runs have one precision: it is bf16's distance from f32.
+    // Both runs have the same precision, so the entry is the distance of bf16 from f32.
     let fidelity = found["fidelity"].as_array().unwrap();
     assert!(fidelity.len() == 1 && fidelity[0][0] == "free", "{fidelity:?}");
     let [loss, gradients] = ["loss", "gradients"].map(|key| fidelity[0][1][0][key].as_f64().unwrap().abs());
@@ -101,7 +101,7 @@ fn runs_are_compared_and_watched_by_kind_of_text() {
     for plot in ["loss", "difference", "max_vio", "domains"] {
         assert!(out.join(format!("{plot}.svg")).is_file(), "{plot}");
     }
-    // The same command again trains nothing and finds the same, even where it could not be measured again.
+    // The same command again trains nothing and gives the same results, even if a measurement would fail now.
     let files = ["free/metrics.jsonl", "free/measured.json"].map(|f| out.join(f));
     let read = || files.clone().map(|f| std::fs::read(f).unwrap());
     let before = read();
@@ -121,7 +121,7 @@ fn seeds_are_trained_in_turn_and_a_killed_experiment_ends_in_the_same_report() {
     assert!(places.is_sorted(), "{said}");
     assert!(said.contains("Means over 2 seeds") && said.contains('±') && !said.contains("one seed"), "{said}");
     assert!(said.contains("It specialises. **not measured**") && said.contains("by seed"), "{said}");
-    // Runs of one seed begin alike, those of another do not.
+    // Runs with the same seed start alike, runs with different seeds do not.
     let first = |run: &str| losses(&out.join(run))[0];
     assert_eq!(first("free/seed-1"), first("no-balance/seed-1"));
     assert_eq!(first("free/seed-2"), first("no-balance/seed-2"));
@@ -132,7 +132,7 @@ fn seeds_are_trained_in_turn_and_a_killed_experiment_ends_in_the_same_report() {
     assert_eq!(run[1]["tokens"].as_u64(), Some(4096));
     assert!(run[0]["figures"]["loss"] != run[1]["figures"]["loss"]);
 
-    // Killed while the second run trains, and again while models are measured.
+    // Killed while the second run trains, and again during the measurements.
     let broken = pair.folder.path().join("broken");
     let begun = |file: &str| std::fs::metadata(broken.join(file)).is_ok_and(|m| m.len() > 0);
     for sign in ["no-balance/seed-1/metrics.jsonl", "free/seed-1/measured.json"] {
@@ -155,7 +155,7 @@ fn seeds_are_trained_in_turn_and_a_killed_experiment_ends_in_the_same_report() {
         let [whole, broken] = [out, &broken].map(|folder| std::fs::read_to_string(folder.join(file)).unwrap());
         assert_eq!(whole, broken, "{file}");
     }
-    // More seeds are added to those that are there.
+    // More seeds are added to the existing ones.
     let before = losses(&out.join("free/seed-1"));
     let said = ok(pair.command(out, &[&more[..], &["--seeds", "3"]].concat()));
     assert!(said.contains("Means over 3 seeds") && !said.contains("== free, seed 2"), "{said}");
@@ -166,7 +166,7 @@ fn seeds_are_trained_in_turn_and_a_killed_experiment_ends_in_the_same_report() {
 fn changed_arguments_are_refused_by_name() {
     let pair = Pair::new(1);
     let same = ["--tokens", "1536", "--text", sources()];
-    // What never began binds nothing.
+    // A run that never started imposes no settings.
     let e = fails(pair.command(&pair.out, &["--tokens", "512", "--text", sources()]));
     assert!(e.contains("2 steps are too few"), "{e}");
     ok(pair.command(&pair.out, &same));
@@ -196,9 +196,9 @@ fn a_budget_gives_all_runs_one_length() {
     let with = |minutes| pair.command(&pair.out, &[&more[..], &[minutes]].concat());
     let e = fails(with("0.00001"));
     assert!(e.contains("--budget") && !pair.out.join("length.json").exists(), "{e}");
-    // Half an hour is enough for as many tokens as are allowed, on any machine.
+    // On any machine, half an hour is enough for the largest allowed number of tokens.
     let said = ok(with("30"));
-    assert!(said.contains("free: ") && said.contains("no balance: ") && said.contains("tokens a second"), "{said}");
+    assert!(said.contains("free: ") && said.contains("no balance: ") && said.contains("tokens per second"), "{said}");
     for run in pair.measured()["runs"].as_array().unwrap() {
         for seed in [0, 1] {
             assert_eq!(run["seeds"][seed]["tokens"].as_u64(), Some(1536));
@@ -225,11 +225,11 @@ fn kinds_of_text_are_trained_on_in_equal_parts_and_measured_on_what_is_held_out(
     std::fs::write(&maths, (0..400).map(line).collect::<String>()).unwrap();
     let maths = format!("maths={}", maths.display());
     let code = format!("code={}", sources());
-    // One file: it is cut.
+    // A single file is cut into pieces.
     let english = concat!("english=", env!("CARGO_MANIFEST_DIR"), "/../../ARCHITECTURE.md");
     let more = ["--tokens", "1536", "--domain", english, "--domain", &code, "--domain", &maths];
     let said = ok(pair.command(&pair.out, &more));
-    assert!(said.contains("held out") && !said.contains("nothing checks"), "{said}");
+    assert!(said.contains("held out") && !said.contains("it was not checked"), "{said}");
     let kinds = pair.out.join("kinds");
     let tokenizer = Tokenizer::load(&kinds).unwrap();
     let texts = |side: &str| -> Vec<(String, String)> {
@@ -288,14 +288,14 @@ fn a_context_is_asked_about_before_and_after_its_stages() {
         assert!(out.join(format!("{plot}.svg")).is_file(), "{plot}");
     }
     let found = json(&out.join("measured.json"));
-    // The run's two models, and what its control ended with.
+    // The run's two models, and its control's final model.
     let models: Vec<_> = found["context"].as_array().unwrap().iter().map(|c| c["model"].as_str().unwrap()).collect();
     assert_eq!(models, ["256 tokens", "256 tokens, extension 1", "512 tokens", "as long"]);
     assert!(said.contains("As the control. **holds here**") && !out.join("difference.svg").exists(), "{said}");
     let cells = found["context"][2]["needles"].as_array().unwrap();
     assert!(cells.len() == 4 && cells.iter().all(|c| c["asked"].as_u64() == Some(1)));
     assert!(found["context"][2]["loss_by_place"][0]["tokens"].as_u64().unwrap() > 0);
-    // The bound is exact: a little more is kept, a little less is not. Nothing is measured again for that.
+    // The bound is exact: a slightly larger one holds, a slightly smaller one does not. This needs no new measurement.
     let perplexity = |i: usize| found["context"][i]["perplexity"].as_f64().unwrap();
     let above = perplexity(2) / perplexity(0) - 1.0;
     for model in ["short/extension-2", "as-long/extension-1"] {

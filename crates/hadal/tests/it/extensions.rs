@@ -1,5 +1,5 @@
-//! A longer context after a run: extensions of a recipe, one more by `extend`, kill and resume inside an extension, and what
-//! measures them.
+//! A longer context after a run: extensions of a recipe, one more with `extend`, a kill and a resume inside an
+//! extension, and their measurement.
 
 use crate::setup::{fails, ok};
 use hadal_recipe::plan::Plan;
@@ -45,11 +45,11 @@ fn a_run_is_extended_measured_and_survives_a_kill_in_a_stage() {
     assert_eq!((yarn.factor, yarn.original_max_position_embeddings), (4.0, 256));
     let want = end(&extension);
     assert_eq!(want.0.len(), 5);
-    // It begins with the weights it was given, where a fresh model's loss is ln 512 = 6.2.
+    // It starts with the given weights. The loss of a new model would be ln 512 = 6.2.
     let before = end(&whole).0.last().unwrap().1;
     assert!((want.0[0].1 - before).abs() < 1.0, "{before}, then {}", want.0[0].1);
 
-    // Killed in the extension once its first checkpoint is there, and gone on with.
+    // Killed in the extension after its first checkpoint, and continued.
     let broken = folder.path().join("broken");
     let mut child = command(&broken).spawn().unwrap();
     let (from, first) = (Instant::now(), broken.join("extension-1/checkpoints/step-00000002"));
@@ -64,7 +64,7 @@ fn a_run_is_extended_measured_and_survives_a_kill_in_a_stage() {
     assert_eq!(have.0, want.0);
     assert!(have.1 == want.1, "state tensors differ");
 
-    // One extension more, of twice the length; a factor between the phases may change.
+    // One more extension with twice the length. The factor may change from one extension to the next.
     let run = whole.to_str().unwrap();
     let e = fails(["extend", run, "--to", "1024", "--tokens", "2 steps", "--factor", "3"]);
     assert!(e.contains("--factor") && e.contains("768"), "{e}");
@@ -72,17 +72,17 @@ fn a_run_is_extended_measured_and_survives_a_kill_in_a_stage() {
     assert!(e.contains("--tokens 2M"), "{e}");
     ok(["extend", run, "--to", "1024", "--tokens", "2 steps", "--lr", "10%", "--plain"]);
     assert_eq!(end(&whole.join("extension-2")).0.len(), 2);
-    // Stopped before its end, the same command goes on with it, and another one says so.
+    // After a stop, the same command continues the extension. A different command says that it is unfinished.
     std::fs::remove_dir_all(whole.join("extension-2/model")).unwrap();
     let e = fails(["extend", run, "--to", "2048", "--tokens", "2 steps", "--plain"]);
     assert!(e.contains("extension 2") && e.contains("hadal extend"), "{e}");
     ok(["extend", run, "--to", "1024", "--tokens", "2 steps", "--lr", "10%", "--plain"]);
     assert!(whole.join("extension-2/model/config.json").is_file() && !whole.join("extension-3").exists());
-    // All done: nothing is trained again.
+    // Everything is finished, so nothing is trained again.
     ok(["extend", run, "--plain"]);
     assert_eq!(end(&whole.join("extension-2")).0.len(), 2);
 
-    // The extended model answers (wrongly) at lengths that the first one refuses.
+    // The extended model answers (incorrectly) at lengths that the first model rejects.
     let e = fails(["niah", run, "--lengths", "512"]);
     assert!(e.contains("--lengths") && e.contains("256"), "{e}");
     let extension = extension.to_str().unwrap();

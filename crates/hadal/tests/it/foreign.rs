@@ -1,4 +1,4 @@
-//! Checkpoints as other programs leave them, and files that did not arrive.
+//! Checkpoints as other programs write them, and incomplete files.
 
 use crate::setup::{Tiny, fails, run_with};
 use hadal_weights::{Checkpoint, ModelConfig};
@@ -13,7 +13,7 @@ fn said(args: &[&str]) -> String {
     error
 }
 
-/// A configuration with an MTP module beside a model without one: every command says so, and none fails.
+/// A configuration with an MTP module and a model without one: every command reports it, and none fails.
 #[test]
 fn modules_that_are_not_stored_are_said_to_the_user() {
     let tiny = Tiny::new();
@@ -47,7 +47,7 @@ fn modules_that_are_not_stored_are_said_to_the_user() {
     tensors.retain(|(name, _)| !name.starts_with(&module));
     fs::write(&file, safetensors::serialize(tensors, None).unwrap()).unwrap();
     run("main", true);
-    // What is written from it says what is there.
+    // A checkpoint written from it has a correct configuration.
     for written in ["import main", "export main"] {
         let written = Checkpoint::open(tiny.path(written)).unwrap();
         assert_eq!((written.config().num_nextn_predict_layers, written.notice()), (0, None));

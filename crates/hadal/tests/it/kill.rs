@@ -1,4 +1,4 @@
-//! A run that is killed (SIGKILL, at any moment, also while saving) resumes to the bits of an unbroken one.
+//! A run that is killed at any moment (SIGKILL), even while saving, resumes with the same bits as an unbroken run.
 
 use hadal_watch::metrics;
 use hadal_watch::metrics::METRICS_FILE;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// `hadal pretrain` of a tiny model on the tests' own text, 40 steps, a checkpoint every other one.
+/// `hadal pretrain` of a tiny model on the tests' own text: 40 steps, with a checkpoint after every second one.
 fn pretrain(out: &Path, resume: bool, precision: &str) -> Child {
     let mut command = command(out);
     command.args(["--set", &format!("run.precision={precision}")]);
@@ -16,7 +16,7 @@ fn pretrain(out: &Path, resume: bool, precision: &str) -> Child {
     command.stderr(Stdio::inherit()).spawn().unwrap()
 }
 
-/// The same as a command to add to.
+/// The same as a command to which options can be added.
 pub(crate) fn command(out: &Path) -> Command {
     let text = crate::setup::corpus();
     let sets = [
@@ -54,7 +54,7 @@ pub(crate) fn command(out: &Path) -> Command {
 struct End {
     /// Masters, biases, moments, averages.
     state: Vec<u8>,
-    /// Without its clock.
+    /// The progress record without its times.
     progress: serde_json::Value,
     weights: Vec<u8>,
     /// Step and loss of every line of the metrics.
@@ -91,8 +91,8 @@ fn killed_and_resumed(precision: &str) {
     assert_eq!(want.steps.len(), 40);
     assert!(want.steps.iter().enumerate().all(|(i, (step, _))| *step == i as u64 + 1));
 
-    // Killed again and again: each life is a little longer than the one before, so the kills fall into start-up,
-    // steps and saves alike, until one life reaches the end.
+    // The run is killed again and again. Each time it runs a little longer. So the kills happen during start-up, steps
+    // and saves, until the run finishes.
     let broken = folder.path().join("broken");
     let mut kills = 0;
     for life in 1.. {

@@ -1,4 +1,4 @@
-//! The built program, run as people run it, on the model crate's fixtures and on a tiny model with a tokenizer.
+//! Runs the built program on the model crate's fixtures and on a tiny model with a tokenizer.
 
 #[cfg(target_os = "linux")]
 mod conversions;
@@ -6,6 +6,8 @@ mod errors;
 mod experiments;
 mod extensions;
 mod foreign;
+#[cfg(feature = "hub")]
+mod hub;
 mod kill;
 #[cfg(target_os = "linux")]
 mod memory;

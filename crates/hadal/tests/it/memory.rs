@@ -1,4 +1,4 @@
-//! Conversions in less memory than the checkpoint takes.
+//! Conversions in less memory than the size of the checkpoint.
 
 use crate::setup::{fixture, run_with};
 use hadal_weights::ModelConfig;
@@ -12,14 +12,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Bytes that the program may take for itself: heap, stacks, private memory. The checkpoint has twice as many, and its
-/// largest matrix alone, in f32, has more.
+/// Largest private memory of the program in bytes: heap, stacks and other private pages. The checkpoint is twice as
+/// large. Even its largest matrix in f32 is larger.
 const LIMIT: usize = 24_000_000;
 
-/// Bytes that it may have in memory, its own program and libraries included, which are large when built for tests.
+/// Largest resident memory in bytes. It includes the program and its libraries, which are large in a test build.
 const RESIDENT: usize = 48_000_000;
 
-/// A checkpoint in BF16, in files of 9 MB: some 70 MB if `hidden_size` is 1024.
+/// A checkpoint in BF16, in files of 9 MB. With a `hidden_size` of 1024 it has about 70 MB.
 pub(crate) fn checkpoint(folder: &Path, hidden_size: usize) -> usize {
     let small = ModelConfig::from_file(fixture("yarn").join("config.json")).unwrap();
     let config =
@@ -40,7 +40,7 @@ pub(crate) fn checkpoint(folder: &Path, hidden_size: usize) -> usize {
     tensors.iter().map(SaveTensor::bytes).sum()
 }
 
-/// A checkpoint of the full size in FP8 with headers, scales and no other data: files that are holes.
+/// An FP8 checkpoint of the full size with headers and scales, but without other data: the files are sparse.
 fn hollow(folder: &Path) -> u64 {
     let config = ModelConfig { num_nextn_predict_layers: 1, ..ModelConfig::named("deepseek-v3").unwrap() };
     let mut json = serde_json::to_value(&config).unwrap();
@@ -91,13 +91,13 @@ fn hollow(folder: &Path) -> u64 {
 fn the_full_size_is_audited_in_80_megabytes() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("full");
-    // 671 B and the MTP module in one byte each, and what stays BF16.
+    // One byte for each of 671 B parameters and those of the MTP module, and more for the tensors in BF16.
     assert!(hollow(&folder) > 684_000_000_000);
     let most = run_limited(80_000_000, &["import", folder.to_str().unwrap()]);
     assert!((1..80_000_000).contains(&most), "{most} bytes resident");
 }
 
-/// Refusals of files that lie about their size take no memory to speak of either.
+/// Rejecting files with false sizes takes almost no memory either.
 #[test]
 fn lies_are_refused_in_80_megabytes() {
     let dir = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ fn lies_are_refused_in_80_megabytes() {
     std::fs::write(&config, many.to_json()).unwrap();
     std::fs::copy(fixture("yarn").join("model.safetensors"), &weights).unwrap();
     refuses(80_000_000, "n_routed_experts");
-    // One tensor of a great many dimensions, and one of a great name: the header itself must fit, and not much more.
+    // One tensor with very many dimensions, and one with a very long name. Only the header itself must fit into memory.
     std::fs::write(&config, small.to_json()).unwrap();
     for (tensor, part) in [
         (
@@ -134,8 +134,8 @@ fn lies_are_refused_in_80_megabytes() {
     }
 }
 
-/// Runs the program with `limit` as the system's own limit on what it takes for itself, and gives the most memory it had
-/// resident, files included.
+/// Runs the program with `limit` as the system's limit on its private memory. Returns its largest resident memory,
+/// mapped files included.
 fn run_limited(limit: usize, args: &[&str]) -> usize {
     let mut child = limited(limit, args);
     let mut most = 0;
@@ -186,7 +186,7 @@ fn conversions_need_less_memory_than_the_checkpoint() {
             out
         };
         let (a, b) = (read(&source), read(&back));
-        // Half a step of E4M3, and of the smallest one where a block's largest value is 7.2.
+        // Half a step of E4M3, and half of the smallest step in a block whose largest value is 7.2.
         let near = |(a, b): (&f32, &f32)| (a - b).abs() <= if is_fp8(name) { a.abs() * 0.07 + 2e-5 } else { 0.0 };
         assert!(a.iter().zip(&b).all(near), "{name}");
     }

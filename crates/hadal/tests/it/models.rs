@@ -1,4 +1,4 @@
-//! What the commands compute and write.
+//! The results and the files of the commands.
 
 use crate::setup::{Tiny, fails, fixture, ok, ok_with, run_with};
 use hadal_data::{Packed, Tokenizer};
@@ -25,7 +25,7 @@ fn tensors(path: impl AsRef<Path>) -> Vec<Stored> {
     all
 }
 
-/// `|a - b| / |b|` of numbers, 0 or infinite of choices.
+/// `|a - b| / |b|` for numbers. For choices it is 0 or infinite.
 fn distance(a: &Stored, b: &Stored) -> f64 {
     if a.1 != Dtype::F32 {
         return if a == b { 0.0 } else { f64::INFINITY };
@@ -59,7 +59,7 @@ fn a_dump_holds_what_the_library_computes() {
         };
         assert!(shape == want_shape && bytes == want, "{name}");
     }
-    // Its own choices, replayed, come in the order of the experts: only the rounding of their sum differs.
+    // Its own choices are replayed in the order of the experts, so only the rounding of their sum differs.
     let again = dir.path().join("again.safetensors");
     ok(["dump", model_arg, "--ids", ids, "--out", again.to_str().unwrap(), "--grads", "--replay", out_arg]);
     let replayed = tensors(&again);
@@ -86,13 +86,13 @@ fn inspect_counts_as_the_library_does() {
     assert_eq!(json["parameters"]["main"], counts.main);
     assert!(ok(["inspect", "deepseek-v3"]).contains("PARAMETERS"));
     // A recipe, a file and a folder.
-    assert!(ok(["inspect", "quickstart"]).contains("(512 tokens a sequence)"));
+    assert!(ok(["inspect", "quickstart"]).contains("(512 tokens per sequence)"));
     let folder = fixture("tied");
     let table = ok(["inspect", folder.to_str().unwrap()]);
     assert_eq!(table, ok(["inspect", folder.join("config.json").to_str().unwrap()]));
 }
 
-/// A recipe's formats decide its memory: `run.precision` and every row of its table.
+/// The formats of a recipe decide its memory: `run.precision` and every row of its table.
 #[test]
 fn inspect_counts_in_the_formats_of_a_recipe() {
     let config = ModelConfig::named("small").unwrap();
@@ -122,7 +122,7 @@ fn inspect_counts_in_the_formats_of_a_recipe() {
     let full: serde_json::Value = serde_json::from_str(&ok(["inspect", full.to_str().unwrap(), "--json"])).unwrap();
     assert_eq!(full["training_memory_recipe"], full["training_memory_fp8"]);
     assert_ne!(full["training_memory_recipe"], full["training_memory"]);
-    // A configuration has no formats of its own, and a column that is there already is not shown twice.
+    // A configuration has no formats of its own. A column that already exists is not shown twice.
     assert!(found(&[]).get("training_memory_recipe").is_none());
     let columns = |args: &[&str]| {
         let text = ok(["inspect"].iter().chain(args));
@@ -163,7 +163,7 @@ fn generation_follows_its_seed() {
     assert_eq!(one, generate("fn add(", "1", "2"));
     assert_eq!(one, generate("-", "1", "1"));
     assert_ne!(one, generate("fn add(", "2", "1"));
-    // Without a prompt the text begins at its beginning.
+    // Without a prompt, only the token that begins a text is given.
     assert!(generate("", "1", "1").len() > 1);
 }
 
@@ -192,7 +192,7 @@ fn names_of_special_tokens_in_a_prompt_are_these_tokens() {
         count.unwrap_or_else(|| panic!("{said}"))
     };
     let prompt = "<|fim_begin|>a<|fim_hole|>b<|fim_end|>";
-    // The token that begins a text, three special ones and two letters.
+    // The token that begins a text, three special tokens and two letters.
     assert_eq!(tokens(prompt, &[]), 6);
     assert!(tokens(prompt, &["--literal"]) > 20);
 }
@@ -227,7 +227,7 @@ fn a_checkpoint_goes_out_and_comes_in_unchanged() {
         let read = |folder: &str| std::fs::read(Path::new(folder).join(file)).unwrap();
         assert_eq!(read(&back), read(&model), "{file}");
     }
-    // bf16 is rounded once and then stays.
+    // bf16 is rounded once and then does not change.
     let (half, again) = (tiny.path("half"), tiny.path("again"));
     ok(["export", &model, "--out", &half]);
     ok(["import", &half, "--out", &again]);
@@ -243,16 +243,16 @@ fn checkpoints_go_to_fp8_and_keep_what_they_have() {
     let weights = |folder: &str| tensors(Path::new(folder).join("model.safetensors"));
     ok(["export", &model, "--out", &fp8, "--dtype", "fp8"]);
     assert!(ok(["import", &fp8]).contains("as fp8 with f32 scales"));
-    // Without a format it stays what it is, to the byte.
+    // Without a format option, the checkpoint is copied byte for byte.
     ok(["import", &fp8, "--out", &copy]);
     assert!(weights(&copy) == weights(&fp8));
-    // f32 is exact and goes back to the same bits.
+    // f32 is exact, and converting back gives the same bits.
     ok(["import", &fp8, "--out", &wide, "--dtype", "f32"]);
     ok(["export", &wide, "--out", &saved, "--dtype", "fp8", "--scale-fmt", "f32"]);
     assert!(weights(&saved) == weights(&fp8));
     assert!(ok(["import", &fp8, "--out", &power, "--scale-fmt", "ue8m0-byte"]).contains("ue8m0 scales in bytes"));
     assert!(weights(&power).iter().any(|t| t.1 == Dtype::F8_E8M0));
-    // It runs: as the f32 weights that it means, to the bit.
+    // It gives exactly the results of the f32 weights that it stands for.
     let eval = |folder: &str| ok(["eval", folder, &tiny.path("text"), "--json"]).lines().last().unwrap().to_owned();
     let bits = |line: String| serde_json::from_str::<serde_json::Value>(&line).unwrap()["bits_per_byte"].clone();
     assert_eq!(bits(eval(&fp8)), bits(eval(&wide)));

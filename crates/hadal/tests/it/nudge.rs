@@ -1,4 +1,4 @@
-//! A nudged run of an experiment, the control that differs in one weight: killed, gone on with, and described otherwise.
+//! A control run of an experiment that differs in one weight: killed, continued, and with a changed description.
 
 use crate::experiments::{TINY, losses, sources};
 use crate::setup::{fails, ok};
@@ -29,7 +29,7 @@ fn a_nudged_run_goes_on_nudged_and_with_no_other_number() {
     let checkpoints = nudged.join("checkpoints");
     let mut saved: Vec<_> = fs::read_dir(&checkpoints).unwrap().map(|e| e.unwrap().path()).collect();
     saved.sort();
-    // Killed after a checkpoint, and before its first.
+    // Killed after a checkpoint, and before the first one.
     for lost in [saved.last().unwrap(), &checkpoints] {
         fs::remove_dir_all(nudged.join("model")).unwrap();
         fs::remove_dir_all(lost).unwrap();
@@ -39,5 +39,5 @@ fn a_nudged_run_goes_on_nudged_and_with_no_other_number() {
 
     describe(2);
     let error = fails(args);
-    assert!(error.contains("begun with `nudge = 1`, the description has `nudge = 2`"), "{error}");
+    assert!(error.contains("started with `nudge = 1`, but the description has `nudge = 2`"), "{error}");
 }

@@ -1,13 +1,14 @@
-//! A run that an earlier version of this program began goes on to that version's bits: `fixtures/old-run` holds a run of
-//! format 2 (mixture of experts, multi-token prediction, averaged weights, one extension) with a checkpoint amid its main
-//! part and one at its end, and what that version computed after them, on the portable instruction path.
+//! A run that an earlier version of this program started continues to that version's bits. `fixtures/old-run` contains
+//! a run of format 2 with mixture of experts, multi-token prediction, averaged weights and one extension. It has a
+//! checkpoint in its main part and one at the end of it, and the results of that version after them, on the portable
+//! instruction path.
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// What differs between two machines or two runs.
+/// Fields that differ between machines or runs.
 const TIMES: [&str; 5] = ["elapsed", "tokens_per_second", "mfu", "loader_wait", "memory"];
 
 fn fixture(name: &str) -> PathBuf {
@@ -43,7 +44,7 @@ fn hadal(args: &[&str]) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// The lines of a log without times.
+/// The lines of a log without their times.
 fn steps(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     let one = |line: &str| {
@@ -54,7 +55,8 @@ fn steps(path: &Path) -> Vec<Value> {
     text.lines().map(one).collect()
 }
 
-/// The exported weights' checksum (FNV-1a), as `sums.txt` has it for this part of the run and these options.
+/// Checks the exported weights' checksum (FNV-1a) against the entry in `sums.txt` for this part of the run and these
+/// options.
 fn check_export(run: &Path, part: &str, options: &[&str]) {
     let out = tempfile::tempdir().unwrap();
     let out = out.path().join("out");
@@ -89,7 +91,7 @@ fn a_run_of_the_version_before_goes_on_to_its_bits() {
 #[test]
 fn an_extension_begins_from_a_checkpoint_of_the_version_before() {
     let run = run("step-00000019");
-    // A finished run: its model is there.
+    // A run with a model is finished.
     copy(&run.path().join("checkpoints/step-00000019"), &run.path().join("model"));
     std::fs::remove_dir_all(run.path().join("model/state")).unwrap();
     check_export(run.path(), "", &["--dtype", "f32", "--ema"]);

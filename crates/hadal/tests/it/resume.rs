@@ -1,10 +1,10 @@
-//! What a resumed run takes from its command, and what it says of the rest; runs that hold nothing out.
+//! What a resumed run takes from its command, and what it reports about the rest. Also runs without held-out text.
 
 use crate::kill::command;
 use hadal_watch::metrics;
 use std::path::Path;
 
-/// Output of a command of a tiny run, standard output or the error, with whether it succeeded.
+/// The output of a command on a tiny run (standard output or the error), and whether it succeeded.
 fn told(out: &Path, sets: &[&str], resume: bool) -> (bool, String) {
     let mut command = command(out);
     for set in sets {
@@ -25,7 +25,7 @@ fn settings_that_a_resumed_run_does_not_use_are_refused_by_name() {
     let short = "schedule.total_tokens=256";
     let (ok, said) = told(&out, &[short], false);
     assert!(ok, "{said}");
-    // The same command again, other threads, and an old name for nothing are no contradiction.
+    // The same command again, another number of threads, and an old key with an empty value do not contradict the plan.
     for sets in [&[short][..], &[short, "run.threads=2"], &[short, "stage=[]"]] {
         let (ok, said) = told(&out, sets, true);
         assert!(ok && !said.contains("settings"), "{sets:?}: {said}");
@@ -38,17 +38,17 @@ fn settings_that_a_resumed_run_does_not_use_are_refused_by_name() {
         ("model.num_hidden_layers=3", "model.num_hidden_layers", "/ 3"),
     ] {
         let (ok, said) = told(&out, &[short, set], true);
-        let all = [key, values, "begun with other settings", "leave these out", out.to_str().unwrap()];
+        let all = [key, values, "has other settings", "leave these out", out.to_str().unwrap()];
         assert!(!ok && all.iter().all(|part| said.contains(part)), "{set}: {said}");
     }
-    // What the recipe says otherwise, and the command does not, is told.
+    // Settings that differ only in the recipe are reported.
     let plan = out.join("plan.json");
     let text = std::fs::read_to_string(&plan).unwrap();
     let (from, to) = ("\"weight_decay\": 0.1", "\"weight_decay\": 0.125");
     assert!(text.contains(from), "{text}");
     std::fs::write(&plan, text.replace(from, to)).unwrap();
     let (ok, said) = told(&out, &[short], true);
-    assert!(ok && said.contains("goes on by its own settings") && said.contains("weight_decay: 0.125 / 0.1"), "{said}");
+    assert!(ok && said.contains("keeps its own settings") && said.contains("weight_decay: 0.125 / 0.1"), "{said}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Running the program, and something for it to work on.
+//! Runs the program, and prepares data for it.
 
 use hadal_base::{Purpose, Rng};
 use hadal_model::{Fresh, Model};
@@ -12,12 +12,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use tempfile::TempDir;
 
-/// A checkpoint of the model crate's tests.
+/// A checkpoint from the model crate's tests.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures").join(name)
 }
 
-/// A folder with text to train on, the same in every run of the tests: lines of code whose words and numbers vary.
+/// A folder with text to train on: lines of code with varying words and numbers. It is the same in every run of the
+/// tests.
 pub(crate) fn corpus() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -53,7 +54,7 @@ pub(crate) fn run_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that fails early reads nothing.
+    // A program that fails early does not read its input.
     drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
     child.wait_with_output().unwrap()
 }
@@ -63,14 +64,14 @@ pub(crate) fn ok<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> String {
     ok_with(args, "")
 }
 
-/// As [`ok`], with `input` on the program's standard input.
+/// Like [`ok`], with `input` on the program's standard input.
 pub(crate) fn ok_with<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &str) -> String {
     let out = run_with(args, input);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// Standard error of a run that must fail, and not by a panic.
+/// Standard error of a run that must fail without a panic.
 pub(crate) fn fails<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> String {
     let out = run_with(args, "");
     let error = String::from_utf8(out.stderr).unwrap();
@@ -79,7 +80,7 @@ pub(crate) fn fails<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Strin
     error
 }
 
-/// A folder with text (`text/`), and a model with fresh weights and a tokenizer learned from it (`model/`).
+/// A folder with text (`text/`), and a new model with a tokenizer trained on that text (`model/`).
 pub(crate) struct Tiny {
     dir: TempDir,
 }
@@ -105,7 +106,7 @@ impl Tiny {
         tiny
     }
 
-    /// A path below the folder, as an argument.
+    /// A path inside the folder, as an argument.
     pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }

@@ -71,7 +71,7 @@ fn mistakes_are_named() {
 #[test]
 fn losses_are_compared_after_smoothing() {
     let base = || (0..200).map(|i| 4.0 - f64::from(i) / 100.0);
-    // Noise of 1% that a mean over ten steps takes away, and an offset of 0.2% that it does not.
+    // Noise of 1%, which a mean over ten steps removes, and an offset of 0.2%, which it does not.
     let noisy = base().enumerate().map(|(i, l)| l * (1.002 + if i % 2 == 0 { 0.01 } else { -0.01 }));
     let far = base().map(|l| l * 1.003);
     let near = base().map(|l| l * 1.002);
@@ -97,7 +97,7 @@ fn losses_are_compared_after_smoothing() {
     assert!(within("noisy", &[]).0 && !within("far", &[]).0);
     assert!(within("far", &[]).1.contains("0.30%, 0.30%, 0.30%"), "{}", within("far", &[]).1);
     assert!(!within("far", &["noisy"]).0 && within("far", &["far"]).0);
-    // Controls count against each other, too, and every third by itself.
+    // Controls are also compared with each other, and every third separately.
     assert!(!within("far", &["near"]).0 && within("far", &["near", "low"]).0);
     assert!(!within("far", &["late"]).0 && within("far", &["late", "far"]).0);
     let lower = |better: &str, worse: &str| {
@@ -110,7 +110,7 @@ fn losses_are_compared_after_smoothing() {
 fn several_seeds_are_compared_in_pairs() {
     let seed = |level: f64| run((0..200).map(move |i| level * (4.0 - f64::from(i) / 100.0)));
     let seeds = |levels: [f64; 3]| levels.map(seed).to_vec();
-    // The levels of the seeds are far apart; the differences in pairs are small and agree, or do not.
+    // The seeds have very different levels. The differences in pairs are small, and they agree or not.
     let runs = [
         series("base", seeds([1.0, 1.2, 0.9])),
         series("lower", seeds([0.99, 1.186, 0.892])),
@@ -128,7 +128,7 @@ fn several_seeds_are_compared_in_pairs() {
     let one = [series("base", vec![seed(1.0)]), series("lower", vec![seed(0.99)])];
     let kind = VerdictKind::LowerLoss { better: "lower".into(), worse: "base".into() };
     assert_eq!(judge_seeds(&kind, &one, &[]).word(), "holds here (one seed)");
-    // A bound: below, above, or too near to tell. Two standard errors of `lower` are 0.16%.
+    // The difference is below the bound, above it, or too close to tell. Two standard errors of `lower` are 0.16%.
     let within = |below| {
         let kind = VerdictKind::LossWithin { run: "lower".into(), base: "base".into(), controls: Vec::new(), below };
         judge_seeds(&kind, &runs, &[])
@@ -149,7 +149,7 @@ fn the_end_is_the_last_tenth_of_the_steps_themselves() {
     let runs = [("late", validated.clone()), ("base", validated)];
     let kind = VerdictKind::LowerLoss { better: "late".into(), worse: "base".into() };
     let (_, figures) = judge(&kind, &runs, &[]);
-    assert!(figures.contains("late 3.0000, base 3.0000 nats a token at the end"), "{figures}");
+    assert!(figures.contains("late 3.0000, base 3.0000 nats per token at the end"), "{figures}");
     assert!(figures.contains("validation late 2.0000, base 2.0000 (+0.00%)"), "{figures}");
 }
 
@@ -162,14 +162,14 @@ fn what_is_not_whole_or_not_comparable_is_neither_right_nor_wrong() {
     assert_eq!(outcome(whole()), Outcome::Holds);
     let mut broken = whole();
     broken[7].loss = f64::NAN;
-    assert!(of(broken.clone()).figures.contains("a is not a number at step 8"));
+    assert!(of(broken.clone()).figures.contains("a is NaN or infinite at step 8"));
     assert_eq!(outcome(broken), Outcome::NotJudged);
     let mut gap = whole();
     gap.remove(7);
     assert!(of(gap.clone()).figures.contains("a lack step 8"));
     assert_eq!(outcome(gap), Outcome::NotJudged);
     assert_eq!(outcome(whole()[..39].to_vec()), Outcome::NotJudged);
-    // Points are matched by their tokens: every other step at twice the tokens agrees, others have no counterpart.
+    // Points are matched by their tokens. With twice the tokens per step, every second step has a counterpart.
     let batches = |size: u64, steps: usize| -> Vec<StepMetrics> {
         let step = |(i, m): (usize, StepMetrics)| StepMetrics { tokens: size * (i as u64 + 1), ..m };
         run((0..steps).map(|_| 4.0)).into_iter().enumerate().map(step).collect()

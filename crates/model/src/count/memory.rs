@@ -1,4 +1,4 @@
-//! Bytes that a training step holds: its state, and what it keeps of each token from forward to backward.
+//! Memory of a training step: its state, and the activations of each token that are kept from forward to backward.
 
 use hadal_ops::{DType, fp8::TILE};
 use hadal_weights::ModelConfig;
@@ -9,7 +9,7 @@ use serde::Serialize;
 /// Lanes of a packed panel.
 const LANES: usize = 16;
 
-/// What formats take.
+/// Sizes in the given formats.
 trait Sizes {
     fn plain(&self, n: u64) -> u64;
     fn kept(&self, keep: Keep, n: u64) -> u64;
@@ -21,11 +21,11 @@ impl Sizes for Formats {
     fn plain(&self, n: u64) -> u64 {
         self.compute.size() as u64 * n
     }
-    /// Bytes of `n` numbers of a token kept in a row of the table.
+    /// Bytes for `n` numbers of a token that are kept as this row of the table says.
     fn kept(&self, keep: Keep, n: u64) -> u64 {
         if keep == Keep::Compute { self.plain(n) } else { keep.bytes(n) }
     }
-    /// Bytes of a weight's two packed forms, padding and scales included.
+    /// Bytes of a weight's two packed forms, including padding and scales.
     fn packed(&self, p: &Parameter) -> u64 {
         let Some(product) = p.product(&self.table) else { return 0 };
         let form = |lanes: usize, k: usize| {
@@ -41,28 +41,29 @@ impl Sizes for Formats {
     }
 }
 
-/// Bytes a training step holds.
+/// Memory of a training step in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TrainingMemory {
-    /// f32 master weights: 4 a parameter.
+    /// f32 master weights: 4 bytes per parameter.
     pub master: u64,
-    /// f32 gradients: 4 a parameter.
+    /// f32 gradients: 4 bytes per parameter.
     pub gradients: u64,
-    /// Two AdamW moments in bf16: 2 + 2 a parameter.
+    /// Two AdamW moments in bf16: 2 + 2 bytes per parameter.
     pub moments: u64,
-    /// Two packed forms of every matrix that is multiplied with, forward and backward: 2 + 2 a parameter in bf16, 1 + 1 and
-    /// scales in E4M3, 4 + 4 in f32 (the router always).
+    /// Two packed forms of every matrix that is used in products, for forward and backward. They take 2 + 2 bytes per
+    /// parameter in bf16, 1 + 1 and scales in E4M3, and 4 + 4 in f32 (always for the router).
     pub packed: u64,
-    /// Everything above.
+    /// The sum of the fields above.
     pub state: u64,
-    /// f32 moving average of the weights, if kept: 4 a parameter.
+    /// f32 moving average of the weights, if one is kept: 4 bytes per parameter.
     pub ema: u64,
-    /// Kept from forward to backward for each token of a micro-batch. (The last tokens of a sequence have no rows in MTP
-    /// modules: one in the first, two in the second.)
+    /// Kept from forward to backward for each token of a micro-batch. The last tokens of a sequence have no rows in MTP
+    /// modules: one in the first module, two in the second.
     pub activations_per_token: u64,
 }
 
-/// What one layer keeps of a token until its backward: (name, bytes). The names are those of the saved structs' fields.
+/// What one layer keeps of a token until its backward: (name, bytes). The names are those of fields in the saved
+/// structs.
 pub fn saved_by_layer(c: &ModelConfig, layer: usize, f: &Formats) -> Vec<(&'static str, u64)> {
     let n = |x: usize| x as u64;
     let (d, heads, dc, dr) = (n(c.hidden_size), n(c.num_attention_heads), n(c.kv_lora_rank), n(c.qk_rope_head_dim));
@@ -102,12 +103,12 @@ pub fn saved_by_layer(c: &ModelConfig, layer: usize, f: &Formats) -> Vec<(&'stat
     saved
 }
 
-/// What is kept of a token outside of blocks: by the final norm, and by MTP modules around theirs.
+/// What is kept of a token outside of blocks: by the final norm, and by MTP modules around their blocks.
 pub fn saved_at_the_ends(c: &ModelConfig, f: &Formats) -> Vec<(&'static str, u64)> {
     let d = c.hidden_size as u64;
     let mut saved = vec![("x f32, rstd", 4 * d + 4), ("d_h f32", 4 * d)];
     for module in 0..c.num_nextn_predict_layers {
-        // The first reads the final norm's output, the others the residual stream of the one before.
+        // The first module reads the final norm's output. The others read the residual stream of the previous module.
         let h = if module == 0 { f.plain(d) } else { 4 * d };
         let normed = if f.table.recompute { 0 } else { f.plain(2 * d) + 8 };
         saved.extend([
@@ -121,12 +122,12 @@ pub fn saved_at_the_ends(c: &ModelConfig, f: &Formats) -> Vec<(&'static str, u64
     saved
 }
 
-/// See [`TrainingMemory`].
+/// Computes [`TrainingMemory`].
 pub fn training_memory(c: &ModelConfig, f: &Formats) -> TrainingMemory {
     let list = parameters(c);
     let elements =
         |wanted: fn(&Parameter) -> bool| list.iter().filter(|p| wanted(p)).map(|p| p.len() as u64).sum::<u64>();
-    // Router biases are moved by the balance rule: neither gradient nor moments.
+    // Router biases have neither gradient nor moments, because the balance rule moves them.
     let (all, trained) = (elements(|_| true), elements(Parameter::trainable));
     let layers = 0..c.num_hidden_layers + c.num_nextn_predict_layers;
     let (master, gradients, moments) = (4 * all, 4 * trained, 4 * trained);

@@ -35,7 +35,7 @@ impl fmt::Display for Inspection {
             &format!("{} tokens", grouped(self.max_position_embeddings as u64)),
         )?;
         let x = &self.flops_per_token;
-        writeln!(f, "\nFLOPS PER TOKEN ({} tokens a sequence)", grouped(x.sequence as u64))?;
+        writeln!(f, "\nFLOPS PER TOKEN ({} tokens per sequence)", grouped(x.sequence as u64))?;
         let share = format!("attention scores {:.1}%", 100.0 * x.forward_attention / x.forward);
         one(f, "forward", si(x.forward), &share)?;
         one(
@@ -66,7 +66,7 @@ impl fmt::Display for Inspection {
     }
 }
 
-/// Digits in groups of three.
+/// The digits of a number in groups of three.
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);

@@ -23,7 +23,7 @@ fn v2_lite_has_exactly_the_released_model_s_parameters() {
     assert_eq!(c.mtp, 0);
 }
 
-/// Every fixture's tensors, copies of shared ones left out, add up to what its configuration says.
+/// For every fixture, the tensors add up to what its configuration says, if copies of shared tensors are not counted.
 #[test]
 fn counts_agree_with_stored_checkpoints() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -78,7 +78,7 @@ fn memory_adds_up() {
         let all = c.main + c.mtp;
         assert_eq!(m.state, m.master + m.gradients + m.moments + m.packed);
         assert_eq!(m.master, 4 * all);
-        // Nearly all parameters are matrices of bf16 products: 4 bytes a parameter in packed forms.
+        // Nearly all parameters are matrices of bf16 products: 4 bytes per parameter in packed forms.
         assert!(m.packed < 4 * all && m.packed > 3 * all, "{name}: {} of {all}", m.packed);
     }
     let small = ModelConfig::named("small").unwrap();
@@ -106,7 +106,8 @@ fn the_table_reads_well() {
     assert!(!inspect(&ModelConfig::named("small").unwrap(), None, None).to_string().contains("MTP"));
 }
 
-/// Small, and every kind of layer is there: dense and MoE layers, two MTP modules; few sizes are multiples of 16 or 128.
+/// A small model with every kind of layer: dense layers, MoE layers, two MTP modules. Few sizes are multiples of 16 or
+/// 128.
 fn every_kind() -> ModelConfig {
     ModelConfig {
         vocab_size: 70,
@@ -131,7 +132,7 @@ fn every_kind() -> ModelConfig {
     }
 }
 
-/// Both columns of the precision table, f32, and rows by themselves.
+/// Both columns of the precision table, f32, and single rows.
 fn formats() -> Vec<Formats> {
     let (bf16, fp8) = (Precision::COMPUTE, Precision::FP8);
     let f32 = Formats { compute: DType::F32, table: bf16 };
@@ -150,7 +151,7 @@ fn formats() -> Vec<Formats> {
     tables.map(|table| Formats { compute: DType::Bf16, table }).into_iter().chain([f32, f32_again]).collect()
 }
 
-/// Between the halves of a pass over one sequence the pool holds what is predicted, to the byte.
+/// Between the two halves of a pass over one sequence, the pool holds exactly the predicted number of bytes.
 #[test]
 fn activations_take_what_is_predicted() {
     let full_query = ModelConfig { q_lora_rank: None, n_shared_experts: 0, ..every_kind() };
@@ -173,7 +174,7 @@ fn activations_take_what_is_predicted() {
                 assert_eq!(cx.pool().requested(), before, "{f:?}");
                 (after - before) as u64
             };
-            // What an MoE layer keeps of a sequence whatever its length, and MTP's missing rows, are the same in both.
+            // What an MoE layer keeps independent of the length, and MTP's missing rows, are the same in both.
             let (short, long) = (kept(23), kept(90));
             let predicted = training_memory(&config, &f).activations_per_token;
             assert_eq!(long - short, 67 * predicted, "{f:?}: {} of {predicted}", (long - short) as f64 / 67.0);
@@ -190,7 +191,7 @@ fn packed_weights_take_what_is_predicted() {
             let model = Model::new(&Cx::cpu(1, f.compute), &config, f.table);
             let bytes = |p: &&crate::Param| match p.stored() {
                 Stored::Packed(packed) | Stored::Both(_, packed) => packed.bytes(),
-                Stored::Table(_) => 0,
+                Stored::Table(_) | Stored::Quantised(_) => 0,
             };
             let packed: usize = model.params().iter().map(bytes).sum();
             assert_eq!(packed as u64, training_memory(&config, &f).packed, "{f:?}");
@@ -198,7 +199,7 @@ fn packed_weights_take_what_is_predicted() {
     }
 }
 
-/// The report's table keeps little more than half of what bf16 keeps.
+/// With the report's table, little more than half as much is kept as with bf16.
 #[test]
 fn fp8_takes_less() {
     let small = ModelConfig::named("small").unwrap();

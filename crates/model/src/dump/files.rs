@@ -1,4 +1,4 @@
-//! A dump's files: token ids in, the routing of another dump in, arrays out.
+//! The files of a dump: reads token ids and the routing of another dump, and writes arrays.
 
 use super::{Array, Dump};
 use crate::model::Model;
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 /// Why a dump's file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
-    /// The system refused.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A file does not hold what it should.
+    /// A file does not have the expected contents.
     #[error("{path}: {reason}", path = path.display())]
     Malformed {
         /// The file.
@@ -25,12 +25,12 @@ pub enum DumpError {
     },
 }
 
-/// Makes an error of what is wrong with the file at `path`.
+/// Makes an error from what is wrong with the file at `path`.
 fn malformed(path: &Path) -> impl Fn(String) -> DumpError {
     move |reason| DumpError::Malformed { path: path.into(), reason }
 }
 
-/// Reads `[ids…]` or `[[ids…], …]` as JSON: sequences of one length, of ids that the model has.
+/// Reads `[ids…]` or `[[ids…], …]` as JSON: sequences of the same length, with ids that the model has.
 pub fn read_ids(path: &Path, config: &ModelConfig) -> Result<Vec<Vec<i32>>, DumpError> {
     let text = std::fs::read_to_string(path).at("read", path)?;
     let wrong = malformed(path);
@@ -44,7 +44,7 @@ pub fn read_ids(path: &Path, config: &ModelConfig) -> Result<Vec<Vec<i32>>, Dump
         return Err(wrong("sequences must have at least 2 tokens".into()));
     }
     if rows.iter().any(|r| r.len() != len) {
-        return Err(wrong("sequences must have one length".into()));
+        return Err(wrong("sequences must have the same length".into()));
     }
     if len > longest {
         return Err(wrong(format!("sequences of {len} tokens are longer than the model's context of {longest}")));
@@ -82,7 +82,9 @@ pub fn read_routing(cx: &Cx, model: &Model, tokens: usize, path: &Path) -> Resul
     let all: Vec<Tensor> =
         (0..layers).filter(|l| model.config.is_moe_layer(*l)).map(choices).collect::<Result<_, _>>()?;
     match all.first().map(Tensor::rows) {
-        Some(rows) if rows != tokens => Err(wrong(format!("holds choices for {rows} tokens, the ids are {tokens}"))),
+        Some(rows) if rows != tokens => {
+            Err(wrong(format!("holds choices for {rows} tokens, but there are {tokens} ids")))
+        }
         _ => Ok(all),
     }
 }

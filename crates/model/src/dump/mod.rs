@@ -1,10 +1,12 @@
-//! Everything a forward and backward pass computes, by name, for people who check us against another implementation.
+//! Everything that a forward and backward pass computes, by name, for comparison with another implementation.
 //!
 //! Names: `input_ids [B,T]`, `logits [B,T,V]`, `hidden.{0..L} [B,T,D]` (0: embedding), `hidden.final`,
 //! `router.{layer}.logits [N,E]`, `.topk_idx`, `.topk_w [N,K]` (sorted by expert), `loss`, `grad.<parameter>` (of the
-//! main loss); with MTP modules `mtp.logits`, `mtp.hidden`, `mtp.block [B,T-1,..]` (the
-//! last before `shared_head.norm`; module k > 1: `mtp.{k}.…`), `mtp_loss`, and
-//! `mtp_grad.<parameter>` (of main + 0.3 / D * the sum of the modules' losses).
+//! main loss).
+//!
+//! With MTP modules also `mtp.logits`, `mtp.hidden`, `mtp.block [B,T-1,..]` (`mtp.block` is before `shared_head.norm`;
+//! for module k > 1: `mtp.{k}.…`), `mtp_loss`, and `mtp_grad.<parameter>` (of the main loss + 0.3 / D * the sum of the
+//! modules' losses).
 
 mod files;
 
@@ -31,11 +33,11 @@ pub enum Array {
 /// Arrays by name.
 pub type Dump = BTreeMap<String, Array>;
 
-/// Runs `sequences` (all of one length, at least two tokens) through the model and keeps everything. `replay` replaces
-/// the routers' choices, one i32 `[tokens, K]` for each MoE layer in order.
+/// Runs `sequences` through the model and keeps everything. They must have the same length of at least two tokens.
+/// `replay` replaces the routers' choices. It has one i32 `[tokens, K]` for each MoE layer in order.
 pub fn dump(cx: &Cx, model: &Model, sequences: &[&[i32]], grads: bool, replay: Option<&[Tensor]>) -> Dump {
     let (b, t) = (sequences.len(), sequences[0].len());
-    assert!(t >= 2 && sequences.iter().all(|s| s.len() == t), "dump: sequences must have one length, at least 2");
+    assert!(t >= 2 && sequences.iter().all(|s| s.len() == t), "dump: sequences must have the same length, at least 2");
     let input = Input::of(cx, sequences, model.mtp.len());
     let mut out = Dump::new();
     let ids = sequences.iter().flat_map(|s| s.iter().map(|v| i64::from(*v))).collect();
@@ -112,7 +114,7 @@ fn losses(cx: &Cx, model: &Model, input: &Input, grads: bool, replay: Option<&[T
         let (mut ws, mut stats) = (Workspace::default(), model.stats(cx));
         model.forward_backward(cx, input, &weights, replay, &mut ws, &mut stats, &mut grads, None);
         grads.finish();
-        // Modules that the main loss does not reach have no gradient of it.
+        // Modules that the main loss does not reach have no gradient from it.
         let first_mtp = model.mtp.first().map_or(usize::MAX, |m| m.enorm.index);
         model.visit(&mut |p| {
             let Some(g) = grads.get(p.index) else { return };

@@ -7,12 +7,13 @@
 //! o    = softmax((q_nope.k_nope + rope(q_rope).rope(k_rope)) * s) v
 //! x'   = x + W_O o
 //! ```
-//! Without a query latent (`q_lora_rank` null) the query is one product of its own. Shapes: `t` tokens, `d` hidden;
-//! activations in the compute format, residual stream and its gradient f32.
+//! Without a query latent (`q_lora_rank` null), the query is a separate product. Shapes: `t` tokens, `d` hidden.
+//! Activations are in the compute format, the residual stream and its gradient are f32.
 //!
-//! The absorbed form for decoding lives in [`decode`].
+//! Passes that continue sequences, and the absorbed form, are in [`absorbed`].
 
-pub(crate) mod decode;
+pub(crate) mod absorbed;
+pub(crate) mod heads;
 
 use crate::build::Builder;
 use crate::kept::Kept;
@@ -25,9 +26,9 @@ use hadal_weights::config::{MLA_NORM_EPS, ModelConfig};
 use hadal_weights::list::Role;
 use hadal_weights::precision::Keep;
 
-/// How the query is made.
+/// How the query is computed.
 pub enum Query {
-    /// Through a normalised latent of rank d'_c; its down-projection is part of `Mla::down`.
+    /// Through a normalised latent of rank d'_c. Its down-projection is part of `Mla::down`.
     Latent {
         /// `q_a_layernorm`
         norm: Param,
@@ -36,7 +37,7 @@ pub enum Query {
         /// d'_c
         rank: usize,
     },
-    /// One full matrix, `q_proj`.
+    /// With one full matrix, `q_proj`.
     Full(Linear),
 }
 
@@ -44,9 +45,9 @@ pub enum Query {
 pub struct Mla {
     /// `input_layernorm`
     pub norm: Param,
-    /// `q_a_proj` (if the query has a latent) and `kv_a_proj_with_mqa`, stacked.
+    /// `kv_a_proj_with_mqa`, and `q_a_proj` if the query has a latent, stacked.
     pub down: Linear,
-    /// The query's path.
+    /// How the query is computed.
     pub query: Query,
     /// `kv_a_layernorm`
     pub kv_norm: Param,
@@ -63,12 +64,12 @@ pub struct Mla {
     recompute: bool,
 }
 
-/// Every activation backward needs.
+/// All activations that backward needs.
 pub struct MlaSaved {
     pub(crate) x: Tensor,
     /// `[c_q | c_kv | k_rope]` before norms and rotation.
     pub(crate) a: Tensor,
-    /// None where it is computed again.
+    /// `None` if it is computed again.
     pub(crate) expanded: Option<Expanded>,
     /// Rotated shared key `[T, d_R]`.
     pub(crate) k_rope: Tensor,
@@ -76,8 +77,8 @@ pub struct MlaSaved {
     lse: Tensor,
 }
 
-/// Outputs of the norms and of the up-projections: most of an attention layer's activations, and quickly made from `x` and
-/// the latents in `a`.
+/// Outputs of the norms and of the up-projections. They are most of an attention layer's activations, and can be
+/// computed quickly from `x` and the latents in `a`.
 pub(crate) struct Expanded {
     pub(crate) n: Tensor,
     rstd: Tensor,
@@ -90,7 +91,7 @@ pub(crate) struct Expanded {
     pub(crate) kv: Tensor,
 }
 
-/// What the weight products wait for.
+/// Operands of the weight products.
 pub struct MlaDeferred {
     d_x: Tensor,
     o: Kept,
@@ -127,7 +128,7 @@ impl Mla {
         }
     }
 
-    /// Its parameters in the list's order.
+    /// Visits its parameters in the list's order.
     pub(crate) fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Param)) {
         f(&self.norm);
         f(&self.down.param);
@@ -171,7 +172,7 @@ impl Mla {
         [&mut self.down, query, &mut self.kv_up, &mut self.out].into_iter()
     }
 
-    /// Columns of the query latent in `a`.
+    /// Number of columns of the query latent in `a`.
     fn query_rank(&self) -> usize {
         match self.query {
             Query::Latent { rank, .. } => rank,
@@ -179,7 +180,7 @@ impl Mla {
         }
     }
 
-    /// The projections before attention: everything of a token that does not depend on other tokens.
+    /// The projections before attention: everything about a token that does not depend on other tokens.
     fn project(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>) -> Projected {
         let t = x.rows();
         let d_rope = self.shape.d_rope;
@@ -195,7 +196,8 @@ impl Mla {
         Projected { x, rstd, n, a, query, c_kv, rstd_kv, q, k_rope }
     }
 
-    /// Rotated queries from the normalised input or the latent in `a`; the latter's norm, if it has one.
+    /// Rotated queries, from the normalised input or the latent in `a`. Also returns the norm of the latent, if there
+    /// is one.
     fn queries(&self, cx: &Cx, n: &Tensor, a: &Tensor, pass: &Pass<'_>) -> (Tensor, Option<(Tensor, Tensor)>) {
         let AttnShape { heads, d_nope, d_rope, .. } = self.shape;
         let dq = d_nope + d_rope;
@@ -215,13 +217,13 @@ impl Mla {
         (q, query)
     }
 
-    /// The normalised latent of keys and values, from `a`, and its reciprocal root mean squares.
+    /// The normalised latent of keys and values, computed from `a`, and its reciprocal root mean squares.
     fn latent(&self, cx: &Cx, a: &Tensor) -> (Tensor, Tensor) {
         let first = self.query_rank();
         norm::forward(cx, a.columns(first..first + self.kv_rank), &self.kv_norm, MLA_NORM_EPS as f32)
     }
 
-    /// Keys without position, and values: `[k_nope | v]` per head.
+    /// Keys without position, and values: `[k_nope | v]` for each head.
     fn keys_and_values(&self, cx: &Cx, c_kv: &Tensor) -> Tensor {
         let s = &self.shape;
         let mut kv = cx.empty(&[c_kv.rows(), s.heads * (s.d_nope + s.d_v)], cx.compute());
@@ -229,19 +231,13 @@ impl Mla {
         kv
     }
 
-    /// What forward did not keep, by the same operations: the same bits.
+    /// Computes again what forward did not keep. It uses the same operations, so the bits are the same.
     fn expand(&self, cx: &Cx, x: &Tensor, a: &Tensor, pass: &Pass<'_>) -> Expanded {
         let (n, rstd) = norm::forward(cx, x, &self.norm, self.eps);
         let (q, query) = self.queries(cx, &n, a, pass);
         let (c_kv, rstd_kv) = self.latent(cx, a);
         let kv = self.keys_and_values(cx, &c_kv);
         Expanded { n, rstd, q, query, c_kv, rstd_kv, kv }
-    }
-
-    /// What a cache keeps of the tokens of a forward pass: `c_kv [T, d_c]` and the rotated `k_rope [T, d_R]`.
-    pub(crate) fn latents(&self, cx: &Cx, saved: MlaSaved) -> (Tensor, Tensor) {
-        let MlaSaved { a, expanded, k_rope, .. } = saved;
-        (expanded.map_or_else(|| self.latent(cx, &a).0, |e| e.c_kv), k_rope)
     }
 
     /// `x_td + MLA(RMSNorm(x_td))`, f32 in and out.
@@ -260,7 +256,7 @@ impl Mla {
         (y, MlaSaved { x, a, expanded, k_rope, o, lse })
     }
 
-    /// `d_td`: gradient of the output on entry, of the input on return (the residual path is the identity).
+    /// `d_td` is the gradient of the output on entry, and of the input on return. The residual path is the identity.
     pub fn backward_input(
         &self,
         cx: &Cx,
@@ -300,7 +296,7 @@ impl Mla {
         drop((d_o, q, kv, k_rope, lse, floats));
         rope::apply(cx, d_a.columns_mut(key), 1, d_rope, 0, pass.positions, pass.rope, true);
         rope::apply(cx, &mut d_q, heads, dq, d_nope, pass.positions, pass.rope, true);
-        // Latents: through their up-projections and norms into their columns of d_a.
+        // Latents: the gradients go through their up-projections and norms into their columns of d_a.
         let mut d_c = cx.empty(&[t, dc], cx.compute());
         self.kv_up.backward_input(cx, &d_kv, &mut d_c, Acc::Write);
         let columns = qr..qr + dc;

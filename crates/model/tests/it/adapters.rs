@@ -1,4 +1,4 @@
-//! Adapters against the same change made in the weights, frozen parameters, and weights that two models share.
+//! Adapters compared with the same change made in the weights; frozen parameters; weights that two models share.
 
 use crate::fixtures::{Fixture, distance};
 use hadal_model::{BalanceGroups, Grads, Input, LossWeights, Model, Purpose, Workspace};
@@ -52,7 +52,7 @@ fn merged(cx: &Cx, fixture: &Fixture, adapted: &Model) -> Model {
     model
 }
 
-/// Loss, and gradients of what `wanted` accepts, by name.
+/// Loss, and the gradients that `wanted` accepts, by name.
 fn gradients(cx: &Cx, model: &Model, input: &Input, wanted: fn(&str) -> bool) -> (f64, Vec<(String, Vec<f32>)>) {
     let params = model.params();
     let mut grads = Grads::of(cx, params.iter().copied(), |p| wanted(p.spec.name()));
@@ -70,8 +70,8 @@ fn input(cx: &Cx, fixture: &Fixture, depth: usize) -> Input {
     Input::of(cx, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), depth)
 }
 
-/// The merged model's product has one rounding more for each weight, f32's: losses differ by a few of them. The gradient of
-/// B is `s dW A^T` of the merged weight's gradient, and that of A `s B^T dW`.
+/// The merged model's product has one more f32 rounding for each weight, so the losses differ by a few of these. The
+/// gradient of B is `s dW A^T` with the merged weight's gradient dW, and that of A is `s B^T dW`.
 #[test]
 fn adapters_are_what_they_are_in_the_weights() {
     for name in ["yarn", "tied", "v2_group"] {
@@ -93,7 +93,7 @@ fn adapters_are_what_they_are_in_the_weights() {
         for ((a, x), (b, y)) in base.iter().zip(&of_merged) {
             assert!(a == b && distance(x, y) < 1e-4, "{name} {a}: {}", distance(x, y));
         }
-        // Of the attention's output, whose layer is one part of one group.
+        // For the attention's output projection, whose layer has one part and one group.
         let find = |all: &[(String, Vec<f32>)], name: &str| all.iter().find(|g| g.0 == name).unwrap().1.clone();
         let layer = "model.layers.1.self_attn.o_proj";
         let dw = find(&of_merged, &format!("{layer}.weight"));
@@ -115,7 +115,7 @@ fn adapters_are_what_they_are_in_the_weights() {
     }
 }
 
-/// Frozen parameters have no gradient, and those of the others keep their bits.
+/// Frozen parameters have no gradient. The gradients of the others keep their bits.
 #[test]
 fn frozen_parameters_have_no_gradient() {
     let cx = Cx::cpu(2, DType::Bf16);

@@ -1,4 +1,5 @@
-//! The sequence-wise balance loss (report eq. 17-20): values and gradients against the independent implementation.
+//! The sequence-wise balance loss (report eq. 17-20): values and gradients compared with the independent
+//! implementation.
 
 use crate::fixtures::{Fixture, distance, folders};
 use hadal_model::dump::Array;
@@ -13,11 +14,11 @@ fn balance_loss_and_its_gradients_agree() {
         let cx = Cx::cpu(2, DType::F32);
         let (model, ids) = (f.model(&cx), f.ids());
         let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
-        // The oracle's total: over layers, the sum of the mean over sequences. The cross-entropies are switched off.
+        // The oracle's total is the sum over layers of the mean over sequences. The cross-entropies are switched off.
         let coef = 1.0 / ids.len() as f32;
         let none = vec![0.0; model.mtp.len()];
         let weights = LossWeights { main: 0.0, mtp: &none, balance: Some((BalanceGroups::Sequences, coef)) };
-        // Without MTP's rows, the losses of the main layers only.
+        // Without MTP rows, only the losses of the main layers remain.
         for (prefix, depth) in [("balance_grad.", 0), ("mtp_balance_grad.", model.mtp.len())] {
             let wanted = |n: &str| n.strip_prefix(prefix).map(str::to_owned);
             if !f.oracle.keys().any(|n| wanted(n).is_some()) {

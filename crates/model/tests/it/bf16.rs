@@ -1,9 +1,10 @@
-//! BF16 with the routing of the f32 run: how far from f32, next to how far PyTorch's BF16 is.
+//! BF16 with the routing of the f32 run: its distance from f32, compared with the distance of PyTorch's BF16.
 //!
-//! `bf16.json` holds PyTorch's distances as `[model held in BF16, autocast over f32 weights]`, each the root mean square
-//! over eight batches. Ours keeps f32 masters and an f32 residual stream, and rounds elsewhere than either; the bound is
-//! 1.5 times the larger of the two for each tensor. A tensor of a few hundred numbers still moves by luck: all gradients
-//! together (`grad.*`) and the outputs do not, and those are held to 1.5 times the smaller one.
+//! `bf16.json` contains PyTorch's distances as `[model held in BF16, autocast over f32 weights]`, each the root mean
+//! square over eight batches. Our implementation has f32 masters and an f32 residual stream, and rounds at other places
+//! than either. For each tensor, the bound is 1.5 times the larger of the two. A tensor of a few hundred numbers still
+//! varies by chance. All gradients together (`grad.*`) and the outputs do not, so their bound is 1.5 times the smaller
+//! one.
 
 use crate::fixtures::{Fixture, distance, routing};
 use hadal_model::dump::{Array, Dump, dump};
@@ -23,7 +24,7 @@ fn values<'a>(dump: &'a Dump, name: &str) -> &'a [f32] {
     v
 }
 
-/// Distance of every f32 array, of the losses, and of all gradients together.
+/// The distances of every f32 array, of the losses, and of all gradients together.
 fn distances(a: &Dump, b: &Dump) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for (name, array) in b {

@@ -12,7 +12,7 @@ fn scales(format: ScaleFormat) -> Conversion {
     Conversion { format: None, scales: Some(format) }
 }
 
-/// One checkpoint twice: with scales that BF16 holds stored so (`half`), and stored as f32 (`wide`).
+/// One checkpoint twice, with scales that BF16 can hold: stored as BF16 (`half`), and as f32 (`wide`).
 fn folder() -> Folder {
     let folder = Folder::new();
     folder.convert("f32", "fp8", FP8);
@@ -64,7 +64,7 @@ fn conversions_keep_them_widen_them_and_make_them() {
         folder.convert("wide", &format!("wide {name}"), to);
         assert!(folder.tensors(name) == folder.tensors(&format!("wide {name}")), "{name}");
     }
-    // F32 scales that BF16 holds are copied; others are made anew.
+    // F32 scales that BF16 can hold are copied. Tensors with other scales are quantised again.
     let done = folder.converted("wide", "narrowed", scales(ScaleFormat::Bf16));
     assert_eq!((done.copied, done.requantised), (done.tensors, 0));
     assert!(folder.tensors("narrowed") == folder.tensors("half"));

@@ -16,7 +16,7 @@ pub(crate) const FP8: WeightFormat = WeightFormat::Fp8(ScaleFormat::F32);
 pub(crate) const UE8M0: WeightFormat = WeightFormat::Fp8(ScaleFormat::Ue8m0);
 pub(crate) const UE8M0_BYTE: WeightFormat = WeightFormat::Fp8(ScaleFormat::Ue8m0Byte);
 
-/// Small enough for several shards.
+/// Small shards, so that there are several.
 pub(crate) fn options() -> SaveOptions<'static> {
     SaveOptions { shard_bytes: 300_000, ..SaveOptions::default() }
 }
@@ -64,7 +64,7 @@ impl Folder {
         self.open(to)
     }
 
-    /// As [`Folder::convert`]; what the conversion says that it did.
+    /// Like [`Folder::convert`], but returns what the conversion reports.
     pub(crate) fn converted(&self, from: &str, to: &str, conversion: Conversion) -> Converted {
         convert_into(&self.open(from), &self.make(to), conversion, &options()).unwrap()
     }

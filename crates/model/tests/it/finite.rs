@@ -1,9 +1,9 @@
 //! Gradients of the whole loss (main, MTP, balance) against finite differences, for every parameter.
 //!
 //! Along a direction v of unit length, `D(h) = (L(w + h v) - L(w - h v)) / 2h`, and `(4 D(h/2) - D(h)) / 3` is exact up
-//! to h^4. Choices of experts, and the shares f_i that the balance loss counts, are constants of the gradient: they are
-//! held at their values at w. The step h is short beside |w| and moves the loss by 0.01 at most; the loss is good to some
-//! 1e-6, so what rounding leaves is near 1e-4 of the gradient's length. The bound is 1e-3 of it.
+//! to h^4. The choices of experts, and the shares f_i in the balance loss, are constants for the gradient. So they keep
+//! their values at w. The step h is short compared with |w| and changes the loss by at most 0.01. The loss is accurate
+//! to some 1e-6, so the rounding error is near 1e-4 of the gradient's length. The bound is 1e-3 of it.
 
 use crate::fixtures::{Fixture, routing};
 use hadal_base::{Purpose, Rng};
@@ -19,14 +19,14 @@ struct Problem<'a> {
     cx: &'a Cx,
     input: Input,
     replay: Vec<Tensor>,
-    /// Over what the balance loss is taken.
+    /// The groups of tokens over which the balance loss is computed.
     groups: BalanceGroups,
     /// Shares f `[groups, E]` of each MoE layer, in the order of the pass.
     shares: Vec<Vec<f64>>,
 }
 
-/// Shares of each group of tokens by the definition: `f_i = E / (K T_s)` times the tokens that have expert i among their K
-/// best, by scores alone.
+/// Shares of each group of tokens by definition: `f_i = E / (K T_s)` times the number of tokens for which expert i is
+/// among the K best by score.
 fn shares(scores: &Tensor, k: usize, groups: usize) -> Vec<f64> {
     let (tokens, e) = (scores.rows() / groups, scores.cols());
     let mut f = vec![0.0; groups * e];
@@ -44,12 +44,12 @@ impl Problem<'_> {
         self.input.mtp.iter().map(|m| LAMBDA / depth / m.targets.weight).collect()
     }
 
-    /// Groups of tokens of the balance loss.
+    /// Number of token groups in the balance loss.
     fn groups(&self) -> usize {
         if self.groups == BalanceGroups::Batch { 1 } else { self.input.seg.count() }
     }
 
-    /// The loss as a function of the weights, in f64 from the f32 losses of the tokens.
+    /// The loss as a function of the weights, in f64, computed from the tokens' f32 losses.
     fn loss(&self, model: &Model) -> f64 {
         let mut scores: Vec<(Vec<f32>, usize)> = Vec::new();
         let mut observer = |probe: Probe<'_>| {
@@ -130,7 +130,7 @@ fn every_gradient_is_the_slope_of_the_loss() {
             let length = norm(&start.iter().map(|v| f64::from(*v)).collect::<Vec<_>>());
             let slope = norm(&grad);
             assert!(slope > 0.0, "{name} {param}: no gradient");
-            // Along the gradient, and along random directions, which see an element that has none.
+            // Along the gradient, and along random directions, which detect elements that lack a gradient.
             for direction in 0..3 {
                 let rng = Rng::new(7, Purpose::Test, (slot * 3 + direction) as u64);
                 let mut v: Vec<f64> = match direction {

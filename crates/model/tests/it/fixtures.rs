@@ -9,7 +9,7 @@ use hadal_weights::precision::Precision;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
-/// Folders of fixtures: the repository's, and those of `HADAL_ORACLE` (more variants, made when Python is there).
+/// Folders of fixtures: those in the repository, and those in `HADAL_ORACLE` (more variants, generated with Python).
 pub(crate) fn folders() -> Vec<PathBuf> {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let more = std::env::var_os("HADAL_ORACLE").map(PathBuf::from);
@@ -56,26 +56,28 @@ impl Fixture {
         Model::load_to_train(cx, &Checkpoint::open(&self.path).unwrap(), precision).unwrap()
     }
 
-    /// The sequences the oracle ran on.
+    /// The sequences that the oracle processed.
     pub(crate) fn ids(&self) -> Vec<Vec<i32>> {
         let Array::I64(shape, ids) = &self.oracle["input_ids"] else { panic!("input_ids are integers") };
         ids.chunks(shape[1]).map(|s| s.iter().map(|v| *v as i32).collect()).collect()
     }
 
-    /// The bound on the relative distance of a tensor: 1e-5, or four times the oracle's own rounding error.
+    /// Bound on the relative distance of a tensor: 1e-5, or four times the oracle's own rounding error if that is
+    /// larger.
     pub(crate) fn bound(&self, name: &str) -> f64 {
         let own = self.info["f32_err"].get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
         (4.0 * own).max(1e-5)
     }
 }
 
-/// A model with fresh weights whose every contraction is longer than a tile of 128: a dense block, one of experts, MTP.
+/// A model with initial weights and a dense block, an MoE block and MTP. All contractions are longer than a tile of
+/// 128.
 pub(crate) fn wide(cx: &Cx, precision: Precision) -> Model {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/wide.json");
     Model::fresh(cx, &ModelConfig::from_file(path).unwrap(), precision, Fresh { seed: 3, std: 0.05 })
 }
 
-/// The expert choices in a dump or in the oracle's results, one tensor for each MoE layer.
+/// The expert choices in a dump or in the oracle's results, with one tensor for each MoE layer.
 pub(crate) fn routing(cx: &Cx, dump: &Dump) -> Vec<Tensor> {
     let layer = |n: &str| n.strip_prefix("router.")?.strip_suffix(".topk_idx")?.parse::<usize>().ok();
     let mut all: Vec<(usize, &Array)> = dump.iter().filter_map(|(n, a)| Some((layer(n)?, a))).collect();
@@ -104,7 +106,7 @@ pub(crate) fn read(tensors: &SafeTensors<'_>) -> Dump {
     tensors.tensors().into_iter().map(|(n, t)| (n, array(t))).collect()
 }
 
-/// `|a - b| / |b|` in the Euclidean norm; 0 when both are zero.
+/// `|a - b| / |b|` in the Euclidean norm. It is 0 if both are zero.
 pub(crate) fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let d: f64 = a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();

@@ -1,4 +1,4 @@
-//! Checkpoints of other programs: what their files say of a family, and modules that they leave out.
+//! Checkpoints of other programs: what their files say about a family, and modules that they lack.
 
 use crate::checkpoints::{raw, serialize};
 use crate::fixtures::{Fixture, folders};
@@ -9,8 +9,9 @@ use hadal_weights::precision::Precision;
 use hadal_weights::{Checkpoint, ModelConfig, ModelType, TopkMethod};
 use std::fs;
 
-/// The fixtures' checkpoints as the other family's, every key written out: DeepSeek-VL2's language model is a V2 whose keys
-/// are V3's. All results are the same to the bit; `f32_agrees_on_...` compares those of the own family with transformers.
+/// The fixtures' checkpoints declared as the other family, with every key written out. For example, DeepSeek-VL2's
+/// language model is a V2 with V3's keys. All results are the same bits. `f32_agrees_on_...` compares those of the
+/// original family with transformers.
 #[test]
 fn a_model_is_what_its_keys_say_and_not_its_family() {
     let mut compared = 0;
@@ -21,7 +22,7 @@ fn a_model_is_what_its_keys_say_and_not_its_family() {
         let ids: Vec<&[i32]> = ids.iter().map(Vec::as_slice).collect();
         let whole = |model_type: ModelType| {
             let own = ModelConfig::from_file(folder.join("config.json")).unwrap();
-            // Whether V2's own methods scale what is normalised is the one thing that a family says.
+            // Only one thing depends on the family: whether V2's own methods scale normalised values.
             if own.topk_method != TopkMethod::NoauxTc && own.norm_topk_prob {
                 return None;
             }
@@ -38,7 +39,7 @@ fn a_model_is_what_its_keys_say_and_not_its_family() {
     assert!(compared > 4, "{compared}");
 }
 
-/// The main model of a checkpoint is what it is with its MTP modules, and has none.
+/// The main model of a checkpoint gives the same results without its MTP modules, and reports none.
 #[test]
 fn modules_that_are_not_stored_leave_the_main_model_as_it_is() {
     let f = Fixture::named("mtp2");
@@ -70,6 +71,6 @@ fn modules_that_are_not_stored_leave_the_main_model_as_it_is() {
     assert!(all.0 == none.0);
     assert_eq!((all.1, none.1), (2, 0));
     let error = load(stored(1).path()).err().expect("loaded").to_string();
-    let says = "1 MTP module is stored, `num_nextn_predict_layers` is 2: set it to 1";
+    let says = "1 MTP module is stored, but `num_nextn_predict_layers` is 2: set it to 1";
     assert!(error.contains(&format!("missing: model.layers.{}.", layers + 1)) && error.contains(says), "{error}");
 }

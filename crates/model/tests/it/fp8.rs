@@ -1,4 +1,4 @@
-//! Checkpoints with block-quantised weights: conversions, audits, and files that lie.
+//! Checkpoints with block-quantised weights: conversions, audits, and files with wrong contents.
 
 use crate::checkpoints::{FP8, Folder, Raw, UE8M0, UE8M0_BYTE, changed, config, options, serialize, values};
 use hadal_model::Model;
@@ -53,7 +53,7 @@ fn fp8_holds_what_the_released_weights_hold_in_fp8() {
 fn round_trips_are_exact() {
     let folder = Folder::new();
     folder.convert("f32", "fp8", FP8);
-    // The model writes what the conversion writes.
+    // Saving a model gives the same as the conversion.
     let cx = Cx::cpu(1, DType::F32);
     let model = Model::load(&cx, &folder.open("f32")).unwrap();
     model.save_into(&folder.make("saved"), FP8, &options()).unwrap();
@@ -61,19 +61,19 @@ fn round_trips_are_exact() {
     // Codes and scales are copied.
     folder.convert("fp8", "copy", FP8);
     assert!(folder.files("copy") == folder.files("fp8"));
-    // De-quantised weights are exact, and quantise to the same bits.
+    // Dequantised weights are exact, and quantise to the same bits.
     let (fp8, wide) = (folder.open("fp8"), folder.convert("fp8", "wide", WeightFormat::F32));
     assert!(wide.config().quantization_config.is_none() && wide.names().all(|n| !n.ends_with("_scale_inv")));
     assert!(wide.names().all(|n| values(&wide, n) == values(&fp8, n)));
     folder.convert("wide", "again", FP8);
     assert!(folder.files("again") == folder.files("fp8"));
-    // Through BF16 the codes stay.
+    // Through BF16 the codes do not change.
     folder.convert("fp8", "half", WeightFormat::Bf16);
     folder.convert("half", "through", FP8);
     let (before, after) = (folder.tensors("fp8"), folder.tensors("through"));
     assert!(before.keys().eq(after.keys()));
     assert!(before.iter().all(|(n, t)| n.ends_with("_scale_inv") || after[n] == *t));
-    // A loaded model has the de-quantised weights.
+    // A loaded model has the dequantised weights.
     Model::load(&cx, &fp8).unwrap().visit(&mut |p| {
         for part in &p.spec.parts {
             let mut got = vec![0.0; part.len()];
@@ -84,7 +84,7 @@ fn round_trips_are_exact() {
     });
 }
 
-/// With tied embeddings, without a query latent, two MTP modules, V2's router: all that fixtures have.
+/// Tied embeddings, no query latent, two MTP modules, V2's router: all variants in the fixtures.
 #[test]
 fn conversions_write_what_models_write() {
     let cx = Cx::cpu(1, DType::F32);
@@ -117,16 +117,16 @@ fn powers_of_two_are_kept_widened_and_made() {
     assert!(folder.files("back") == folder.files("ue8m0"));
     folder.convert("bytes", "copy", UE8M0_BYTE);
     assert!(folder.files("copy") == folder.files("bytes"));
-    // A power of two is an f32 scale as it is: only the configuration changes.
+    // Powers of two are valid f32 scales, so only the configuration changes.
     folder.convert("bytes", "any", FP8);
     assert!(folder.tensors("any") == folder.tensors("ue8m0"));
     assert!(folder.open("any").config().quantization_config.as_ref().unwrap().get("scale_fmt").is_none());
-    // The other way the weights are quantised again.
+    // In the other direction, the weights are quantised again.
     folder.convert("fp8", "requantised", UE8M0);
     folder.convert("fp8", "wide", WeightFormat::F32);
     folder.convert("wide", "expected", UE8M0);
     assert!(folder.files("requantised") == folder.files("expected"));
-    // Exact in every wider format, and stable in values.
+    // Exact in every wider format, and values do not change afterwards.
     for (name, format) in [("to f32", WeightFormat::F32), ("to bf16", WeightFormat::Bf16)] {
         let wide = folder.convert("ue8m0", name, format);
         assert!(wide.names().filter(|n| is_fp8(n)).all(|n| values(&wide, n) == values(&made, n)), "{name}");
@@ -207,7 +207,7 @@ fn scales_and_codes_that_are_no_numbers_are_named() {
         changed(&folder, "fp8", &bad, &|tensors, _| change(tensors.get_mut(name).unwrap()));
         let checkpoint = Checkpoint::open(folder.0.path().join(&bad)).unwrap();
         let mut audit = checkpoint.audit().unwrap();
-        // Scales are looked at in every audit, codes in a deep one.
+        // Scales are checked in every audit, codes in a deep one.
         assert_eq!(audit.is_clean(), !name.ends_with("_scale_inv"), "{audit}");
         if audit.is_clean() {
             let mut bytes = 0;
@@ -228,7 +228,7 @@ fn scales_and_codes_that_are_no_numbers_are_named() {
     {
         // Row 1, column 1 of 3 x 2 blocks.
         let reason = if value == 3e38 { "would be infinite" } else { "positive finite" };
-        check(&scale, &[text, "row 1, column 1", reason, "anew"], &|t| {
+        check(&scale, &[text, "row 1, column 1", reason, "again"], &|t| {
             t.2[12..16].copy_from_slice(&value.to_le_bytes());
         });
     }
@@ -264,7 +264,7 @@ fn weights_that_are_no_numbers_are_named() {
             check("bf16", 2, value, to);
         }
     }
-    // Numbers that become infinite on the way.
+    // Numbers that become infinite through the conversion.
     check("f32", 4, f32::MAX, WeightFormat::Bf16.into());
     check("f32", 4, f32::MAX, UE8M0.into());
 }
@@ -301,7 +301,7 @@ fn other_ways_of_quantising_are_refused_by_key() {
     assert!(Checkpoint::open(folder.0.path().join("text")).is_err());
 }
 
-/// A small file with two FP8 matrices, one with f32 scales and one with bytes, and a norm.
+/// A small file with a norm and two FP8 matrices, one with f32 scales and one with byte scales.
 fn small_file() -> BTreeMap<String, Raw> {
     let codes = |n: usize| (0..n).map(|i| (i * 37 % 251) as u8).map(|c| if c & 0x7f == 0x7f { 0 } else { c }).collect();
     let f32s = |v: &[f32]| v.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -317,8 +317,8 @@ fn small_file() -> BTreeMap<String, Raw> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Cut, flipped, overwritten, with numbers and names of the header changed: each is refused by the name of a file or a
-    /// tensor, or all values are there and are finite.
+    /// Truncated, flipped and overwritten files, and changed digits and names in the header. Each is rejected with the
+    /// name of a file or a tensor, or all values are present and finite.
     #[test]
     fn damaged_fp8_files_do_no_harm(
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..6), 1..4),
@@ -333,10 +333,10 @@ proptest! {
             match kind {
                 0 => bytes.truncate(i.max(8)),
                 1 => bytes[i] ^= 1 << (byte % 8),
-                // A NaN, an infinity or a sign somewhere in the data.
+                // A NaN, an infinity or a changed sign somewhere in the data.
                 2 => if header < bytes.len() { let i = header + at.index(bytes.len() - header); bytes[i] = byte | 0x7f; },
                 3 => bytes.extend([byte; 3]),
-                // A letter of the header: another type, another name.
+                // A changed letter in the header: another type, or another name.
                 4 => if header > 8 { let i = 8 + at.index(header - 8); bytes[i] = b"48EFM3AaBn_"[usize::from(byte) % 11]; },
                 _ => if let Some(start) = (i.min(header).max(8)..header).find(|j| bytes[*j].is_ascii_digit()) {
                     let end = (start..bytes.len()).find(|j| !bytes[*j].is_ascii_digit()).unwrap_or(bytes.len());
@@ -363,7 +363,7 @@ proptest! {
             }
         };
         let audit = checkpoint.check(&needed).unwrap();
-        // Whatever is there can be asked for without harm, audited or not.
+        // Everything that exists can be read safely, audited or not.
         for name in checkpoint.names() {
             let info = checkpoint.info(name).unwrap();
             let mut out = vec![0f32; info.elements()];

@@ -1,4 +1,4 @@
-//! The invariants in FP8 where they are hardest: several tiles along every contraction, several along the tokens.
+//! The invariants in FP8 in the hardest case: several tiles along every contraction, and several along the tokens.
 
 use crate::fixtures::{distance, wide};
 use crate::invariants::gradients;
@@ -50,17 +50,17 @@ fn threads_do_not_change_a_bit_of_gradients() {
     }
 }
 
-/// A token's activations and their gradients have the same bits however the step is cut. What is a sum over tokens in f32
-/// (gains, router, embedding, head) is off by the order of additions alone, as in `invariants.rs`.
+/// A token's activations and their gradients have the same bits however the step is split. f32 sums over tokens (gains,
+/// router, embedding, head) differ only by the order of additions, as in `invariants.rs`.
 ///
-/// A weight's gradient in FP8 is a sum over tokens of which 128 share a scale. Cut at whole tiles, its codes are the same.
-/// Cut elsewhere, either operand is rounded to E4M3 with another scale: an element of the sum is off by at most
-/// `2 (2^-4 + 2^-4 + 2^-8)` of itself (derived in `ops/src/linear/split_tests.rs`, element by element). Relative to the
-/// whole gradient this may be more where terms cancel, but the errors have either sign and cancel as terms do, so that the
-/// bound is taken as it stands.
+/// A weight gradient in FP8 is a sum over tokens, and 128 tokens share a scale. If the split is at whole tiles, the
+/// codes are the same. If it is elsewhere, both operands are rounded to E4M3 with different scales. An element of the
+/// sum then differs by at most `2 (2^-4 + 2^-4 + 2^-8)` of itself (derived in `ops/src/linear/split_tests.rs`, element
+/// by element). Relative to the whole gradient this may be more if terms cancel. But the errors have either sign and
+/// cancel like the terms, so the bound is used unchanged.
 #[test]
 fn micro_batches_change_weight_gradients_in_fp8_by_two_roundings_at_most() {
-    // Whole tiles; in the MTP module, which has a row less a sequence, and at the experts they are cut all the same.
+    // Whole tiles. The MTP module, which has one row less per sequence, and the experts are still split inside tiles.
     for (lens, whole_tiles) in [([128, 128, 256], true), ([100, 77, 150], false)] {
         let (cx, ids) = (Cx::cpu(2, DType::Bf16), sequences(&lens));
         let model = wide(&cx, Precision::FP8);

@@ -1,5 +1,5 @@
-//! The backward in two halves: all input halves of several micro-batches first, then all weight halves, gives the bits of
-//! the backward that does both at each layer. A pipeline schedule lives from it.
+//! The backward in two halves: first all input halves of several micro-batches, then all weight halves. The result has
+//! the same bits as a backward that does both for each layer. Pipeline schedules depend on this.
 
 use crate::fixtures::Fixture;
 use hadal_model::{
@@ -11,7 +11,7 @@ use hadal_weights::precision::Precision;
 
 const COEF: f32 = 0.125;
 
-/// What a micro-batch has left to do, in the order in which the layers' input halves ran.
+/// The remaining work of a micro-batch, in the order in which the layers' input halves ran.
 struct Deferred {
     mtp: Vec<MtpDeferred>,
     blocks: Vec<BlockDeferred>,
@@ -60,7 +60,7 @@ fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>
     embedding::forward(cx, model.embed.table(), &input.ids, &mut x);
     let mut saved = Vec::new();
     for block in &model.blocks {
-        let (y, s) = block.forward(cx, x, &pass, false);
+        let (y, s) = block.forward(cx, x, &pass, None, false);
         x = y;
         saved.push(s);
     }
@@ -71,7 +71,7 @@ fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>
     let mut states: Vec<(MtpSaved, Tensor)> = Vec::new();
     for (k, (module, rows)) in model.mtp.iter().zip(&input.mtp).enumerate() {
         let previous = states.last().map_or(&h, |(s, _)| s.hidden());
-        let (z, s) = module.forward(cx, &model.embed, previous, rows, &mtp_pass(k), false);
+        let (z, s) = module.forward(cx, &model.embed, previous, Some(&rows.rows), &rows.ids, &mtp_pass(k), None, false);
         let d_z = head_grad(cx, model, &z, &rows.targets, weights.mtp[k], grads);
         states.push((s, d_z));
     }
@@ -112,7 +112,7 @@ fn input_halves_then_weight_halves_give_the_bits_of_the_full_backward() {
         let f = Fixture::named(name);
         let cx = Cx::cpu(2, dtype);
         let (model, ids) = (f.model_in(&cx, precision), f.ids());
-        // One sequence a micro-batch: the second adds to what the first wrote.
+        // One sequence per micro-batch: the second micro-batch adds to what the first wrote.
         let inputs: Vec<Input> = ids.iter().map(|s| Input::of(&cx, &[s], model.mtp.len())).collect();
         let mtp: Vec<f32> = (0..model.mtp.len()).map(|k| 0.01 / (k + 1) as f32).collect();
         let weights = LossWeights { main: 0.03, mtp: &mtp, balance: Some((BalanceGroups::Sequences, COEF)) };

@@ -1,13 +1,14 @@
-//! The invariants that a model by itself must keep: halves of the backward, threads, micro-batches, cached decoding.
+//! The invariants that a model must satisfy: halves of the backward, threads, micro-batches.
 
+use crate::cached::Cached;
 use crate::fixtures::{Fixture, distance};
-use hadal_model::{Decoder, Grads, Input, LossWeights, Model, Workspace};
+use hadal_model::{Grads, Input, LossWeights, Model, Workspace};
 use hadal_ops::{Cx, DType};
 use hadal_weights::precision::{Gradients, Precision};
 
 const NAMES: [&str; 3] = ["yarn", "moonlight", "mtp2"];
 
-/// Loss sums, loads, and all gradients of one step over `ids`, `groups` sequences at a time.
+/// Loss sums, loads, and all gradients of one step over `ids`, with `groups` sequences at a time.
 pub(crate) fn gradients(
     cx: &Cx,
     model: &Model,
@@ -57,7 +58,7 @@ fn threads_do_not_change_a_bit() {
 
 #[test]
 fn what_is_computed_again_has_the_bits_of_what_was_kept() {
-    // MTP modules among them.
+    // MTP modules are included.
     for name in NAMES {
         let f = Fixture::named(name);
         for (kept, dtype) in
@@ -69,20 +70,20 @@ fn what_is_computed_again_has_the_bits_of_what_was_kept() {
                 gradients(&cx, &model, &batch(&f), 2)
             };
             assert!(run(false) == run(true), "{name} {dtype:?} {kept:?}");
-            // And what a cache is given of it.
+            // The same for the data that a cache stores.
             let logits = |recompute| {
                 let model = f.model_in(&cx, Precision { recompute, ..kept });
-                let (decoder, ids) = (Decoder::new(&cx, &model), f.ids());
-                let mut cache = decoder.cache(&cx, 32);
-                decoder.prefill(&cx, &ids[0][..5], &mut cache);
-                model.project(&cx, &decoder.step(&cx, &[ids[0][5]], &mut [&mut cache])).to_vec_f32()
+                let (mut cached, ids) = (Cached::new(&cx, &model, 1), f.ids());
+                cached.given(&cx, &model, &ids[0][..5], 0, &[0]);
+                let h = cached.generated(&cx, &model, &ids[0][5..6], 5, &[0]);
+                model.project(&cx, &h).to_vec_f32()
             };
             assert!(logits(false) == logits(true), "{name} {dtype:?} {kept:?}: latents");
         }
     }
 }
 
-/// FP8 with everything kept.
+/// FP8 without recomputation.
 const FP8_KEPT: Precision = Precision { recompute: false, ..Precision::FP8 };
 
 #[test]
@@ -94,70 +95,14 @@ fn micro_batches_give_the_same_loads_and_close_gradients() {
         let (all, one) = (gradients(&cx, &model, &batch(&f), 4), gradients(&cx, &model, &batch(&f), 1));
         assert_eq!(all.1, one.1, "{name}: loads");
         assert!((all.0 - one.0).abs() <= 1e-6 * all.0.abs(), "{name}: loss");
-        // A weight gradient is a sum over n tokens; splitting it changes the order of n f32 additions: at most
-        // n 2^-24 of the sum of magnitudes. Activations are the same to the bit, and cancellation in the sum is what
-        // the factor of 16 allows for.
+        // A weight gradient is a sum over n tokens. Splitting it changes the order of n f32 additions, by at most n
+        // 2^-24 of the sum of magnitudes. Activations have the same bits. The factor of 16 allows for cancellation in
+        // the sum.
         let tokens: usize = batch(&f).iter().map(Vec::len).sum();
         let bound = 16.0 * tokens as f64 * f64::powi(2.0, -24);
         for (i, (a, b)) in all.2.iter().zip(&one.2).enumerate() {
             assert!(distance(a, b) <= bound, "{name}: gradient {i} {:.1e} > {bound:.1e}", distance(a, b));
         }
         assert_eq!(one, gradients(&cx, &model, &batch(&f), 1), "{name}: equal grouping");
-    }
-}
-
-#[test]
-fn cached_decoding_agrees_with_the_decompressed_form() {
-    for (name, dtype, bound) in
-        [("yarn", DType::F32, 2e-6), ("moonlight", DType::F32, 2e-6), ("yarn", DType::Bf16, 3e-2)]
-    {
-        let f = Fixture::named(name);
-        let cx = Cx::cpu(2, dtype);
-        let model = f.model(&cx);
-        let ids = f.ids();
-        let full = model.logits(&cx, &Input::of(&cx, &[&ids[0]], 0), None, None).0;
-        let vocab = full.cols();
-        let decoder = Decoder::new(&cx, &model);
-        // Two sequences decoded together: a batch mate changes nothing.
-        let mut caches = [decoder.cache(&cx, 32), decoder.cache(&cx, 32)];
-        decoder.prefill(&cx, &ids[0][..5], &mut caches[0]);
-        decoder.prefill(&cx, &ids[1][..3], &mut caches[1]);
-        let mut alone = decoder.cache(&cx, 32);
-        decoder.prefill(&cx, &ids[0][..5], &mut alone);
-        for i in 5..ids[0].len() {
-            let [a, b] = &mut caches;
-            let both = decoder.step(&cx, &[ids[0][i], ids[1][i - 2]], &mut [a, b]);
-            let single = decoder.step(&cx, &[ids[0][i]], &mut [&mut alone]);
-            let (both, single) = (model.project(&cx, &both), model.project(&cx, &single));
-            assert_eq!(both.f32()[..vocab], *single.f32(), "{name}: a batch mate changed token {i}");
-            let d = distance(single.f32(), &full.f32()[i * vocab..][..vocab]);
-            assert!(d <= bound, "{name} {dtype:?}: token {i} differs by {d:.1e}");
-        }
-    }
-}
-
-#[test]
-fn greedy_continuations_are_the_oracles() {
-    for name in NAMES {
-        let f = Fixture::named(name);
-        let Some(hadal_model::dump::Array::I64(_, want)) = f.oracle.get("greedy.ids") else { continue };
-        let want: Vec<i32> = want.iter().map(|v| *v as i32).collect();
-        let prompt = f.info["greedy_prompt"].as_u64().unwrap() as usize;
-        let cx = Cx::cpu(2, DType::F32);
-        let model = f.model(&cx);
-        let decoder = Decoder::new(&cx, &model);
-        let mut cache = decoder.cache(&cx, want.len());
-        let h = decoder.prefill(&cx, &want[..prompt], &mut cache);
-        let logits = model.project(&cx, &h);
-        let best =
-            |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(i, _)| i as i32).unwrap();
-        let mut next = best(&logits.f32()[(prompt - 1) * logits.cols()..]);
-        for token in &want[prompt..] {
-            assert_eq!(next, *token, "{name}");
-            if cache.len() + 1 < want.len() {
-                let h = decoder.step(&cx, &[next], &mut [&mut cache]);
-                next = best(model.project(&cx, &h).f32());
-            }
-        }
     }
 }

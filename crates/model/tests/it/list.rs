@@ -1,4 +1,4 @@
-//! The list of tensors at full size, and what of it the released weights quantise.
+//! The list of tensors at full size, and which of them the released weights quantise.
 
 use hadal_model::count::count;
 use hadal_weights::{ModelConfig, expected, is_fp8};
@@ -12,7 +12,7 @@ fn the_full_size_is_counted_without_a_model() {
     let elements: u64 = all.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum();
     assert_eq!(elements, counts.main + counts.mtp);
     let fp8: u64 = all.iter().filter(|t| is_fp8(&t.name)).map(|t| t.shape.iter().product::<usize>() as u64).sum();
-    // All but embedding, head, gates, norms and `eh_proj`, and the same of the MTP module's block.
+    // Everything except embedding, head, gates, norms and `eh_proj`, and the same for the MTP module's block.
     let part = |name: &str| counts.parts.iter().find(|p| p.name == name).unwrap().total;
     let moe_layers = 61 - 3;
     let block = part("attention") / 61 + (part("routed experts") + part("shared experts")) / moe_layers;

@@ -1,11 +1,12 @@
-//! Memory of a pass grows with its tokens, not with their square, and has no logits of all tokens in it.
+//! The memory of a pass grows linearly with its tokens, and does not include the logits of all tokens.
 
 use hadal_model::{Fresh, Grads, Input, LossWeights, Model, Workspace};
 use hadal_ops::{Cx, DType};
 use hadal_weights::ModelConfig;
 use hadal_weights::precision::Precision;
 
-/// Narrow, so that scores of all pairs, and logits of all tokens if there are many, would weigh more than everything kept.
+/// A narrow model. The scores of all pairs, or the logits of all tokens if there are many, would need more memory than
+/// everything kept.
 fn config(vocab_size: usize) -> ModelConfig {
     ModelConfig {
         vocab_size,
@@ -30,7 +31,7 @@ fn config(vocab_size: usize) -> ModelConfig {
     }
 }
 
-/// The most that a pass over one sequence takes beside weights and gradients.
+/// The largest memory of a pass over one sequence, besides weights and gradients.
 fn peak(precision: Precision, vocab: usize, tokens: usize) -> usize {
     let (cx, config) = (Cx::cpu(2, DType::Bf16), config(vocab));
     let model = Model::fresh(&cx, &config, precision, Fresh { seed: 1, std: 0.02 });
@@ -49,8 +50,8 @@ fn a_pass_takes_memory_in_proportion_to_its_tokens() {
     for precision in [Precision::COMPUTE, Precision::FP8] {
         let [one, two, four] = [512, 1024, 2048].map(|tokens| peak(precision, 64, tokens));
         println!("{one} {two} {four} bytes of 512, 1024, 2048 tokens");
-        // What does not grow with the tokens is not in the differences. Scores of all pairs, in bf16 and of one head, would
-        // be 1.5 and 6 MB of them.
+        // The differences do not contain what does not grow with the tokens. The scores of all pairs, in bf16 and for
+        // one head, would add 1.5 and 6 MB to them.
         let (first, second) = ((two - one) as f64, (four - two) as f64);
         assert!(second <= 2.1 * first, "{first} and {second} bytes more");
     }
@@ -60,10 +61,10 @@ fn a_pass_takes_memory_in_proportion_to_its_tokens() {
 fn logits_of_all_tokens_never_exist() {
     let vocab = 8192;
     for precision in [Precision::COMPUTE, Precision::FP8] {
-        // A chunk of logits is the same for both.
+        // Both have the same chunk of logits.
         let [one, two] = [512, 1024].map(|tokens| peak(precision, vocab, tokens));
         let each = (two - one) as f64 / 512.0;
-        println!("{each} bytes a token");
-        assert!(each < 2.0 * vocab as f64, "{each} bytes a token, logits in bf16 would be {}", 2 * vocab);
+        println!("{each} bytes per token");
+        assert!(each < 2.0 * vocab as f64, "{each} bytes per token, logits in bf16 would be {}", 2 * vocab);
     }
 }

@@ -1,6 +1,7 @@
-//! FP8 weights by the conventions of the official inference code, restated in PyTorch (`fixtures/fp8/official.safetensors`):
-//! codes, scales and de-quantised values, bit for bit, through a checkpoint's files. The same code holds the largest value
-//! of a tile of activations for at least 1e-4 before it divides; that is of no concern to weights.
+//! FP8 weights with the conventions of the official inference code, rewritten in PyTorch
+//! (`fixtures/fp8/official.safetensors`). Codes, scales and dequantised values are compared bit for bit, through a
+//! checkpoint's files. The same code treats the largest value of an activation tile as at least 1e-4 before it divides.
+//! This does not affect weights.
 
 use crate::checkpoints::{FP8, Folder, Raw, UE8M0, changed, raw};
 use crate::fixtures::{distance, read};
@@ -37,13 +38,13 @@ fn codes_and_values_are_pytorch_s() {
         let ours = E4M3.decode(code as u16);
         assert!(ours.to_bits() == value.to_bits() || (ours.is_nan() && value.is_nan()), "{code:#x}: {ours} {value}");
     }
-    // Ties to even, nothing beyond the largest: that, and infinity, become it.
+    // Ties go to even. Values beyond the largest one, and infinity, become the largest.
     for (value, code) in floats(&all["e4m3.in"].2).into_iter().zip(&all["e4m3.bits"].2) {
         assert_eq!(E4M3.encode(value) as u8, *code, "{value}");
     }
 }
 
-/// The official matrix of 300 x 448 as a projection of a model: its blocks at the edges are ragged both ways.
+/// The official matrix of 300 x 448 as a projection of a model. Its blocks at the edges are smaller in both directions.
 #[test]
 fn weights_are_those_of_the_official_code() {
     let all = official();
@@ -66,13 +67,13 @@ fn weights_are_those_of_the_official_code() {
     assert!(fp8[&scale_name(GATE)] == all["w.scale_inv"], "scales");
     folder.convert("fp8", "back", WeightFormat::F32);
     assert!(folder.tensors("back")[GATE] == all["w.deq"], "values");
-    // As powers of two: those that the definition gives.
+    // Powers of two: the scales that the definition gives.
     folder.convert("wide", "ue8m0", UE8M0);
     let powers = floats(&folder.tensors("ue8m0")[&scale_name(GATE)].2);
     for (power, scale) in powers.into_iter().zip(floats(&all["w.scale_inv"].2)) {
         assert_eq!(power, scale.log2().ceil().exp2(), "{scale}");
     }
-    // What is stored so already is copied whatever it was made by.
+    // Weights already stored in this format are copied, whichever program made them.
     let stored = Conversion { format: None, scales: Some(ScaleFormat::F32) };
     folder.convert("fp8", "again", stored);
     assert!(folder.tensors("again") == fp8);

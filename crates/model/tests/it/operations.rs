@@ -1,4 +1,5 @@
-//! FP8 operations against PyTorch's float8 types and the conventions of DeepSeek's inference code (`oracle/make_fp8.py`).
+//! FP8 operations compared with PyTorch's float8 types and the conventions of DeepSeek's inference code
+//! (`oracle/make_fp8.py`).
 
 use hadal_ops::fp8::{E4M3, E5M2, MiniFloat, Quantized, Shape, Style, TILE};
 use hadal_ops::linear::{self, Operand, PackedWeight};
@@ -24,7 +25,7 @@ fn contexts() -> Vec<Cx> {
     Isa::available().into_iter().map(|isa| Cx::cpu(2, DType::Bf16).with_isa(isa)).collect()
 }
 
-/// The script's `grid`: numbers of 24 bits and sign below one, times 2^-6 .. 2^6 by row.
+/// The script's `grid`: numbers below one with 24 bits and a sign, times 2^-6 .. 2^6 depending on the row.
 fn grid(cx: &Cx, seed: u64, rows: usize, cols: usize) -> Tensor {
     let value = |i: usize| {
         let h = (i as u64 * 2654435761 + seed * 40503 + 12345) & 0xffff_ffff;
@@ -41,14 +42,14 @@ fn same(format: MiniFloat, a: u8, b: u8) -> bool {
     a == b || format.decode(u16::from(a)).is_nan() && format.decode(u16::from(b)).is_nan()
 }
 
-/// Panics unless a product is what the oracle found, given its operands' values: a chain of k products, scales that may be
-/// off by a rounding each, promotions, the oracle's own rounding.
+/// Panics unless a product agrees with the oracle's, given its operands' values. The bound covers a chain of k
+/// products, scales that may each be off by one rounding, promotions, and the oracle's own rounding.
 fn close(what: &str, got: f32, want: f32, k: usize, magnitude: f32) {
     let bound = (2 * k + 16) as f32 * f32::EPSILON / 2.0 * magnitude;
     assert!((got - want).abs() <= bound, "{what}: {got:e} {want:e} {bound:e}");
 }
 
-/// Quantising activations, and the product with a weight of one row of blocks.
+/// Quantised activations, and the product with a weight of one row of blocks.
 #[test]
 fn operations_are_pytorchs() {
     let oracle = Oracle::read();
@@ -61,7 +62,7 @@ fn operations_are_pytorchs() {
             assert_eq!(q.codes().u8(), oracle.codes(&format!("act.{fmt}.codes")), "{fmt} {isa}");
             assert_eq!(q.scales().f32(), oracle.floats(&format!("act.{fmt}.scales")), "{fmt} {isa}");
         }
-        // The weight, taken back to f32, is quantised to the same codes again: each block has a code of 448.
+        // The dequantised weight is quantised to the same codes again, because each block has a code of 448.
         let (codes, scales) = (oracle.codes("product.codes"), oracle.floats("product.scales"));
         let value = |i: usize| E4M3.decode(u16::from(codes[i])) * scales[i % k / TILE];
         let values: Vec<f32> = (0..n * k).map(value).collect();
@@ -78,8 +79,8 @@ fn operations_are_pytorchs() {
     }
 }
 
-/// Of E4M3 and E5M2: the value of every code, the code of every value. Too large a number, or infinity, becomes the largest
-/// of E4M3 in PyTorch, too, and infinity in its E5M2, while ours saturates there as GPUs can.
+/// For E4M3 and E5M2: the value of every code, and the code of every value. Numbers that are too large, and infinity,
+/// become the largest E4M3, also in PyTorch. In PyTorch's E5M2 they become infinity. Ours saturates, as GPUs can.
 #[test]
 fn formats_are_pytorchs() {
     let oracle = Oracle::read();
@@ -94,7 +95,7 @@ fn formats_are_pytorchs() {
             if x.abs() > format.max() {
                 saturated += 1;
                 if format == E5M2 && want & 0x7f == 0x7c {
-                    // From the middle between the largest value and the one that would follow.
+                    // From the midpoint between the largest value and the next value that the format would have.
                     assert!(x.abs() >= 61440.0);
                     want -= 1;
                 }
@@ -106,7 +107,8 @@ fn formats_are_pytorchs() {
     }
 }
 
-/// Tiles with tiny and huge numbers, zeros of either sign, infinities. Of a tile with a NaN only that is NaN.
+/// Tiles with tiny and huge numbers, zeros of either sign, and infinities. In a tile with a NaN, only that element
+/// becomes NaN.
 #[test]
 fn tiles_of_special_values_are_pytorchs() {
     let (oracle, rows, cols) = (Oracle::read(), 8, 300);
@@ -132,8 +134,8 @@ fn tiles_of_special_values_are_pytorchs() {
     }
 }
 
-/// Tiles of 128x1, seen through a weight gradient with 448 times the unit matrix, whose scales are one: of floats, and of
-/// tiles of 1x128 with powers of two, which stay such.
+/// Tiles of 128x1, observed through a weight gradient with 448 times the unit matrix, whose scales are one. They are
+/// made from floats, and from tiles of 1x128 with powers of two, which stay powers of two.
 #[test]
 fn columns_are_pytorchs() {
     let (oracle, rows, cols) = (Oracle::read(), 300, 20);
@@ -183,7 +185,7 @@ fn input_gradients_are_pytorchs() {
     }
 }
 
-/// Three groups: more rows than are contracted at a time, less than a tile, none.
+/// Three groups: one with more rows than are contracted at a time, one with less than a tile, and an empty one.
 #[test]
 fn weight_gradients_of_groups_are_pytorchs() {
     let (oracle, rows, n, k) = (Oracle::read(), 670, 24, 20);
@@ -196,15 +198,15 @@ fn weight_gradients_of_groups_are_pytorchs() {
         for (i, (got, want)) in dw.f32().iter().zip(oracle.floats("wgrad.out")).enumerate() {
             let (g, j, c) = (i / (n * k), i / k % n, i % k);
             let rows = first[g] as usize..first[g + 1] as usize;
-            // A number on the grid is at most twice what it was before.
+            // A number on the grid is at most twice as large as before.
             let magnitude = rows.clone().map(|r| 4.0 * (dy.f32()[r * n + j] * x.f32()[r * k + c]).abs()).sum();
             close(&format!("{i} on {}", cx.isa().name()), *got, want, rows.len(), magnitude);
         }
     }
 }
 
-/// The inference code's activations, weights and product. The one difference: it holds a tile's largest magnitude at 1e-4 or
-/// more, and training does not.
+/// Activations, weights and product of the inference code. The one difference: it treats a tile's largest magnitude as
+/// at least 1e-4, and training does not.
 #[test]
 fn operations_are_those_of_inference_but_for_tiny_tiles() {
     let (oracle, rows, k, n) = (Oracle::read(), 5, 384, 200);
@@ -219,7 +221,7 @@ fn operations_are_those_of_inference_but_for_tiny_tiles() {
             for tile in 0..rows * k / TILE {
                 let (scale, part) = (q.scales().f32()[tile], tile * TILE..(tile + 1) * TILE);
                 let (codes, tiny) = (&q.codes().u8()[part.clone()], amax(tile) < 1e-4);
-                // The first row, and the zeros of the second.
+                // The first row, and the zeros of the second row.
                 assert_eq!(tiny, tile <= 3, "{tile}");
                 if tiny {
                     assert!(scales[tile] >= 1e-4 / 448.0 && scale != scales[tile], "{tile} {scale:e}");
@@ -238,7 +240,7 @@ fn operations_are_those_of_inference_but_for_tiny_tiles() {
         assert_eq!(scales, oracle.floats("official.block.scales"));
         assert_eq!(q.dequantize(&cx, DType::F32).f32()[200 * 64..], oracle.floats("official.block.values"));
 
-        // Every block of the weight has a code of 448, so that its values are quantised to the same codes again.
+        // Every block of the weight has a code of 448, so its values are quantised to the same codes again.
         let (codes, scales) = (oracle.codes("official.gemm.w_bits"), oracle.floats("official.gemm.w_scales"));
         let value = |i: usize| E4M3.decode(u16::from(codes[i])) * scales[i / k / TILE * 3 + i % k / TILE];
         let w: Vec<f32> = (0..n * k).map(value).collect();

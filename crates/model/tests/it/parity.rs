@@ -23,7 +23,7 @@ fn f32_agrees_on_logits_hidden_states_routing_losses_and_every_gradient() {
             let (mut compared, mut grads) = (0, 0);
             for (name, want) in &f.oracle {
                 if name == "greedy.ids" || name.starts_with("balance") || name.starts_with("mtp_balance") {
-                    continue; // compared in tests of their own
+                    continue; // compared in separate tests
                 }
                 let Some(have) = ours.get(name) else {
                     failures.push(format!("{} {name}: missing", f.name));

@@ -10,7 +10,7 @@ fn values<'a>(dump: &'a Dump, name: &str) -> &'a [f32] {
     v
 }
 
-/// A fixture in f32, and what runs it in bf16 under a table with the same routing.
+/// A fixture in f32, and a function that runs it in bf16 with a precision table and the same routing.
 fn replayed(name: &str) -> (Dump, impl Fn(Precision) -> Dump) {
     let f = Fixture::named(name);
     let run = move |dtype, precision, replay: Option<&[Tensor]>| {
@@ -23,7 +23,7 @@ fn replayed(name: &str) -> (Dump, impl Fn(Precision) -> Dump) {
     (exact, move |precision| run(DType::Bf16, precision, Some(&replay)))
 }
 
-/// All gradients in one vector.
+/// All gradients as one vector.
 fn gradients(dump: &Dump) -> Vec<f32> {
     dump.keys()
         .filter(|n| n.starts_with("grad.") || n.starts_with("mtp_grad."))
@@ -31,10 +31,11 @@ fn gradients(dump: &Dump) -> Vec<f32> {
         .collect()
 }
 
-/// E4M3 has four significant bits and bf16 eight: an operand's rounding is 16 times as large. The scale of a tile leaves
-/// no number far below the grid's finest steps, and roundings of both operands add up, so that a model in FP8 should be
-/// about 16 times as far from f32 as the same model in bf16, and the gradients of weights, whose saved operand is
-/// rounded twice, up to twice as far again. A wrong scale or a tile at the wrong place is off by far more than that.
+/// E4M3 has four significant bits and bf16 eight, so the rounding of an operand is 16 times as large. With the scale of
+/// a tile, no number is far below the grid's finest steps, and the roundings of both operands add up. So a model in FP8
+/// should be about 16 times as far from f32 as the same model in bf16. Weight gradients may be up to twice as far
+/// again, because their saved operand is rounded twice. A wrong scale or a tile at the wrong place would cause a much
+/// larger distance.
 #[test]
 fn fp8_is_as_far_from_f32_as_its_bits_say() {
     for name in ["yarn", "mtp2", "dense"] {
@@ -49,7 +50,7 @@ fn fp8_is_as_far_from_f32_as_its_bits_say() {
     }
 }
 
-/// Every row of the table does something, and to what it names: it moves the gradients, but less than the whole table.
+/// Every row of the table has an effect on what it names: it changes the gradients, but less than the whole table does.
 #[test]
 fn every_row_of_the_table_is_used() {
     let (_, dump) = replayed("mtp2");

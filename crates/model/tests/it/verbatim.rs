@@ -1,4 +1,4 @@
-//! What a conversion leaves as it is: everything, unless it is asked to change it.
+//! What a conversion does not change: everything that it is not asked to change.
 
 use crate::checkpoints::{FP8, Folder, UE8M0, UE8M0_BYTE, changed, values};
 use hadal_weights::ModelConfig;
@@ -9,7 +9,7 @@ const O_PROJ: &str = "model.layers.0.self_attn.o_proj.weight";
 const UP: &str = "model.layers.1.mlp.experts.3.up_proj.weight";
 const STORED: Conversion = Conversion { format: None, scales: None };
 
-/// DeepSeek-V3.1 says `scale_fmt: ue8m0` and stores scales of `o_proj` that are not powers of two.
+/// DeepSeek-V3.1 says `scale_fmt: ue8m0`, but stores scales of `o_proj` that are not powers of two.
 #[test]
 fn scales_that_differ_from_their_format_are_named_and_kept() {
     let folder = Folder::new();
@@ -23,7 +23,7 @@ fn scales_that_differ_from_their_format_are_named_and_kept() {
     let audit = checkpoint.audit().unwrap();
     assert!(audit.is_clean() && audit.off_format == [scale.as_str()], "{audit}");
     assert!(folder.open("ue8m0").audit().unwrap().off_format.is_empty());
-    // To the bit, configuration included, and with the format named, too.
+    // The same bits, including the configuration. This is also so if the format is named.
     let fp8 = Conversion { format: Some(FP8), scales: None };
     for (to, conversion) in [("same", STORED), ("fp8", fp8)] {
         let done = folder.converted("v3.1", to, conversion);
@@ -31,10 +31,10 @@ fn scales_that_differ_from_their_format_are_named_and_kept() {
         assert!(folder.tensors(to) == folder.tensors("v3.1"), "{to}");
         assert_eq!(folder.open(to).config(), checkpoint.config(), "{to}");
     }
-    // De-quantised it is what code times scale is.
+    // Dequantised values are the products of code and scale.
     let wide = folder.convert("v3.1", "wide", WeightFormat::F32);
     assert!(values(&wide, O_PROJ) == values(&checkpoint, O_PROJ));
-    // Powers of two are made where they are asked for, and only of this one.
+    // Powers of two are made if they are asked for, and only for this tensor.
     for (to, scales) in [("powers", ScaleFormat::Ue8m0), ("bytes", ScaleFormat::Ue8m0Byte)] {
         let done = folder.converted("v3.1", to, Conversion { format: None, scales: Some(scales) });
         assert_eq!((done.requantised, done.copied), (1, done.tensors - 1), "{to}");
@@ -72,7 +72,7 @@ fn every_type_stays_without_a_format() {
     let done = folder.converted("mixed", "same", STORED);
     assert_eq!(done, Converted { tensors: done.tensors, copied: done.tensors, narrowed: 0, requantised: 0 });
     assert!(folder.tensors("same") == folder.tensors("mixed"));
-    // The same codes and scales once more when FP8 is asked for; what is wider becomes BF16, and that is counted.
+    // If FP8 is asked for, the same codes and scales are copied. Wider tensors become BF16, and they are counted.
     let done = folder.converted("mixed", "fp8 again", Conversion { format: Some(FP8), scales: None });
     assert_eq!((done.narrowed, done.requantised), (4, 0));
     assert!(folder.tensors("fp8 again").iter().all(|(n, t)| t.0 != Stored::F16 && (t.0 != Stored::F32 || !is_fp8(n))));
@@ -95,11 +95,11 @@ fn scales_of_two_types_stay_side_by_side() {
     assert_eq!((done.copied, done.requantised), (done.tensors, 0));
     assert!(folder.tensors("same") == folder.tensors("mixed"));
     assert_eq!(folder.open("same").config(), folder.open("mixed").config());
-    // In f32 they are all alike, and no code changes.
+    // In f32 all scales have the same type, and no code changes.
     let done = folder.converted("mixed", "wide", Conversion { format: None, scales: Some(ScaleFormat::F32) });
     assert_eq!((done.copied, done.requantised), (done.tensors, 0));
     assert!(folder.tensors("wide")[&scale_name(O_PROJ)].2.starts_with(&2f32.powi(118 - 127).to_le_bytes()));
-    // In bytes all others are made anew.
+    // With byte scales, all other tensors are quantised again.
     let fp8 = folder.tensors("fp8").keys().filter(|n| n.ends_with("_scale_inv")).count();
     assert_eq!(folder.converted("mixed", "bytes", UE8M0_BYTE.into()).requantised, fp8 - 1);
 }

@@ -1,4 +1,5 @@
-//! Blocks of elements, one pass: 16 to 24 bytes read and written a parameter, according to the moments' types.
+//! Processes blocks of elements in one pass. It reads and writes 16 to 24 bytes per parameter, depending on the
+//! moments' types.
 
 use super::{AdamW, Factors};
 use crate::gemm::LANES;
@@ -54,7 +55,7 @@ pub(super) fn step(cx: &Cx, w: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut 
     }));
 }
 
-/// A task is a block of rows as the panels have them.
+/// A task is a block of rows, as in the panels.
 pub(super) fn step_packed(
     cx: &Cx,
     w: &mut Tensor,
@@ -67,7 +68,7 @@ pub(super) fn step_packed(
     let (f, g) = (hp.factors(), g.f32());
     let (groups, n, k) = (packed.groups(), packed.n(), packed.k());
     if packed.dtype() == DType::U8 {
-        // Codes wait for the largest value of their 128x128, so that a task has 128 rows.
+        // The scale of codes depends on the largest value of a 128x128 block, so a task has 128 rows.
         let w = DisjointMut::new(w.f32_mut());
         // SAFETY: the first element; rows are read where `before` below has written them.
         let src = Rows { ptr: unsafe { w.ptr(0) }.cast(), stride: k * 4, dtype: DType::F32 };

@@ -1,5 +1,5 @@
-//! AdamW with decoupled decay (report 4.2; moments in BF16 after 3.3.1), as `torch.optim.AdamW`, and the weights' moving
-//! average (3.2.3).
+//! AdamW with decoupled decay (report 4.2; moments in BF16 as in 3.3.1), like `torch.optim.AdamW`, and the weights'
+//! moving average (3.2.3).
 //!
 //! ```text
 //! g <- grad_scale g                       w <- w - lr weight_decay w
@@ -7,10 +7,11 @@
 //! w <- w - lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 //! ```
 //!
-//! `w` and `g` are f32, each moment F32 or Bf16, all of the same number of elements; arithmetic is f32, in one pass over
-//! memory. The update uses the new moments before they are rounded for storage, so that rounding a moment acts on later
-//! steps only. (With beta2 = 0.95 an update of v moves it by up to a twentieth, well over Bf16's 1/256; with 0.999 it
-//! would stall, and v should then be F32.) Elements do not mix: any split of the parameters gives the same bits.
+//! `w` and `g` are f32, each moment is F32 or Bf16, and all have the same number of elements. Arithmetic is f32, in one
+//! pass over memory. The update uses the new moments before they are rounded for storage. So rounding a moment affects
+//! only later steps. With beta2 = 0.95, an update of v changes it by up to a twentieth, far more than Bf16's 1/256.
+//! With 0.999 it would stall, and v should be F32. Elements are independent: any split of the parameters gives the same
+//! bits.
 
 mod cpu;
 #[cfg(test)]
@@ -29,17 +30,17 @@ pub struct AdamW {
     pub beta1: f32,
     /// Decay of the second moment.
     pub beta2: f32,
-    /// Added to the root of the bias-corrected second moment.
+    /// Added to the square root of the bias-corrected second moment.
     pub eps: f32,
     /// Decoupled weight decay; 0 for parameters that do not decay.
     pub weight_decay: f32,
-    /// Multiplies the gradient: clipping.
+    /// Factor of the gradient, for clipping.
     pub grad_scale: f32,
     /// Number of this step, counted from 1.
     pub step: u64,
 }
 
-/// The step's numbers as the kernel uses them, made in f64 and rounded once.
+/// The step's numbers in the form that the kernel uses, computed in f64 and rounded once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Factors {
     pub(crate) keep: f32,
@@ -56,7 +57,7 @@ impl AdamW {
     pub(crate) fn factors(&self) -> Factors {
         assert!(self.step > 0, "adamw: steps count from 1");
         let (beta1, beta2) = (f64::from(self.beta1), f64::from(self.beta2));
-        // powf, since powi's exponent is an i32.
+        // powf is used because the exponent of powi is an i32.
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         Factors {
             keep: (1.0 - f64::from(self.lr) * f64::from(self.weight_decay)) as f32,
@@ -93,8 +94,8 @@ pub fn step(cx: &Cx, w: &mut Tensor, g: &Tensor, m: &mut Tensor, v: &mut Tensor,
     }
 }
 
-/// As [`step`] and then `packed.pack(cx, w)`, the same bits, with one pass over memory: rows are packed while they are
-/// in cache.
+/// Like [`step`] followed by `packed.pack(cx, w)`, with the same bits but one pass over memory. Rows are packed while
+/// they are in cache.
 pub fn step_packed(
     cx: &Cx,
     w: &mut Tensor,

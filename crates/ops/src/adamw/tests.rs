@@ -1,10 +1,11 @@
-//! Against the published algorithm in f64 over several steps.
+//! Compared with the published algorithm in f64 over several steps.
 //!
-//! Drift, u = 2^-24: a step computes m and v within 4u of what their terms add up to, the quotient and the rest within
-//! 16u, and the update itself is at most `lr * (1 - beta1) / sqrt(1 - beta2) < lr` times a small constant; so after n
-//! steps the weight is off by n (u |w| + 64 u lr) at most, where gradients do not cancel in m. They may (then m is off by
-//! 4u of the largest |g|, which sqrt(v) bounds from below by `|g| sqrt(1 - beta2)` at most n steps later, hence 64).
-//! A Bf16 moment is stored within 2^-8: the next update is off by 2^-8 of itself from each, bounded as 4 * 2^-8 lr.
+//! Error bound, with u = 2^-24: a step computes m and v within 4u of the sum of their terms' magnitudes, and the
+//! quotient and the rest within 16u. The update itself is at most `lr * (1 - beta1) / sqrt(1 - beta2) < lr` times a
+//! small constant. So after n steps the error of a weight is at most n (u |w| + 64 u lr), if gradients do not cancel in
+//! m. If they cancel, m is off by 4u of the largest |g|. At most n steps later sqrt(v) is at least `|g| sqrt(1 -
+//! beta2)`, hence 64. A Bf16 moment is stored within 2^-8, so each moment changes the next update by 2^-8 of itself.
+//! The bound for both is 4 * 2^-8 lr.
 
 use super::*;
 use crate::testing::*;
@@ -62,7 +63,7 @@ fn late_steps_have_no_bias_correction() {
     let cx = Cx::cpu(1, DType::F32);
     let f = hp(1 << 40, 0.1).factors();
     assert_eq!((f.rate, f.root), (LR, 1.0));
-    // A moment at rest: the step is the sign of the gradient times the rate.
+    // With a constant gradient the step is its sign times the learning rate.
     let (mut w, g) = (cx.zeros(&[1], DType::F32), cx.tensor(&[1], &[-2.0], DType::F32));
     let (mut m, mut v) = (cx.tensor(&[1], &[-0.74], DType::F32), cx.tensor(&[1], &[0.74 * 0.74], DType::F32));
     step(&cx, &mut w, &g, &mut m, &mut v, &hp(1 << 40, 0.0));
@@ -123,7 +124,7 @@ fn packing_on_the_way_gives_the_same_bits() {
                         packed.pack(&cx, &w);
                     }
                 }
-                // What the packed forms hold shows in products.
+                // Products show the contents of the packed forms.
                 let float = if dtype == DType::F32 { DType::F32 } else { DType::Bf16 };
                 let (x, dy) = (random(&cx, &[groups, k], float, 1.0, 3), random(&cx, &[groups, n], float, 1.0, 4));
                 let offsets = cx.indices(&[groups + 1], &(0..=groups as i32).collect::<Vec<_>>());

@@ -1,9 +1,10 @@
-//! Backward: a task is one (segment, head); key blocks outside, query blocks inside, both ascending.
+//! Backward. A task is one (segment, head). The outer loop runs over key blocks, the inner loop over query blocks, both
+//! in ascending order.
 //!
-//! For a pair of blocks, in strips of eight keys: S^T = K Q^T and dP^T = V dO^T, from them P^T and dS^T; then
-//! dV += P^T dO, dK += dS^T Q, dQ += dS K. Packed q and do of the whole segment are made once; dK and dV live for one
-//! key block, dQ for the task. The five products use the same strips, none of them a transposed copy of P or dS:
-//! dS is written twice, along the queries and along the keys.
+//! For a pair of blocks, in strips of eight keys, it computes S^T = K Q^T and dP^T = V dO^T, and from them P^T and
+//! dS^T. Then dV += P^T dO, dK += dS^T Q, dQ += dS K. q and do of the whole segment are packed once. dK and dV exist
+//! for one key block, dQ for the whole task. All five products use the same strips, and none needs a transposed copy of
+//! P or dS: dS is written twice, along the queries and along the keys.
 
 use super::kernel::{AttentionElem, TileKernel, Work, each};
 use super::lanes::Lanes;
@@ -20,7 +21,7 @@ struct Backward<'a, E> {
     lse: &'a [f32],
     dq: DisjointMut<'a, E>,
     dkv: DisjointMut<'a, E>,
-    /// Gradient of the rotary key, a head: `[H, T, dr]`.
+    /// Gradient of the rotary key for each head: `[H, T, dr]`.
     rope: DisjointMut<'a, f32>,
 }
 
@@ -38,14 +39,7 @@ pub(super) fn run<E: AttentionElem>(
     dkv: &mut Tensor,
     mut dk_rope: MatMut<'_>,
 ) {
-    let x = Inputs {
-        q: E::of_tensor(q),
-        kv: E::of_tensor(kv),
-        k_rope: E::of(&k_rope),
-        rope_stride: k_rope.stride(),
-        seg,
-        s: *s,
-    };
+    let x = Inputs::new(q, kv, &k_rope, seg, s);
     let tokens = seg.tokens();
     let mut rope = cx.empty(&[s.heads, tokens, s.d_rope], DType::F32);
     let work = Backward {
@@ -64,15 +58,15 @@ pub(super) fn run<E: AttentionElem>(
     each(cx, tokens.div_ceil(BLOCK), &work);
 }
 
-/// Memory of one (segment, head): everything of the queries.
+/// Memory for the queries of one (segment, head).
 struct Queries {
-    /// q as lanes of queries, a block after the other: `[block][wd][BLOCK]`.
+    /// q with queries as lanes, one block after another: `[block][wd][BLOCK]`.
     qt: *mut u32,
-    /// do likewise: `[block][wv][BLOCK]`.
+    /// do in the same layout: `[block][wv][BLOCK]`.
     dot: *mut u32,
-    /// q as steps of queries: `[T / PAIR][ld_d]`.
+    /// q with queries as steps: `[T / PAIR][ld_d]`.
     q: *mut u32,
-    /// do likewise: `[T / PAIR][ld_v]`.
+    /// do in the same layout: `[T / PAIR][ld_v]`.
     d_o: *mut u32,
     /// lse in base 2 and delta.
     lse2: *mut f32,
@@ -81,7 +75,7 @@ struct Queries {
     dq: *mut f32,
 }
 
-/// Memory of one key block and of a pair of blocks.
+/// Memory for one key block and for a pair of blocks.
 struct Keys {
     k_rows: *mut u32,
     k_steps: *mut u32,
@@ -170,7 +164,7 @@ impl<E: AttentionElem> Work<E> for Backward<'_, E> {
     }
 }
 
-/// `n` values times `factor` into a tensor.
+/// Writes `n` values times `factor` to a tensor.
 #[inline(always)]
 unsafe fn emit_row<K: TileKernel>(src: *const f32, n: usize, factor: f32, out: *mut K::E) {
     for col in (0..n).step_by(16) {
@@ -183,7 +177,7 @@ unsafe fn emit_row<K: TileKernel>(src: *const f32, n: usize, factor: f32, out: *
 }
 
 impl<E: AttentionElem> Backward<'_, E> {
-    /// Packs q and do of the segment, and its lse and delta.
+    /// Packs q and do of the segment, and computes its lse and delta.
     #[inline(always)]
     unsafe fn prepare<K: TileKernel<E = E>>(&self, qs: &Queries, start: usize, len: usize, head: usize) {
         let (x, s) = (&self.x, &self.x.s);
@@ -204,7 +198,7 @@ impl<E: AttentionElem> Backward<'_, E> {
                 let o = x.outputs(self.o, start + q0, head);
                 for i in 0..n_pad {
                     let t = q0 + i;
-                    // A padded query has no weight on any key.
+                    // A padded query gives no weight to any key.
                     let (lse2, delta) = if i < n {
                         let lse = self.lse[head * x.seg.tokens() + start + t];
                         (lse * LOG2_E, dot::<K>(d_o.src.add(i * d_o.stride), o.src.add(i * o.stride), s.d_v))
@@ -218,7 +212,7 @@ impl<E: AttentionElem> Backward<'_, E> {
         }
     }
 
-    /// Key block `k0` with query block `q0`.
+    /// Processes key block `k0` with query block `q0`.
     #[inline(always)]
     unsafe fn pair<K: TileKernel<E = E>>(
         &self,
@@ -263,7 +257,7 @@ impl<E: AttentionElem> Backward<'_, E> {
             }
             let start = if diagonal { Start::Zero } else { Start::Load };
             for r in (0..nk_pad).step_by(ROWS) {
-                // On the diagonal, queries before the strip's first key have no weight on it.
+                // On the diagonal, queries before the strip's first key give it no weight.
                 let from = if diagonal { r } else { 0 } / K::PAIR;
                 let k = nq_pad / K::PAIR - from;
                 let a = Rows { ptr: ks.p.add(r * wb + from), rs: wb, cs: 1 };
@@ -283,7 +277,7 @@ impl<E: AttentionElem> Backward<'_, E> {
         }
     }
 
-    /// Writes dK and dV of a finished key block that starts at token `t`.
+    /// Writes dK and dV of a finished key block. The block starts at token `t`.
     #[inline(always)]
     unsafe fn emit_keys<K: TileKernel<E = E>>(&self, ks: &Keys, t: usize, nk: usize, head: usize) {
         let s = &self.x.s;

@@ -1,7 +1,8 @@
-//! Forward: a task is one (segment, block of queries, head) and walks the key blocks up to its own.
+//! Forward. A task is one (segment, block of queries, head). It goes through the key blocks up to its own. Blocks of
+//! keys start at multiples of `BLOCK` in the segment; a block of queries may start anywhere.
 //!
-//! Scores are made transposed, S^T = K Q^T in strips of eight keys, for a group of panels of queries at a time, so that
-//! they stay in the first-level cache until they are weights; then O = alpha O + P V by strips of eight queries.
+//! Scores are computed transposed, S^T = K Q^T in strips of eight keys, for a group of query panels at a time. So they
+//! stay in the first-level cache until they become weights. Then O = alpha O + P V follows in strips of eight queries.
 
 use super::kernel::{AttentionElem, TileKernel, Work, each};
 use super::lanes::Lanes;
@@ -11,7 +12,7 @@ use super::{AttnShape, BLOCK, Inputs, Scratch, Segments, pack};
 use crate::{Cx, DisjointMut, MatRef, Tensor};
 use std::f32::consts::{LN_2, LOG2_E};
 
-/// Panels of queries whose scores are alive at a time.
+/// Number of query panels whose scores exist at a time.
 const GROUP: usize = 2;
 
 struct Forward<'a, E> {
@@ -30,14 +31,7 @@ pub(super) fn run<E: AttentionElem>(
     o: &mut Tensor,
     lse: &mut Tensor,
 ) {
-    let x = Inputs {
-        q: E::of_tensor(q),
-        kv: E::of_tensor(kv),
-        k_rope: E::of(&k_rope),
-        rope_stride: k_rope.stride(),
-        seg,
-        s: *s,
-    };
+    let x = Inputs::new(q, kv, &k_rope, seg, s);
     let work = Forward { x, o: DisjointMut::new(E::of_tensor_mut(o)), lse: DisjointMut::new(lse.f32_mut()) };
     each(cx, seg.blocks() * s.heads, &work);
 }
@@ -55,6 +49,7 @@ impl<E: AttentionElem> Work<E> for Forward<'_, E> {
         let (segment, block) = x.seg.block(task / s.heads);
         let head = task % s.heads;
         let (start, len) = x.seg.span(segment);
+        let (key_start, before) = x.seg.before(segment);
         let q0 = block * BLOCK;
         let nq = BLOCK.min(len - q0);
         let nq_pad = nq.next_multiple_of(16);
@@ -84,41 +79,44 @@ impl<E: AttentionElem> Work<E> for Forward<'_, E> {
             for i in 0..nq_pad * ld_v {
                 *acc.add(i) = 0.0;
             }
-            for k0 in (0..q0 + nq).step_by(BLOCK) {
-                let diagonal = k0 == q0;
-                let nk = if diagonal { nq } else { BLOCK };
+            // Position of the block's first query, and the end of the keys that its last query sees.
+            let first = before + q0;
+            for k0 in (0..first + nq).step_by(BLOCK) {
+                let nk = BLOCK.min(first + nq - k0);
                 let nk_pad = nk.next_multiple_of(16);
-                for part in x.keys(start + k0, head) {
+                // Number of keys of the block that some query before query `end` sees.
+                let ahead = first as isize - k0 as isize;
+                let seen = |end: usize| (ahead + end as isize).clamp(0, nk_pad as isize) as usize;
+                for part in x.keys(key_start + k0, head) {
                     pack::rows::<K>(part, nk, nk_pad, k_rows, wd);
                 }
-                pack::steps::<K>(x.values(start + k0, head), nk, nk_pad, v, ld_v);
+                pack::steps::<K>(x.values(key_start + k0, head), nk, nk_pad, v, ld_v);
 
                 for g in (0..nq_pad / 16).step_by(GROUP) {
                     let panels = GROUP.min(nq_pad / 16 - g);
-                    let last = if diagonal { nk_pad.min(16 * (g + panels)) } else { nk_pad };
-                    for r in (0..last).step_by(ROWS) {
-                        // Panels before the strip's first key see none of it.
-                        let skip = if diagonal { (r / 16).saturating_sub(g) } else { 0 };
+                    for r in (0..seen(16 * (g + panels))).step_by(ROWS) {
+                        // Panels before the strip's first key see none of its keys.
+                        let skip = ((r as isize - ahead).max(0) as usize / 16).saturating_sub(g);
                         let a = Rows { ptr: k_rows.add(r * wd), rs: wd, cs: 1 };
                         let b = Panels { ptr: qt.add(16 * (g + skip)), bs: BLOCK, count: panels - skip };
                         K::strip(a, b, steps, scores.add(r * 16 * GROUP + 16 * skip), 16 * GROUP, Start::Zero);
                     }
                     for i in 0..panels {
                         let lane = 16 * (g + i);
-                        let span = if diagonal {
-                            Span { full: nk_pad.min(lane + 1), total: nk_pad.min(lane + 16), first: lane as isize }
-                        } else {
-                            Span { full: nk_pad, total: nk_pad, first: 0 }
+                        let span = Span {
+                            full: seen(lane + 1),
+                            total: seen(lane + 16).next_multiple_of(2),
+                            first: ahead + lane as isize,
                         };
                         let st = Stats { max: max.add(lane), sum: sum.add(lane), alpha: alpha.add(lane) };
                         softmax::<K>(scores.add(16 * i), 16 * GROUP, p.add(lane), BLOCK, span, c, st);
                     }
                 }
                 for i in (0..nq_pad).step_by(ROWS) {
-                    let seen = if diagonal { nk_pad.min(i + ROWS) } else { nk_pad };
+                    let steps = seen(i + ROWS).div_ceil(K::PAIR);
                     let a = Rows { ptr: p.add(i), rs: 1, cs: BLOCK };
                     let b = Panels { ptr: v, bs: ld_v, count: ld_v / 16 };
-                    K::strip(a, b, seen / K::PAIR, acc.add(i * ld_v), ld_v, Start::Scale(alpha.add(i)));
+                    K::strip(a, b, steps, acc.add(i * ld_v), ld_v, Start::Scale(alpha.add(i)));
                 }
             }
             for i in 0..nq {

@@ -1,4 +1,4 @@
-//! `TileKernel`: an instruction path together with an element type, as the drivers of attention see it.
+//! `TileKernel`: an instruction path and an element type, as used by the attention drivers.
 //!
 //! | kernel | elements | words | products |
 //! | --- | --- | --- | --- |
@@ -15,7 +15,7 @@ use crate::{Cx, Isa};
 use half::bf16;
 use std::marker::PhantomData;
 
-/// An element type of tensors that attention reads and writes.
+/// An element type of the tensors that attention reads and writes.
 pub(crate) trait AttentionElem: Elem {
     /// The AVX-512 kernel for it.
     #[cfg(target_arch = "x86_64")]
@@ -30,9 +30,9 @@ impl AttentionElem for bf16 {
     type Wide = Avx512Bf16;
 }
 
-/// A parallel loop's body, generic over the kernel.
+/// The body of a parallel loop, generic over the kernel.
 pub(crate) trait Work<E: AttentionElem>: Sync {
-    /// Words of scratch that a task needs at most. Every piece it takes counts as whole cache lines.
+    /// Largest number of scratch words that a task needs. Every piece counts as whole cache lines.
     fn scratch<K: TileKernel<E = E>>(&self) -> usize {
         0
     }
@@ -58,7 +58,7 @@ pub(crate) fn each<E: AttentionElem>(cx: &Cx, n: usize, work: &impl Work<E>) {
     }
 }
 
-/// Runs tasks `0..n` with kernel `K`, each with scratch to itself.
+/// Runs tasks `0..n` with kernel `K`. Each has its own scratch.
 ///
 /// # Safety
 /// The kernel's instructions must be available.
@@ -71,14 +71,14 @@ unsafe fn each_with<K: TileKernel>(cx: &Cx, n: usize, work: &impl Work<K::E>) {
     });
 }
 
-/// Instruction path and element type. All methods are inlined into callers that have the instructions enabled, but
-/// `strip`, which is a function of its own.
+/// Instruction path and element type. All methods are inlined into callers that have the instructions enabled, except
+/// `strip`, which is a separate function.
 pub(crate) trait TileKernel: 'static {
-    /// Elements of tensors.
+    /// Element type of the tensors.
     type E: AttentionElem;
     /// Sixteen f32.
     type L: Lanes;
-    /// Elements a word: how many steps of a contraction one word holds.
+    /// Elements per word: the number of contraction steps that one word holds.
     const PAIR: usize;
 
     /// Runs a task with the instructions enabled.
@@ -87,10 +87,10 @@ pub(crate) trait TileKernel: 'static {
     /// See `tile`.
     unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start);
 
-    /// Word of elements `e` and, with two a word, its neighbour.
+    /// A word of the first element and, if a word holds two, the second.
     unsafe fn word(first: Self::E, second: Self::E) -> u32;
 
-    /// `words` whole words of a row.
+    /// Reads `words` whole words of a row.
     #[inline(always)]
     unsafe fn copy_words(src: *const Self::E, words: usize, dst: *mut u32) {
         for w in 0..words {
@@ -102,8 +102,8 @@ pub(crate) trait TileKernel: 'static {
         }
     }
 
-    /// `rows <= 16` rows of `cols <= 16 PAIR` elements, `stride` apart, to `words` rows of sixteen lanes, `ld` apart:
-    /// lane r of row w is word w of row r, zero beyond the rows and columns.
+    /// Copies `rows <= 16` rows of `cols <= 16 PAIR` elements, `stride` apart, to `words` rows of sixteen lanes, `ld`
+    /// apart. Lane r of row w is word w of row r. It is zero beyond the rows and columns.
     #[inline(always)]
     unsafe fn transpose(
         src: *const Self::E,
@@ -126,7 +126,7 @@ pub(crate) trait TileKernel: 'static {
         }
     }
 
-    /// The first `n <= 16` elements of a row in f32, zeros after them.
+    /// Reads the first `n <= 16` elements of a row as f32, followed by zeros.
     #[inline(always)]
     unsafe fn widen(src: *const Self::E, n: usize) -> Self::L {
         let mut a = [0f32; 16];
@@ -139,7 +139,8 @@ pub(crate) trait TileKernel: 'static {
         }
     }
 
-    /// Two consecutive contraction steps (rows `row` even and `row + 1`) of sixteen lanes into `[steps][ld]` words.
+    /// Writes two consecutive contraction steps (rows `row`, which is even, and `row + 1`) of sixteen lanes to
+    /// `[steps][ld]` words.
     #[inline(always)]
     unsafe fn store_steps(dst: *mut u32, ld: usize, row: usize, even: Self::L, odd: Self::L) {
         // SAFETY: the caller's buffer has both rows.
@@ -149,14 +150,14 @@ pub(crate) trait TileKernel: 'static {
         }
     }
 
-    /// Sixteen neighbours along the contraction into row-major words.
+    /// Writes sixteen neighbours along the contraction to row-major words.
     #[inline(always)]
     unsafe fn store_row(dst: *mut u32, v: Self::L) {
         // SAFETY: the caller's buffer has 16 / PAIR words here.
         unsafe { v.store(dst.cast()) }
     }
 
-    /// The first `n <= 16` lanes into a tensor.
+    /// Writes the first `n <= 16` lanes to a tensor.
     #[inline(always)]
     unsafe fn emit(dst: *mut Self::E, n: usize, v: Self::L) {
         let mut a = [0f32; 16];

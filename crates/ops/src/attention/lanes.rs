@@ -1,14 +1,15 @@
-//! Sixteen f32 values in registers, on every instruction path, and the exponential all of them share.
+//! Sixteen f32 values in registers, on every instruction path, and the exponential that all of them share.
 //!
-//! `exp2(x)` for x in [-126, 127]: x = n + f with |f| <= 1/2, 2^f = 1 + f q(f) with a minimax q of degree 5 (relative
-//! error 2.6e-9), scaled by 2^n. With rounding the result is within 2 ulp of the true value (tested). Below -126 it is
-//! exactly 0, so that a masked score (-inf) has weight 0; a NaN stays a NaN.
+//! `exp2(x)` for x in [-126, 127]: x = n + f with |f| <= 1/2, and 2^f = 1 + f q(f) with a minimax q of degree 5
+//! (relative error 2.6e-9), scaled by 2^n. Including rounding, the result is within 2 ulp of the true value (tested).
+//! Below -126 it is exactly 0, so that a masked score (-inf) has weight 0. A NaN stays NaN.
 //!
-//! The methods are `inline(always)` without a target feature of their own: they become the caller's instructions.
+//! The methods are `inline(always)` and have no target feature of their own. So they are compiled to the caller's
+//! instructions.
 
-/// Coefficients of q, constant term first.
+/// Coefficients of q, starting with the constant term.
 const Q: [f32; 6] = [6.931_472e-1, 2.402_265_2e-1, 5.550_310_7e-2, 9.617_693e-3, 1.340_664_4e-3, 1.559_467_8e-4];
-/// Smallest exponent with a normal result.
+/// Smallest exponent whose result is a normal number.
 const LEAST: f32 = -126.0;
 
 /// Sixteen f32 values.
@@ -27,9 +28,9 @@ pub(crate) trait Lanes: Copy {
     unsafe fn mul(self, o: Self) -> Self;
     /// `self * b + c`, rounded once except on the portable path.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
-    /// Maximum; NaN in `o` wins.
+    /// Maximum. If `o` is NaN, so is the result.
     unsafe fn max(self, o: Self) -> Self;
-    /// Lanes below `lane` become `other`.
+    /// Replaces the lanes below `lane` by `other`.
     unsafe fn keep_from(self, lane: i32, other: f32) -> Self;
     /// 2^self.
     unsafe fn exp2(self) -> Self;
@@ -97,7 +98,7 @@ impl Lanes for Plain {
     unsafe fn exp2(self) -> Self {
         let mut r = self;
         for i in 0..16 {
-            // Adding 1.5 * 2^23 rounds to the nearest integer, which then sits in the low bits.
+            // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
             const MAGIC: f32 = 12_582_912.0;
             let x = self.0[i];
             let t = x + MAGIC;

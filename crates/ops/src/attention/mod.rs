@@ -7,18 +7,22 @@
 //! dq_i = scale sum_j dS_ij k_j     dk_j = scale sum_i dS_ij q_i     dv_j = sum_i P_ij do_i
 //! ```
 //!
-//! Shapes: T tokens of all segments, H heads; q `[T, H (dn + dr)]` with `[nope | rope]` a head, rope applied;
-//! kv `[T, H (dn + dv)]` with `[k_nope | v]` a head; k_rope `[T, dr]`, one for all heads; o `[T, H dv]`;
-//! lse f32 `[H, T]`. All but lse in one compute format, F32 or Bf16.
+//! Shapes: T tokens of all segments, H heads; q `[T, H (dn + dr)]` with `[nope | rope]` for each head, rope applied; kv
+//! `[T, H (dn + dv)]` with `[k_nope | v]` for each head; k_rope `[T, dr]`, shared by all heads; o `[T, H dv]`; lse f32
+//! `[H, T]`. All except lse have the same compute format, F32 or Bf16. In the forward pass, a segment may continue
+//! tokens that came before. Then kv and k_rope have rows for all of its tokens, and q, o and lse only for the last of
+//! them.
 //!
-//! Precision: f32 softmax and sums everywhere. On AVX-512 with Bf16 the products are bf16 dot products and the weights
-//! P and gradients dS are rounded to bf16 before the second product; the other paths keep them in f32.
+//! Precision: softmax and sums are always f32. On AVX-512 with Bf16, the products are bf16 dot products, and the
+//! weights P and gradients dS are rounded to bf16 before the second product. The other paths keep them in f32.
 //!
-//! Order: blocks of `BLOCK` keys start at multiples of `BLOCK` inside a segment and are visited in ascending order, so
-//! a query's bits depend only on its segment's tokens up to itself. In backward one task owns one (segment, head) and
-//! visits key blocks, then query blocks, in ascending order; the shared rotary key's gradient is summed over heads in
-//! head order. Nothing of size T x T exists: forward keeps a block of scores a task; backward holds packed q and do and
-//! an f32 dq of one (segment, head) a task, and dr f32 a token and head.
+//! Order: blocks of `BLOCK` keys start at multiples of `BLOCK` inside a segment and are visited in ascending order. So
+//! a query's bits depend only on its segment's tokens up to itself. In backward, one task owns one (segment, head) and
+//! visits key blocks, then query blocks, in ascending order. The gradient of the shared rotary key is summed over heads
+//! in head order.
+//!
+//! Memory: nothing has size T x T. Forward needs one block of scores per task. Backward needs packed q and do and an
+//! f32 dq of one (segment, head) per task, and dr f32 values per token and head.
 //!
 //! The operation panics when shapes or formats disagree, or when the scale is not positive.
 
@@ -49,13 +53,13 @@ pub(crate) const BLOCK: usize = 128;
 pub struct AttnShape {
     /// Heads.
     pub heads: usize,
-    /// Size of query and key without position, a head.
+    /// Size of the part of query and key without position, per head.
     pub d_nope: usize,
     /// Size of the rotary part.
     pub d_rope: usize,
     /// Size of a value.
     pub d_v: usize,
-    /// Factor on the scores, positive.
+    /// Factor of the scores. It must be positive.
     pub scale: f32,
 }
 
@@ -64,7 +68,7 @@ impl AttnShape {
     pub fn d_qk(&self) -> usize {
         self.d_nope + self.d_rope
     }
-    /// Where the rotary part starts in packed rows: both parts are padded to even sizes.
+    /// Start of the rotary part in packed rows. Both parts are padded to even sizes.
     fn rope_at(&self) -> usize {
         self.d_nope.next_multiple_of(2)
     }
@@ -82,7 +86,7 @@ impl AttnShape {
     }
 }
 
-/// The inputs both directions read.
+/// The inputs that both directions read.
 struct Inputs<'a, E> {
     q: &'a [E],
     kv: &'a [E],
@@ -92,7 +96,11 @@ struct Inputs<'a, E> {
     s: AttnShape,
 }
 
-impl<E: AttentionElem> Inputs<'_, E> {
+impl<'a, E: AttentionElem> Inputs<'a, E> {
+    fn new(q: &'a Tensor, kv: &'a Tensor, k_rope: &'a MatRef<'_>, seg: &'a Segments, s: &AttnShape) -> Self {
+        let (q, kv) = (E::of_tensor(q), E::of_tensor(kv));
+        Self { q, kv, k_rope: E::of(k_rope), rope_stride: k_rope.stride(), seg, s: *s }
+    }
     /// Parts of the queries of `head` from token `t`.
     fn queries(&self, t: usize, head: usize) -> [Part<E>; 2] {
         let s = &self.s;
@@ -129,7 +137,7 @@ impl<E: AttentionElem> Inputs<'_, E> {
     }
 }
 
-/// Scratch memory of one task, cut into pieces.
+/// Scratch memory of one task, which is cut into pieces.
 pub(crate) struct Scratch {
     memory: *mut u32,
     words: usize,
@@ -165,15 +173,15 @@ fn check(t: &Tensor, name: &str, rows: usize, cols: usize, dtype: DType) {
 
 #[track_caller]
 fn check_inputs(q: &Tensor, kv: &Tensor, k_rope: &MatRef<'_>, seg: &Segments, s: &AttnShape) {
-    let (t, dtype) = (seg.tokens(), q.dtype());
+    let (t, keys, dtype) = (seg.tokens(), seg.keys(), q.dtype());
     assert!(s.scale > 0.0, "attention: scale {} must be positive", s.scale);
     assert!(s.heads > 0 && s.d_qk() > 0 && s.d_v > 0, "attention: {s:?}");
     assert!(dtype != DType::I32, "attention: q is {q:?}");
     check(q, "q", t, s.heads * s.d_qk(), dtype);
-    check(kv, "kv", t, s.heads * (s.d_nope + s.d_v), dtype);
+    check(kv, "kv", keys, s.heads * (s.d_nope + s.d_v), dtype);
     assert!(
-        k_rope.rows() == t && k_rope.cols() == s.d_rope && k_rope.dtype() == dtype,
-        "attention: k_rope is {:?} [{}, {}], expected {dtype:?} [{t}, {}]",
+        k_rope.rows() == keys && k_rope.cols() == s.d_rope && k_rope.dtype() == dtype,
+        "attention: k_rope is {:?} [{}, {}], expected {dtype:?} [{keys}, {}]",
         k_rope.dtype(),
         k_rope.rows(),
         k_rope.cols(),
@@ -181,10 +189,13 @@ fn check_inputs(q: &Tensor, kv: &Tensor, k_rope: &MatRef<'_>, seg: &Segments, s:
     );
 }
 
-/// Flops of `times` the forward pass's products.
+/// FLOPs of `times` times the products of the forward pass.
 fn products(seg: &Segments, s: &AttnShape, times: u64) -> u64 {
-    let pairs = |w: &[i32]| ((w[1] - w[0]) as u64 * ((w[1] - w[0]) as u64 + 1)) / 2;
-    let pairs: u64 = seg.starts().windows(2).map(pairs).sum();
+    let pairs = |i: usize| {
+        let (len, before) = (seg.span(i).1 as u64, seg.before(i).1 as u64);
+        len * before + len * (len + 1) / 2
+    };
+    let pairs: u64 = (0..seg.count()).map(pairs).sum();
     2 * times * pairs * (s.heads * (s.d_qk() + s.d_v)) as u64
 }
 
@@ -210,8 +221,8 @@ pub fn forward<'a>(
     }
 }
 
-/// Writes `dq`, `dkv` (like q and kv) and `dk_rope` `[T, dr]`, summed over heads, from the gradient `d_o` of o and what
-/// the forward pass read and wrote.
+/// Writes `dq`, `dkv` (shaped like q and kv) and `dk_rope` `[T, dr]`, which is summed over heads. It needs the gradient
+/// `d_o` of o and the inputs and outputs of the forward pass.
 pub fn backward<'a, 'b>(
     cx: &Cx,
     d_o: &Tensor,
@@ -229,6 +240,7 @@ pub fn backward<'a, 'b>(
     let _scope = cx.scope("attention backward", products(seg, s, 2), 0);
     let (k_rope, dk_rope) = (k_rope.into(), dk_rope.into());
     check_inputs(q, kv, &k_rope, seg, s);
+    assert_eq!(seg.tokens(), seg.keys(), "attention: backward wants whole segments");
     let (t, dtype) = (seg.tokens(), q.dtype());
     check(d_o, "d_o", t, s.heads * s.d_v, dtype);
     check(o, "o", t, s.heads * s.d_v, dtype);

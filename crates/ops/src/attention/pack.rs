@@ -1,23 +1,23 @@
-//! Copies of rows of a tensor into the word layouts the micro-kernel reads.
+//! Copies rows of a tensor to the word layouts that the micro-kernel reads.
 //!
-//! A `Part` is a range of columns of consecutive rows. Query and key have two (without position, and rotary), each
-//! padded to whole words. Everything beyond the rows and columns given, up to the padded extents, becomes zero.
+//! A `Part` is a range of columns of consecutive rows. Query and key have two parts (without position, and rotary),
+//! each padded to whole words. Everything beyond the given rows and columns, up to the padded extents, becomes zero.
 
 use super::kernel::{AttentionElem, TileKernel};
 use crate::kernel::Elem;
 
-/// Columns `at..at + cols` of the packed rows, zeros up to `to`. `at` and `to` are whole words.
+/// Columns `at..at + cols` of the packed rows, followed by zeros up to `to`. `at` and `to` are whole words.
 #[derive(Clone, Copy)]
 pub(crate) struct Part<E> {
     /// First element of the first row.
     pub(crate) src: *const E,
-    /// Elements from row to row.
+    /// Elements from one row to the next.
     pub(crate) stride: usize,
-    /// Elements of a row.
+    /// Elements per row.
     pub(crate) cols: usize,
-    /// Column of the packed rows.
+    /// First column in the packed rows.
     pub(crate) at: usize,
-    /// End of the zeros after it.
+    /// End of the zeros after the columns.
     pub(crate) to: usize,
 }
 
@@ -33,7 +33,7 @@ impl<E: AttentionElem> Part<E> {
     }
 }
 
-/// Row-major words: `[pad_rows][ld]`, words along the columns.
+/// Row-major words `[pad_rows][ld]`. A word covers neighbouring columns.
 #[inline(always)]
 pub(crate) unsafe fn rows<K: TileKernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
     let words = (part.to - part.at) / K::PAIR;
@@ -55,7 +55,7 @@ pub(crate) unsafe fn rows<K: TileKernel>(part: Part<K::E>, rows: usize, pad_rows
     }
 }
 
-/// Words along the rows: `[pad_rows / PAIR][ld]`, lanes are columns.
+/// Words `[pad_rows / PAIR][ld]` with columns as lanes. A word covers neighbouring rows.
 #[inline(always)]
 pub(crate) unsafe fn steps<K: TileKernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
     let zero = K::E::round(0.0);
@@ -83,7 +83,7 @@ pub(crate) unsafe fn steps<K: TileKernel>(part: Part<K::E>, rows: usize, pad_row
     }
 }
 
-/// Words along the columns: `[to / PAIR][ld]`, lanes are rows. `pad_rows` is a multiple of 16.
+/// Words `[to / PAIR][ld]` with rows as lanes. A word covers neighbouring columns. `pad_rows` is a multiple of 16.
 #[inline(always)]
 pub(crate) unsafe fn lanes<K: TileKernel>(part: Part<K::E>, rows: usize, pad_rows: usize, dst: *mut u32, ld: usize) {
     let words = (part.to - part.at) / K::PAIR;

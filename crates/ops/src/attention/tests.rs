@@ -1,4 +1,4 @@
-//! Attention against the f64 reference, and its invariants.
+//! Attention compared with the f64 reference, and its invariants.
 
 use super::lanes::Lanes;
 use super::*;
@@ -91,9 +91,9 @@ impl Case {
         let cx = Cx::cpu(2, dtype).with_isa(isa);
         let longest = self.starts.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
         let terms = (longest * self.s.heads).max(self.s.d_qk()).max(self.s.d_v) + 8;
-        // A chain of n additions errs by at most n 2^-24 of the absolute sum. dpbf16 rounds each of its two additions,
-        // bf16 products being exact. bf16 rounds by at most 2^-8 of the value; P and dS are rounded to it on the AVX-512 path (dS twice
-        // over: once itself, once through delta).
+        // The error of a chain of n additions is at most n 2^-24 of the sum of magnitudes. dpbf16 rounds each of its
+        // two additions; bf16 products are exact. bf16 rounds by at most 2^-8 of the value. On the AVX-512 path, P and
+        // dS are rounded to bf16. dS is affected twice: by its own rounding, and through delta.
         let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
         let r = Rounding {
             product: terms as f64 * 2f64.powi(-24),
@@ -174,8 +174,7 @@ fn thread_count_changes_no_bit() {
     });
 }
 
-/// A token's output has the same bits when the tokens after it change or are cut off, and when other segments are
-/// there.
+/// A token's output has the same bits if the tokens after it change or are removed, and if there are other segments.
 #[test]
 fn outputs_depend_on_the_prefix_only() {
     everywhere(|isa, dtype| {
@@ -278,4 +277,49 @@ fn exp2_is_within_two_ulp() {
         assert!(worst <= 2.0, "{}: {worst} ulp", isa.name());
         assert_eq!(y[0], 1.0);
     }
+}
+
+/// Queries that continue earlier keys have the same bits as in the whole segment, wherever it is cut.
+#[test]
+fn continued_segments_have_the_bits_of_whole_ones() {
+    everywhere(|isa, dtype| {
+        let cx = Cx::cpu(2, dtype).with_isa(isa);
+        let lens = [300, 131, 40];
+        let whole = Case::new(&lens, [2, 24, 8, 20], dtype);
+        let [o, lse, ..] = whole.run(&cx);
+        let (s, t) = (&whole.s, whole.tokens());
+        let (row_q, row_o) = (s.heads * s.d_qk(), s.heads * s.d_v);
+        let kv = cx.tensor(&[t, s.heads * (s.d_nope + s.d_v)], &whole.kv, dtype);
+        let k_rope = cx.tensor(&[t, s.d_rope], &whole.k_rope(), dtype);
+        for befores in [
+            [0, 0, 0],
+            [1, 0, 39],
+            [15, 130, 16],
+            [16, 3, 1],
+            [127, 128, 0],
+            [128, 1, 17],
+            [129, 100, 8],
+            [299, 64, 25],
+        ] {
+            let new: Vec<usize> = lens.iter().zip(befores).map(|(len, before)| len - before).collect();
+            let mut seg = Segments::uniform(&cx, 0, 0);
+            seg.set_continued(befores.into_iter().zip(new.iter().copied()));
+            let rows: Vec<usize> =
+                (0..lens.len()).flat_map(|i| whole.starts[i] + befores[i]..whole.starts[i + 1]).collect();
+            let q: Vec<f32> = rows.iter().flat_map(|r| whole.q[r * row_q..(r + 1) * row_q].to_vec()).collect();
+            let n = rows.len();
+            let q = cx.tensor(&[n, row_q], &q, dtype);
+            let (mut o_new, mut lse_new) = (cx.zeros(&[n, row_o], dtype), cx.zeros(&[s.heads, n], DType::F32));
+            forward(&cx, &q, &kv, &k_rope, &seg, s, &mut o_new, &mut lse_new);
+            let o_new = o_new.to_vec_f32();
+            for (i, r) in rows.iter().enumerate() {
+                let want = &o[r * row_o..(r + 1) * row_o];
+                assert_eq!(&o_new[i * row_o..(i + 1) * row_o], want, "{befores:?}: row {r}");
+                assert!(
+                    (0..s.heads).all(|h| lse_new.f32()[h * n + i] == lse[h * t + r]),
+                    "{befores:?}: lse of row {r}"
+                );
+            }
+        }
+    });
 }

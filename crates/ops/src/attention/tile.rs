@@ -1,9 +1,10 @@
-//! The micro-kernel under all matrix products of attention: eight rows times panels of sixteen lanes.
+//! The micro-kernel for all matrix products of attention: eight rows times panels of sixteen lanes.
 //!
-//! Operands are scratch buffers of 32-bit words: one f32, or two bf16 that are neighbours along the contracted
-//! dimension. `A` is read one word a row and step (broadcast), so its rows may lie any way: `rs` words from row to row,
-//! `cs` from step to step. `B` is read sixteen lanes a step, `bs` words from step to step. Every element of the result
-//! is one chain over the steps in ascending order, so its bits depend neither on its row in the tile nor on its panel.
+//! Operands are scratch buffers of 32-bit words. A word is one f32, or two bf16 that are neighbours along the
+//! contraction. From `A`, one word is read per row and step and broadcast. So its rows can have any layout: `rs` words
+//! from row to row, `cs` from step to step. From `B`, sixteen lanes are read per step, with `bs` words from step to
+//! step. Every element of the result is one chain over the steps in ascending order. So its bits do not depend on its
+//! row in the tile or on its panel.
 
 /// Rows of one strip.
 pub(crate) const ROWS: usize = 8;
@@ -26,23 +27,23 @@ pub(crate) struct Panels {
     pub(crate) ptr: *const u32,
     /// Words from step to step.
     pub(crate) bs: usize,
-    /// How many groups of sixteen lanes.
+    /// Number of groups of sixteen lanes.
     pub(crate) count: usize,
 }
 
-/// What the result is added to.
+/// The initial value of the result.
 #[derive(Clone, Copy)]
 pub(crate) enum Start {
-    /// Nothing.
+    /// Zero.
     Zero,
-    /// What is there.
+    /// The present value.
     Load,
-    /// What is there, each row times its factor.
+    /// The present value, with each row multiplied by its factor.
     Scale(*const f32),
 }
 
-/// How many of `left` panels the next tile takes: three (24 accumulators), but never leaving a lonely last one if two
-/// pairs do.
+/// The number of panels in the next tile, out of `left`. It is three (24 accumulators), unless that would leave a
+/// single last panel where two pairs are possible.
 #[inline(always)]
 fn take(left: usize) -> usize {
     if left == 4 { 2 } else { left.min(3) }
@@ -104,7 +105,7 @@ unsafe fn tile_plain<const P: usize>(
     ldc: usize,
     start: Start,
 ) {
-    // Two rows of sixteen lanes are what sixteen 128-bit registers hold besides the operands.
+    // Besides the operands, sixteen 128-bit registers hold two rows of sixteen lanes.
     for p in 0..P {
         for i in (0..ROWS).step_by(2) {
             // SAFETY: the caller vouches for the strip; rows i, i + 1 and panel p lie in it.

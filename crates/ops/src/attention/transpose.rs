@@ -1,4 +1,4 @@
-//! Sixteen by sixteen words, transposed in registers.
+//! Transposes sixteen by sixteen words in registers.
 
 use std::arch::x86_64::*;
 

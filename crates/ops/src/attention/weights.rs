@@ -1,33 +1,33 @@
 //! The element-wise parts: online softmax of a block of scores, and the gradient through it.
 //!
-//! Scores lie transposed, `[keys][queries]`, sixteen queries a vector, so that maxima and sums over keys are vertical
-//! and every query is a lane of its own. Exponents are base 2: `c` is the scale times log2(e).
+//! Scores are stored transposed, `[keys][queries]`, with sixteen queries per vector. So maxima and sums over keys are
+//! vertical, and every query has its own lane. Exponents have base 2: `c` is the scale times log2(e).
 
 use super::kernel::TileKernel;
 use super::lanes::Lanes;
 
-/// Which keys of a block sixteen queries see: all of them see `0..full`; of `full..total`, lane i sees key k if
-/// `k <= first + i`. `total` is even.
+/// The keys of a block that sixteen queries see. All lanes see `0..full`. In `full..total`, lane i sees key k if `k <=
+/// first + i`. `total` is even.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
-    /// Keys seen by all lanes.
+    /// Number of keys that all lanes see.
     pub(crate) full: usize,
-    /// Keys seen by any lane, rounded up.
+    /// Number of keys that at least one lane sees, rounded up.
     pub(crate) total: usize,
-    /// Last key of the block that lane 0 sees.
+    /// The last key of the block that lane 0 sees.
     pub(crate) first: isize,
 }
 
 impl Span {
-    /// Lanes below this do not see key `k`.
+    /// The lanes below this number do not see key `k`.
     #[inline(always)]
     fn hidden(self, k: usize) -> i32 {
         if k < self.full { 0 } else { (k as isize - self.first) as i32 }
     }
 }
 
-/// Running statistics of a block of queries, sixteen values at each pointer: maximum of the scaled scores (base 2),
-/// sum of the weights relative to it, and what this block of keys multiplies earlier sums by.
+/// Running statistics of a block of queries, with sixteen values at each pointer: the maximum of the scaled scores
+/// (base 2), the sum of the weights relative to it, and the factor of earlier sums for this block of keys.
 #[derive(Clone, Copy)]
 pub(crate) struct Stats {
     pub(crate) max: *mut f32,
@@ -87,8 +87,8 @@ pub(crate) unsafe fn softmax<K: TileKernel>(
     }
 }
 
-/// Where the gradient of a strip of eight keys and one panel of queries is read and written. `s`, `dp`: `[8][ld]`.
-/// `p`, `ds`: row-major words with `ld` elements a row. `steps`: dS as words along the keys, `[steps][ld]`.
+/// Memory for the gradient of a strip of eight keys and one panel of queries. `s`, `dp`: `[8][ld]`. `p`, `ds`:
+/// row-major words with `ld` elements per row. `steps`: dS as words along the keys, `[steps][ld]`.
 #[derive(Clone, Copy)]
 pub(crate) struct GradTile {
     pub(crate) s: *const f32,
@@ -122,7 +122,7 @@ unsafe fn gradient_row<K: TileKernel>(
     }
 }
 
-/// P = 2^(c s - lse2), dS = P (dP - delta); lanes that do not see a key get 0. `lse2`, `delta`: sixteen values.
+/// P = 2^(c s - lse2), dS = P (dP - delta). Lanes that do not see a key get 0. `lse2` and `delta` have sixteen values.
 ///
 /// # Safety
 /// All of `t` and both vectors must be in bounds.

@@ -1,5 +1,5 @@
-//! Blocks of rows; scattered sums go by slices of columns, each task walking all rows in order, so that two equal
-//! row numbers need no care.
+//! Blocks of rows. Scattered sums are divided into slices of columns, and each task goes through all rows in order. So
+//! equal row numbers need no special treatment.
 
 use crate::kernel::{Blocks, Elem, Pointwise, Rows, RowsMut, dispatch, with_elem};
 use crate::{Cx, DisjointMut, MatMut, MatRef, Tensor};
@@ -108,7 +108,7 @@ impl<S: Elem, D: Elem> Pointwise for Gather<'_, S, D> {
     }
 }
 
-/// `dst[i] = src[index[i]]`; the operands are checked by the caller.
+/// `dst[i] = src[index[i]]`. The caller checks the operands.
 pub(crate) fn gather(cx: &Cx, src: MatRef<'_>, index: &Tensor, mut dst: MatMut<'_>) {
     let blocks = Blocks::rows(dst.rows(), dst.cols());
     let index = index.i32();
@@ -139,7 +139,7 @@ impl<S: Elem> Pointwise for ScatterAdd<'_, S> {
     }
 }
 
-/// `dst[index[i]] += src[i]` in the order of i; the operands are checked by the caller.
+/// `dst[index[i]] += src[i]` in the order of i. The caller checks the operands.
 pub(crate) fn scatter_add(cx: &Cx, src: MatRef<'_>, index: &Tensor, dst: &mut Tensor) {
     let slices = Blocks::columns(src.rows(), src.cols());
     let index = index.i32();

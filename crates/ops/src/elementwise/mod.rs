@@ -1,6 +1,7 @@
-//! Conversions, sums and row moves that no other operation takes along.
+//! Conversions, sums and row moves that are not part of another operation.
 //!
-//! Elements are F32 or Bf16, converted on the way where both sides differ; sums are f32, rounded once when stored.
+//! Elements are F32 or Bf16. They are converted if the two sides differ. Sums are f32 and are rounded once when they
+//! are stored.
 
 mod cpu;
 #[cfg(test)]
@@ -52,7 +53,7 @@ pub fn add<'s, 'd>(cx: &Cx, a: impl Into<MatRef<'s>>, dst: impl Into<MatMut<'d>>
     }
 }
 
-/// Panics unless `rows` holds `n` numbers under `limit`.
+/// Panics unless `rows` has `n` numbers below `limit`.
 pub(crate) fn check_rows(op: &str, rows: &Tensor, n: usize, limit: usize) {
     assert_eq!(rows.len(), n, "{op}: {rows:?} for {n} rows");
     for r in rows.i32() {
@@ -60,7 +61,7 @@ pub(crate) fn check_rows(op: &str, rows: &Tensor, n: usize, limit: usize) {
     }
 }
 
-/// `out[i] = x[rows[i]]`. `rows` i32 `[R]`, `out` [R, D]; a row may be taken any number of times.
+/// `out[i] = x[rows[i]]`. `rows` i32 `[R]`, `out` [R, D]. A row may be used any number of times.
 pub fn gather_rows<'x>(cx: &Cx, x: impl Into<MatRef<'x>>, rows: &Tensor, out: &mut Tensor) {
     let _scope = cx.scope("gather rows", 0, 0);
     let (x, op) = (x.into(), "gather_rows");
@@ -73,7 +74,8 @@ pub fn gather_rows<'x>(cx: &Cx, x: impl Into<MatRef<'x>>, rows: &Tensor, out: &m
     }
 }
 
-/// `dst[rows[i]] += src[i]`. `src` [R, D], `rows` i32 `[R]`, `dst` f32 [T, D]. A row named twice gets both, in order.
+/// `dst[rows[i]] += src[i]`. `src` [R, D], `rows` i32 `[R]`, `dst` f32 [T, D]. If a row occurs twice, both are added,
+/// in order.
 pub fn scatter_add_rows<'s>(cx: &Cx, src: impl Into<MatRef<'s>>, rows: &Tensor, dst: &mut Tensor) {
     let _scope = cx.scope("scatter rows", 0, 0);
     let (src, op) = (src.into(), "scatter_add_rows");
@@ -86,8 +88,8 @@ pub fn scatter_add_rows<'s>(cx: &Cx, src: impl Into<MatRef<'s>>, rows: &Tensor, 
     }
 }
 
-/// Copies rows `from..from + n` of `src` [.., D] into rows `to..` of `dst` [.., W], from column `col` on (same type,
-/// no conversion): a latent cache's way to grow.
+/// Copies rows `from..from + n` of `src` [.., D] to rows `to..` of `dst` [.., W], starting at column `col`. Both have
+/// the same type. A latent cache uses it to grow.
 pub fn copy_rows(_cx: &Cx, src: &Tensor, from: usize, n: usize, dst: &mut Tensor, to: usize, col: usize) {
     let (d, w) = (src.cols(), dst.cols());
     assert!(from + n <= src.rows() && to + n <= dst.rows() && col + d <= w, "copy_rows: {src:?} into {dst:?}");

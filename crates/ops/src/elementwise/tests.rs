@@ -1,4 +1,4 @@
-//! Every result here is one rounding of an exact value, or the sum of two or a few, so that it is known to the bit.
+//! Every result here is one rounding of an exact value, or a sum of a few such values, so its exact bits are known.
 
 use super::*;
 use crate::testing::*;
@@ -93,7 +93,7 @@ fn bits_do_not_depend_on_threads() {
         let (x, rows) = (random(cx, &[t, cols], DType::F32, 1.0, 1), indices(cx, r, t, 2));
         let (mut out, mut sum) = (cx.empty(&[r, cols], DType::Bf16), cx.zeros(&[t, cols], DType::F32));
         gather_rows(cx, &x, &rows, &mut out);
-        // Rows repeat, so that the order of the additions shows.
+        // Rows occur repeatedly, so that the order of the additions matters.
         scatter_add_rows(cx, &out, &rows, &mut sum);
         add(cx, &x, &mut sum);
         vec![out, sum]

@@ -1,8 +1,8 @@
-//! Token embedding: `x[t] = table[ids[t]]`; its gradient `dtable[ids[t]] += dx[t]`.
+//! Token embedding: `x[t] = table[ids[t]]`. Its gradient is `dtable[ids[t]] += dx[t]`.
 //!
-//! Shapes: `table` f32 or bf16 [V, D], or the panels of an output head that serves as the table; `ids` i32 `[T]`, x and
-//! dx [T, D] in F32 or Bf16. The gradient is f32 and sums the uses
-//! of a token in the order of t, whatever the threads. Both are the row moves of [`crate::elementwise`].
+//! Shapes: `table` f32 or bf16 [V, D], or the panels of an output head that is also the table; `ids` i32 `[T]`; x and
+//! dx [T, D] in F32 or Bf16. The gradient is f32. It sums the uses of a token in the order of t, for any number of
+//! threads. Both are row moves of [`crate::elementwise`].
 
 #[cfg(test)]
 mod tests;
@@ -10,6 +10,7 @@ mod tests;
 use crate::elementwise::{check_rows, gather, scatter_add};
 use crate::kernel::{Blocks, expect_float};
 use crate::linear::PackedWeight;
+use crate::quant::QuantWeight;
 use crate::{Acc, Cx, DType, Device, DisjointMut, MatRef, Tensor};
 
 /// Overwrites `x` [T, D].
@@ -25,22 +26,38 @@ pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
     }
 }
 
-/// As [`forward`] into `x` f32 [T, D], from the panels of the head that shares the table.
+/// Like [`forward`] into `x` f32 [T, D], but reads the panels of the head that shares the table.
 pub fn forward_packed(cx: &Cx, table: &PackedWeight, ids: &Tensor, x: &mut Tensor) {
+    lookup(cx, (table.n() * table.groups(), table.k()), &|row, out| table.row(row, out), ids, x);
+}
+
+/// The same with a quantised head.
+pub fn forward_quantised(cx: &Cx, table: &QuantWeight, ids: &Tensor, x: &mut Tensor) {
+    lookup(cx, (table.n() * table.groups(), table.k()), &|row, out| table.row(row, out), ids, x);
+}
+
+/// Looks up rows of a table of `(rows, columns)` with a function that gives one.
+fn lookup(
+    cx: &Cx,
+    (rows, cols): (usize, usize),
+    row_of: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ids: &Tensor,
+    x: &mut Tensor,
+) {
     let _scope = cx.scope("embedding forward", 0, 2 * x.bytes() as u64);
     let op = "embedding forward";
     assert_eq!(x.dtype(), DType::F32, "{op}: type of x");
-    check_rows(op, ids, x.rows(), table.n() * table.groups());
+    check_rows(op, ids, x.rows(), rows);
     let (d, ids) = (x.cols(), ids.i32());
-    assert_eq!(d, table.k(), "{op}: columns of x and the table");
+    assert_eq!(d, cols, "{op}: columns of x and the table");
     let rows = DisjointMut::new(x.f32_mut());
     cx.threads().each(ids.len(), |t| {
         // SAFETY: a task has a row.
-        table.row(ids[t] as usize, unsafe { rows.slice(t * d, d) });
+        row_of(ids[t] as usize, unsafe { rows.slice(t * d, d) });
     });
 }
 
-/// Overwrites (rows of unused tokens become zero) or adds to `dtable` f32 [V, D].
+/// Overwrites or adds to `dtable` f32 [V, D]. When overwriting, rows of unused tokens become zero.
 pub fn backward<'a>(cx: &Cx, dx: impl Into<MatRef<'a>>, ids: &Tensor, dtable: &mut Tensor, acc: Acc) {
     let _scope = cx.scope("embedding backward", 0, dtable.bytes() as u64);
     let (dx, op) = (dx.into(), "embedding backward");

@@ -1,4 +1,4 @@
-//! Forward is a copy; backward sums in the order of the tokens, so that a plain loop in f32 gives the same bits.
+//! Forward is a copy. Backward sums in the order of the tokens, so a plain loop in f32 gives the same bits.
 
 use super::*;
 use crate::testing::*;

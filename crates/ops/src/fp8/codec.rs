@@ -1,4 +1,4 @@
-//! The formats as branch-free bodies that compilers vectorise; `format` defines what they must give.
+//! The formats as branch-free code that compilers vectorise. `format` defines the results.
 
 use super::{E4M3, E5M2, E5M6, MiniFloat, TILE};
 use crate::Isa;
@@ -7,7 +7,7 @@ use crate::kernel::Elem;
 /// A format known at compile time.
 pub(crate) trait Codec: Copy + Send + Sync + 'static {
     const FORMAT: MiniFloat;
-    /// Whether a code has four bits beyond a byte, stored apart.
+    /// Whether a code has four bits in addition to a byte, stored separately.
     const LOW: bool = Self::FORMAT.bits() > 8;
 
     /// The code of `v`, sign included, in the low bits.
@@ -16,10 +16,10 @@ pub(crate) trait Codec: Copy + Send + Sync + 'static {
         let MiniFloat { exponent_bits, mantissa_bits, bias, max_code, nan_code } = Self::FORMAT;
         let (bits, drop) = (v.to_bits(), 23 - mantissa_bits);
         let a = bits & 0x7fff_ffff;
-        // To nearest even on the bits; a carry goes into the exponent.
+        // Rounds the bits to nearest even. A carry goes into the exponent.
         let rounded = a.wrapping_add((1 << (drop - 1)) - 1 + ((a >> drop) & 1)) >> drop;
         let normal = rounded.wrapping_sub(((127 - bias) as u32) << mantissa_bits).min(u32::from(max_code));
-        // A number whose last bit weighs as much as the smallest subnormal one rounds the same way when it is added.
+        // The last bit of this number has the weight of the smallest subnormal number. Adding it rounds to that bit.
         let magic = f32::from_bits(((127 + 24 - bias - mantissa_bits as i32) as u32) << 23);
         let small = (f32::from_bits(a) + magic).to_bits().wrapping_sub(magic.to_bits());
         let least = ((128 - bias) as u32) << 23;
@@ -85,7 +85,7 @@ macro_rules! with_codec {
 }
 pub(crate) use with_codec;
 
-/// `v` rounded to a value of E4M3, saturating.
+/// `v` rounded to a value of E4M3, with saturation.
 #[inline(always)]
 pub(crate) fn to_grid(v: f32) -> f32 {
     const MAGIC: f32 = 16384.0; // its last bit is 2^-9
@@ -98,10 +98,10 @@ pub(crate) fn to_grid(v: f32) -> f32 {
     f32::from_bits(grid | (bits & 0x8000_0000))
 }
 
-/// The scale of values whose largest magnitude has the bits `amax`: that over the format's largest value, or the next
-/// power of two; 1 for zeros. It is a normal number, so that its inverse is finite and a quotient keeps its bits: values
-/// all below `max * 2^-126` share the scale 2^-126. Infinity among them gives an infinite scale (every value of the tile is
-/// NaN then), NaN gives 1 (the codes carry it).
+/// The scale of values whose largest magnitude has the bits `amax`: the magnitude divided by the format's largest
+/// value, or the next power of two. For zeros it is 1. It is a normal number, so its inverse is finite and a quotient
+/// keeps its bits. If all values are below `max * 2^-126`, the scale is 2^-126. If there is an infinity, the scale is
+/// infinite, and then every value of the tile is NaN. If there is a NaN, the scale is 1, and the NaN's code is NaN.
 #[inline(always)]
 pub fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
     let least = f32::MIN_POSITIVE;
@@ -112,7 +112,7 @@ pub fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
     if amax == 0 || amax > 0x7f80_0000 { 1.0 } else { scale }
 }
 
-/// Codes of a row with a scale for every [`TILE`] values, in a format of a byte, on a path that the processor has.
+/// Codes of a row with one scale per [`TILE`] values, in a one-byte format, on a path that the processor supports.
 #[inline(always)]
 pub(crate) fn encode_with<X: Elem, F: Codec>(isa: Isa, row: &[X], scales: &[f32], codes: &mut [u8]) {
     assert!(!F::LOW && codes.len() == row.len() && scales.len() == row.len().div_ceil(TILE));
@@ -129,7 +129,7 @@ pub(crate) fn encode_with<X: Elem, F: Codec>(isa: Isa, row: &[X], scales: &[f32]
     }
 }
 
-/// Codes in E4M3 of a row with a scale for every [`TILE`] values: `E4M3.encode(x / scale)`.
+/// E4M3 codes of a row with one scale per [`TILE`] values: `E4M3.encode(x / scale)`.
 pub fn encode(row: &[f32], scales: &[f32], codes: &mut [u8]) {
     encode_with::<f32, FourThree>(Isa::detect(), row, scales, codes);
 }

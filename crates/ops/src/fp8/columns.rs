@@ -1,9 +1,10 @@
-//! Operands of weight gradients: the contraction runs over tokens, so 128 rows of a column share a scale (report 3.3.3).
+//! Operands of weight gradients. The contraction runs over tokens, so 128 rows of a column share a scale (report
+//! 3.3.3).
 //!
-//! Floats get the scale `amax / 448`; so do tiles of 1x128 with such scales, whose numbers are rounded a second time. Tiles
-//! with powers of two as scales are turned into such again: a number of E4M3 then keeps all its bits, unless it is less
-//! than 2^-6 of the column's scale, where it is cut to multiples of 2^-9 of that. Of E5M6, seven significant bits become
-//! four.
+//! Floats get the scale `amax / 448`. Tiles of 1x128 with such scales get it as well, and their numbers are rounded a
+//! second time. Tiles with powers of two as scales get powers of two again. A number in E4M3 then keeps all its bits,
+//! unless it is less than 2^-6 of the column's scale. There it is rounded to multiples of 2^-9 of the scale. In E5M6,
+//! seven significant bits become four.
 
 use super::codec::{Codec, scale_of, to_grid, with_codec};
 use super::{E4M3, Quantized, Reader, TILE};
@@ -14,29 +15,29 @@ use std::ops::Range;
 /// First row and number of rows of a group.
 type RangeOf<'a> = dyn Fn(usize) -> (usize, usize) + Sync + 'a;
 
-/// Columns of a task.
+/// Number of columns per task.
 const WIDE: usize = 512;
 
-/// A matrix on the grid of E4M3 in tiles of 128x1: the code of x is `E4M3.encode(x * (1 / scale))`, kept as the bf16 of the
-/// same value, since it is used at once. Tiles begin anew with every group of rows.
+/// A matrix on the grid of E4M3 in tiles of 128x1. The code of x is `E4M3.encode(x * (1 / scale))`. It is stored as the
+/// bf16 of the same value, because it is used immediately. Every group of rows starts a new tile.
 pub(crate) struct Columns {
     /// `[rows, cols]` bf16.
     pub(crate) grid: Tensor,
-    /// `[tiles, cols]` f32, and a vector's width more.
+    /// `[tiles, cols]` f32, followed by one more vector's width.
     scales: Tensor,
     /// First tile of each group i32.
     first: Tensor,
 }
 
 impl Columns {
-    /// From floats.
+    /// Quantises floats.
     pub(crate) fn of_floats(cx: &Cx, x: &MatRef<'_>, groups: usize, range: &RangeOf<'_>) -> Self {
         let mut to = Self::empty(cx, x.rows(), x.cols(), groups, range);
         with_elem!(x.dtype(), X => to.fill(cx, groups, range, Rows::<X>::new(x), false));
         to
     }
 
-    /// From tiles of 1x128, by way of f32. Scales are powers of two where those of `x` are.
+    /// Converts tiles of 1x128 through f32. Scales are powers of two if those of `x` are.
     pub(crate) fn of_tiles(cx: &Cx, x: &Quantized, groups: usize, range: &RangeOf<'_>) -> Self {
         let mut to = Self::empty(cx, x.rows(), x.cols(), groups, range);
         let (reader, power_of_two) = (x.reader(), x.style().power_of_two);
@@ -51,7 +52,7 @@ impl Columns {
             *first = tiles;
             tiles += if g < groups { range(g).1.div_ceil(TILE) as i32 } else { 0 };
         }
-        // As many tiles as there can be, so that the buffer's size does not depend on the routing.
+        // The largest possible number of tiles, so that the buffer's size does not depend on the routing.
         let most = rows / TILE + groups;
         Self { grid: cx.empty(&[rows, cols], DType::Bf16), scales: cx.empty(&[most * cols + 16], DType::F32), first }
     }
@@ -75,15 +76,15 @@ impl Columns {
         });
     }
 
-    /// First scale of a group, for its first tile and column 0.
+    /// The first scale of a group, for its first tile and column 0.
     pub(crate) fn scales_of(&self, group: usize) -> *const f32 {
         self.scales.f32()[self.first.i32()[group] as usize * self.grid.cols()..].as_ptr()
     }
 }
 
-/// Rows read as f32.
+/// Rows that can be read as f32.
 trait RowSource: Copy + Send + Sync {
-    /// Columns `col..col + n` of row `r`, handed over with their index in that range.
+    /// Passes columns `col..col + n` of row `r` to `put`, with their index in that range.
     fn each(&self, r: usize, col: usize, n: usize, put: impl FnMut(usize, f32));
 }
 
@@ -110,7 +111,7 @@ impl<F: Codec> RowSource for Tiles<'_, F> {
     }
 }
 
-/// One tile's rows, up to [`WIDE`] columns of them.
+/// The rows of one tile, with up to [`WIDE`] of its columns.
 struct Fill<'a, S> {
     source: S,
     rows: Range<usize>,

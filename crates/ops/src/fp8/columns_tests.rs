@@ -1,11 +1,11 @@
-//! Tiles of 1x128 turned into tiles of 128x1.
+//! Tiles of 1x128 converted to tiles of 128x1.
 
 use super::columns::Columns;
 use super::*;
 use crate::testing::{contexts, random};
 use crate::{Cx, DType, Tensor};
 
-/// Groups of rows: no multiple of a tile, none at all, several tiles.
+/// Groups of rows: a number that is not a multiple of a tile, none, several tiles.
 const FIRST: [usize; 4] = [0, 130, 130, 420];
 
 /// The values of columns, and the scale of each.
@@ -29,7 +29,7 @@ fn range(g: usize) -> (usize, usize) {
     (FIRST[g], FIRST[g + 1] - FIRST[g])
 }
 
-/// Rows of different sizes, as tokens have them.
+/// Rows of different magnitudes, like those of tokens.
 fn rows(cx: &Cx, cols: usize) -> Tensor {
     let mut x = random(cx, &[FIRST[3], cols], DType::F32, 1.0, 5);
     for (r, row) in x.f32_mut().chunks_exact_mut(cols).enumerate() {
@@ -49,7 +49,7 @@ fn powers_of_two_keep_every_bit_that_does_not_underflow() {
         let (mut whole, mut cut) = (0, 0);
         for ((got, want), scale) in got.iter().zip(want.f32()).zip(&scales) {
             assert!(ue8m0_from_scale(*scale).is_some(), "{scale:e} is no power of two");
-            // The number in units of the grid's finest step.
+            // The number in units of the grid's smallest step.
             let steps = f64::from(*want) / f64::from(*scale) * 512.0;
             if steps.abs() >= 8.0 || steps.fract() == 0.0 {
                 assert_eq!(got.to_bits(), want.to_bits());
@@ -64,7 +64,8 @@ fn powers_of_two_keep_every_bit_that_does_not_underflow() {
     }
 }
 
-/// Scales are the smallest that hold the column's largest number; what is not E4M3 with a power of two is rounded again.
+/// Scales are the smallest that can hold the column's largest number. Everything except E4M3 with powers of two is
+/// rounded again.
 #[test]
 fn scales_are_of_the_kind_that_the_tiles_have() {
     let styles = [

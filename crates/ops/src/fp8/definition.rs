@@ -1,22 +1,22 @@
-//! Quantisation by its definition, value by value: what tests compare with.
+//! Quantisation as defined, value by value. Tests compare with it.
 
 use super::{E4M3, MiniFloat, Shape, Style, TILE};
 
-/// How a matrix gets onto a grid.
+/// How a matrix is put on a grid.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
     pub(crate) format: MiniFloat,
     pub(crate) power_of_two: bool,
     /// Rows and columns that share a scale.
     pub(crate) size: (usize, usize),
-    /// Values are multiplied by the scale's reciprocal instead of divided by it.
+    /// Whether values are multiplied by the reciprocal of the scale instead of divided by the scale.
     pub(crate) by_inverse: bool,
 }
 
 impl Grid {
     pub(crate) const WEIGHT: Self = Self { size: (TILE, TILE), ..Self::of(Style::TILES) };
 
-    /// What `Quantized` documents.
+    /// The grid of `Quantized`, as documented there.
     pub(crate) const fn of(style: Style) -> Self {
         let size = match style.shape {
             Shape::Tile => (1, TILE),
@@ -25,13 +25,13 @@ impl Grid {
         Self { format: style.format, power_of_two: style.power_of_two, size, by_inverse: false }
     }
 
-    /// What `Columns` documents, for an operand that came in this style, or as floats.
+    /// The grid of `Columns`, as documented there, for an operand in this style, or of floats.
     pub(crate) fn columns(style: Option<Style>) -> Self {
         let power_of_two = style.is_some_and(|s| s.power_of_two);
         Self { format: E4M3, power_of_two, size: (TILE, 1), by_inverse: true }
     }
 
-    /// The scale of a tile whose largest magnitude is `amax`, which is NaN where a value is.
+    /// The scale of a tile with the largest magnitude `amax`, which is NaN if one of the values is.
     fn scale(self, amax: f32) -> f32 {
         if amax == 0.0 || amax.is_nan() {
             return 1.0;
@@ -40,7 +40,7 @@ impl Grid {
         if self.power_of_two { f64::from(scale).log2().ceil().exp2() as f32 } else { scale }
     }
 
-    /// Every value's code and scale; tiles begin anew with every group's first row.
+    /// Code and scale of every value. The first row of every group starts a new tile.
     pub(crate) fn quantise(self, values: &[f32], cols: usize, first: &[usize]) -> Vec<(u16, f32)> {
         let ((high, wide), mut out) = (self.size, vec![(0, 1.0); values.len()]);
         for group in first.windows(2) {
@@ -60,13 +60,13 @@ impl Grid {
         out
     }
 
-    /// `code * scale` in f64, as sums of products see it.
+    /// `code * scale` in f64, the values in sums of products.
     pub(crate) fn exact(self, values: &[f32], cols: usize, first: &[usize]) -> Vec<f64> {
         let value = |(code, scale): (u16, f32)| f64::from(self.format.decode(code)) * f64::from(scale);
         self.quantise(values, cols, first).into_iter().map(value).collect()
     }
 
-    /// The same rounded to f32, as what is taken back.
+    /// The same rounded to f32, the dequantised values.
     pub(crate) fn rounded(self, values: &[f32], cols: usize, first: &[usize]) -> Vec<f32> {
         let value = |(code, scale): (u16, f32)| self.format.decode(code) * scale;
         self.quantise(values, cols, first).into_iter().map(value).collect()

@@ -1,4 +1,4 @@
-//! The formats by numbers that everyone knows, and every path over many floats in rows that fill vectors.
+//! The formats compared with well-known numbers, and all paths on many floats in rows that fill vectors.
 
 use super::columns::Columns;
 use super::grid::Plain;
@@ -34,8 +34,8 @@ fn codes_have_their_known_values() {
     assert_eq!((E5M2.decode(0x7c), E5M2.decode(0xfc)), (f32::INFINITY, f32::NEG_INFINITY));
 }
 
-/// Floats of either sign up to `max`, evenly over their bits, and around every middle between two codes: in rows of whole
-/// tiles (or columns, if turned), each with `max` in it, so that its scale is one.
+/// Floats of either sign up to `max`, evenly spaced over their bits, and around every midpoint between two codes. They
+/// are in rows of whole tiles (or columns, if `turned`). Each contains `max`, so its scale is one.
 fn sweep(cx: &Cx, f: MiniFloat, turned: bool) -> Tensor {
     let max = f.max();
     let even = (0..=max.to_bits() / 1063).map(|i| f32::from_bits(i * 1063));
@@ -82,7 +82,7 @@ fn many_floats_in_whole_vectors_are_the_definition() {
     }
 }
 
-/// What processors with AVX-512 but without VBMI take, too.
+/// The path of processors with AVX-512 but without VBMI is tested as well.
 #[test]
 fn all_codes_become_bf16_without_tables() {
     let codes: Vec<u8> = (0..=255).cycle().take(256 + 33).collect();
@@ -96,7 +96,7 @@ fn all_codes_become_bf16_without_tables() {
     }
 }
 
-/// Four bits of exponent and three of mantissa are not E4M3 yet.
+/// Not every format with four bits of exponent and three of mantissa is E4M3.
 #[test]
 #[should_panic(expected = "fp8: no codes of MiniFloat { exponent_bits: 4, mantissa_bits: 3, bias: 8")]
 fn other_formats_are_not_taken_for_one_of_the_three() {

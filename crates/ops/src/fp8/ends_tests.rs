@@ -1,4 +1,4 @@
-//! The ends of f32: a finite number is never quantised to NaN, and what is not finite stays visible.
+//! The ends of the range of f32: a finite number never becomes NaN, and infinities and NaN remain visible.
 
 use super::columns::Columns;
 use super::columns_tests::values;
@@ -8,12 +8,14 @@ use crate::linear::{self, PackedWeight};
 use crate::testing::contexts;
 use crate::{Acc, Cx, DType, Tensor};
 
-/// Largest magnitudes: normal with a subnormal scale, subnormal, the smallest there is, about the least scale, the largest.
+/// Largest magnitudes: normal with a subnormal scale, subnormal, the smallest possible, near the smallest scale, the
+/// largest.
 const MOST: [f32; 6] = [1e-37, 1e-40, 1e-45, 448.0 * f32::MIN_POSITIVE, 3e38, f32::MAX];
 const ROWS: usize = 140;
 const COLS: usize = 150;
 
-/// Zeros, beside numbers up to `most` in a fifth of the places; row 3, column 7 and the last tile of either kind have none.
+/// Zeros, and numbers up to `most` in a fifth of the places. Row 3, column 7 and the last tile of each kind contain
+/// only zeros.
 fn sparse(cx: &Cx, most: f32) -> Tensor {
     let mut x = cx.zeros(&[ROWS, COLS], DType::F32);
     for (i, v) in x.f32_mut().iter_mut().enumerate() {
@@ -33,8 +35,8 @@ fn styles() -> impl Iterator<Item = Style> {
     })
 }
 
-/// Whether `got` is `x` rounded to `bits` significant bits, or to whole multiples of `step` if that is coarser. Rounding
-/// up from just below 2^128 gives infinity.
+/// Whether `got` is `x` rounded to `bits` significant bits, or to whole multiples of `step` if that is coarser. Just
+/// below 2^128, rounding up gives infinity.
 fn rounded(got: f32, x: f32, bits: i32, step: f64) -> bool {
     let size = f64::from(x.abs());
     let bound = (size * 2f64.powi(-bits) * (1.0 + 1e-6)).max(step / 2.0) + 2f64.powi(-149);
@@ -77,7 +79,7 @@ fn columns_hold_the_smallest_and_the_largest_numbers() {
         for style in styles() {
             let tiles = Quantized::new(cx, &x, style);
             let from = tiles.dequantize(cx, DType::F32);
-            // What was rounded to 2^128 is infinite already.
+            // A value that was rounded to 2^128 is already infinite.
             if from.f32().iter().all(|v| v.is_finite()) {
                 check(&format!("{style:?}"), &Columns::of_tiles(cx, &tiles, 1, &range), from.f32());
             }
@@ -91,8 +93,8 @@ fn transposed(cx: &Cx, x: &Tensor) -> Tensor {
     cx.tensor(&[cols, rows], &values, DType::F32)
 }
 
-/// `got = a b^T` within two roundings to four bits a term, half a step of the least scale, and what sums and the scales'
-/// product lose below the normal numbers.
+/// `got = a b^T` within two roundings to four bits per term, half a step of the smallest scale, and the losses of sums
+/// and of the scales' product below the normal numbers.
 fn close(what: &str, got: &Tensor, a: &Tensor, b: &Tensor) {
     let (n, k) = (b.rows(), a.cols());
     for (i, got) in got.f32().iter().enumerate().step_by(7) {
@@ -104,11 +106,11 @@ fn close(what: &str, got: &Tensor, a: &Tensor, b: &Tensor) {
     }
 }
 
-/// Either operand at either end, the other of moderate size.
+/// One operand at one of the ends, and the other of moderate size.
 #[test]
 fn products_of_the_smallest_and_the_largest_numbers_are_numbers() {
     for (cx, most) in contexts().iter().flat_map(|cx| MOST.map(|m| (cx, m))) {
-        // So that sums stay finite.
+        // This keeps the sums finite.
         let far = sparse(cx, most.min(1e36));
         let near = cx.tensor(&[ROWS, COLS], &vec![0.3; ROWS * COLS], DType::F32);
         for (x, w) in [(&far, &near), (&near, &far)] {

@@ -1,4 +1,4 @@
-//! Small float formats, value by value: the definition that the vectorised paths are tested against.
+//! Small float formats, value by value. This is the definition that the vectorised paths are tested against.
 
 /// A binary float format of at most 16 bits with subnormal numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -7,7 +7,7 @@ pub struct MiniFloat {
     pub exponent_bits: u32,
     /// Bits of the mantissa.
     pub mantissa_bits: u32,
-    /// What is subtracted from the exponent's field.
+    /// Number that is subtracted from the exponent's field.
     pub bias: i32,
     /// Code of the largest finite value.
     pub max_code: u16,
@@ -15,17 +15,18 @@ pub struct MiniFloat {
     pub nan_code: u16,
 }
 
-/// E4M3 (fn): no infinity, one NaN a sign, largest value 448, smallest 2^-9.
+/// E4M3 (fn): no infinity, one NaN per sign, largest value 448, smallest 2^-9.
 pub const E4M3: MiniFloat = MiniFloat { exponent_bits: 4, mantissa_bits: 3, bias: 7, max_code: 0x7e, nan_code: 0x7f };
 /// E5M2: IEEE-like, largest finite value 57344, smallest 2^-16.
 pub const E5M2: MiniFloat = MiniFloat { exponent_bits: 5, mantissa_bits: 2, bias: 15, max_code: 0x7b, nan_code: 0x7f };
-/// E5M6: twelve bits, for the input of the linear after attention (report 3.3.3), exact in bf16. Its exponent's highest
-/// code is an ordinary one (the report does not say): largest value 129024, smallest 2^-20; the last code is NaN.
+/// E5M6: twelve bits, for the input of the linear layer after attention (report 3.3.3), exact in bf16. The highest code
+/// of its exponent is an ordinary one; the report does not say. Largest value 129024, smallest 2^-20. The last code is
+/// NaN.
 pub const E5M6: MiniFloat =
     MiniFloat { exponent_bits: 5, mantissa_bits: 6, bias: 15, max_code: 0x7fe, nan_code: 0x7ff };
 
 impl MiniFloat {
-    /// Bits of a code, the sign's included.
+    /// Number of bits of a code, including the sign.
     pub const fn bits(self) -> u32 {
         1 + self.exponent_bits + self.mantissa_bits
     }
@@ -35,8 +36,8 @@ impl MiniFloat {
         self.decode(self.max_code)
     }
 
-    /// The nearest code, ties to the even one. What is too large (infinity, too) becomes the largest finite value, as the
-    /// saturating conversions of GPUs do it; NaN stays NaN.
+    /// The nearest code, with ties to even. A value that is too large, including infinity, becomes the largest finite
+    /// value, as in the saturating conversions of GPUs. NaN stays NaN.
     pub fn encode(self, x: f32) -> u16 {
         let sign = u16::from(x.is_sign_negative()) << (self.exponent_bits + self.mantissa_bits);
         if x.is_nan() {
@@ -46,11 +47,12 @@ impl MiniFloat {
         if a >= self.max() {
             return sign | self.max_code;
         }
-        // The exponent of the binade that a lies in; subnormal numbers share that of the smallest normal one.
+        // The exponent of the binade that contains a. Subnormal numbers have the exponent of the smallest normal
+        // number.
         let least = 1 - self.bias;
         let exponent = (((a.to_bits() >> 23) as i32) - 127).max(least);
         let steps = (f64::from(a) * f64::from(self.mantissa_bits as i32 - exponent).exp2()).round_ties_even() as u16;
-        // Rounding up into the next binade carries into the exponent.
+        // Rounding up to the next binade carries into the exponent.
         let code = (((exponent - least) as u16) << self.mantissa_bits) + steps;
         sign | code.min(self.max_code)
     }
@@ -61,7 +63,7 @@ impl MiniFloat {
         let magnitude = code & ((1 << (e + m)) - 1);
         let sign = if code >> (e + m) & 1 == 1 { -1.0 } else { 1.0 };
         if magnitude > self.max_code {
-            // Between the largest finite value and NaN lies infinity, in formats that have it.
+            // In formats with infinity, its code is between the largest finite value and NaN.
             let value =
                 if magnitude == self.max_code + 1 && magnitude != self.nan_code { f32::INFINITY } else { f32::NAN };
             return value.copysign(sign);
@@ -84,7 +86,7 @@ pub fn scale_from_ue8m0(code: u8) -> f32 {
     }
 }
 
-/// The UE8M0 code of a scale that is a power of two; none if it is not one, or out of range.
+/// The UE8M0 code of a scale that is a power of two. `None` if it is not a power of two, or out of range.
 pub fn ue8m0_from_scale(scale: f32) -> Option<u8> {
     let bits = scale.to_bits();
     let code = if bits == 1 << 22 { 0 } else { u8::try_from(bits >> 23).ok()? };

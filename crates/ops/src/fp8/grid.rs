@@ -1,13 +1,13 @@
-//! E4M3 codes as the bf16 of the same value: what products multiply. The scales stay apart.
+//! Converts E4M3 codes to the bf16 of the same value, which products multiply. The scales stay separate.
 
 use super::codec::{Codec, FourThree};
 use crate::Isa;
 use crate::kernel::{Pointwise, dispatch};
 
-/// `n` codes from `from` as bf16 to `to`.
+/// Converts `n` codes at `from` to bf16 at `to`.
 ///
 /// # Safety
-/// Both must be valid for `n` elements, and the processor have `isa`.
+/// Both must be valid for `n` elements, and the processor must have `isa`.
 pub(crate) unsafe fn to_bf16(isa: Isa, from: *const u8, n: usize, to: *mut u16) {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Bf16 && is_x86_feature_detected!("avx512vbmi") {
@@ -36,7 +36,7 @@ impl Pointwise for Plain<'_> {
     }
 }
 
-/// With AVX-512 VBMI: both bytes of the value are looked up in tables of 128 entries, 64 codes at a time.
+/// With AVX-512 VBMI, both bytes of the value are looked up in tables of 128 entries, for 64 codes at a time.
 #[cfg(target_arch = "x86_64")]
 mod tables {
     use std::arch::x86_64::*;
@@ -51,7 +51,7 @@ mod tables {
         } else if m == 0 {
             0
         } else {
-            // m * 2^-9 with its leading bit at 2^p.
+            // m * 2^-9, whose leading bit is at 2^p.
             let p = m.ilog2() as u16;
             (118 + p) << 7 | (m << (7 - p)) & 0x7f
         }
@@ -68,7 +68,7 @@ mod tables {
     }
     static LOW: [u8; 128] = table(0);
     static HIGH: [u8; 128] = table(8);
-    /// Puts the codes where unpacking, which works in pieces of 128 bits, leaves them in order.
+    /// Puts the codes in such an order that unpacking, which works on pieces of 128 bits, restores the original order.
     static ORDER: [u64; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]

@@ -1,13 +1,13 @@
-//! Values to codes of E4M3 with AVX-512, by whole lines.
+//! Encodes values as E4M3 with AVX-512, in whole cache lines.
 
 use super::TILE;
 use crate::kernel::Elem;
 use std::arch::x86_64::*;
 
-/// Codes of a row with a scale for every [`TILE`] values. The same bits as the definition.
+/// Encodes a row with one scale per [`TILE`] values. The bits are those of the definition.
 ///
 /// # Safety
-/// The processor must have the features; `codes` as long as `row`.
+/// The processor must have the features, and `codes` must be as long as `row`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) unsafe fn encode<X: Elem>(row: &[X], scales: &[f32], codes: &mut [u8]) {
     for ((row, codes), scale) in row.chunks(TILE).zip(codes.chunks_mut(TILE)).zip(scales) {
@@ -49,7 +49,7 @@ fn mask(n: usize) -> __mmask16 {
     if n >= 16 { u16::MAX } else { (1 << n) - 1 }
 }
 
-/// Sixteen values, zero past the first `n`.
+/// Sixteen values, with zeros after the first `n`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn load<X: Elem>(p: *const X, n: usize) -> __m512 {

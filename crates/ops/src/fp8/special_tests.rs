@@ -1,4 +1,4 @@
-//! Numbers that are none, zeros of either sign, subnormal ones: in whole vectors and in what is left of a row.
+//! NaN, infinities, zeros of either sign and subnormal numbers, in whole vectors and in the rest of a row.
 
 use super::columns::Columns;
 use super::definition::Grid;
@@ -22,7 +22,7 @@ fn matrix(cx: &Cx, dtype: DType) -> Tensor {
     fill(5, 0..296, -0.0);
     fill(6, 60..70, -tiny);
     fill(7, 200..210, -0.0);
-    // Several in one tile, of rows and of columns.
+    // Several in one tile of a row, and of a column.
     fill(8, 100..103, inf);
     fill(9, 101..104, f32::NAN);
     fill(138, 0..296, f32::NAN);
@@ -80,7 +80,7 @@ fn columns_of_special_values_are_the_definition() {
     }
 }
 
-/// The same in words: an infinity spoils its tile, a NaN itself.
+/// The same in words: an infinity makes its whole tile NaN, a NaN only itself.
 #[test]
 fn an_infinity_spoils_its_tile_and_a_nan_itself() {
     for cx in contexts() {

@@ -2,7 +2,7 @@ use super::*;
 
 pub(super) const ALL: [MiniFloat; 3] = [E4M3, E5M2, E5M6];
 
-/// The definition of a float, written without the code under test: (positive finite values in order).
+/// The positive finite values of a format in order, computed without the code under test.
 fn values(f: MiniFloat) -> Vec<f64> {
     (0..=f.max_code)
         .map(|c| {
@@ -13,7 +13,7 @@ fn values(f: MiniFloat) -> Vec<f64> {
         .collect()
 }
 
-/// The nearest value's code by search; of two equally near the even one.
+/// The code of the nearest value, found by search. Of two equally near values, the even one.
 fn nearest(values: &[f64], x: f64) -> u16 {
     let i = values.partition_point(|v| *v < x);
     if i == 0 || i == values.len() {
@@ -47,7 +47,7 @@ fn encoding_is_to_nearest_even_and_saturates() {
     for f in ALL {
         let table = values(f);
         let max = f64::from(f.max());
-        // Every bf16, every midpoint of two values and its neighbours, and what lies beyond the largest.
+        // Every bf16, every midpoint of two values and its neighbours, and numbers beyond the largest value.
         let bf16 = (0..0x7f80u16).map(|b| half::bf16::from_bits(b).to_f32());
         let middles = table.windows(2).flat_map(|w| {
             let m = f64::midpoint(w[0], w[1]) as f32;
@@ -80,7 +80,7 @@ use crate::testing::{FLOATS, bits, contexts, random};
 use crate::{Cx, DType, Tensor, moe};
 use proptest::prelude::*;
 
-/// Values that meet every branch: all of bf16, midpoints of each format, what saturates, NaN.
+/// Values that reach every branch: all of bf16, midpoints of each format, values that saturate, NaN.
 fn probes() -> Vec<f32> {
     let bf16 = (0..=u16::MAX).map(|b| half::bf16::from_bits(b).to_f32());
     let middles = ALL.into_iter().flat_map(|f| {
@@ -127,7 +127,7 @@ fn all_codes_become_bf16_on_every_path() {
     }
 }
 
-/// Codes and scales by the definition, value by value.
+/// Codes and scales as defined, value by value.
 pub(super) fn reference(x: &Tensor, style: Style) -> (Vec<u16>, Vec<f32>) {
     let (rows, cols, values) = (x.rows(), x.cols(), x.to_vec_f32());
     let tiles = cols.div_ceil(TILE);
@@ -153,7 +153,7 @@ pub(super) fn reference(x: &Tensor, style: Style) -> (Vec<u16>, Vec<f32>) {
     (codes, scales)
 }
 
-/// A code out of the planes of a row.
+/// Reads a code from the planes of a row.
 pub(super) fn code_of(q: &Quantized, r: usize, c: usize) -> u16 {
     let row = &q.codes().u8()[r * q.codes().cols()..][..q.codes().cols()];
     let high = u16::from(row[c]);

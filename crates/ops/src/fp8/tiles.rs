@@ -7,7 +7,7 @@ use crate::moe::{Plan, copy_rows};
 use crate::{Cx, DType, DisjointMut, Isa, MatRef, Tensor};
 use std::ops::Range;
 
-/// Low bits of a tile of a format with more than eight.
+/// Bytes for the low bits of a tile, in a format with more than eight bits.
 const LOW_BYTES: usize = TILE / 2;
 
 /// Which values share a scale.
@@ -26,7 +26,7 @@ pub struct Style {
     pub format: MiniFloat,
     /// Whether scales are rounded up to powers of two.
     pub power_of_two: bool,
-    /// What shares a scale.
+    /// Which values share a scale.
     pub shape: Shape,
 }
 
@@ -37,12 +37,13 @@ impl Style {
 
 /// A matrix `[rows, cols]` as codes with a scale for every 128 columns of a row: `value = code * scale`.
 ///
-/// A row of codes has a byte an element (the high eight bits), then for formats with more the low four bits: 64 bytes a
-/// tile, element j's in the low half of byte j, element j + 64's in the high half.
+/// A row of codes has one byte per element (the high eight bits). In formats with more bits, the low four bits follow:
+/// 64 bytes per tile, with element j in the low half of byte j and element j + 64 in the high half.
 ///
-/// An infinity makes its tile's scale infinite: finite numbers there become zeros, infinities NaN, and every value of the tile
-/// is NaN. A NaN leaves the scale at one; its own code is NaN, the others are what they are at that scale. In products, a
-/// row of an operand with NaN gives NaN in its row or column of the result, and nowhere else.
+/// An infinity makes its tile's scale infinite. Finite numbers in the tile become zeros, infinities NaN, and every
+/// value of the tile is NaN. A NaN leaves the scale at one. Its own code is NaN, and the others are those at that
+/// scale. In products, a NaN in a row of an operand gives NaN in the corresponding row or column of the result, and
+/// nowhere else.
 pub struct Quantized {
     codes: Tensor,
     scales: Tensor,
@@ -58,7 +59,7 @@ impl Quantized {
         Self { codes, scales, cols, style }
     }
 
-    /// Quantises a matrix. The definition of a code is `format.encode(x / scale)`. Blocks begin at row 0.
+    /// Quantises a matrix. The code is defined as `format.encode(x / scale)`. Blocks begin at row 0.
     pub fn new<'a>(cx: &Cx, x: impl Into<MatRef<'a>>, style: Style) -> Self {
         let x = x.into();
         let mut q = Self::empty(cx, x.rows(), x.cols(), style);
@@ -66,7 +67,7 @@ impl Quantized {
         q
     }
 
-    /// Quantises groups of rows; blocks begin anew with each. Rows outside of all groups are left undefined.
+    /// Quantises groups of rows. Every group starts new blocks. Rows outside of all groups are undefined.
     pub(crate) fn in_groups(
         cx: &Cx,
         x: &MatRef<'_>,
@@ -81,7 +82,7 @@ impl Quantized {
         q
     }
 
-    /// Quantises rows `filled` of `x` into those of the same numbers.
+    /// Quantises the rows `filled` of `x` into the rows with the same numbers.
     fn fill(&mut self, cx: &Cx, x: &MatRef<'_>, filled: Range<usize>) {
         let (style, cols) = (self.style, self.cols);
         let _scope = cx.scope("quantize", 0, (filled.len() * cols * (x.dtype().size() + 1)) as u64);
@@ -104,11 +105,11 @@ impl Quantized {
         }));
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.scales.rows()
     }
-    /// Columns.
+    /// Number of columns.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -116,7 +117,7 @@ impl Quantized {
     pub fn format(&self) -> MiniFloat {
         self.style.format
     }
-    /// How it was quantised. Rows of a permutation keep the scales of the tiles or blocks they came from.
+    /// How it was quantised. Permuted rows keep the scales of their original tiles or blocks.
     pub fn style(&self) -> Style {
         self.style
     }
@@ -149,7 +150,7 @@ impl Quantized {
         out
     }
 
-    /// The rows of a plan's permutation: what `moe::permute` does with floats.
+    /// The rows in a plan's permutation, like `moe::permute` for floats.
     pub fn permute(&self, cx: &Cx, plan: &Plan) -> Self {
         let _scope = cx.scope("moe permute", 0, 2 * self.bytes() as u64);
         assert!(plan.tokens() == self.rows(), "permute: {} rows for {} tokens", self.rows(), plan.tokens());
@@ -177,13 +178,13 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Columns `col..col + n` of row `r`, handed to `put` with their index in that range.
+    /// Passes columns `col..col + n` of row `r` to `put`, with their index in that range.
     #[inline(always)]
     pub(crate) fn each<F: Codec>(&self, r: usize, col: usize, n: usize, mut put: impl FnMut(usize, f32)) {
         let (row, scales) = (&self.codes[r * self.bytes..][..self.bytes], &self.scales[r * self.tiles..][..self.tiles]);
         let mut done = 0;
         while done < n {
-            // Half a tile at a time: there the places of high and low bits both ascend.
+            // Half a tile at a time: inside it, the positions of high and low bits both ascend.
             let (c, half) = (col + done, TILE / 2);
             let count = (half - c % half).min(n - done);
             let scale = scales[c / TILE];
@@ -205,7 +206,7 @@ impl Reader<'_> {
     }
 }
 
-/// Largest magnitude, as bits; NaN is larger than any number.
+/// Largest magnitude, as bits. NaN counts as larger than any number.
 #[inline(always)]
 pub(crate) fn amax<X: Elem>(x: &[X]) -> u32 {
     let mut lanes = [0u32; 32];
@@ -219,7 +220,7 @@ pub(crate) fn amax<X: Elem>(x: &[X]) -> u32 {
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *lane = (*lane).max(x.get().to_bits() & 0x7fff_ffff);
     }
-    // By halving: a fold would go through them one by one.
+    // By halving: a fold would process the elements one by one.
     let mut half = 16;
     while half > 0 {
         for i in 0..half {
@@ -253,7 +254,7 @@ impl<X: Elem, F: Codec> Pointwise for Encode<'_, X, F> {
         let max = F::value(u32::from(F::FORMAT.max_code));
         for first in (0..rows.len()).step_by(high) {
             let last = (first + high).min(rows.len());
-            // First the largest magnitudes, whose bits are in the order of the numbers.
+            // First the largest magnitudes. Their bits have the order of the numbers.
             let shared = first * tiles..(first + 1) * tiles;
             for r in first..last {
                 for (x, most) in x.row(rows.start + r).chunks(TILE).zip(&mut scales[shared.clone()]) {

@@ -1,4 +1,4 @@
-//! The sequence-wise balance loss (report 2.1.2, eq. 17-20), one value a segment of `T_s` tokens.
+//! The sequence-wise balance loss (report 2.1.2, eq. 17-20), with one value per segment of `T_s` tokens.
 //!
 //! ```text
 //! f_i = E / (K T_s) * #(tokens whose top K by s contains i)      s unbiased, ties to the lower index, no groups
@@ -6,8 +6,9 @@
 //! L_s = sum_i f_i P_i                                            the gradient flows through P only
 //! ```
 //!
-//! f32; sums over tokens run in blocks at fixed positions of a segment and then over the blocks in order. A segment
-//! without tokens has loss 0. `sum_j s_tj` gets the gate's 1e-20, so that a token whose scores all vanish stays finite.
+//! Everything is f32. Sums over tokens run over blocks at fixed positions of a segment, then over the blocks in order.
+//! A segment without tokens has loss 0. The gate's 1e-20 is added to `sum_j s_tj`, so that a token whose scores all
+//! vanish gives a finite result.
 
 use super::cpu::{EPS, as_keys, best, room, sum, to_key};
 use super::{GateCfg, check_2d};
@@ -15,10 +16,10 @@ use crate::attention::Segments;
 use crate::kernel::{Pointwise, dispatch, dot};
 use crate::{Acc, Cx, DType, Device, DisjointMut, Tensor};
 
-/// Tokens of a block: partial counts and sums are per block.
+/// Tokens per block. Partial counts and sums are kept for each block.
 const BLOCK: usize = 64;
 
-/// `scores` f32 [T, E] from the gate. Writes `f` f32 [S, E], for the backward, and `loss` f32 `[S]`.
+/// `scores` f32 [T, E] come from the gate. Writes `f` f32 [S, E], which the backward needs, and `loss` f32 `[S]`.
 pub fn balance_forward(cx: &Cx, scores: &Tensor, seg: &Segments, cfg: &GateCfg, f: &mut Tensor, loss: &mut Tensor) {
     let _scope = cx.scope("gate balance forward", 0, 0);
     let op = "gate::balance_forward";
@@ -32,7 +33,7 @@ pub fn balance_forward(cx: &Cx, scores: &Tensor, seg: &Segments, cfg: &GateCfg, 
     }
 }
 
-/// `d_scores` f32 [T, E] (acc) `coef * dL_s/d_scores` for every segment s; `f` from the forward.
+/// `d_scores` f32 [T, E] (acc) `coef * dL_s/d_scores` for every segment s. `f` comes from the forward.
 pub fn balance_backward(
     cx: &Cx,
     scores: &Tensor,
@@ -53,7 +54,7 @@ pub fn balance_backward(
     }
 }
 
-/// Blocks before segment `s`, were every segment to start a block of its own; the last entry is the total.
+/// Number of blocks before segment `s`, if every segment starts a new block. The last entry is the total.
 fn block_starts(cx: &Cx, starts: &[i32]) -> Tensor {
     let mut out = cx.empty(&[starts.len()], DType::I32);
     let mut total = 0;
@@ -77,7 +78,8 @@ fn forward(cx: &Cx, scores: &[f32], starts: &[i32], e: usize, k: usize, f: &mut 
     let firsts = block_starts(cx, starts);
     let firsts = firsts.i32();
     let blocks = firsts[firsts.len() - 1] as usize;
-    // Per block: how many tokens have expert i among their K best, and the sum of p_ti. Both are f32: counts are exact.
+    // For each block: how many tokens have expert i among their K best, and the sum of p_ti. Both are f32, in which
+    // counts are exact.
     let mut partial = cx.empty(&[blocks, 2 * e], DType::F32);
     let size = room(e) + k.next_multiple_of(2);
     let mut scratch = cx.empty(&[blocks, size], DType::I32);

@@ -1,8 +1,9 @@
-//! The gate on a processor: rows in blocks, one task a block. s: scores of a row, E long; idx, w: K long.
+//! The gate on a processor. Rows are processed in blocks, with one task per block. s: scores of a row, of length E;
+//! idx, w: of length K.
 //!
-//! Selection works on integers that order as the scores do and are all different: K times, the
-//! largest below the last one, in lanes and without a branch (inserting into a sorted list mispredicts one for every
-//! other expert). Nothing uses fused multiply-add, so that every path gives the same bits.
+//! Selection works on integers that have the order of the scores and are all different. K times, it finds the largest
+//! integer below the previous one, in lanes and without branches. (Insertion into a sorted list mispredicts one branch
+//! for every second expert.) Nothing uses fused multiply-add, so every path gives the same bits.
 
 use super::{GateCfg, Scoring, TopK};
 use crate::kernel::{Pointwise, dispatch, dot, sum_lanes};
@@ -10,16 +11,16 @@ use crate::math::{exp, sigmoid};
 use crate::{Cx, DType, DisjointMut};
 use std::ops::Range;
 
-/// Rows of a task.
+/// Rows per task.
 const ROWS: usize = 64;
 /// Keeps the division finite when every selected score is 0.
 pub(super) const EPS: f32 = 1e-20;
-/// The key of what is masked, or padding: below that of every score.
+/// The key of masked entries and of padding. It is below the key of every score.
 pub(super) const NEVER: i64 = i64::MIN;
-/// Keys compared at a time.
+/// Number of keys that are compared at a time.
 const LANES: usize = 8;
 
-/// Room for `n` keys, whole groups of lanes, in a tensor of i32.
+/// Memory for `n` keys in whole groups of lanes, as a number of i32 elements.
 pub(super) fn room(n: usize) -> usize {
     2 * n.next_multiple_of(LANES)
 }
@@ -46,7 +47,7 @@ pub(super) fn forward(
     let (e, k, groups) = (cfg.experts, cfg.top_k, cfg.groups());
     let t = logits.len() / e;
     let tasks = t.div_ceil(ROWS);
-    // Per task: the keys of a row's experts and groups, and the groups that won.
+    // Per task: the keys of a row's experts and groups, and the selected groups.
     let size = room(e) + room(groups) + cfg.topk_group.next_multiple_of(2);
     let mut scratch = cx.empty(&[tasks, size], DType::I32);
     let scratch = DisjointMut::new(scratch.i32_mut());
@@ -199,7 +200,7 @@ fn weigh(s: &[f32], idx: &[i32], cfg: &GateCfg, w: &mut [f32]) {
     w.iter_mut().zip(idx).for_each(|(w, i)| *w = s[*i as usize] / sum * cfg.factor());
 }
 
-/// Adds the gradient of the scores to `d`: with `w_k = c s_k / S`, `ds_k = c/S (dw_k - sum_j dw_j s_j / S)`.
+/// Adds the gradient of the scores to `d`. With `w_k = c s_k / S`, it is `ds_k = c/S (dw_k - sum_j dw_j s_j / S)`.
 fn weigh_backward(dw: &[f32], s: &[f32], idx: &[i32], cfg: &GateCfg, d: &mut [f32]) {
     let (mut sum, mut dot) = (1.0, 0.0);
     if cfg.norm_topk_prob {
@@ -211,10 +212,10 @@ fn weigh_backward(dw: &[f32], s: &[f32], idx: &[i32], cfg: &GateCfg, d: &mut [f3
     }
 }
 
-/// Score of a group from its experts' keys. A group with a NaN among its best has a NaN, the lowest, itself.
+/// Score of a group, computed from its experts' keys. If one of its best is NaN, the score is NaN, which is the lowest.
 #[inline(always)]
 fn group_score(members: &[i64], method: TopK) -> f32 {
-    // The best and the second best of every lane, then of two lanes at a time.
+    // The best and the second best of every lane, then of pairs of lanes.
     let (mut first, mut second) = ([NEVER; LANES], [NEVER; LANES]);
     let (chunks, rest) = members.as_chunks::<LANES>();
     for chunk in chunks {
@@ -239,11 +240,12 @@ fn group_score(members: &[i64], method: TopK) -> f32 {
     if pair { from_key(first[0]) + from_key(second[0]) } else { from_key(first[0]) }
 }
 
-/// A number that orders as the score does and, among equal scores, falls with the place: both zeros alike, NaN below -inf.
+/// A number with the order of the scores. Among equal scores it decreases with the index. Both zeros are equal, and NaN
+/// is below -inf.
 #[inline(always)]
 pub(super) fn to_key(score: f32, place: usize) -> i64 {
     let bits = (score + 0.0).to_bits() as i32;
-    // A negative float has the larger magnitude bits the lower it is.
+    // Among negative floats, a lower one has larger magnitude bits.
     let rank = if bits < 0 { bits ^ i32::MAX } else { bits };
     let rank = if score.is_nan() { i32::MIN + 1 } else { rank };
     i64::from(rank) << 32 | i64::from(i32::MAX - place as i32)
@@ -256,8 +258,8 @@ fn from_key(key: i64) -> f32 {
     f32::from_bits(if rank < 0 { rank ^ i32::MAX } else { rank } as u32)
 }
 
-/// The places of the `out.len()` largest keys, largest first, and the last of these keys. At least as many must not be
-/// [`NEVER`]. There is [`room`] around the keys.
+/// The indices of the `out.len()` largest keys in descending order, and the last of these keys. At least this many keys
+/// must differ from [`NEVER`]. There is [`room`] around the keys.
 #[inline(always)]
 pub(super) fn best(keys: &[i64], out: &mut [i32]) -> i64 {
     let mut last = i64::MAX;
@@ -281,7 +283,7 @@ pub(super) fn best(keys: &[i64], out: &mut [i32]) -> i64 {
     last
 }
 
-/// Sum of a row, in lanes.
+/// Sum of a row, computed in lanes.
 #[inline(always)]
 pub(super) fn sum(s: &[f32]) -> f32 {
     const LANES: usize = 16;

@@ -1,4 +1,4 @@
-//! The gate of DeepSeekMoE (report 2.1.2, eq. 12-16): which experts a token goes to, and with what weight.
+//! The gate of DeepSeekMoE (report 2.1.2, eq. 12-16): it decides which experts a token goes to, and with which weights.
 //!
 //! ```text
 //! s = sigmoid(u . e_i)  or  softmax(u . e_i)                                     scores
@@ -7,13 +7,13 @@
 //! weight = s[idx] / (sum s[idx] + 1e-20) * scale,  or  s[idx] * scale            never the biased score
 //! ```
 //!
-//! A group's score is the sum of its two best choices under `noaux_tc` (the report says K/M, released code always 2)
-//! and the best one under V2's `group_limited_greedy`. Groups that lose are not looked at again, which is a mask of
-//! -inf: with the 0 of older code a negative biased score inside a winning group would lose to a masked one.
-//! Ties go to the lower index among groups and among experts; a NaN ranks below everything, so that K distinct experts
-//! come out whatever comes in.
+//! A group's score is the sum of its two best choices under `noaux_tc`, and the best one under V2's
+//! `group_limited_greedy`. (The report says K/M choices; the released code always uses 2.) Groups that are not selected
+//! are excluded, as with a mask of -inf. Older code masks with 0. Then a negative biased score inside a selected group
+//! would lose to a masked one. Ties go to the lower index, among groups and among experts. A NaN ranks below
+//! everything. So the result is always K distinct experts.
 //!
-//! Shapes: T tokens, E experts, K experts a token. Everything is f32, in one order and without fused multiply-add, so that
+//! Shapes: T tokens, E experts, K experts per token. Everything is f32, in one order and without fused multiply-add, so
 //! every instruction path gives the same bits.
 
 mod balance;
@@ -25,10 +25,10 @@ pub use balance::{balance_backward, balance_forward};
 
 use crate::{Cx, DType, Device, Tensor};
 
-/// From logits to scores.
+/// How logits become scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scoring {
-    /// V3: every expert for itself.
+    /// V3: each expert separately.
     Sigmoid,
     /// V2: a distribution over experts.
     Softmax,
@@ -39,24 +39,24 @@ pub enum Scoring {
 pub enum TopK {
     /// The K best.
     Greedy,
-    /// The K best inside the groups with the best single expert (V2).
+    /// The K best experts in the groups with the best single expert (V2).
     GroupLimitedGreedy,
-    /// The K best by biased score inside the groups with the best pair (V3, without auxiliary loss).
+    /// The K best experts by biased score in the groups with the best pair (V3, without auxiliary loss).
     NoauxTc,
 }
 
-/// What a gate is.
+/// Settings of a gate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GateCfg {
-    /// Routed experts, E.
+    /// Number of routed experts, E.
     pub experts: usize,
-    /// Experts a token, K.
+    /// Number of experts per token, K.
     pub top_k: usize,
-    /// Equal groups of neighbouring experts (nodes in the report). Not looked at by `Greedy`.
+    /// Number of equal groups of neighbouring experts (nodes in the report). `Greedy` ignores it.
     pub n_group: usize,
-    /// Groups a token may use.
+    /// Number of groups that a token may use.
     pub topk_group: usize,
-    /// From logits to scores.
+    /// How logits become scores.
     pub scoring: Scoring,
     /// How experts are selected.
     pub method: TopK,
@@ -64,28 +64,31 @@ pub struct GateCfg {
     pub norm_topk_prob: bool,
     /// The routed scaling factor.
     pub scale: f32,
-    /// Whether weights that were divided by their sum are then multiplied by `scale`: always in V3; DeepSeek's own V2
-    /// code does one or the other. (It also never normalises when K is 1: say `norm_topk_prob: false` there.)
+    /// Whether normalised weights are also multiplied by `scale`. In V3 this is always so. DeepSeek's own V2 code does
+    /// either one or the other. It also never normalises if K is 1; use `norm_topk_prob: false` there.
     pub scale_after_norm: bool,
 }
 
 impl GateCfg {
-    /// The factor after normalisation or instead of it.
+    /// The factor after normalisation, or instead of it.
     fn factor(&self) -> f32 {
         if self.norm_topk_prob && !self.scale_after_norm { 1.0 } else { self.scale }
     }
 
-    /// Groups that compete: 1 where the method or the numbers put no limit.
+    /// Number of groups that compete. 1 if the method or the numbers impose no limit.
     fn groups(&self) -> usize {
         if self.method == TopK::Greedy || self.topk_group >= self.n_group { 1 } else { self.n_group }
     }
 
     fn check(&self, op: &str) {
         let Self { experts: e, top_k: k, n_group: g, topk_group: m, .. } = *self;
-        assert!(k >= 1 && k <= e, "{op}: {k} of {e} experts a token");
+        assert!(k >= 1 && k <= e, "{op}: {k} of {e} experts per token");
         if self.method != TopK::Greedy {
             assert!(g >= 1 && e % g == 0, "{op}: {e} experts in {g} equal groups");
-            assert!(m >= 1 && m <= g && k <= m * (e / g), "{op}: {k} experts a token inside {m} of {g} groups of {e}");
+            assert!(
+                m >= 1 && m <= g && k <= m * (e / g),
+                "{op}: {k} experts per token inside {m} of {g} groups of {e}"
+            );
         }
     }
 }
@@ -127,7 +130,7 @@ pub fn forward(
     }
 }
 
-/// As [`forward`] with the experts given: `idx` i32 [T, K] is read. For routing replay.
+/// Like [`forward`], but with given experts: `idx` i32 [T, K] is read. It is for routing replay.
 pub fn forward_replay(cx: &Cx, logits: &Tensor, cfg: &GateCfg, idx: &Tensor, scores: &mut Tensor, weight: &mut Tensor) {
     let op = "gate::forward_replay";
     cfg.check(op);
@@ -142,10 +145,10 @@ pub fn forward_replay(cx: &Cx, logits: &Tensor, cfg: &GateCfg, idx: &Tensor, sco
     }
 }
 
-/// Gradient of the logits, `d_logits` f32 [T, E], written.
+/// Writes the gradient of the logits, `d_logits` f32 [T, E].
 ///
-/// `d_weight` f32 [T, K]; `scores` and `idx` from forward. `d_scores_extra` f32 [T, E] is a gradient of the scores from
-/// elsewhere (the balance loss), added before the activation is gone back through.
+/// `d_weight` f32 [T, K]; `scores` and `idx` come from forward. `d_scores_extra` f32 [T, E] is another gradient of the
+/// scores (from the balance loss). It is added before the gradient of the activation function is applied.
 pub fn backward(
     cx: &Cx,
     d_weight: &Tensor,

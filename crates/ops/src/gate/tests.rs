@@ -1,5 +1,5 @@
-//! The gate against the f64 reference. u = 2^-24 is half an ulp of 1: every f32 operation multiplies by 1 + d, |d| <= u,
-//! `exp` by a few of them.
+//! The gate compared with the f64 reference. u = 2^-24 is half an ulp of 1. Every f32 operation multiplies by 1 + d
+//! with |d| <= u, and `exp` by a few such factors.
 
 use super::*;
 use crate::attention::Segments;
@@ -90,12 +90,13 @@ fn check_forward(cfg: &GateCfg, logits: &[f32], bias: &[f32], out: &Out) {
         let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         for i in 0..e {
             let want = exact[t * e + i];
-            // exp of a number rounded by u carries |number| u; the sum of the softmax E u; below 2^-126 nothing is relative.
+            // exp of a number rounded by u has the relative error |number| u. The sum of the softmax adds E u. Below
+            // 2^-126 errors are not relative.
             let terms = if cfg.scoring == Scoring::Softmax { e as f64 + max - f64::from(x[i]) } else { 0.0 };
             let error = (f64::from(s[i]) - want).abs();
             assert!(error <= (terms + 8.0) * U * want + 1e-37, "score {i} of {t}: {} against {want}", s[i]);
         }
-        // Selection is exact on the scores the gate saw: the sum with the bias is one f32 addition there.
+        // Selection is exact for the scores that the gate computed. There the sum with the bias is one f32 addition.
         let biased = cfg.method == TopK::NoauxTc;
         let choice: Vec<f64> = (0..e).map(|i| f64::from(if biased { s[i] + bias[i] } else { s[i] })).collect();
         let want = match cfg.method {
@@ -117,11 +118,12 @@ proptest! {
 
     #[test]
     fn forward_matches_the_reference(cfg in any_cfg(), t in 0usize..140, seed: u64, ties: bool) {
-        // With ties, logits and biases have few values, all sums of them exact.
+        // With ties, logits and biases have only a few values, and all their sums are exact.
         let e = cfg.experts;
         let few = |v: Vec<f32>| if ties { v.iter().map(|x| x.round()).collect() } else { v };
         let (logits, bias) = (few(normals(seed, 0, t * e, 2.0)), few(normals(seed, 1, e, 0.7)));
-        // Group sums in f32 can tie or swap where those in f64 do not: keep the biases on a coarse grid, scores of 0.5.
+        // Group sums in f32 can tie or change order where those in f64 do not. So the biases are on a coarse grid, and
+        // scores are 0.5.
         let logits: Vec<f32> = if cfg.method == TopK::NoauxTc && ties { vec![0.0; t * e] } else { logits };
         for cx in contexts() {
             let out = run(&cx, &logits, &bias, &cfg);
@@ -156,8 +158,8 @@ proptest! {
                 let extra = wide(&extra[r * e..][..e]);
                 ds.iter_mut().zip(&extra).for_each(|(d, x)| *d += x);
                 let want = reference::scores_backward(&ds, &s, softmax);
-                // The sums of absolute values behind each number, times the roundings on the way: K for the sum of the
-                // weights and of dw . w, E for the softmax's dot product, a handful for the rest.
+                // The sums of absolute values behind each number, times the number of roundings: K for the sum of the
+                // weights and for dw . w, E for the softmax's dot product, and a few for the rest.
                 let sum = if cfg.norm_topk_prob { idx.iter().map(|i| s[*i]).sum::<f64>() } else { 1.0 };
                 let dot: f64 = idx.iter().zip(&dw).map(|(i, d)| d.abs() * s[*i] / sum).sum();
                 let mut size: Vec<f64> = extra.iter().map(|x| x.abs()).collect();
@@ -202,7 +204,7 @@ proptest! {
                 for (f, want) in f.iter().zip(f_want) {
                     prop_assert!((f - want).abs() <= 4.0 * U * want, "{} {}", f, want);
                 }
-                // All terms are positive: a sum over E in the normalisation, over the tokens, over E again.
+                // All terms are positive: a sum over E in the normalisation, one over the tokens, and one over E again.
                 prop_assert!((loss - want).abs() <= (2 * e + len + 10) as f64 * U * want, "{} {}", loss, want);
                 let want = reference::balance_backward(&s_own, e, &f);
                 for (i, want) in want.iter().enumerate() {
@@ -220,7 +222,7 @@ proptest! {
 
     #[test]
     fn any_bits_select_distinct_experts(cfg in any_cfg(), bits in prop::collection::vec(any::<u32>(), 0..200), pick: u8) {
-        // Floats of any bit pattern: NaN, infinities, denormals; then all of them the same.
+        // Floats with any bit pattern: NaN, infinities, denormals. Then all of them equal.
         let e = cfg.experts;
         let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, f32::MAX][pick as usize % 5];
         let random: Vec<f32> = bits[..bits.len() / e * e].iter().map(|b| f32::from_bits(*b)).collect();
@@ -239,7 +241,7 @@ proptest! {
     }
 }
 
-/// Whether no two group scores of a row are so near that f32 may order them otherwise than f64.
+/// Whether the group scores of a row differ enough that f32 and f64 give the same order.
 fn separated(out: &Out, bias: &[f32], cfg: &GateCfg) -> bool {
     let (e, size) = (cfg.experts, cfg.experts / cfg.n_group);
     out.scores.f32().chunks_exact(e).all(|s| {
@@ -266,7 +268,7 @@ fn the_full_size_gate_and_every_thread_count() {
             assert_eq!(many.weight.f32(), one.weight.f32());
         }
     }
-    // A row alone gives what it gave in the batch.
+    // A single row gives the same as in the batch.
     let row = run(&Cx::cpu(1, DType::F32), &logits[200 * 256..201 * 256], &bias, &cfg);
     assert_eq!(row.weight.f32(), &one.weight.f32()[200 * 8..201 * 8]);
 }

@@ -1,4 +1,4 @@
-//! Register tiles with AVX2 and FMA: up to 4 rows by 1 panel (8 accumulators). BF16 is widened by shift and mask.
+//! Register tiles with AVX2 and FMA: up to 4 rows by 1 panel (8 accumulators). BF16 is widened with shift and mask.
 
 use super::portable::{Sums, promote, store};
 use super::{LANES, Microkernel, SCALED, Tile};

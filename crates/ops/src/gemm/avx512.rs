@@ -1,7 +1,8 @@
-//! Register tiles with AVX-512: up to 8 rows by 3 panels (24 accumulators), 64 flops an instruction in BF16.
+//! Register tiles with AVX-512: up to 8 rows by 3 panels (24 accumulators), with 64 flops per instruction in BF16.
 //!
-//! A step loads one vector a panel and broadcasts one word a row, so a full tile has 24 multiply instructions for 11
-//! loads. Few rows take more panels, so that enough sums are in flight (and, for one row, enough streams of memory).
+//! A step loads one vector per panel and broadcasts one word per row. So a full tile has 24 multiply instructions for
+//! 11 loads. With few rows, tiles have more panels, so that enough sums are in progress (and, for one row, enough
+//! memory streams).
 
 use super::{Microkernel, Out, SCALED, Scales, Tile};
 use crate::DType;
@@ -51,8 +52,8 @@ unsafe fn dispatch<const BF16: bool, const STEP: usize>(t: &Tile, rows: usize, p
     }
 }
 
-/// A loop over literals. A real one is not always unrolled, and then the accumulators it indexes live in memory from the
-/// start of the kernel on.
+/// A loop over literals. A real loop is not always unrolled, and then the accumulators that it indexes are in memory
+/// for the whole kernel.
 macro_rules! for_each {
     ($i:ident in [$($n:literal)*] if $there:expr => $body:block) => {
         $({
@@ -115,7 +116,7 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
     // SAFETY: the caller promises `steps` (and one more if `half`) steps of every row and panel, and a C of R rows by
     // `cols` columns that no one else touches.
     unsafe {
-        // C comes nearer meanwhile.
+        // Meanwhile C is prefetched.
         let lines = match t.out {
             Out::StreamF32 => 0,
             Out::WriteF32 | Out::AddF32 => NP,
@@ -154,8 +155,8 @@ unsafe fn tile<const R: usize, const NP: usize, const BF16: bool, const STEP: us
     }
 }
 
-/// As the unscaled loop, in blocks whose sums are promoted (bf16 only). The promoted sums stay in the first-level cache:
-/// there are registers for one set.
+/// Like the unscaled loop, but in blocks whose sums are promoted (bf16 only). The promoted sums stay in the first-level
+/// cache, because there are registers for only one set.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn scaled<const R: usize, const NP: usize, const STEP: usize>(t: &Tile, scales: &Scales) {
@@ -182,7 +183,7 @@ unsafe fn scaled<const R: usize, const NP: usize, const STEP: usize>(t: &Tile, s
     }
 }
 
-/// What becomes of the sums of row `r` and panel `j`.
+/// Stores the sums of row `r` and panel `j`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn finish<const NP: usize>(t: &Tile, r: usize, j: usize, mut sums: __m512) {

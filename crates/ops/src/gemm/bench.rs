@@ -1,4 +1,4 @@
-//! Speed of products, as a share of the multiply instruction's own rate measured in the same seconds.
+//! Measures the speed of products as a share of the multiply instruction's peak, which is measured at the same time.
 
 use super::peak_gflops;
 use crate::fp8::{Quantized, Style};
@@ -14,9 +14,10 @@ pub enum Orientation {
     Forward,
     /// `dx = dy W`, dx in the compute format.
     BackwardInput,
-    /// `dw = dy^T x` (`+=` for parts of a product, like the head's), dw f32, both operands packed on the way.
+    /// `dw = dy^T x` (`+=` for parts of a product, like the head's), dw f32. Both operands are packed during the
+    /// product.
     BackwardWeight,
-    /// The weights from f32 into both forms; counts no flops.
+    /// Packs the f32 weights into both forms. This counts no flops.
     Pack,
 }
 
@@ -37,28 +38,28 @@ impl Orientation {
 pub struct Spec {
     /// The layer's name.
     pub name: String,
-    /// Tokens, over all groups.
+    /// Number of tokens, over all groups.
     pub m: usize,
     /// Outputs.
     pub n: usize,
     /// Inputs.
     pub k: usize,
-    /// Experts; the tokens are spread over them evenly but for a ripple.
+    /// Number of experts. The tokens are spread over them almost evenly.
     pub groups: usize,
     /// Which product.
     pub orientation: Orientation,
-    /// Whether it adds to what a part before it left.
+    /// Whether it adds to the result of an earlier part.
     pub acc: Acc,
     /// How often it occurs in a step.
     pub count: usize,
-    /// Whether FP8 training makes it in E4M3.
+    /// Whether FP8 training computes it in E4M3.
     pub fp8: bool,
-    /// Whether x and dy are quantised before they get here in FP8 training, with powers of two: what goes to the experts
-    /// and what comes back. Other operands are quantised by the product.
+    /// Whether x and dy are already quantised in FP8 training, with powers of two: rows that are sent to the experts,
+    /// and gradients that come back. Other operands are quantised by the product.
     pub sent: [bool; 2],
 }
 
-/// What was measured.
+/// A measurement.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The product.
@@ -67,13 +68,14 @@ pub struct Row {
     pub seconds: f64,
     /// Its rate.
     pub gflops: f64,
-    /// Its rate over the instruction's, measured next to it.
+    /// Its rate divided by the instruction's peak, measured next to it.
     pub share: f64,
-    /// The instruction rate around that round.
+    /// The instruction's peak around that round.
     pub peak: f64,
 }
 
-/// The rate of the whole list: flops over the peak's time for them, weighted by occurrence.
+/// The share for the whole list: the time that the peak would need for its flops, over the measured time, weighted by
+/// occurrence.
 pub fn weighted_share(rows: &[Row]) -> f64 {
     let spent: f64 = rows.iter().map(|r| r.seconds * r.spec.count as f64).sum();
     let ideal: f64 = rows.iter().map(|r| flops(&r.spec) / (r.peak * 1e9) * r.spec.count as f64).sum();
@@ -85,7 +87,7 @@ pub fn run(cx: &Cx, specs: &[Spec], seconds: f64) -> Vec<Row> {
     specs.iter().map(|spec| measure(cx, spec, [false], seconds).0[0].clone()).collect()
 }
 
-/// A product in the compute format and as FP8 training makes it.
+/// A product in the compute format and in the FP8 format of training.
 #[derive(Clone, Debug)]
 pub struct Pair {
     /// In the compute format, and in FP8.
@@ -94,7 +96,7 @@ pub struct Pair {
     pub ratio: f64,
 }
 
-/// The same for both formats in turn, in the same rounds.
+/// Measures both formats in turn, in the same rounds.
 pub fn compare(cx: &Cx, specs: &[Spec], seconds: f64) -> Vec<Pair> {
     let one = |spec| {
         let (rows, rounds) = measure(cx, spec, [false, true], seconds);
@@ -105,7 +107,7 @@ pub fn compare(cx: &Cx, specs: &[Spec], seconds: f64) -> Vec<Pair> {
     specs.iter().map(one).collect()
 }
 
-/// Fewest rounds of a measurement.
+/// Smallest number of rounds of a measurement.
 const ROUNDS: usize = 9;
 
 fn flops(s: &Spec) -> f64 {
@@ -137,7 +139,7 @@ impl Job {
     fn new(cx: &Cx, s: &Spec, fp8: bool) -> Self {
         let (compute, fp8) = (cx.compute(), fp8 && s.fp8);
         let format = if fp8 { DType::U8 } else { compute };
-        // Every fourth group gets a few tokens more, taken from its neighbour.
+        // Every fourth group gets a few more tokens, taken from its neighbour.
         let mean = s.m / s.groups;
         let offsets: Vec<i32> = (0..=s.groups)
             .map(|g| if g == s.groups { s.m } else { g * mean + if g % 4 == 1 { mean / 7 } else { 0 } } as i32)
@@ -180,11 +182,12 @@ impl Job {
 /// A round of one format: its best time, and the peak around it.
 type Round = (f64, f64);
 
-/// A row and all rounds of each format, which take turns.
+/// Measures the formats in turn. Returns a row for each format, and all rounds.
 fn measure<const N: usize>(cx: &Cx, spec: &Spec, fp8: [bool; N], seconds: f64) -> ([Row; N], Vec<[Round; N]>) {
     let mut jobs = fp8.map(|fp8| Job::new(cx, spec, fp8));
     jobs.iter_mut().for_each(|job| job.once(cx));
-    // Rounds of some runs between two looks at the peak, which may move by a factor of two when the processor is shared.
+    // A round consists of some runs between two measurements of the peak. On a shared processor the peak may change by
+    // a factor of two.
     let look = || (0..3).map(|_| peak_gflops(cx, 0.0005)).fold(0.0, f64::max);
     let (mut rounds, mut before) = (Vec::new(), look());
     let start = Instant::now();
@@ -204,7 +207,7 @@ fn measure<const N: usize>(cx: &Cx, spec: &Spec, fp8: [bool; N], seconds: f64) -
         rounds.push(found);
     }
     let row = |i: usize| {
-        // The round in the middle by its share of its own peak.
+        // The median round by its share of its own peak.
         let mut rounds: Vec<Round> = rounds.iter().map(|r| r[i]).collect();
         rounds.sort_by(|x, y| (x.0 * x.1).total_cmp(&(y.0 * y.1)));
         let (seconds, peak) = rounds[rounds.len() / 2];
@@ -214,7 +217,7 @@ fn measure<const N: usize>(cx: &Cx, spec: &Spec, fp8: [bool; N], seconds: f64) -
     (std::array::from_fn(row), rounds)
 }
 
-/// What a table says of a product before its figures, and the head of that.
+/// The columns of a table that describe a product, or their headings.
 fn described(spec: Option<&Spec>) -> String {
     let Some(s) = spec else {
         return format!("{:<18} {:<8} {:>6} {:>6} {:>6} {:>4} {:>4}", "product", "", "m", "n", "k", "grp", "x");
@@ -233,7 +236,8 @@ pub fn table(rows: &[Row]) -> String {
     out + &format!("weighted share of the instruction peak: {:.1}%\n", weighted_share(rows) * 100.0)
 }
 
-/// Products in both formats as a table: shares are of the compute format's peak. E4M3 is multiplied by its instructions.
+/// A table of products in both formats. Shares are of the compute format's peak, because E4M3 is multiplied with its
+/// instructions.
 pub fn table_of_pairs(pairs: &[Pair]) -> String {
     let head = format!("{:>9} {:>6} {:>9} {:>6} {:>7}", "bf16 ms", "share", "fp8 ms", "share", "ratio");
     let mut out = format!("{} {head}\n", described(None));
@@ -262,9 +266,9 @@ pub fn weighted_ratio(pairs: &[Pair]) -> f64 {
 /// The linear layers of a model, as `(name, outputs, inputs, occurrences, experts)`.
 pub type Layer<'a> = (&'a str, usize, usize, usize, usize);
 
-/// All products of a training step over `tokens` tokens: three for each layer and its packing. A layer with experts sees
-/// every token `top_k` times; a layer called `head` is cut into chunks of `chunk` tokens, and stays as it is in FP8. Tokens
-/// are sent to the experts' `gate+up`, and their gradients to `down`.
+/// All products of a training step over `tokens` tokens: three for each layer, and its packing. A layer with experts
+/// processes every token `top_k` times. A layer called `head` is divided into chunks of `chunk` tokens, and its format
+/// does not change with FP8. Tokens are sent to the experts' `gate+up`, and their gradients to `down`.
 pub fn step_products(layers: &[Layer<'_>], tokens: usize, top_k: usize, chunk: usize) -> Vec<Spec> {
     let mut out = Vec::new();
     for &(name, n, k, count, groups) in layers {
@@ -275,7 +279,7 @@ pub fn step_products(layers: &[Layer<'_>], tokens: usize, top_k: usize, chunk: u
         } else {
             (tokens, 1)
         };
-        // The first part writes; of many, most add.
+        // The first part overwrites. Of many parts, most add.
         let acc = if repeats > 1 { Acc::Add } else { Acc::Write };
         let sent = ["gate+up", "down"].map(|end| groups > 1 && name.ends_with(end));
         let spec = |orientation, count| Spec {

@@ -1,10 +1,10 @@
-//! Products of codes as a tensor core with a short accumulator makes them (report 3.3.2 and 3.5.2), simulated: Hopper's
-//! takes 32 of k at a time, aligns their products and the sum so far to the largest exponent among them and cuts off what
-//! lies below its some 14 bits: toward zero, of a sum in sign and magnitude.
+//! Products of codes as computed by a tensor core with a short accumulator (report 3.3.2 and 3.5.2), simulated.
+//! Hopper's tensor cores take 32 of k at a time. They align the products and the previous sum to the largest exponent
+//! among them. They keep about 14 bits and cut off the rest, toward zero, in sign-magnitude form.
 //!
-//! With promotion the sum of 128 of k goes to f32, is scaled there, and the accumulator starts from zero. Without, one
-//! accumulator holds the sum of all of k in units of the first scale: where all scales are one, as with one for a tensor,
-//! exactly the products of codes enter it.
+//! With promotion, the sum over 128 of k is added to f32 and scaled there, and the accumulator starts again from zero.
+//! Without promotion, one accumulator holds the sum over all of k, in units of the first scale. If all scales are one,
+//! as with one scale per tensor, exactly the products of codes are added.
 
 use super::outer::{Outer, STEPS, outer_with};
 use super::scaled::{CHUNK, ScaledProduct, multiply_scaled_with};
@@ -12,12 +12,12 @@ use super::{LANES, Microkernel, SCALED, STEP_BYTES, Tile, portable, steps};
 use crate::kernel::{Pointwise, dispatch};
 use crate::{Acc, Cx, DType, Isa};
 
-/// Steps that one instruction takes: 32 of k.
+/// Steps per instruction: 32 of k.
 const INSTRUCTION: usize = 16;
-/// The last of the accumulator's 14 bits, as a share of the first.
+/// The weight of the last of the accumulator's 14 bits relative to the first.
 const LAST_BIT: f32 = 1.0 / 8192.0;
 
-/// [`super::multiply_scaled`] with a short accumulator, promoted or not.
+/// Like [`super::multiply_scaled`], with a short accumulator, promoted or not.
 ///
 /// # Safety
 /// As there.
@@ -33,7 +33,7 @@ pub(crate) unsafe fn multiply_scaled(
     unsafe { multiply_scaled_with(cx, (kernel(cx.isa(), promote, false), chunk), groups, product) };
 }
 
-/// [`super::outer::outer`] of operands with scales, with a short accumulator, promoted or not.
+/// Like [`super::outer::outer`] for operands with scales, with a short accumulator, promoted or not.
 ///
 /// # Safety
 /// As there; every product must have scales.
@@ -52,7 +52,7 @@ pub(crate) unsafe fn outer(
     unsafe { outer_with(cx, (kernel(cx.isa(), promote, true), block), groups, rows, size, dtype, acc, product) };
 }
 
-/// The kernel of an instruction path. A is packed, or rows.
+/// The kernel of an instruction path. A is packed, or plain rows.
 fn kernel(isa: Isa, promote: bool, packed: bool) -> Microkernel {
     let run = match (promote, packed) {
         (true, false) => on::<true, 4>(isa),
@@ -106,7 +106,7 @@ impl<const PROMOTE: bool, const STEP: usize> Pointwise for Row<'_, PROMOTE, STEP
                 }
             }
             if block == 0 {
-                // Of tiny scales the product may be zero.
+                // With tiny scales the product may be zero.
                 unit = scale.map(|s| s.max(f32::MIN_POSITIVE));
             }
             let factor: [f32; LANES] = std::array::from_fn(|j| if PROMOTE { 1.0 } else { scale[j] / unit[j] });
@@ -149,7 +149,7 @@ impl<const PROMOTE: bool, const STEP: usize> Pointwise for Row<'_, PROMOTE, STEP
     }
 }
 
-/// Adds products to a sum, all cut off below [`LAST_BIT`] of the largest power of two among them.
+/// Adds products to a sum. Everything below [`LAST_BIT`] of the largest power of two among them is cut off.
 #[inline(always)]
 fn add(acc: &mut [f32; LANES], products: &[[f32; LANES]; 2 * INSTRUCTION]) {
     let mut top = acc.map(f32::abs);
@@ -159,14 +159,14 @@ fn add(acc: &mut [f32; LANES], products: &[[f32; LANES]; 2 * INSTRUCTION]) {
             top[j] = if size > top[j] { size } else { top[j] };
         }
     }
-    // The largest value's power of two, far from the ends of f32's range whatever the scales, gives the unit.
+    // The power of two of the largest value gives the unit. It is far from the ends of f32's range for any scales.
     let (mut unit, mut units) = ([0f32; LANES], [0f32; LANES]);
     for j in 0..LANES {
         let top = if top[j] < 1e-30 { 1e-30 } else { top[j] };
         unit[j] = f32::from_bits(top.to_bits() & 0x7f80_0000) * LAST_BIT;
         units[j] = 1.0 / unit[j];
     }
-    // Whole numbers below 2^14, 33 of them: exact in f32.
+    // 33 whole numbers below 2^14, which are exact in f32.
     let mut sum = [0f32; LANES];
     for values in products.iter().chain([&*acc]) {
         for j in 0..LANES {

@@ -1,17 +1,19 @@
 //! Matrix products on the processor: packed panels, register tiles, tasks.
 //!
-//! One product is `C[m, n] (acc)= A[m, k] B[k, n]`, accumulated in f32. Everything is counted in *steps* of four bytes of
-//! the contraction: two neighbouring bf16 values (what one lane of the BF16 dot product eats) or one f32.
+//! One product is `C[m, n] (acc)= A[m, k] B[k, n]`, accumulated in f32. Everything is counted in *steps* of four bytes
+//! of the contraction. A step is two neighbouring bf16 values (the input of one lane of the BF16 dot product) or one
+//! f32.
 //!
 //! **Panels (P16).** An operand with `c` lanes (its own dimension) and contraction length `k` is stored as
 //! `[ceil(c/16)][steps(k)][16]` four-byte words, that is `[..][ceil(k/2)][16][2]` bf16 or `[..][k][16]` f32, zero padded.
-//! The same form serves as either operand: as B a step is one 64-byte vector, as A it is sixteen words to broadcast.
-//! A may also be plain rows, whose pairs along k already lie together.
+//! The same form serves as either operand. As B, a step is one 64-byte vector. As A, it is sixteen words to broadcast.
+//! A may also be plain rows, whose pairs along k are already adjacent.
 //!
-//! **Order of summation.** Every element of C is a chain over the steps of a block, started from zero, and the blocks (at
-//! absolute positions; `BLOCK` steps, fewer in `outer`) are added in ascending order. It is a function of `k` alone:
-//! not of the tile, the row's place in it, the group or the threads. So a row gives the same bits wherever it stands, and
-//! the sizes of tiles and tasks are free to follow caches and threads.
+//! **Order of summation.** Every element of C is computed in blocks of steps. Within a block it is a chain over the
+//! steps that starts from zero, and the blocks are added in ascending order. Blocks are at absolute positions and have
+//! `BLOCK` steps, fewer in `outer`. So the order is a function of `k` alone. It does not depend on the tile, the row's
+//! position in it, the group or the threads. A row gives the same bits everywhere, and the sizes of tiles and tasks can
+//! be chosen for caches and threads.
 
 // Operands are byte pointers into tensors, which are aligned; offsets are whole elements.
 #![allow(clippy::cast_ptr_alignment)]
@@ -47,17 +49,17 @@ pub(crate) const STEP_BYTES: usize = 64;
 /// Steps of one block of the contraction. Part of the definition of the result's bits.
 pub(crate) const BLOCK: usize = 1024;
 
-/// Steps of a contraction over `k` elements.
+/// Number of steps of a contraction over `k` elements.
 pub(crate) fn steps(dtype: DType, k: usize) -> usize {
     if dtype == DType::F32 { k } else { k.div_ceil(2) }
 }
-/// Bytes of an operand in panels (of codes: half as many).
+/// Bytes of an operand in panels. Codes need half as many.
 pub(crate) fn panel_bytes(dtype: DType, lanes: usize, k: usize) -> usize {
     let step = if dtype == DType::U8 { STEP_BYTES / 2 } else { STEP_BYTES };
     lanes.div_ceil(LANES) * steps(dtype, k) * step
 }
 
-/// Asks for `bytes` bytes from `p` on to come into the second-level cache. Any address will do.
+/// Prefetches `bytes` bytes from `p` on into the second-level cache. Any address is allowed.
 #[inline]
 pub(crate) fn fetch(p: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -69,7 +71,7 @@ pub(crate) fn fetch(p: *const u8, bytes: usize) {
     let _ = (p, bytes);
 }
 
-/// Streamed stores become visible to other threads before what follows.
+/// Makes streamed stores visible to other threads before later operations.
 fn fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has the instruction.
@@ -78,11 +80,11 @@ fn fence() {
     }
 }
 
-/// What happens to a tile's sums.
+/// How a tile's sums are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Out {
     WriteF32,
-    /// The same past the caches, where the path can: for a C of whole lines that is larger than they are.
+    /// Stores f32 past the caches, if the path can. It is for a C of whole cache lines that is larger than the caches.
     StreamF32,
     AddF32,
     WriteBf16,
@@ -108,31 +110,31 @@ pub(crate) struct Tile {
     pub(crate) a: *const u8,
     /// Bytes from one row of A to the next.
     pub(crate) a_row: usize,
-    /// Whether one more step follows whose second bf16 does not exist (plain rows, odd k).
+    /// Whether a last step follows whose second bf16 does not exist (plain rows, odd k).
     pub(crate) half: bool,
     /// First panel's first step.
     pub(crate) b: *const u8,
     /// Bytes from one panel to the next.
     pub(crate) b_panel: usize,
     pub(crate) steps: usize,
-    /// Sums of the blocks before, to be added first: rows of whole panels; null if there are none.
+    /// Sums of the previous blocks, which are added first: rows of whole panels. Null if there are none.
     pub(crate) sums: *const f32,
-    /// Elements from one row of them to the next.
+    /// Elements from one row of `sums` to the next.
     pub(crate) sums_row: usize,
     pub(crate) c: *mut u8,
     /// Bytes from one row of C to the next.
     pub(crate) c_row: usize,
-    /// Columns of C that exist, from the tile's first: more than `16 * (panels - 1)`.
+    /// Number of existing columns of C, counted from the tile's first: more than `16 * (panels - 1)`.
     pub(crate) cols: usize,
     pub(crate) out: Out,
-    /// Scales of blocks of the contraction, if it has them.
+    /// Scales of blocks of the contraction, if there are any.
     pub(crate) scales: Option<Scales>,
     /// How many bytes ahead of its use B is asked for, by kernels that can; zero if it need not be.
     pub(crate) ahead: usize,
 }
 
-/// Scales of a tile's operands (report 3.3.2): the sum of each [`SCALED`] steps is multiplied by a factor of the row and
-/// one of the lane and added to the tile's sum in f32.
+/// Scales of a tile's operands (report 3.3.2). The sum of each [`SCALED`] steps is multiplied by a factor of the row
+/// and a factor of the lane, and added to the tile's sum in f32.
 #[derive(Clone, Copy)]
 pub(crate) struct Scales {
     /// First block's factor of the first row.
@@ -141,13 +143,13 @@ pub(crate) struct Scales {
     pub(crate) a_row: usize,
     /// Elements from one block's to the next.
     pub(crate) a_block: usize,
-    /// First block's factors of the first panel's lanes, lane by lane.
+    /// First block's factors for the first panel's lanes.
     pub(crate) b: *const f32,
     /// Elements from one block's to the next.
     pub(crate) b_block: usize,
 }
 
-/// Steps that share scales: 128 bf16.
+/// Number of steps that share scales: 128 bf16.
 pub(crate) const SCALED: usize = crate::fp8::TILE / 2;
 
 /// A register-tile kernel: `(tile, rows, panels)`.
@@ -156,13 +158,13 @@ pub(crate) const SCALED: usize = crate::fp8::TILE / 2;
 /// The tile's pointers must be valid for its extents and the processor must have the instructions.
 pub(crate) type RunTile = unsafe fn(&Tile, usize, usize);
 
-/// The kernel of an instruction path for a format and a form of A, with the largest tile it takes.
+/// The kernel of an instruction path for a format and a form of A, with its largest tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Microkernel {
     pub(crate) run: RunTile,
-    /// Most rows; divides 16 when A is packed.
+    /// Largest number of rows. It divides 16 if A is packed.
     pub(crate) rows: usize,
-    /// Most panels for a tile of so many rows.
+    /// Largest number of panels for a tile with this many rows.
     pub(crate) panels: fn(rows: usize) -> usize,
 }
 

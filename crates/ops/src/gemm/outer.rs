@@ -1,8 +1,8 @@
 //! Products contracted over rows: `C[m, n] (acc)= A[t, m]^T B[t, n]`, the gradients of weights.
 //!
-//! Both operands must be packed, since their pairs lie in different rows. A task owns a tile of C and packs what it needs,
-//! [`STEPS`] steps at a time, into scratch that stays in its second-level cache: an element is packed once for every tile
-//! in its row or column of tiles, which costs less than sending packed operands through memory.
+//! Both operands must be packed, because their pairs are in different rows. A task owns a tile of C. It packs what it
+//! needs, [`STEPS`] steps at a time, into scratch that stays in its second-level cache. An element is packed once for
+//! every tile in its row or column of tiles. That costs less than moving packed operands through memory.
 
 use super::pack::lanes_from_cols;
 use super::places::{Panels, Rows};
@@ -13,22 +13,22 @@ use crate::{Acc, Cx, DType};
 
 /// Steps of one block of the contraction (512 rows of bf16). Part of the definition of the result's bits.
 pub(super) const STEPS: usize = 256;
-/// Sizes a tile of C may have, largest first.
+/// Possible sizes of a tile of C, largest first.
 const SIZES: [(usize, usize); 6] = [(512, 512), (512, 256), (256, 256), (128, 256), (128, 128), (64, 128)];
-/// Bytes that the packed parts of one tile's operands may have: about half of the second-level cache.
+/// Largest number of bytes for the packed parts of one tile's operands: about half of the second-level cache.
 const SCRATCH: usize = 640 << 10;
 
-/// One product over rows; A and B in any float format, packed into `dtype`.
+/// One product over rows. A and B have any float format and are packed into `dtype`.
 #[derive(Clone, Copy)]
 pub(crate) struct Outer {
     /// Rows to contract.
     pub(crate) rows: usize,
     pub(crate) a: Rows,
     pub(crate) b: Rows,
-    /// First element of a contiguous `[m, n]` f32.
+    /// First element of a contiguous `[m, n]` f32 matrix.
     pub(crate) c: *mut u8,
-    /// Scales of A's and B's columns for every 128 rows, `[tiles, m]` and `[tiles, n]` (readable a vector further), if they
-    /// are on the grid of E4M3.
+    /// Scales of A's and B's columns for every 128 rows, `[tiles, m]` and `[tiles, n]`, if A and B are on the grid of
+    /// E4M3. They must be readable for one more vector.
     pub(crate) scales: Option<[*const f32; 2]>,
 }
 
@@ -46,13 +46,13 @@ struct Place {
     size: (usize, usize),
 }
 
-/// Bytes of all C from which on they are written past the caches.
+/// If all C together have at least this many bytes, they are written past the caches.
 const STREAM: usize = 4 << 20;
 
-/// Computes the products `product(0)` … `product(groups - 1)`, all `m` by `n`, over `rows` rows in all.
+/// Computes the products `product(0)` … `product(groups - 1)`, all `m` by `n`, over `rows` rows in total.
 ///
 /// # Safety
-/// Operands must be valid for their extents, and the C of different groups not overlap.
+/// Operands must be valid for their extents, and the C of different groups must not overlap.
 pub(crate) unsafe fn outer(
     cx: &Cx,
     groups: usize,
@@ -67,7 +67,8 @@ pub(crate) unsafe fn outer(
     unsafe { outer_with(cx, (kernel, STEPS), groups, rows, (m, n), dtype, acc, product) };
 }
 
-/// The same with a given kernel for packed operands of `dtype`, which sees `block` steps of the contraction at a time.
+/// The same with a given kernel for packed operands of `dtype`. The kernel processes `block` steps of the contraction
+/// at a time.
 ///
 /// # Safety
 /// As above, and the processor must have the kernel's instructions.
@@ -87,7 +88,7 @@ pub(super) unsafe fn outer_with(
     let per_step = if dtype == DType::Bf16 { 2 } else { 1 };
     let (height, width) = size(cx, groups, (m, n), steps(dtype, rows / groups).min(STEPS));
     let (down, across) = (m.div_ceil(height), n.div_ceil(width));
-    // One line more than the steps, so that neighbouring panels do not share cache sets.
+    // One line more than the steps, so that neighbouring panels do not use the same cache sets.
     let panel = (block + 1) * STEP_BYTES;
     let slots = Slots::new(cx, cx.threads().count(), (width + height) / LANES * panel);
     cx.threads().each(groups * down * across, |task| {
@@ -110,8 +111,9 @@ pub(super) unsafe fn outer_with(
     });
 }
 
-/// Height and width of tiles. A larger one packs an element less often: the largest that keeps its operands in cache and
-/// spreads evenly over the threads. (A tile's size has no part in the order of any sum, so it may look at the threads.)
+/// Height and width of tiles. A larger tile packs each element less often. So this chooses the largest one that keeps
+/// its operands in cache and spreads evenly over the threads. A tile's size does not affect the order of any sum, so it
+/// may depend on the threads.
 fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize, usize) {
     let even = |n: usize, most: usize| n.div_ceil(n.div_ceil(most)).next_multiple_of(LANES);
     let tasks = |(h, w): (usize, usize)| groups * m.div_ceil(h) * n.div_ceil(w);
@@ -122,8 +124,8 @@ fn size(cx: &Cx, groups: usize, (m, n): (usize, usize), steps: usize) -> (usize,
     sizes.into_iter().find(fits).unwrap_or(sizes[SIZES.len() - 1])
 }
 
-/// One tile of a C with `c_rows` rows and `c_cols` columns, `most` rows of the operands at a time, in panels of
-/// `panel` bytes.
+/// One tile of a C with `c_rows` rows and `c_cols` columns. It processes at most `most` rows of the operands at a time,
+/// in panels of `panel` bytes.
 unsafe fn tile(
     cx: &Cx,
     kernel: Microkernel,

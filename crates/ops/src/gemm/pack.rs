@@ -1,8 +1,8 @@
-//! From rows to panels (the P16 form of `gemm`), and from one float format to the other.
+//! Packs rows into panels (the P16 form of `gemm`), and converts float formats.
 //!
-//! Two directions, both with the conversion fused in: `lanes_from_rows` makes one panel of sixteen rows (contraction
-//! along the columns: a weight's forward form), `lanes_from_cols` interleaves neighbouring rows (contraction along the
-//! rows: a weight's backward form, and both operands of a weight gradient).
+//! There are two directions, both including the conversion. `lanes_from_rows` makes one panel from sixteen rows. The
+//! contraction is along the columns, as in a weight's forward form. `lanes_from_cols` interleaves neighbouring rows.
+//! The contraction is along the rows, as in a weight's backward form and in both operands of a weight gradient.
 
 #[cfg(target_arch = "x86_64")]
 use super::pack512;
@@ -11,10 +11,10 @@ use super::{LANES, STEP_BYTES};
 use crate::{DType, Isa};
 use half::bf16;
 
-/// One panel whose lanes are `rows` (at most 16) rows of `cols` elements; missing lanes and the odd half are zero.
+/// One panel whose lanes are `rows` (at most 16) rows of `cols` elements. Missing lanes and the odd half are zero.
 ///
 /// # Safety
-/// Source and the panel's `steps(cols)` steps must be valid, and the processor have `isa`.
+/// Source and the panel's `steps(cols)` steps must be valid, and the processor must have `isa`.
 pub(crate) unsafe fn lanes_from_rows(isa: Isa, src: Rows, rows: usize, cols: usize, dst: Panels) {
     debug_assert!(rows <= LANES);
     // SAFETY: the caller's promise.
@@ -27,11 +27,11 @@ pub(crate) unsafe fn lanes_from_rows(isa: Isa, src: Rows, rows: usize, cols: usi
     }
 }
 
-/// Panels whose lanes are `cols` columns, from step 0 of `dst` on, `steps(rows)` steps; missing lanes and the odd half
-/// are zero.
+/// Panels whose lanes are `cols` columns, with `steps(rows)` steps from step 0 of `dst` on. Missing lanes and the odd
+/// half are zero.
 ///
 /// # Safety
-/// Source and the panels must be valid for these extents, and the processor have `isa`.
+/// Source and panels must be valid for these extents, and the processor must have `isa`.
 pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usize, dst: Panels) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -43,11 +43,11 @@ pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usi
     }
 }
 
-/// One panel of codes, `[steps][16][2]` bytes, from sixteen rows of `2 * steps` codes (padded to a multiple of 64), `stride`
-/// bytes apart.
+/// One panel of codes, `[steps][16][2]` bytes, from sixteen rows of `2 * steps` codes (padded to a multiple of 64) that
+/// are `stride` bytes apart.
 ///
 /// # Safety
-/// Source and panel must be valid for these extents, and the processor have `isa`.
+/// Source and panel must be valid for these extents, and the processor must have `isa`.
 pub(crate) unsafe fn codes_from_rows(isa: Isa, src: *const u8, stride: usize, steps: usize, to: *mut u8) {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512Bf16 {
@@ -71,7 +71,7 @@ trait Float: Copy {
     fn to_f32(self) -> f32;
     fn from_f32(v: f32) -> Self;
     const ZERO: Self;
-    /// Elements of a step.
+    /// Elements per step.
     const PER_STEP: usize;
 }
 impl Float for f32 {
@@ -164,10 +164,10 @@ unsafe fn plain_convert<S: Float, D: Float>(src: *const u8, n: usize, dst: *mut 
     to.iter_mut().zip(from).for_each(|(to, v)| *to = D::from_f32(v.to_f32()));
 }
 
-/// `n` elements from one float format to the other, as packing would round them.
+/// Converts `n` elements from one float format to the other, with the same rounding as packing.
 ///
 /// # Safety
-/// Both must be valid for `n` elements, and the processor have `isa`.
+/// Both must be valid for `n` elements, and the processor must have `isa`.
 pub(crate) unsafe fn convert_row(isa: Isa, src: *const u8, from: DType, n: usize, dst: *mut u8, to: DType) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -179,5 +179,5 @@ pub(crate) unsafe fn convert_row(isa: Isa, src: *const u8, from: DType, n: usize
     }
 }
 
-/// Rows of a task that converts.
+/// Rows per task of a conversion.
 pub(crate) const PACK_ROWS: usize = 64;

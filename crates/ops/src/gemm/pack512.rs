@@ -1,13 +1,13 @@
-//! Packing with AVX-512: sixteen words of a row at a time, transposed in registers or interleaved by permutes.
+//! Packing with AVX-512: sixteen words of a row at a time, transposed in registers or interleaved with permutes.
 
 use super::places::{Panels, Rows};
 use super::{LANES, STEP_BYTES, fence};
 use crate::DType;
 use std::arch::x86_64::*;
 
-/// Rows that `columns` asks for ahead of their use.
+/// Number of rows that `columns` prefetches.
 const AHEAD: usize = 16;
-/// Steps that `interleave` packs of one or two panels before it goes on to the next.
+/// Number of steps that `interleave` packs of one or two panels before it moves to the next.
 const RUN: usize = 4;
 
 /// A mask of the first `n` of 32.
@@ -19,7 +19,7 @@ fn mask16(n: usize) -> __mmask16 {
     if n >= 16 { u16::MAX } else { (1 << n) - 1 }
 }
 
-/// Sixteen f32 from `p`, zero past the first `n`.
+/// Sixteen f32 from `p`, with zeros after the first `n`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn load_f32<const SRC_F32: bool>(p: *const u8, n: usize) -> __m512 {
@@ -34,7 +34,7 @@ unsafe fn load_f32<const SRC_F32: bool>(p: *const u8, n: usize) -> __m512 {
     }
 }
 
-/// Sixteen words from `p`: 32 bf16 or 16 f32, zero past the first `n` elements.
+/// Sixteen words from `p` (32 bf16 or 16 f32), with zeros after the first `n` elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn load_words<const SRC_F32: bool, const BF16: bool>(p: *const u8, n: usize) -> __m512i {
@@ -52,7 +52,7 @@ unsafe fn load_words<const SRC_F32: bool, const BF16: bool>(p: *const u8, n: usi
     }
 }
 
-/// Stores a step, past the caches if `stream`. Panels are aligned to it.
+/// Stores a step, past the caches if `stream` is set. Panels are aligned to a step.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn store(to: *mut u8, stream: bool, v: __m512i) {
@@ -116,7 +116,7 @@ unsafe fn transpose<const SRC_F32: bool, const BF16: bool>(src: Rows, rows: usiz
 #[target_feature(enable = "avx512f")]
 fn transpose16(v: &[__m512i; 16]) -> [__m512i; 16] {
     let mut a = *v;
-    // Pairs of words, then of double words, inside 128-bit lanes; then the lanes themselves, twice.
+    // Pairs of words, then of double words, inside 128-bit lanes. Then the lanes themselves, twice.
     for i in 0..8 {
         a[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
         a[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
@@ -142,7 +142,7 @@ fn transpose16(v: &[__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
-/// Even halves of a vector, then odd ones.
+/// The even halves of a vector, then the odd ones.
 static HALVES: [u16; 32] = {
     let mut idx = [0; 32];
     let mut i = 0;
@@ -153,7 +153,8 @@ static HALVES: [u16; 32] = {
     idx
 };
 
-/// One panel of codes: `[steps][16][2]` from sixteen rows of them, `stride` apart and readable to the next multiple of 64.
+/// One panel of codes, `[steps][16][2]`, from sixteen rows of them. The rows are `stride` apart and readable up to the
+/// next multiple of 64.
 ///
 /// # Safety
 /// Source and panel must be valid for these extents, and the processor have the path's features.
@@ -217,7 +218,7 @@ unsafe fn interleave<const SRC_F32: bool, const BF16: bool>(src: Rows, rows: usi
     }
 }
 
-/// One or two panels of `interleave`: `left` columns, all that fit if FULL.
+/// One or two panels of `interleave`: `left` columns, or as many as fit if FULL.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn columns<const SRC_F32: bool, const BF16: bool, const FULL: bool>(
@@ -265,7 +266,7 @@ unsafe fn columns<const SRC_F32: bool, const BF16: bool, const FULL: bool>(
     }
 }
 
-/// Asks for the elements that one load of `columns` takes.
+/// Prefetches the elements that one load of `columns` reads.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch<const SRC_F32: bool, const BF16: bool>(p: *const u8) {

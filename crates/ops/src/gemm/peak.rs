@@ -1,4 +1,4 @@
-//! The rate of the multiply instruction alone: what a product's speed is a share of.
+//! The peak rate of the multiply instruction, with which the speed of a product is compared.
 
 use crate::{Cx, DType, Isa};
 use std::hint::black_box;
@@ -43,10 +43,10 @@ impl Burst {
     }
 }
 
-/// Rounds of a burst: some ten microseconds.
+/// Rounds of a burst. They take some ten microseconds.
 const ROUNDS: u64 = 2048;
 
-/// In assembly, since a compiler that spills an accumulator would measure its own skill.
+/// Written in assembly, because a compiler that spills an accumulator would change the measurement.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::ROUNDS;
@@ -104,8 +104,8 @@ fn plain() {
     black_box(acc);
 }
 
-/// Billions of floating-point operations a second that all threads together reach with the multiply instruction of the
-/// context's path and compute format when every operand is in registers. Runs for about `seconds`.
+/// Billions of floating-point operations per second that all threads together reach with the multiply instruction of
+/// the context's path and compute format, when all operands are in registers. It runs for about `seconds`.
 pub fn peak_gflops(cx: &Cx, seconds: f64) -> f64 {
     rate(cx, &Burst::of(cx.isa(), cx.compute()), seconds)
 }

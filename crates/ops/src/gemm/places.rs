@@ -1,4 +1,4 @@
-//! Where packing reads and writes: rows and panels in memory, without bounds.
+//! Memory that packing reads and writes: rows and panels, without bounds checks.
 
 use crate::{DType, MatRef};
 
@@ -25,7 +25,7 @@ impl Rows {
         };
         Self { ptr, stride: m.stride() * m.dtype().size(), dtype: m.dtype() }
     }
-    /// The rows from `row` on, from column `col` on.
+    /// The rows from `row` on, starting at column `col`.
     ///
     /// # Safety
     /// They must exist (or be one past the end).
@@ -42,7 +42,7 @@ pub(crate) struct Panels {
     /// Bytes from one panel to the next.
     pub(crate) panel: usize,
     pub(crate) dtype: DType,
-    /// Whether they are not needed soon, so that writing them should leave the caches alone.
+    /// Whether the panels are not needed soon. Then they are written past the caches.
     pub(crate) stream: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Register tiles in plain Rust: up to 4 rows by 1 panel. What processors without a path of their own get.
+//! Register tiles in plain Rust: up to 4 rows by 1 panel. Processors without their own path use them.
 
 use super::{LANES, Microkernel, Out, SCALED, STEP_BYTES, Tile};
 use crate::DType;

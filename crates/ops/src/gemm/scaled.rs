@@ -1,9 +1,9 @@
-//! Products of E4M3 operands with scales (report 3.3.2): `C[m, n] (acc)= A[m, k] B[k, n]`, A in tiles of 1x128, B in panels
-//! of codes with a scale for each lane and 128 of k.
+//! Products of E4M3 operands with scales (report 3.3.2): `C[m, n] (acc)= A[m, k] B[k, n]`. A is in tiles of 1x128, B in
+//! panels of codes with one scale for each lane and 128 of k.
 //!
-//! Both operands are turned into bf16 (exactly) inside the tasks, some 512 of k at a time, into scratch that stays in the
-//! second-level cache: memory sees half of bf16's bytes. Sums over 128 of k are promoted to f32 and scaled there. The
-//! order of a sum is that of `gemm`, with these blocks; it depends on k alone.
+//! The tasks convert both operands to bf16 (exactly), 512 of k at a time, into scratch that stays in the second-level
+//! cache. So memory traffic is half of bf16's. Sums over 128 of k are promoted to f32 and scaled there. The order of a
+//! sum is that of `gemm`, with these blocks. It depends on k alone.
 
 use super::task::{Blocks, Part, cut, each_block, rows_of_blocks};
 use super::{LANES, Microkernel, Out, STEP_BYTES, Scales, Tile};
@@ -12,19 +12,20 @@ use crate::fp8::grid::to_bf16;
 use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
 
-/// Elements of k that are in bf16 at a time. Part of the definition of the result's bits.
+/// Number of elements of k that are in bf16 at a time. Part of the definition of the result's bits.
 pub(super) const CHUNK: usize = 512;
-/// Panels of a task: half a MiB of bf16, so that a row is decoded for some 500 lanes at a time.
+/// Panels per task: half a MiB of bf16. So a row is decoded for some 500 lanes at a time.
 const PANELS: usize = 33;
 
-/// How much of k is in scratch at a time.
+/// The part of k that is in scratch at a time.
 #[derive(Clone, Copy)]
 struct Scratch {
     /// Elements of k.
     chunk: usize,
-    /// Bytes from one row to the next: a line more than its elements, so that they do not share cache sets.
+    /// Bytes from one row to the next. It is one cache line more than the elements, so that rows do not use the same
+    /// cache sets.
     row: usize,
-    /// The same of panels.
+    /// The same for panels.
     panel: usize,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct ScaledProduct {
     pub(crate) a: *const u8,
     /// Bytes from one row to the next.
     pub(crate) a_row: usize,
-    /// A's scales, `ceil(k / 128)` a row.
+    /// A's scales, `ceil(k / 128)` per row.
     pub(crate) a_scales: *const f32,
     /// Elements from one row of them to the next.
     pub(crate) a_scales_row: usize,
@@ -52,7 +53,7 @@ pub(crate) struct ScaledProduct {
     pub(crate) b: *const u8,
     /// B's scales `[ceil(k/128)][lanes]`.
     pub(crate) b_scales: *const f32,
-    /// Lanes with scales, whole panels.
+    /// Number of lanes with scales, in whole panels.
     pub(crate) b_lanes: usize,
     pub(crate) c: *mut u8,
     /// Bytes from one row of C to the next.
@@ -69,13 +70,14 @@ unsafe impl Sync for ScaledProduct {}
 /// Computes the products `product(0)` … `product(groups - 1)`.
 ///
 /// # Safety
-/// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
+/// The operands must be valid for their extents. The memory of B and C must not overlap, nor the C of different groups.
 pub(crate) unsafe fn multiply_scaled(cx: &Cx, groups: usize, product: impl Fn(usize) -> ScaledProduct + Sync) {
     // SAFETY: the caller's promise.
     unsafe { multiply_scaled_with(cx, (Microkernel::of(cx.isa(), DType::Bf16, false), CHUNK), groups, product) };
 }
 
-/// The same with a given kernel for plain rows of bf16, which sees `chunk` elements of k at a time (whole `CHUNK`s).
+/// The same with a given kernel for plain rows of bf16. The kernel processes `chunk` elements of k at a time (whole
+/// `CHUNK`s).
 ///
 /// # Safety
 /// As above, and the processor must have the kernel's instructions.

@@ -1,28 +1,27 @@
-//! From products to tasks: how a product is cut into blocks, and the loops inside one.
+//! Divides products into tasks, and contains the loops inside a task.
 //!
-//! A task is up to [`ROWS`] rows by so many panels that B's part is about [`B_BYTES`]: it lies in the second-level cache
-//! together with A's part. What is computed never depends on how it is cut.
+//! A task has up to [`ROWS`] rows and so many panels that its part of B has about [`B_BYTES`]. This part is in the
+//! second-level cache together with A's part. The results never depend on the division.
 
 use super::{BLOCK, LANES, Microkernel, Out, STEP_BYTES, Tile, fetch, panel_bytes, steps};
 use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
 
-/// Rows a task may have, most first.
+/// Possible numbers of rows per task, largest first.
 const ROWS: [usize; 3] = [256, 128, 64];
-/// Tasks that every thread should have, for the last ones to end at the same time.
+/// Number of tasks that every thread should have, so that the last tasks end at about the same time.
 const SHARE: usize = 6;
-/// Bytes of B a task works on.
+/// Bytes of B per task.
 const B_BYTES: usize = 256 << 10;
-/// The same when there are few rows and memory is the limit.
+/// The same if there are few rows and memory is the limit.
 const B_BYTES_FEW: usize = 128 << 10;
 
-/// How many bytes ahead of its use a single tile of rows asks for B.
+/// How many bytes ahead of its use a single tile of rows prefetches B.
 const AHEAD: usize = 1024;
-
-/// Bytes of B from which on it is taken to come from memory, and asked for ahead of its use.
+/// If B has at least this many bytes, it is assumed to be in memory and is prefetched.
 pub(crate) const CACHED: usize = 4 << 20;
 
-/// `C[m, n] (acc)= A[m, k] B[k, n]`, B in panels whose lanes are n.
+/// `C[m, n] (acc)= A[m, k] B[k, n]`. B is in panels whose lanes are n.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
     pub(crate) m: usize,
@@ -47,22 +46,22 @@ unsafe impl Send for Product {}
 // SAFETY: as above.
 unsafe impl Sync for Product {}
 
-/// How a product is cut.
+/// How a product is divided.
 pub(super) struct Blocks {
-    /// Rows of a block.
+    /// Rows per block.
     pub(super) rows: usize,
-    /// Panels of a block.
+    /// Panels per block.
     pub(super) panels: usize,
     of_rows: usize,
     of_panels: usize,
 }
 
-/// Where a block lies.
+/// The position of a block.
 #[derive(Clone, Copy)]
 pub(super) struct Part {
     /// First row, and the one after the last.
     pub(super) rows: (usize, usize),
-    /// The same of panels.
+    /// First panel, and the one after the last.
     pub(super) panels: (usize, usize),
 }
 
@@ -98,7 +97,7 @@ impl Blocks {
         self.of_rows * self.of_panels
     }
 
-    /// Block `task` of an m by n product. The larger operand is walked once: consecutive tasks share its block.
+    /// Block `task` of an m by n product. The larger operand is read once: consecutive tasks share its block.
     fn part(&self, m: usize, n: usize, task: usize) -> Part {
         let (rb, pb) = if m > n {
             (task / self.of_panels, task % self.of_panels)
@@ -113,15 +112,15 @@ impl Blocks {
     }
 }
 
-/// Rows of blocks such that every thread has some; their size has no part in the order of any sum, so it may look at the
-/// threads.
+/// The number of rows per block that gives every thread some blocks. It does not affect the order of any sum, so it may
+/// depend on the threads.
 pub(super) fn rows_of_blocks(cx: &Cx, groups: usize, blocks: &impl Fn(usize, usize) -> Blocks) -> usize {
     let total = |rows: usize| -> usize { (0..groups).map(|g| blocks(g, rows).count()).sum() };
     let want = SHARE * cx.threads().count();
     ROWS.into_iter().find(|rows| total(*rows) >= want).unwrap_or(ROWS[ROWS.len() - 1])
 }
 
-/// Calls `f` for every block of every group, on all threads. `size`: m and n of a group.
+/// Calls `f` for every block of every group, with all threads. `size` gives m and n of a group.
 pub(super) fn each_block(
     cx: &Cx,
     groups: usize,
@@ -148,14 +147,14 @@ pub(super) fn each_block(
 /// Computes the products `product(0)` … `product(groups - 1)`.
 ///
 /// # Safety
-/// The operands must be valid for their extents, B's and C's memory not overlap, and the C of different groups neither.
+/// The operands must be valid for their extents. The memory of B and C must not overlap, nor the C of different groups.
 pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) -> Product + Sync) {
     let kernel = Microkernel::of(cx.isa(), product(0).dtype, false);
     let blocks = |g: usize, rows: usize| Blocks::of(&kernel, &product(g), rows);
     let rows = rows_of_blocks(cx, groups, &blocks);
     let first = product(0);
     let far = groups * panel_bytes(first.dtype, first.n, first.k) > CACHED;
-    // Sums of several blocks meet in f32 before they are rounded.
+    // Sums of several blocks are added in f32 before they are rounded.
     let long = first.c_dtype == DType::Bf16 && steps(first.dtype, first.k) > BLOCK;
     // Room for the sums of any block, whatever the groups' sizes.
     let panels = |m: usize| Blocks::of(&kernel, &Product { m, ..first }, rows).panels;
@@ -172,7 +171,7 @@ pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) ->
     });
 }
 
-/// Where the `i`-th of even parts of `0..n` begins.
+/// The beginning of part `i` when `0..n` is divided evenly.
 pub(super) fn cut(n: usize, parts: usize, i: usize) -> usize {
     n * i / parts
 }
@@ -180,11 +179,11 @@ pub(super) fn cut(n: usize, parts: usize, i: usize) -> usize {
 unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
     let Part { rows: (row0, row1), panels: (panel0, panel1) } = part;
     let total = steps(p.dtype, p.k);
-    // The last step of a row with odd k is only half there.
+    // With odd k, only half of a row's last step exists.
     let whole = if p.dtype == DType::Bf16 { p.k / 2 } else { p.k };
     let kernel = Microkernel::of(cx.isa(), p.dtype, false);
     let rows = row1 - row0;
-    // Even tiles beat full ones with a small last one.
+    // Tiles of even size are faster than full tiles with a small last one.
     let row_tiles = rows.div_ceil(kernel.rows);
     let row_at = |i: usize| cut(rows, row_tiles, i);
     let np = (kernel.panels)(rows.div_ceil(row_tiles));
@@ -203,7 +202,7 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
             for i in 0..row_tiles {
                 let (i0, i1) = (row0 + row_at(i), row0 + row_at(i + 1));
                 if far && j + 1 < panel_tiles && row_tiles > 1 {
-                    // Meanwhile the next panels come nearer, a part of them with every tile of rows.
+                    // Meanwhile the next panels are prefetched, a part of them with every tile of rows.
                     let (from, to) =
                         (step0 + cut(step1 - step0, row_tiles, i), step0 + cut(step1 - step0, row_tiles, i + 1));
                     for panel in j1..panel0 + cut(panels, panel_tiles, j + 2) {
@@ -211,7 +210,7 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
                     }
                 }
                 if far && j == 0 {
-                    // Likewise the next rows, on the first way through them.
+                    // The next rows are prefetched as well, the first time that they are read.
                     for row in i1..row0 + row_at((i + 2).min(row_tiles)) {
                         fetch(p.a.wrapping_add(row * p.a_row + step0 * 4), (step1 - step0) * 4);
                     }

@@ -1,5 +1,6 @@
-//! Softmax, loss and gradient of rows of logits on a processor. A row is walked three times while it is in cache: its
-//! maximum; its exponentials, in place, and their sum; their division into dz.
+//! Softmax, loss and gradient of rows of logits on a processor. Three loops go over a row while it is in cache. The
+//! first finds its maximum. The second replaces it by its exponentials and sums them. The third divides them to give
+//! dz.
 
 use crate::kernel::{Blocks, Elem, Pointwise, dispatch, sum_lanes, with_elem};
 use crate::math::exp;
@@ -8,15 +9,15 @@ use crate::{Acc, Cx, DType, DisjointMut, Tensor};
 /// Accumulators of a row's maximum and sum: four registers of 16.
 const LANES: usize = 64;
 
-/// What is computed of some rows of logits.
+/// The results for some rows of logits.
 pub(super) struct Outputs<'a> {
     pub(super) losses: &'a mut [f32],
     pub(super) pred: Option<&'a mut [i32]>,
-    /// The gradient's tensor and the row in it where these rows begin.
+    /// The gradient's tensor, and the row in it that corresponds to the first row.
     pub(super) dz: Option<(&'a mut Tensor, usize)>,
 }
 
-/// Factor of all rows' gradients, and of each.
+/// Factor of the gradients of all rows, and of each row.
 #[derive(Clone, Copy)]
 pub(super) struct Factors<'a> {
     pub(super) scale: f32,
@@ -82,10 +83,10 @@ impl<C: Elem> Pointwise for Row<'_, C> {
     }
 }
 
-/// The largest element; NaN is passed over.
+/// The largest element. NaN is ignored.
 #[inline(always)]
 fn maximum(z: &[f32]) -> f32 {
-    // Written as a comparison, not `f32::max`, since this is the machine's instruction.
+    // A comparison instead of `f32::max`, because this compiles to the machine's instruction.
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = z.chunks_exact(LANES);
@@ -98,7 +99,7 @@ fn maximum(z: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
-/// `z = exp(z - max)` and its sum: element i goes to lane `i % LANES`, lanes are added by halving.
+/// `z = exp(z - max)` and its sum. Element i goes to lane `i % LANES`, and lanes are added by halving.
 #[inline(always)]
 fn exponentials<const FMA: bool>(z: &mut [f32], max: f32) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -119,7 +120,7 @@ fn exponentials<const FMA: bool>(z: &mut [f32], max: f32) -> f32 {
 /// First index of an element equal to `value`; 0 if there is none.
 #[inline(always)]
 fn first_equal(z: &[f32], value: f32) -> usize {
-    // A chunk is compared whole (in vectors) before it is searched.
+    // A whole chunk is compared (in vectors) before it is searched.
     let hit = z.chunks(LANES).position(|chunk| chunk.iter().map(|x| u32::from(*x == value)).sum::<u32>() > 0);
     hit.map_or(0, |c| c * LANES + z[c * LANES..].iter().position(|x| *x == value).unwrap_or(0))
 }
@@ -135,7 +136,7 @@ pub(super) fn rows(cx: &Cx, x: &Tensor, start: usize, n: usize) -> Tensor {
     out
 }
 
-/// Rows `start..` of `to` (acc) `from`, both of one type.
+/// Rows `start..` of `to` (acc) `from`. Both have the same type.
 pub(super) fn put_rows(cx: &Cx, from: &Tensor, to: &mut Tensor, start: usize, acc: Acc) {
     with_elem!(to.dtype(), T => put::<T>(cx, from, to, start * to.cols(), acc));
 }

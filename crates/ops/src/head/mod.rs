@@ -1,15 +1,16 @@
-//! Output head and cross-entropy in one (report 2.2, eq. 24-25: the loss of the main model and of every MTP module).
+//! Output head with cross-entropy (report 2.2, eq. 24-25: the loss of the main model and of every MTP module).
 //!
 //! ```text
 //! z_tv = h_t . w_v              loss_t = log sum_v exp z_tv - z_t,target
 //! dz_t = scale (softmax(z_t) - onehot(target))     dh = dz W     dW = dz^T h
 //! ```
 //!
-//! T tokens, D hidden, V vocabulary. Tokens go by in chunks at fixed places of the batch, so that the logits and their
-//! gradient exist for a chunk at a time, never for all tokens; a chunk's gradients are multiplied out before the next.
-//! Products are in the head's format (`PackedWeight::dtype`), sums in f32; the softmax is f32 with the maximum taken
-//! out; dz is rounded to the head's format, as an operand of the two products. A target of -1 is ignored: loss 0 and a
-//! gradient of 0. Losses are not scaled: the caller knows over how many tokens the mean goes.
+//! T tokens, D hidden, V vocabulary. Tokens are processed in chunks at fixed positions of the batch. So logits and
+//! their gradient exist for one chunk at a time, never for all tokens. The products with a chunk's gradients are
+//! computed before the next chunk. Products are in the head's format (`PackedWeight::dtype`), sums in f32. The softmax
+//! is f32, with the maximum subtracted. dz is rounded to the head's format, because it is an operand of the two
+//! products. A target of -1 is ignored: its loss and gradient are 0. Losses are not scaled, because only the caller
+//! knows over how many tokens the mean is taken.
 
 mod cpu;
 #[cfg(test)]
@@ -17,34 +18,51 @@ mod tests;
 
 use crate::kernel::{expect_float, with_elem};
 use crate::linear::{self, PackedWeight};
+use crate::quant::{self, QuantWeight};
 use crate::{Acc, Cx, DType, Device, Tensor};
 
-/// Tokens of a chunk: dz of this many tokens exists at a time, and each chunk goes through dW once.
+/// Tokens per chunk. dz exists for this many tokens at a time, and each chunk is one product for dW.
 const CHUNK: usize = 512;
-/// Tokens whose f32 logits exist at a time. Divides a chunk.
+/// Number of tokens whose f32 logits exist at a time. It divides a chunk.
 const LOGITS: usize = 128;
 
-/// Where the gradients go.
+/// Memory for the gradients.
 pub struct HeadGrad<'a> {
     /// f32 or the head's format [T, D].
     pub dh: &'a mut Tensor,
     /// Whether `dh` is overwritten.
     pub dh_acc: Acc,
-    /// f32 [V, D], and whether it is overwritten; none for a frozen head.
+    /// f32 [V, D], and whether it is overwritten. `None` for a frozen head.
     pub dw: Option<(&'a mut Tensor, Acc)>,
 }
 
-/// `out` f32 [T, V] `= h W^T`: all logits, for inference.
+/// `out` f32 [T, V] `= h W^T`: all logits. It is for inference.
 pub fn logits(cx: &Cx, h: &Tensor, w: &PackedWeight, out: &mut Tensor) {
     linear::forward(cx, h, w, out, Acc::Write);
 }
 
+/// The losses f32 `[T]` of `targets` under a quantised head, 0 where there is no target.
+pub fn quantised_losses(cx: &Cx, h: &Tensor, w: &QuantWeight, targets: &Tensor, losses: &mut Tensor) {
+    let _scope = cx.scope("head", 0, 0);
+    let (t, v) = (h.rows(), w.n());
+    assert!(targets.len() == t && losses.len() == t, "head: targets {targets:?}, losses {losses:?} for {t} tokens");
+    for start in (0..t).step_by(LOGITS) {
+        let rows = start..(start + LOGITS).min(t);
+        let mut z = cx.empty(&[rows.len(), v], DType::F32);
+        quant::forward(cx, &cpu::rows(cx, h, rows.start, rows.len()), w, None, &mut z, Acc::Write);
+        let factors = cpu::Factors { scale: 0.0, weights: None };
+        let losses = &mut losses.f32_mut()[rows.clone()];
+        let outputs = cpu::Outputs { losses, pred: None, dz: None };
+        cpu::cross_entropy::<f32>(cx, &mut z, &targets.i32()[rows], factors, outputs);
+    }
+}
+
 /// Losses, and on request gradients and the most likely tokens.
 ///
-/// `h` [T, D] float; `w` [V, D], with its backward form if `grad`; `targets` i32 `[T]`, -1 for none; `scale`: gradient
-/// of the total with respect to each loss, times the token's own factor in `weights` f32 `[T]` where they are given (exact for
-/// 1). Losses are written without either. Writes `losses` f32 `[T]` and `pred` i32 `[T]`, the first index of the largest
-/// logit (0 where all are NaN), ignored targets included.
+/// `h` [T, D] float; `w` [V, D], with its backward form if `grad` is given; `targets` i32 `[T]`, -1 for none. `scale`
+/// is the gradient of the total with respect to each loss. If `weights` f32 `[T]` is given, it is multiplied by the
+/// token's own factor (a factor of 1 is exact). Losses are written without `scale` and `weights`. Writes `losses` f32
+/// `[T]` and `pred` i32 `[T]`, the first index of the largest logit (0 if all are NaN), also for ignored targets.
 pub fn loss(
     cx: &Cx,
     h: &Tensor,
@@ -88,7 +106,7 @@ pub fn loss(
         let n = CHUNK.min(t - start);
         let silent = pred.is_none() && targets.i32()[start..start + n].iter().all(|target| *target < 0);
         if silent {
-            // Nothing to learn here (a masked prompt): what the products would give is 0.
+            // There is nothing to learn here (a masked prompt): the products would be 0.
             losses.f32_mut()[start..start + n].fill(0.0);
             if let Some(HeadGrad { dh, dh_acc: Acc::Write, .. }) = &mut grad {
                 cpu::zero_rows(dh, start, n);
@@ -114,7 +132,7 @@ pub fn loss(
             let mut dh_chunk = cx.empty(&[n, d], dh.dtype());
             linear::backward_input(cx, &dz, w, &mut dh_chunk, Acc::Write);
             cpu::put_rows(cx, &dh_chunk, dh, start, *dh_acc);
-            // dW is overwritten by the first chunk that has a gradient.
+            // The first chunk that has a gradient overwrites dW.
             if let Some((dw, acc)) = dw {
                 linear::backward_weight(cx, &dz, &cpu::rows(cx, h, start, n), w.dtype(), dw, *acc);
                 *acc = Acc::Add;

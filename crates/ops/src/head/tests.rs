@@ -1,5 +1,5 @@
-//! The head against the f64 reference, which sees the same rounded inputs. With u = 2^-24 and r the rounding of the
-//! head's format (2^-8 for bf16, u for f32):
+//! The head compared with the f64 reference, which reads the same rounded inputs. With u = 2^-24 and r the rounding of
+//! the head's format (2^-8 for bf16, u for f32), the errors are:
 //!
 //! * a logit, a sum of D products: off by `gamma = (D + 4) u sum |h w|`; let D_t be the largest of a row's;
 //! * a probability, `exp(z - max) / sum`: relatively by `e_t = 2 D_t + 2 u (max z - min z) + (V/64 + 20) u`, the terms
@@ -41,14 +41,15 @@ struct Out {
     dw: Tensor,
 }
 
-/// The gradients start from what `dh` and `dw` hold.
+/// The gradients are added to the contents of `dh` and `dw`, or overwrite them.
 fn run(cx: &Cx, c: &Case, mut dh: Tensor, mut dw: Tensor, acc: Acc) -> Out {
     let t = c.targets.len();
     let (mut losses, mut pred) = (cx.empty(&[t], DType::F32), cx.empty(&[t], DType::I32));
     let targets = cx.indices(&[t], &c.targets);
     let grad = HeadGrad { dh: &mut dh, dh_acc: acc, dw: Some((&mut dw, acc)) };
     loss(cx, &c.h, &c.packed, &targets, c.scale, None, &mut losses, Some(grad), Some(&mut pred));
-    // Without the prediction (chunks of ignored targets are left out then) and without gradients: the same.
+    // The losses are the same without the prediction (then chunks of ignored targets are skipped) and without
+    // gradients.
     let mut alone = cx.empty(&[t], DType::F32);
     loss(cx, &c.h, &c.packed, &targets, c.scale, None, &mut alone, None, None);
     assert_eq!(bits(&alone), bits(&losses));
@@ -107,7 +108,7 @@ fn check(cx: &Cx, c: &Case, dh_dtype: DType, acc: Acc) {
     let dh_bound = bound(&dz_error, &dz_size, &transposed(&w, d), v);
     let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
     let dh_want = sum(&want.dh, &dh_before);
-    // Rounded when stored: once, or twice (the product, then the sum with what was there).
+    // It is rounded when it is stored: once, or twice (the product, then the sum with the old value).
     let stored = |i: usize| 2.0 * store_eps(dh_dtype) * (want.dh[i].abs() + dh_bound[i] + dh_before[i].abs());
     assert_close("dh", &out.dh, &dh_want, |i| dh_bound[i] + stored(i));
     if t > 0 {
@@ -133,7 +134,7 @@ proptest! {
     }
 }
 
-/// Three chunks, the second without a target.
+/// Three chunks, of which the second has no target.
 fn three_chunks(cx: &Cx, dtype: DType) -> Case {
     let mut c = case(cx, (2 * CHUNK + 77, 9, 101), dtype, 10, 5);
     c.targets[CHUNK..2 * CHUNK].fill(-1);

@@ -1,32 +1,33 @@
-//! One part of a sequence's keys for a group of heads, and the merge of the parts.
+//! Processes one part of a sequence's keys for a group of rows and heads, and merges the parts.
 //!
-//! As in the forward pass with heads in place of queries: S^T = C Q^T, lanes are heads, then O = alpha O + P C.
+//! It works like the forward pass with heads in place of queries: S^T = C Q^T with heads as lanes, then O = alpha O + P
+//! C. The heads of a row start at a multiple of 16 lanes, so that all lanes of a panel see the same keys.
 
-use super::{HEADS, SPLIT, Sizes};
+use super::{HEADS, PAGE, PagedRows, SPLIT, Sizes};
+use crate::DisjointMut;
 use crate::attention::kernel::{AttentionElem, TileKernel, Work};
 use crate::attention::lanes::Lanes;
 use crate::attention::pack::{self, Part};
 use crate::attention::tile::{Panels, ROWS, Rows, Start};
 use crate::attention::weights::{Span, Stats, softmax};
 use crate::attention::{BLOCK, Scratch};
-use crate::{DisjointMut, Tensor};
 use std::f32::consts::LOG2_E;
 
-/// A task is (sequence, part, group of heads).
+/// A task is (group of rows, part, group of heads).
 pub(super) struct Parts<'a, E> {
     pub(super) q: &'a [E],
-    pub(super) caches: &'a [&'a Tensor],
-    pub(super) lens: &'a [usize],
+    pub(super) pool: &'a [E],
+    pub(super) rows: &'a PagedRows,
     pub(super) z: Sizes,
-    pub(super) groups: usize,
-    /// `[B parts, H, row]`: an output row that is not normalised yet, at its end the maximum (base 2) and the sum.
+    pub(super) head_groups: usize,
+    /// `[B parts, H, row]`: an output row that is not yet normalised, followed by the maximum (base 2) and the sum.
     pub(super) partial: DisjointMut<'a, f32>,
 }
 
 impl<E: AttentionElem> Work<E> for Parts<'_, E> {
     fn scratch<K: TileKernel<E = E>>(&self) -> usize {
         let z = &self.z;
-        let nh_pad = HEADS.min(z.heads).next_multiple_of(16);
+        let nh_pad = HEADS;
         let (ld_d, ld_v) = ((z.dc + z.dr).next_multiple_of(16), z.dc.next_multiple_of(16));
         let wd = ld_d / K::PAIR;
         wd * (nh_pad + BLOCK) + BLOCK * nh_pad + BLOCK / K::PAIR * (nh_pad + ld_v) + nh_pad * ld_v + 3 * nh_pad
@@ -35,16 +36,18 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
     #[inline(always)]
     unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, mut scratch: Scratch) {
         let z = &self.z;
-        let (place, group) = (task / self.groups, task % self.groups);
-        let (sequence, part) = (place / z.parts, place % z.parts);
-        let (from, len) = (part * SPLIT, self.lens[sequence]);
+        let (place, head_group) = (task / self.head_groups, task % self.head_groups);
+        let (group, part) = (place / z.parts, place % z.parts);
+        let (row0, rows) = self.rows.group(group);
+        let (from, len) = (part * SPLIT, (row0..row0 + rows).map(|r| self.rows.seen(r)).max().unwrap_or(0));
         if from >= len {
             return;
         }
         let end = len.min(from + SPLIT);
-        let h0 = group * HEADS;
+        let h0 = head_group * HEADS;
         let nh = HEADS.min(z.heads - h0);
-        let nh_pad = nh.next_multiple_of(16);
+        let row_pad = nh.next_multiple_of(16);
+        let nh_pad = rows * row_pad;
         let d = z.dc + z.dr;
         let (ld_d, ld_v) = (d.next_multiple_of(16), z.dc.next_multiple_of(16));
         let wd = ld_d / K::PAIR;
@@ -56,11 +59,14 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
         let acc: *mut f32 = scratch.take(nh_pad * ld_v);
         let (max, sum, alpha): (*mut f32, *mut f32, *mut f32) =
             (scratch.take(nh_pad), scratch.take(nh_pad), scratch.take(nh_pad));
-        let cache = E::of_tensor(self.caches[sequence]);
-        // SAFETY: the pieces hold BLOCK keys and nh_pad heads; the partial rows are this task's alone.
+        let table = self.rows.table(row0);
+        // SAFETY: the pieces hold BLOCK keys and nh_pad lanes; the partial rows are this task's alone. Pages are in the pool.
         unsafe {
-            let q = self.q[(sequence * z.heads + h0) * d..].as_ptr();
-            pack::lanes::<K>(Part { src: q, stride: d, cols: d, at: 0, to: ld_d }, nh, nh_pad, qt, nh_pad);
+            for r in 0..rows {
+                let q = self.q[((row0 + r) * z.heads + h0) * d..].as_ptr();
+                let part = Part { src: q, stride: d, cols: d, at: 0, to: ld_d };
+                pack::lanes::<K>(part, nh, row_pad, qt.add(r * row_pad), nh_pad);
+            }
             for i in 0..nh_pad {
                 *max.add(i) = f32::NEG_INFINITY;
                 *sum.add(i) = 0.0;
@@ -71,7 +77,7 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
             for k0 in (from..end).step_by(BLOCK) {
                 let nk = BLOCK.min(end - k0);
                 let nk_pad = nk.next_multiple_of(ROWS);
-                let src = cache[k0 * d..].as_ptr();
+                let src = self.pool[table[k0 / PAGE] as usize * PAGE * d..].as_ptr();
                 pack::rows::<K>(Part { src, stride: d, cols: d, at: 0, to: ld_d }, nk, nk_pad, k_rows, wd);
                 pack::steps::<K>(Part { src, stride: d, cols: z.dc, at: 0, to: ld_v }, nk, nk_pad, v, ld_v);
                 for r in (0..nk_pad).step_by(ROWS) {
@@ -80,8 +86,9 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
                     K::strip(a, b, d.div_ceil(K::PAIR), scores.add(r * nh_pad), nh_pad, Start::Zero);
                 }
                 for lane in (0..nh_pad).step_by(16) {
-                    // No lane sees the padded keys.
-                    let span = Span { full: nk, total: nk_pad, first: nk as isize - 16 };
+                    // No lane sees the keys after its row's own, or the padded ones.
+                    let seen = self.rows.seen(row0 + lane / row_pad).saturating_sub(k0).min(nk);
+                    let span = Span { full: seen, total: nk_pad, first: seen as isize - 16 };
                     let st = Stats { max: max.add(lane), sum: sum.add(lane), alpha: alpha.add(lane) };
                     softmax::<K>(scores.add(lane), nh_pad, p.add(lane), nh_pad, span, z.scale * LOG2_E, st);
                 }
@@ -91,19 +98,21 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
                     K::strip(a, b, nk_pad / K::PAIR, acc.add(i * ld_v), ld_v, Start::Scale(alpha.add(i)));
                 }
             }
-            for i in 0..nh {
+            for (r, i) in (0..rows).flat_map(|r| (0..nh).map(move |i| (r, i))) {
+                let place = (row0 + r) * z.parts + part;
                 let row = self.partial.slice((place * z.heads + h0 + i) * z.row, z.row);
-                row[..ld_v].copy_from_slice(std::slice::from_raw_parts(acc.add(i * ld_v), ld_v));
-                row[ld_v] = *max.add(i);
-                row[ld_v + 1] = *sum.add(i);
+                let lane = r * row_pad + i;
+                row[..ld_v].copy_from_slice(std::slice::from_raw_parts(acc.add(lane * ld_v), ld_v));
+                row[ld_v] = *max.add(lane);
+                row[ld_v + 1] = *sum.add(lane);
             }
         }
     }
 }
 
-/// A task is a sequence: its parts weighted to a common maximum and added in ascending order.
+/// A task is a row. Its parts are scaled to a common maximum and added in ascending order.
 pub(super) struct Merge<'a, E> {
-    pub(super) lens: &'a [usize],
+    pub(super) rows: &'a PagedRows,
     pub(super) z: Sizes,
     pub(super) partial: &'a [f32],
     pub(super) o: DisjointMut<'a, E>,
@@ -113,7 +122,7 @@ impl<E: AttentionElem> Work<E> for Merge<'_, E> {
     #[inline(always)]
     unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, _: Scratch) {
         let z = &self.z;
-        let n = self.lens[task].div_ceil(SPLIT);
+        let n = self.rows.seen(task).div_ceil(SPLIT);
         let ld_v = z.row - 16;
         for h in 0..z.heads {
             let row = |part: usize| &self.partial[((task * z.parts + part) * z.heads + h) * z.row..][..z.row];

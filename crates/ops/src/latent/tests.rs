@@ -1,4 +1,4 @@
-//! Latent decode against the f64 reference, and its invariants.
+//! Latent decode compared with the f64 reference, and its invariants.
 
 use super::*;
 use crate::{Isa, Purpose, Rng};
@@ -29,28 +29,51 @@ struct Case {
 
 impl Case {
     fn new(lens: &[usize], [heads, dc, dr]: [usize; 3], dtype: DType) -> Self {
-        // Two rows of capacity beyond the length: they must not count.
-        let cache = |(i, n): (usize, &usize)| normal((n + 2) * (dc + dr), 100 + i as u64, dtype);
+        let cache = |(i, n): (usize, &usize)| normal(n * (dc + dr), 100 + i as u64, dtype);
         let caches = lens.iter().enumerate().map(cache).collect();
         Self { lens: lens.to_vec(), heads, dc, dr, q: normal(lens.len() * heads * (dc + dr), 1, dtype), caches }
     }
     fn scale(&self) -> f32 {
         1.1 / ((self.dc + self.dr) as f32).sqrt()
     }
-    fn run(&self, cx: &Cx, query: DType) -> Vec<f32> {
+    /// The pool and the table of each sequence, with `spare` pages between them. Rows that belong to no sequence are
+    /// NaN.
+    fn pool(&self, cx: &Cx, spare: usize) -> (Tensor, Vec<Vec<u32>>) {
         let d = self.dc + self.dr;
-        let b = self.lens.len();
-        let q = cx.tensor(&[b, self.heads * d], &self.q, query);
-        let caches: Vec<_> = self.caches.iter().map(|c| cx.tensor(&[c.len() / d, d], c, cx.compute())).collect();
-        let caches: Vec<_> = caches.iter().collect();
+        let pages: usize = self.lens.iter().map(|n| pages_for(*n) * (1 + spare)).sum();
+        let mut values = vec![f32::NAN; pages * PAGE * d];
+        // From the last page down, so that neighbours in a sequence are not neighbours in the pool.
+        let mut next = pages;
+        let mut tables = Vec::new();
+        for cache in &self.caches {
+            let table = cache.chunks(PAGE * d).map(|rows| {
+                next -= 1 + spare;
+                values[next * PAGE * d..][..rows.len()].copy_from_slice(rows);
+                next as u32
+            });
+            tables.push(table.collect());
+        }
+        (cx.tensor(&[pages * PAGE, d], &values, cx.compute()), tables)
+    }
+    fn run(&self, cx: &Cx, query: DType) -> Vec<f32> {
+        let rows: Vec<_> = self.lens.iter().copied().enumerate().collect();
+        self.run_rows(cx, query, 0, &rows, &self.q)
+    }
+    /// Runs rows `(sequence, tokens seen)` with the queries `q`.
+    fn run_rows(&self, cx: &Cx, query: DType, spare: usize, rows: &[(usize, usize)], q: &[f32]) -> Vec<f32> {
+        let (d, b) = (self.dc + self.dr, rows.len());
+        let (pool, tables) = self.pool(cx, spare);
+        let mut paged = PagedRows::new(cx);
+        paged.set(self.heads, tables.iter().map(Vec::as_slice), rows.iter().copied());
+        let q = cx.tensor(&[b, self.heads * d], q, query);
         let mut o = cx.empty(&[b, self.heads * self.dc], cx.compute());
-        decode(cx, &q, &caches, &self.lens, self.heads, self.dc, self.dr, self.scale(), &mut o);
+        decode(cx, &q, &pool, &paged, self.heads, self.dc, self.dr, self.scale(), &mut o);
         o.to_vec_f32()
     }
     fn check(&self, isa: Isa, dtype: DType) {
         let cx = Cx::cpu(2, dtype).with_isa(isa);
         let longest = self.lens.iter().copied().max().unwrap_or(0);
-        // As derived in the tests of attention; a merge adds one more chain over the parts.
+        // As derived in the tests of attention. A merge adds one more chain over the parts.
         let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
         let r = Rounding {
             product: (longest.max(self.dc + self.dr) + 16) as f64 * 2f64.powi(-24),
@@ -106,7 +129,7 @@ fn agrees_over_several_parts_and_head_groups() {
     });
 }
 
-/// The same bits whatever the threads, the other sequences and the capacity of the cache.
+/// The bits do not depend on the threads, the other sequences or the places of the pages.
 #[test]
 fn a_sequence_decides_its_own_bits() {
     everywhere(|isa, dtype| {
@@ -117,15 +140,14 @@ fn a_sequence_decides_its_own_bits() {
             let mut alone = Case::new(&all.lens[b..=b], [3, 24, 8], dtype);
             alone.q = all.q[b * 96..(b + 1) * 96].to_vec();
             alone.caches[0] = all.caches[b].clone();
-            alone.caches[0].extend([f32::NAN; 32]);
-            let got = alone.run(&Cx::cpu(3, dtype).with_isa(isa), dtype);
+            let got = alone.run_rows(&Cx::cpu(3, dtype).with_isa(isa), dtype, b, &[(0, alone.lens[0])], &alone.q);
             assert_eq!(got, together[b * 72..(b + 1) * 72]);
         }
     });
 }
 
-/// A prefix-sized call equals the absorbed form of decompressed attention: with the identity as W_UK and W_UV and one
-/// head, both compute the same thing.
+/// The last token of a sequence gives the same as decompressed attention in the absorbed form. With the identity as
+/// W_UK and W_UV and one head, both compute the same thing.
 #[test]
 fn equals_decompressed_attention() {
     use crate::attention::{AttnShape, Segments, forward};
@@ -146,17 +168,47 @@ fn equals_decompressed_attention() {
         let (q, rope) = (cx.tensor(&[t, dc + dr], &q, dtype), cx.tensor(&[t, dr], &rows(dc, dr), dtype));
         forward(&cx, &q, &kv, &rope, &Segments::uniform(&cx, 1, t), &s, &mut o, &mut lse);
         let (a, b) = (case.run(&cx, dtype), o.to_vec_f32()[(t - 1) * dc..].to_vec());
-        // Two roundings to bf16 of P and one of the output on each side, or a few hundred f32 operations.
+        // On each side, two roundings of P to bf16 and one of the output, or a few hundred f32 operations.
         let tolerance = if dtype == DType::Bf16 { 4.0 * 2f32.powi(-8) } else { 400.0 * 2f32.powi(-24) };
         let size = case.caches[0].iter().fold(0f32, |m, x| m.max(x.abs()));
         assert!(a.iter().zip(&b).all(|(x, y)| (x - y).abs() <= tolerance * size), "{a:?} {b:?}");
     });
 }
 
+/// Several rows of a sequence see different numbers of its tokens. They have the same bits as each row alone.
 #[test]
-#[should_panic(expected = "latent decode: cache is")]
-fn an_empty_cache_is_refused() {
+fn rows_of_one_sequence_have_their_bits_alone() {
+    everywhere(|isa, dtype| {
+        let cx = Cx::cpu(2, dtype).with_isa(isa);
+        for heads in [3, 16, 40] {
+            let (dc, dr) = (24, 8);
+            let case = Case::new(&[600, 140], [heads, dc, dr], dtype);
+            let seen = [1, 2, 17, 127, 128, 129, 512, 513, 599, 600];
+            let rows: Vec<(usize, usize)> = seen.map(|n| (0, n)).into_iter().chain([(1, 3), (1, 140)]).collect();
+            let q = normal(rows.len() * heads * (dc + dr), 9, dtype);
+            let together = case.run_rows(&cx, dtype, 0, &rows, &q);
+            for (i, row) in rows.iter().enumerate() {
+                let q = &q[i * heads * (dc + dr)..(i + 1) * heads * (dc + dr)];
+                let alone = case.run_rows(&cx, dtype, 1, &[*row], q);
+                assert_eq!(alone, together[i * heads * dc..(i + 1) * heads * dc], "{heads} heads, row {i}");
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "latent decode: row 0 sees 0 tokens")]
+fn a_row_that_sees_nothing_is_refused() {
     let cx = Cx::cpu(1, DType::F32);
-    let (q, cache) = (cx.zeros(&[1, 6], DType::F32), cx.zeros(&[4, 6], DType::F32));
-    decode(&cx, &q, &[&cache], &[0], 1, 4, 2, 1.0, &mut cx.empty(&[1, 4], DType::F32));
+    PagedRows::new(&cx).set(1, [&[0][..]].into_iter(), [(0, 0)].into_iter());
+}
+
+#[test]
+#[should_panic(expected = "latent decode: pool is")]
+fn a_page_outside_the_pool_is_refused() {
+    let cx = Cx::cpu(1, DType::F32);
+    let mut rows = PagedRows::new(&cx);
+    rows.set(1, [&[2][..]].into_iter(), [(0, 3)].into_iter());
+    let (q, pool) = (cx.zeros(&[1, 6], DType::F32), cx.zeros(&[2 * PAGE, 6], DType::F32));
+    decode(&cx, &q, &pool, &rows, 1, 4, 2, 1.0, &mut cx.empty(&[1, 4], DType::F32));
 }

@@ -1,6 +1,7 @@
-//! What a short accumulator does to FP8 products (report 3.3.2): near 2% at K = 4096 in the largest error, the report says.
+//! The effect of a short accumulator on FP8 products (report 3.3.2). The report says that the largest error is near 2%
+//! at K = 4096.
 //!
-//! A simulation, for measurements and tests. The products that a model makes have sums in f32 and know nothing of it.
+//! This is a simulation for measurements and tests. The products of a model always have f32 sums and do not use it.
 
 use super::grad::{self, ByTokens};
 use super::{ByWeight, Operand, PackedWeight};
@@ -8,21 +9,22 @@ use crate::fp8::{Quantized, Style, TILE};
 use crate::gemm::limited;
 use crate::{Acc, Cx, DType, MatMut, Purpose, Rng, Tensor};
 
-/// What holds the sums of products of codes.
+/// The accumulator of the sums of products of codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accumulator {
-    /// f32, as everywhere else.
+    /// f32, as in all other products.
     F32,
-    /// Some 14 bits as in Hopper's tensor cores, simulated, promoted to f32 after each 128 of the contraction.
+    /// About 14 bits as in Hopper's tensor cores, simulated, promoted to f32 after each 128 of the contraction.
     Promoted14,
     /// The same, never promoted.
     Only14,
 }
 
-/// The three products of a weight in E4M3 (`offsets`: one of several groups) with this accumulator. Contracts are those of
+/// The three products of a weight in E4M3 with this accumulator (with `offsets`: of one of several groups). The
+/// contracts are those of the functions with the same names in [`crate::linear`].
 /// the functions of the same names in [`crate::linear`].
 impl Accumulator {
-    /// Whether the short accumulator is promoted; none for f32.
+    /// Whether the short accumulator is promoted. `None` for f32.
     fn promoted(self) -> Option<bool> {
         match self {
             Self::F32 => None,
@@ -101,19 +103,20 @@ impl Accumulator {
     }
 }
 
-/// Errors of a product's results, relative to their root mean square.
+/// Errors of a product's results, relative to the results' root mean square.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Errors {
     /// Root mean square.
     pub rms: f64,
-    /// The largest.
+    /// Largest error.
     pub most: f64,
 }
 
-/// The value with the largest magnitude: of every row's tiles of X, and of every block of W, so that all scales are one.
+/// The largest magnitude of every tile of X's rows and of every block of W. With it all scales are one.
 const LARGEST: f32 = 4.5;
 
-/// Errors of `X W^T` under each accumulator against the same codes summed in f64: X and W `[size, k]`, standard normal.
+/// Errors of `X W^T` with each accumulator, compared with sums of the same codes in f64. X and W are `[size, k]`,
+/// standard normal.
 pub fn errors(cx: &Cx, size: usize, k: usize, accumulators: &[Accumulator]) -> Vec<Errors> {
     let normal = |step: u64| {
         let rng = Rng::new(1, Purpose::Init, step);
@@ -161,14 +164,17 @@ mod tests {
         let cx = Cx::cpu(2, DType::Bf16);
         let all = [Accumulator::F32, Accumulator::Promoted14, Accumulator::Only14];
         let (short, long) = (errors(&cx, 48, 128, &all), errors(&cx, 48, 4096, &all));
-        // f32: some roundings of 2^-24 over the root of K.
+        // f32: some roundings of 2^-24, divided by the square root of K.
         assert!(long[0].most < 1e-5 && short[0].most < 1e-5, "{long:?}");
-        // Up to 128 of k there is nothing to promote; beyond, what is not promoted loses more and more.
+        // Up to 128 of k there is nothing to promote. Beyond that, the accumulator without promotion loses more and
+        // more.
         assert!(short[1] == short[2], "{short:?}");
         assert!(long[1].rms < 2.0 * short[1].rms && long[2].rms > 4.0 * long[1].rms, "{short:?} {long:?}");
     }
 
-    /// The report's claim (3.5.2), of the largest error among so many results: near 2% of their root mean square at K = 4096,
+    /// The report's claim (3.5.2) about the largest error among this many results: near 2% of their root mean square at
+    /// K = 4096, and almost nothing with promotion. One seed is enough, because the largest of a few thousand errors
+    /// varies little.
     /// next to nothing once promoted. Of one seed: the largest of a few thousand errors moves little with it.
     #[test]
     fn the_largest_error_at_4096_is_near_two_percent() {

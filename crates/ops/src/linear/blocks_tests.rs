@@ -1,4 +1,4 @@
-//! Gradients with a scale for 128x128 (the report's appendix B.2), and which codes a product takes as they are.
+//! Gradients with one scale per 128x128 block (the report's appendix B.2), and which codes a product uses directly.
 
 use super::reference::{Sum, products, transposed};
 use super::*;
@@ -8,11 +8,11 @@ use crate::moe;
 use crate::testing::{bits, contexts, random};
 
 const BLOCKS: Style = Style { shape: Shape::Block, ..Style::TILES };
-/// Outputs, which input gradients are summed over, and inputs.
+/// Number of outputs, over which input gradients are summed, and number of inputs.
 const N: usize = 200;
 const K: usize = 70;
 
-/// Three groups of weights whose gradients' scales are of `style`.
+/// Three groups of weights. The scales of their gradients have the style `style`.
 fn weight(cx: &Cx, style: Style) -> (PackedWeight, Tensor) {
     let w = random(cx, &[3 * N, K], DType::F32, 0.02, 1);
     let mut packed = PackedWeight::new(cx, 3, N, K, DType::U8, true).with_gradients(style);
@@ -20,7 +20,7 @@ fn weight(cx: &Cx, style: Style) -> (PackedWeight, Tensor) {
     (packed, w)
 }
 
-/// Rows of sizes far apart, so that sharing a scale costs bits.
+/// Rows of very different magnitudes, so that sharing a scale costs bits.
 fn gradients(cx: &Cx, rows: usize) -> Tensor {
     let mut dy = random(cx, &[rows, N], DType::F32, 1e-3, 2);
     for (r, row) in dy.f32_mut().chunks_exact_mut(N).enumerate() {
@@ -36,7 +36,7 @@ fn product<'a>(cx: &Cx, dy: impl Into<Operand<'a>>, w: &PackedWeight, offsets: &
     dx
 }
 
-/// What f64 gives for rows that are `dq` already.
+/// The f64 results for rows that have already been quantised to `dq`.
 fn sums(dq: &[f64], w: &Tensor, first: &[usize]) -> Vec<Sum> {
     let wq = Grid::WEIGHT.exact(w.f32(), K, &[0, N, 2 * N, 3 * N]);
     let group = |g: usize| {
@@ -52,7 +52,7 @@ fn close(what: &str, got: &Tensor, want: &[Sum]) {
 
 #[test]
 fn blocks_are_of_the_rows_of_a_group() {
-    // A group's end inside of a block, an empty group, several blocks.
+    // A group that ends inside a block, an empty group, and several blocks.
     let first = [0, 77, 77, 300];
     for cx in contexts() {
         let offsets = cx.indices(&[4], &first.map(|v| v as i32));
@@ -65,7 +65,7 @@ fn blocks_are_of_the_rows_of_a_group() {
     }
 }
 
-/// Rows that experts get in blocks of their tokens carry the scales of these.
+/// Rows that experts receive in blocks of their tokens keep the scales of these blocks.
 #[test]
 fn rows_keep_the_scales_of_the_blocks_that_they_come_from() {
     for cx in contexts() {
@@ -84,7 +84,7 @@ fn rows_keep_the_scales_of_the_blocks_that_they_come_from() {
     }
 }
 
-/// Codes of another shape or format go by way of floats; only powers of two for scales make no difference.
+/// Codes of another shape or format are converted through floats. Powers of two as scales make no difference.
 #[test]
 fn only_codes_of_the_product_s_own_style_are_taken_as_they_are() {
     let cx = Cx::cpu(2, DType::Bf16);
@@ -103,7 +103,7 @@ fn only_codes_of_the_product_s_own_style_are_taken_as_they_are() {
             let got = product(&cx, &q, &packed, &offsets);
             let floats = q.dequantize(&cx, DType::F32);
             if own {
-                // Their values, with nothing lost: blocks, too, which lie across groups here.
+                // Their values without any loss. This includes blocks, which extend over several groups here.
                 let w = weight(&cx, style).1;
                 let dq: Vec<f64> = floats.f32().iter().map(|v| f64::from(*v)).collect();
                 close("codes", &got, &sums(&dq, &w, &[0, 77, 77, 300]));

@@ -1,4 +1,5 @@
-//! Weights in E4M3: blocks of 128x128 share a scale, `amax / 448` (report 3.3.2); both packed forms hold the same codes.
+//! Weights in E4M3. Blocks of 128x128 share a scale, `amax / 448` (report 3.3.2). Both packed forms have the same
+//! codes.
 
 use super::PackedWeight;
 use crate::fp8::TILE;
@@ -10,8 +11,8 @@ use crate::kernel::{Elem, Pointwise, dispatch};
 use crate::{Cx, DType, DisjointMut, Isa};
 use half::bf16;
 
-/// Packs all groups from rows of f32 or bf16. `before(group, row, rows)` is called with every block of rows before it is read,
-/// in the task that packs it: an update of these rows leaves them in cache.
+/// Packs all groups from rows of f32 or bf16. `before(group, row, rows)` is called for every block of rows before the
+/// block is read, in the task that packs it. So an update of these rows leaves them in cache.
 pub(crate) fn pack(cx: &Cx, w: &mut PackedWeight, src: Rows, before: impl Fn(usize, usize, usize) + Sync) {
     let (groups, n, k) = (w.groups(), w.n(), w.k());
     let (forward, backward, [forward_scales, backward_scales]) = w.parts_mut();

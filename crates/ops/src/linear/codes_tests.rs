@@ -1,4 +1,4 @@
-//! Products in E4M3 against f64 sums of the codes that the definition gives.
+//! Products in E4M3, compared with f64 sums of the codes given by the definition.
 
 use super::*;
 use crate::fp8::definition::Grid;
@@ -39,7 +39,8 @@ fn formats_mix() {
     plain.pack(&cx, &w);
     let mut codes = PackedWeight::new(&cx, 1, 48, 160, DType::U8, true);
     codes.pack(&cx, &w);
-    // Codes into a product of floats are taken back; another format into a product of codes goes by way of floats.
+    // Codes are dequantised for a product of floats. Codes in another format are converted through floats for a product
+    // of codes.
     let q = Quantized::new(&cx, &x, Style { format: crate::fp8::E5M6, power_of_two: true, shape: Shape::Tile });
     let back = q.dequantize(&cx, DType::F32);
     for weight in [&plain, &codes] {
@@ -50,8 +51,8 @@ fn formats_mix() {
     }
 }
 
-/// The definition of a short accumulator in f64, where all of it is exact: 32 products at a time are cut, toward zero, to
-/// whole multiples of 2^-13 of the largest power of two among them and the sum, which loses what lies below as well.
+/// The definition of a short accumulator in f64, which is exact here. 32 products at a time are cut, toward zero, to
+/// whole multiples of 2^-13 of the largest power of two among them and the sum. The sum loses its lower bits as well.
 fn short_sum(products: impl Iterator<Item = f64>) -> f64 {
     let products: Vec<f64> = products.collect();
     products.chunks(32).fold(0f64, |sum, chunk| {
@@ -66,7 +67,7 @@ fn short_sum(products: impl Iterator<Item = f64>) -> f64 {
 
 #[test]
 fn a_short_accumulator_is_its_definition() {
-    // k over several chunks of scratch and no multiple of a tile.
+    // k has several chunks of scratch, and is not a multiple of a tile.
     let (rows, n, k) = (7, 40, 1100);
     let u = f64::from(f32::EPSILON) / 2.0;
     for base in contexts() {
@@ -82,8 +83,8 @@ fn a_short_accumulator_is_its_definition() {
             accumulator.forward(&base, &x, &packed, None, &mut y, Acc::Add);
             for (i, got) in y.to_vec_f32().iter().enumerate() {
                 let (x, w) = (&xq[i / n * k..][..k], &wq[i % n * k..][..k]);
-                // In f32: the scales of a block, and what enters the accumulator, which is in units of the block's scale
-                // or of the first one's.
+                // In f32: the scales of a block, and the inputs of the accumulator, in units of the block's scale or of
+                // the first one.
                 let scale = |c: usize| x[c].1 * w[c].1;
                 let unit = |c: usize| if promoted { 1.0 } else { scale(c) / scale(0) };
                 let term = |c: usize| f64::from(E4M3.decode(x[c].0) * E4M3.decode(w[c].0) * unit(c));
@@ -93,7 +94,7 @@ fn a_short_accumulator_is_its_definition() {
                     short_sum((b * TILE..end).map(term)) * f64::from(scale(b * TILE))
                 });
                 let (want, magnitude) = sums.fold((0.5, 0.5), |(s, m), v: f64| (s + v, m + v.abs()));
-                // The accumulator itself is exact. In f32 each block's scale and the sum so far are rounded once.
+                // The accumulator itself is exact. In f32, each block's scale and the running sum are rounded once.
                 let bound = 2.0 * (blocks + 1) as f64 * u * magnitude;
                 let far = (f64::from(*got) - want).abs();
                 assert!(far <= bound, "{promoted} [{}, {}]: {got} but {want} (bound {bound:e})", i / n, i % n);

@@ -6,8 +6,8 @@ use crate::gemm::outer::{Outer, outer};
 use crate::gemm::places::Rows;
 use crate::{Acc, Cx, DType, Tensor};
 
-/// `dw[n,k] (acc)= dy[T,n]^T x[T,k]`, dw f32. `dtype` is the format of the product; U8 stands for E4M3, both operands in tiles
-/// of 128x1.
+/// `dw[n,k] (acc)= dy[T,n]^T x[T,k]`, dw f32. `dtype` is the format of the product. U8 stands for E4M3, with both
+/// operands in tiles of 128x1.
 pub fn backward_weight<'a, 'b>(
     cx: &Cx,
     dy: impl Into<Operand<'a>>,
@@ -19,8 +19,8 @@ pub fn backward_weight<'a, 'b>(
     grouped_backward_weight(cx, dy, x, None, dtype, dw, acc);
 }
 
-/// `dw_g[n,k] (acc)= dy_g^T x_g` over the rows of every group g; dw `[G*n, k]` or `[G, n, k]`. A group without rows gets
-/// zeros (or adds nothing). Without offsets there is one group of all rows.
+/// `dw_g[n,k] (acc)= dy_g^T x_g` over the rows of every group g; dw `[G*n, k]` or `[G, n, k]`. The result for a group
+/// without rows is zero. Without offsets there is one group of all rows.
 pub fn grouped_backward_weight<'a, 'b, 'c>(
     cx: &Cx,
     dy: impl Into<Operand<'a>>,
@@ -66,7 +66,7 @@ pub(super) fn by_tokens(
     }
 }
 
-/// A product over tokens: its checked shapes, and where the result lies.
+/// A product over tokens: its checked shapes, and the position of the result.
 pub(super) struct ByTokens<'a> {
     pub(super) rows: usize,
     pub(super) n: usize,
@@ -102,7 +102,7 @@ impl<'a> ByTokens<'a> {
         }
     }
 
-    /// The products of all groups, of operands in tiles of 128x1.
+    /// The products of all groups, for operands in tiles of 128x1.
     pub(super) fn codes<'b>(&'b self, dy: &'b Columns, x: &'b Columns) -> impl Fn(usize) -> Outer + Sync {
         let (a, b) = (Rows::of(&dy.grid.mat()), Rows::of(&x.grid.mat()));
         move |g| {

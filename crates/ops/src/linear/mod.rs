@@ -1,6 +1,7 @@
 //! Linear layers, plain and grouped over experts: `y = x W^T` and its two gradients.
 //!
-//! T rows (tokens), n outputs, k inputs, G groups (experts) whose rows `offsets[g]..offsets[g+1]` lie together.
+//! T rows (tokens), n outputs, k inputs, G groups (experts). The rows of a group, `offsets[g]..offsets[g+1]`, are
+//! consecutive.
 //!
 //! | function | result | reads |
 //! | --- | --- | --- |
@@ -8,14 +9,15 @@
 //! | `backward_input` | `dx[T,k] (acc)= dy[T,n] W[n,k]` | its backward panels |
 //! | `backward_weight` | `dw[n,k] (acc)= dy[T,n]^T x[T,k]` | dy and x, both packed here |
 //!
-//! Products are in the weight's format: bf16, f32, or E4M3 (`DType::U8`) after report 3.3. An operand in another format is
-//! rounded, widened or quantised first ([`Operand`]). Sums are f32, in an order that depends on the length of the
-//! contraction only (see `gemm`), and rounded once on output. In E4M3, weights have a scale for 128x128, operands one for
-//! 1x128 along the contraction, and sums over 128 are promoted to f32. (`PackedWeight::with_gradients` can give blocks of
-//! 128 rows one scale in `backward_input`; made from floats they begin anew with each group. A row's bits depend on the
-//! others of its block then.)
+//! Products are in the weight's format: bf16, f32, or E4M3 (`DType::U8`) as in report 3.3. An operand in another format
+//! is first rounded, widened or quantised ([`Operand`]). Sums are f32, in an order that depends only on the length of
+//! the contraction (see `gemm`), and are rounded once on output. In E4M3, weights have one scale per 128x128, operands
+//! one per 1x128 along the contraction, and sums over 128 are promoted to f32.
 //!
-//! Panics when shapes disagree, an operand is i32, or a gradient needs a form that the weight was not made with.
+//! With `PackedWeight::with_gradients`, blocks of 128 rows can share a scale in `backward_input`. If they are made from
+//! floats, every group starts new blocks. Then a row's bits depend on the other rows of its block.
+//!
+//! Panics if shapes disagree, an operand is i32, or a gradient needs a form that the weight does not have.
 
 pub mod accumulator;
 #[cfg(test)]
@@ -59,8 +61,8 @@ pub fn backward_input<'a, 'b>(
     grouped_backward_input(cx, dy, w, None, dx, acc);
 }
 
-/// `y[r,n] (acc)= x[r,k] W_g[n,k]^T` for the rows r of every group g. Rows from `offsets[G]` on are left as they are. Without
-/// offsets there is one group of all rows.
+/// `y[r,n] (acc)= x[r,k] W_g[n,k]^T` for the rows r of every group g. Rows from `offsets[G]` on are not changed.
+/// Without offsets there is one group of all rows.
 pub fn grouped_forward<'a, 'b, 'c>(
     cx: &Cx,
     x: impl Into<Operand<'a>>,
@@ -74,7 +76,7 @@ pub fn grouped_forward<'a, 'b, 'c>(
     by_weight(cx, op, x.into(), w, false, offsets, y.into(), acc);
 }
 
-/// `dx[r,k] (acc)= dy[r,n] W_g[n,k]` for the rows r of every group g, as [`grouped_forward`].
+/// `dx[r,k] (acc)= dy[r,n] W_g[n,k]` for the rows r of every group g, like [`grouped_forward`].
 pub fn grouped_backward_input<'a, 'b, 'c>(
     cx: &Cx,
     dy: impl Into<Operand<'a>>,
@@ -147,7 +149,7 @@ fn by_weight(
     }
 }
 
-/// A product by a weight: its checked shapes, and where the result lies.
+/// A product with a weight: its checked shapes, and the position of the result.
 struct ByWeight<'a> {
     /// Whether the weight is read as in `backward_input`.
     backward: bool,
@@ -191,7 +193,7 @@ impl<'a> ByWeight<'a> {
         Self { backward, k, n, groups, c, c_dtype, c_row }
     }
 
-    /// The products of all groups, of an operand's codes and a weight's.
+    /// The products of all groups, for the codes of an operand and of a weight.
     fn codes<'b>(&'b self, x: &'b Quantized, w: &'b PackedWeight, acc: Acc) -> impl Fn(usize) -> ScaledProduct + Sync {
         let (codes, scales) = (x.codes(), x.scales());
         let (a_row, a_scales_row) = (codes.cols(), scales.cols());
@@ -218,7 +220,7 @@ impl<'a> ByWeight<'a> {
     }
 }
 
-/// A pointer that tasks may share; what they write through it is disjoint.
+/// A pointer that tasks share. They write disjoint elements through it.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(pub(crate) *mut u8);
 // SAFETY: users write disjoint elements, as each states.

@@ -1,4 +1,4 @@
-//! What a product reads beside weights.
+//! The operand of a product besides the weight.
 
 use super::Groups;
 use crate::fp8::{Quantized, Style};
@@ -25,14 +25,14 @@ impl<'a> From<&'a Quantized> for Operand<'a> {
 }
 
 impl<'a> Operand<'a> {
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         match self {
             Self::Plain(m) => m.rows(),
             Self::Tiles(q) => q.rows(),
         }
     }
-    /// Columns.
+    /// Number of columns.
     pub fn cols(&self) -> usize {
         match self {
             Self::Plain(m) => m.cols(),
@@ -40,7 +40,7 @@ impl<'a> Operand<'a> {
         }
     }
 
-    /// As floats: what is quantised is taken back to `dtype`, in `kept`.
+    /// The operand as floats. A quantised operand is dequantised to `dtype`, in `kept`.
     pub fn floats<'b>(self, cx: &Cx, dtype: DType, kept: &'b mut Option<Tensor>) -> MatRef<'b>
     where
         'a: 'b,
@@ -51,9 +51,9 @@ impl<'a> Operand<'a> {
         }
     }
 
-    /// As codes of `style`, made in `kept` where they are not there. Codes are taken as they are if format and shape are
-    /// `style`'s, whether or not their scales are powers of two, and whatever rows of a matrix they were before a
-    /// permutation; any others go by way of floats. Blocks made here do not reach over the end of a group.
+    /// The operand as codes of `style`, made in `kept` if necessary. Existing codes are used directly if they have
+    /// `style`'s format and shape. Their scales may or may not be powers of two, and their rows may have been permuted.
+    /// All other codes are converted through floats. Blocks that are made here do not extend over the end of a group.
     pub(super) fn tiles<'b>(
         self,
         cx: &Cx,

@@ -1,4 +1,5 @@
-//! Weight gradients in E4M3 of a step that is cut into micro-batches elsewhere (invariant 5): 128 tokens share a scale.
+//! Weight gradients in E4M3 for a step that is split into micro-batches differently (invariant 5): 128 tokens share a
+//! scale.
 
 use super::*;
 use crate::fp8::{Quantized, Style};
@@ -8,7 +9,7 @@ const ROWS: usize = 700;
 const N: usize = 150;
 const K: usize = 140;
 
-/// A token's row of either operand: outliers in some channels, tokens of sizes far apart.
+/// Rows of tokens for either operand, with outliers in some channels, and tokens of very different magnitudes.
 fn operand(cx: &Cx, cols: usize, scale: f64, seed: u64) -> Tensor {
     let mut x = random(cx, &[ROWS, cols], DType::F32, scale, seed);
     for (i, v) in x.f32_mut().iter_mut().enumerate() {
@@ -23,7 +24,7 @@ fn part(cx: &Cx, x: &Tensor, from: usize, to: usize) -> Tensor {
     cx.tensor(&[to - from, x.cols()], &x.f32()[from * x.cols()..to * x.cols()], DType::F32)
 }
 
-/// The gradient with cuts before the given rows. `kept`: how x waits, if in tiles.
+/// The gradient with splits before the given rows. `kept` is the format in which x is kept, if in tiles.
 fn gradient(cx: &Cx, dy: &Tensor, x: &Tensor, kept: Option<Style>, cuts: &[usize]) -> Vec<f32> {
     let mut dw = cx.zeros(&[N, K], DType::F32);
     for (i, from) in cuts.iter().enumerate() {
@@ -38,16 +39,17 @@ fn gradient(cx: &Cx, dy: &Tensor, x: &Tensor, kept: Option<Style>, cuts: &[usize
     dw.f32().to_vec()
 }
 
-/// What every cut has in common: for each element `sum |dy| |x|` over the rows that are multiplied, and
-/// `sum (A |x| + |dy| B + A B)`, where A and B are the rows' bounds of an operand's absolute error below the normal numbers.
+/// Quantities that do not depend on the split. For each element, `sum |dy| |x|` over the rows that are multiplied, and
+/// `sum (A |x| + |dy| B + A B)`. A and B are the rows' bounds on an operand's absolute error below the normal numbers.
 struct Sizes {
     product: Vec<f64>,
     subnormal: Vec<f64>,
 }
 
-/// `x` and `dy` as they are multiplied but for the rounding to columns.
+/// The sizes for `x` and `dy` as they are multiplied, before they are rounded to columns.
 fn sizes(dy: &Tensor, x: &Tensor) -> Sizes {
-    // A scale is amax / 448 or the next power of two, of any 128 rows of a column: at most that of the whole column.
+    // A scale is amax / 448 or the next power of two, for any 128 rows of a column. It is at most that of the whole
+    // column.
     let step = |m: &Tensor| -> Vec<f64> {
         let amax = |c: usize| (0..ROWS).fold(0f32, |most, r| most.max(m.f32()[r * m.cols() + c].abs()));
         (0..m.cols()).map(|c| f64::from(amax(c)) / 448.0 * 2.0 / 1024.0).collect()
@@ -68,8 +70,8 @@ fn sizes(dy: &Tensor, x: &Tensor) -> Sizes {
 
 const KEPT: [Option<Style>; 3] = [None, Some(Style::TILES), Some(Style { power_of_two: true, ..Style::TILES })];
 
-/// Hands `check` each way to keep x on every path: a name for messages, what sizes its operands have, and the gradient by
-/// the step's cuts.
+/// Calls `check` for each format in which x may be kept and for each path. It receives a name for messages, the sizes
+/// of the operands, and a function that gives the gradient for a set of splits.
 fn each(check: impl Fn(&str, &Sizes, &dyn Fn(&[usize]) -> Vec<f32>)) {
     for cx in contexts() {
         let (dy, x) = (operand(&cx, N, 1e-3, 1), operand(&cx, K, 1.0, 2));
@@ -81,15 +83,16 @@ fn each(check: impl Fn(&str, &Sizes, &dyn Fn(&[usize]) -> Vec<f32>)) {
     }
 }
 
-/// Cuts at whole tiles leave every tile as it is: the same codes and scales, whose products are added in another order. A
-/// sum of n terms is off by at most `n u sum |terms|` with `u = 2^-24`, in either order; the terms are those of the rounded
-/// operands, at most `(1 + 2^-4)^2` times as large as before, and there are three roundings more a term for scales and
-/// promotion: `2 (n + 3) u (1 + 2^-4)^2 sum |dy x|`.
+/// With splits at whole tiles, every tile has the same codes and scales, and their products are added in another order.
+/// In either order the error of a sum of n terms is at most `n u sum |terms|` with `u = 2^-24`. The terms are products
+/// of the rounded operands, at most `(1 + 2^-4)^2` times as large as before rounding. Scales and promotion add three
+/// roundings per term. The bound is `2 (n + 3) u (1 + 2^-4)^2 sum |dy x|`.
 #[test]
 fn cuts_at_whole_tiles_change_the_order_of_sums_only() {
     each(|kept, sizes, gradient| {
         let whole = gradient(&[0]);
-        // The kernel itself adds 512 rows at a time: the same order, so that equal bits say that codes are equal.
+        // The kernel itself adds 512 rows at a time. The order is the same, so equal bits show that the codes are
+        // equal.
         assert!(gradient(&[0, 512]) == whole, "{kept}");
         for cuts in [vec![0, 128], vec![0, 256, 640], vec![0, 128, 256, 384, 512, 640]] {
             for (i, (a, b)) in gradient(&cuts).iter().zip(&whole).enumerate() {
@@ -105,15 +108,15 @@ fn cuts_at_whole_tiles_change_the_order_of_sums_only() {
     });
 }
 
-/// Cuts elsewhere put a row into a tile with other mates, which has another scale, so that its code is rounded from another
-/// quotient.
+/// With other splits, a row is in a tile with different rows. That tile has another scale, so the row's code is rounded
+/// from another quotient.
 ///
-/// Let `p` be an element of dy and `q` one of x (as kept). Under either cut they become `p + e` and `q + f` with
-/// `|e| <= 2^-4 |p|` above the grid's normal numbers (four significant bits) and `|e| <= A` below, A being half of the step
-/// 2^-9 times the scale; the same with B for f. So `(p + e)(q + f) - p q` is at most
-/// `(2^-4 + 2^-4 + 2^-8) |p q| + A |q| + |p| B + A B` (the mixed terms of relative and absolute errors add `2^-4 A |q|` and
-/// the like, for which the last three are taken 1 + 2^-4 times), and the two cuts differ by at most twice the sum of this
-/// over the rows, and by the f32 rounding of both sums as above.
+/// Let `p` be an element of dy and `q` one of x (as kept). With either split they become `p + e` and `q + f`. Above the
+/// grid's normal numbers, `|e| <= 2^-4 |p|` (four significant bits). Below them, `|e| <= A`, where A is half of the step,
+/// which is 2^-9 times the scale. The same holds for f with B. So `(p + e)(q + f) - p q` is at most
+/// `(2^-4 + 2^-4 + 2^-8) |p q| + A |q| + |p| B + A B`. The mixed terms of relative and absolute errors add `2^-4 A |q|`
+/// and similar terms. To cover them, the last three terms are multiplied by 1 + 2^-4. The two splits differ by at most
+/// twice the sum of this over the rows, plus the f32 rounding of both sums as above.
 #[test]
 fn cuts_elsewhere_stay_within_two_roundings_of_either_operand() {
     each(|kept, sizes, gradient| {
@@ -129,7 +132,7 @@ fn cuts_elsewhere_stay_within_two_roundings_of_either_operand() {
                 differ += usize::from(far > rounding);
                 most = most.max(far / product);
             }
-            // Tiles are others indeed, and errors have either sign: the sum of 700 is far inside of the bound.
+            // The tiles do differ. The errors have either sign, so the sum of 700 is far inside the bound.
             assert!(differ > N * K / 20 && most < 0.1, "{kept} {cuts:?}: {differ}, {most:e}");
         }
     });

@@ -1,4 +1,4 @@
-//! Every path, orientation and mixture of formats against f64, and the same bits however the work is divided.
+//! Every path, orientation and mixture of formats compared with f64, and the same bits for any division of the work.
 
 use super::*;
 use crate::fp8::{Shape, Style};
@@ -19,15 +19,16 @@ fn random(cx: &Cx, shape: &[usize], dtype: DType, seed: u64) -> Tensor {
     cx.tensor(shape, &values, dtype)
 }
 
-/// Element values as the product in `dtype` sees them.
+/// Element values as used by the product in `dtype`.
 fn seen(values: &[f32], dtype: DType) -> Vec<f64> {
     let round = |v: f32| if dtype == DType::Bf16 { half::bf16::from_f32(v).to_f32() } else { v };
     values.iter().map(|v| f64::from(round(*v))).collect()
 }
 
-/// Distance allowed between an f32 sum of `k` products and the exact one, plus what output adds: a chain of k
-/// multiply-adds errs by at most gamma_2k times the sum of absolute values (u = 2^-24; twice k for paths that round the
-/// product and for the blocks), adding to C by u of the result, and rounding to bf16 (eight significant bits) by 2^-8 of it.
+/// Allowed distance between an f32 sum of `k` products and the exact one, plus the error of the output. The error of a
+/// chain of k multiply-adds is at most gamma_2k times the sum of absolute values. Here u = 2^-24, and k is doubled for
+/// the blocks and for paths that round the product. Adding to C adds u of the result, and rounding to bf16 (eight
+/// significant bits) 2^-8 of it.
 fn bound(k: usize, abs: f64, value: f64, old: f64, out: DType) -> f64 {
     let u = f64::from(f32::EPSILON) / 2.0;
     let sum = (2 * k + 4) as f64 * u * abs + 1e-30;
@@ -89,7 +90,7 @@ fn data(c: &Case) -> Data {
     let cx = cx(c.isa);
     let mut starts = vec![0];
     c.counts.iter().for_each(|r| starts.push(starts.last().unwrap() + r));
-    // Rows past the last group must stay as they are.
+    // Rows after the last group must not change.
     let rows = starts.last().unwrap() + if c.grouped { 2 } else { 0 };
     let offsets = cx.indices(&[starts.len()], &starts.iter().map(|s| *s as i32).collect::<Vec<_>>());
     let groups = c.counts.len();
@@ -100,7 +101,7 @@ fn data(c: &Case) -> Data {
     Data { cx, offsets, starts, rows, weight, w }
 }
 
-/// Checks one group's rows of an output against the exact product.
+/// Compares one group's rows of an output with the exact product.
 fn check(
     what: &str,
     (rows, cols, k): (usize, usize, usize),
@@ -180,7 +181,7 @@ proptest! {
     }
 }
 
-/// Contractions of several blocks, with a ragged last one, into both formats.
+/// Contractions of several blocks, of which the last is smaller, into both formats.
 #[test]
 fn long_contractions_match_f64() {
     for isa in Isa::available() {
@@ -199,7 +200,7 @@ fn long_contractions_match_f64() {
                     let (xs, ws) = (seen(&x.to_vec_f32(), dtype), seen(&master.to_vec_f32(), dtype));
                     let exact = matmul(m, n, k, |i, l| xs[i * k + l], |l, j| ws[j * k + l]);
                     check("y", (m, n, k), &y.to_vec_f32(), &old, &exact, (y_dtype, acc)).unwrap();
-                    // The same in two groups, the first a single row, whose tasks are cut otherwise.
+                    // The same in two groups. The first group has a single row, and its tasks are divided differently.
                     let mut twice = PackedWeight::new(&cx, 2, n, k, dtype, false);
                     twice.pack_group(&cx, 0, master.f32());
                     twice.pack_group(&cx, 1, master.f32());
@@ -220,7 +221,7 @@ fn long_contractions_match_f64() {
     }
 }
 
-/// A row's bits do not depend on the rows around it, its place in a tile, its group, views, or the number of threads.
+/// A row's bits do not depend on the other rows, its position in a tile, its group, views, or the number of threads.
 #[test]
 fn bits_do_not_depend_on_company_or_threads() {
     for isa in Isa::available() {
@@ -247,7 +248,7 @@ fn bits_do_not_depend_on_company_or_threads() {
                 assert_eq!(whole.f32(), y.f32());
             }
             for (first, count) in [(0, 1), (9, 1), (150, 1), (3, 2), (5, 3), (8, 9), (1, 17), (2, 100)] {
-                // A view with an odd first column, in a wider tensor.
+                // A view of a wider tensor with an odd first column.
                 let wide: Vec<f32> = (0..count * (k + 5))
                     .map(|i| {
                         if (3..3 + k).contains(&(i % (k + 5))) {
@@ -270,7 +271,7 @@ fn bits_do_not_depend_on_company_or_threads() {
     }
 }
 
-/// The same of a weight so large that few rows ask for it ahead of its use, in blocks of several widths.
+/// The same for a weight so large that it is prefetched for few rows, in blocks of several widths.
 #[test]
 fn few_rows_of_a_large_weight_have_the_bits_of_many() {
     for isa in Isa::available() {
@@ -296,13 +297,13 @@ fn few_rows_of_a_large_weight_have_the_bits_of_many() {
     }
 }
 
-/// Weight gradients have the same bits for any number of threads, and for a group alone or among others.
+/// Weight gradients have the same bits for any number of threads, and for a group alone or with others.
 #[test]
 fn weight_gradient_bits_do_not_depend_on_threads_or_groups() {
     for isa in Isa::available() {
         for dtype in FLOATS {
             let base = cx(isa);
-            // Tiles of C differ with the threads at this size, and one group has more than one block.
+            // At this size the tiles of C depend on the number of threads, and one group has more than one block.
             let (rows, n, k) = (803, 270, 293);
             let (dy, x) = (random(&base, &[rows, n], DType::F32, 1), random(&base, &[rows, k], DType::Bf16, 2));
             let starts = [0, 31, 31, 250, 803];
@@ -346,8 +347,8 @@ fn a_wrong_shape_is_named() {
     forward(&cx, &x, &weight, &mut y, Acc::Write);
 }
 
-/// The values of a packed weight, read back row by row, are those that were packed, in the weight's format. Sizes that fill
-/// no panel, no step and no tile, and several groups where there can be some.
+/// The values of a packed weight, read back row by row, are the values that were packed, in the weight's format. The
+/// sizes do not fill panels, steps and tiles, and there are several groups if possible.
 #[test]
 fn rows_read_back_are_those_that_were_packed() {
     let cx = Cx::cpu(2, DType::Bf16);

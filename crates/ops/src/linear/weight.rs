@@ -1,6 +1,6 @@
 //! Weights in panels.
 //!
-//! Their memory is of exactly their size, outside of the pool, and not touched before rows are packed into it.
+//! Their memory has exactly their size. It is outside of the pool, and is not touched before rows are packed into it.
 
 use super::Shared;
 use crate::fp8::{E4M3, Style, TILE};
@@ -8,20 +8,12 @@ use crate::gemm::pack::{lanes_from_cols, lanes_from_rows};
 use crate::gemm::places::{Panels, Rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
 use crate::{Cx, DType, Tensor};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes from which on packed weights are not expected to be in any cache when they are used.
+/// Packed weights of at least this many bytes are assumed not to be in any cache when they are used.
 const STREAMED: usize = 4 << 20;
 
-/// Bytes of the rows that one task reads and packs at a time.
-const BAND: usize = 256 << 10;
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Weights `[groups, n, k]` in the compute format and in the forms that products read: panels with n as lanes for
-/// `forward`, and, on request, with k as lanes for `backward_input`.
+/// Weights `[groups, n, k]` in the compute format, in the forms that products read: panels with n as lanes for
+/// `forward`, and on request with k as lanes for `backward_input`.
 pub struct PackedWeight {
     groups: usize,
     n: usize,
@@ -29,14 +21,14 @@ pub struct PackedWeight {
     dtype: DType,
     forward: Tensor,
     backward: Option<Tensor>,
-    /// Of codes: a scale for each lane and 128 of the contraction, `[groups, ceil(k/128), n]` and `[groups, ceil(n/128), k]`,
-    /// lanes in whole panels. (Lanes of a block of 128x128 have the same one.)
+    /// For codes: one scale for each lane and 128 of the contraction, `[groups, ceil(k/128), n]` and `[groups,
+    /// ceil(n/128), k]`, with lanes in whole panels. All lanes of a 128x128 block have the same scale.
     scales: Option<[Tensor; 2]>,
     gradients: Style,
 }
 
 impl PackedWeight {
-    /// Room for weights, zero until packed.
+    /// Weights of zeros, to be packed later.
     pub fn new(cx: &Cx, groups: usize, n: usize, k: usize, dtype: DType, backward: bool) -> Self {
         assert!(dtype != DType::I32 && groups > 0, "packed weight: {groups} groups of {dtype:?}");
         let room = |lanes, k| cx.fixed(&[groups * panel_bytes(dtype, lanes, k) / dtype.size()], dtype);
@@ -46,12 +38,12 @@ impl PackedWeight {
         let (forward, backward) = (room(n, k), backward.then(|| room(k, n)));
         Self { groups, n, k, dtype, forward, backward, scales, gradients: Style::TILES }
     }
-    /// The same with another way to quantise the gradients that `backward_input` multiplies with.
+    /// The same with another quantisation of the gradients in `backward_input`.
     pub fn with_gradients(mut self, style: Style) -> Self {
         self.gradients = style;
         self
     }
-    /// How `backward_input` quantises gradients: how codes must be made that it is to take as they are.
+    /// How `backward_input` quantises gradients. It uses codes directly if they were made in this style.
     pub fn gradients(&self) -> Style {
         self.style(true)
     }
@@ -63,11 +55,11 @@ impl PackedWeight {
     pub fn groups(&self) -> usize {
         self.groups
     }
-    /// Outputs of each.
+    /// Number of outputs per matrix.
     pub fn n(&self) -> usize {
         self.n
     }
-    /// Inputs of each.
+    /// Number of inputs per matrix.
     pub fn k(&self) -> usize {
         self.k
     }
@@ -75,7 +67,7 @@ impl PackedWeight {
     pub fn dtype(&self) -> DType {
         self.dtype
     }
-    /// Bytes of all forms.
+    /// Total bytes of all forms.
     pub fn bytes(&self) -> usize {
         let scales = self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>();
         self.forward.bytes() + self.backward.as_ref().map_or(0, Tensor::bytes) + scales
@@ -105,7 +97,8 @@ impl PackedWeight {
         });
     }
 
-    /// Packs one group from `n * k` row-major elements. Not for codes, which [`PackedWeight::pack`] makes of all groups.
+    /// Packs one group from `n * k` row-major elements. It is not for codes; [`PackedWeight::pack`] makes the codes of
+    /// all groups.
     pub fn pack_group(&mut self, cx: &Cx, group: usize, w: &[f32]) {
         assert_eq!(w.len(), self.n * self.k, "pack_group: {} elements into {} x {}", w.len(), self.n, self.k);
         assert!(group < self.groups, "pack_group: group {group} of {}", self.groups);
@@ -120,9 +113,9 @@ impl PackedWeight {
         });
     }
 
-    /// Packs all rows in bands of some of them, which `read` gives from a row on (rows of all groups are counted on), as f32
-    /// or bf16 as `source` says. Bands are read by several threads, each into a buffer that stays in its cache. The first
-    /// error ends it. Not for codes, which [`PackedWeight::pack`] makes of all rows.
+    /// Packs all rows in bands. `read` gives a band from a row on, as f32 or bf16 as `source` says. Rows are counted
+    /// over all groups. Several threads read bands, each into a buffer that stays in its cache. The first error ends
+    /// it. It is not for codes; [`PackedWeight::pack`] makes the codes of all rows.
     pub fn fill<E: Send>(
         &mut self,
         cx: &Cx,
@@ -130,29 +123,16 @@ impl PackedWeight {
         read: &(dyn Fn(usize, &mut Tensor) -> Result<(), E> + Sync),
     ) -> Result<(), E> {
         assert!(self.dtype != DType::U8, "fill: a weight of codes is packed as a whole");
-        let (n, k, groups) = (self.n, self.k, self.groups);
-        let band = (BAND / (k * source.size()).max(1)).next_multiple_of(LANES).min(n.next_multiple_of(LANES));
-        let bands = n.div_ceil(band);
+        let shape = (self.groups, self.n, self.k);
         let to = self.writer();
-        let buffers = cx.threads().count().min(groups * bands);
-        let buffers = Mutex::new((0..buffers).map(|_| cx.empty(&[band, k], source)).collect::<Vec<_>>());
-        cx.threads().try_each(groups * bands, |task| {
-            let (group, row) = (task / bands, task % bands * band);
-            let rows = band.min(n - row);
-            let mut values = lock(&buffers).pop().expect("a buffer for each thread");
-            values.resize(&[rows, k]);
-            let done = read(group * n + row, &mut values);
-            if done.is_ok() {
-                // SAFETY: the band holds the rows; a band is one task's.
-                unsafe { to.pack_rows(cx, group, row, rows, Rows::of(&values.mat())) };
-            }
-            lock(&buffers).push(values);
-            done
+        crate::bands::read_bands(cx, shape, source, read, |group, row, values| {
+            // SAFETY: the band holds the rows; a band is one task's.
+            unsafe { to.pack_rows(cx, group, row, values.rows(), Rows::of(&values.mat())) };
         })
     }
 
-    /// The values of row `row` (rows of all groups are counted on), as products read them: rounded to the weight's format, or
-    /// code times scale.
+    /// The values of row `row` as products read them: rounded to the weight's format, or code times scale. Rows are
+    /// counted over all groups.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         let (group, row) = (row / self.n, row % self.n);
         assert!(group < self.groups && out.len() == self.k, "row {row} of group {group} into {} values", out.len());
@@ -176,7 +156,8 @@ impl PackedWeight {
         }
     }
 
-    /// Codes of a group in panels, scales of its first 128 of the contraction, and lanes from there to the next.
+    /// Codes of a group in panels, scales of its first 128 of the contraction, and number of lanes from there to the
+    /// next scales.
     pub(crate) fn codes(&self, group: usize, backward: bool) -> (*const u8, *const f32, usize) {
         let (lanes, k) = if backward { (self.k, self.n) } else { (self.n, self.k) };
         let form = if backward { self.backward.as_ref() } else { Some(&self.forward) };
@@ -186,7 +167,7 @@ impl PackedWeight {
         let codes = form.u8()[group * lanes * k.next_multiple_of(2)..].as_ptr();
         (codes, scales.f32()[group * k.div_ceil(TILE) * lanes..].as_ptr(), lanes)
     }
-    /// All codes and scales, forward and backward, to be written.
+    /// All codes and scales, forward and backward, for writing.
     pub(super) fn parts_mut(&mut self) -> (&mut Tensor, Option<&mut Tensor>, &mut [Tensor; 2]) {
         let scales = self.scales.as_mut().expect("a weight of codes has scales");
         (&mut self.forward, self.backward.as_mut(), scales)
@@ -237,11 +218,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Packs `rows` rows of a group from row `row` on (a multiple of 16; `rows` too, unless they are the last) into all
-    /// forms. The rows should be in cache: they are read twice.
+    /// Packs `rows` rows of a group into all forms, starting at row `row`. `row` is a multiple of 16, and so is `rows`
+    /// unless these are the last rows. The rows should be in cache, because they are read twice.
     ///
     /// # Safety
-    /// The weight must be alive, `src` hold the rows, and no two calls at a time pack the same rows.
+    /// The weight must be alive, `src` must hold the rows, and no two calls may pack the same rows at the same time.
     pub(crate) unsafe fn pack_rows(self, cx: &Cx, group: usize, row: usize, rows: usize, src: Rows) {
         debug_assert!(row.is_multiple_of(LANES) && row + rows <= self.n);
         let (n, k, dtype, isa) = (self.n, self.k, self.dtype, cx.isa());

@@ -1,4 +1,4 @@
-//! Rows moved and summed on a processor.
+//! Moves and sums rows on a processor.
 
 use crate::kernel::{Blocks, Elem, Pointwise, Rows, RowsMut, dispatch, with_elem};
 use crate::{Acc, Cx, DisjointMut, MatMut, MatRef};
@@ -21,7 +21,7 @@ pub(super) fn permute(cx: &Cx, x: &MatRef<'_>, token_of: &[i32], out: &mut MatMu
     }));
 }
 
-/// `out[row] = x[token_of[row]]`; rows of `x` are `stride` apart, those of `out` have nothing between them.
+/// `out[row] = x[token_of[row]]`. The rows of `x` are `stride` apart, those of `out` are contiguous.
 pub(crate) fn copy_rows<T: Copy + Send + Sync>(cx: &Cx, x: &[T], stride: usize, token_of: &[i32], out: &mut [T]) {
     let cols = out.len() / token_of.len().max(1);
     let (blocks, out) = (Blocks::rows(token_of.len(), cols), DisjointMut::new(out));

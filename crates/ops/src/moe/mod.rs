@@ -1,15 +1,16 @@
-//! Permutation between tokens and experts (report 2.1.2, eq. 12: the sum over selected experts, and its way in).
+//! Permutation between tokens and experts (report 2.1.2, eq. 12: the sum over selected experts, and the gather before
+//! it).
 //!
-//! T tokens, K experts a token, E experts, D columns; a slot is `t * K + k`, a row is a slot's place when slots are
-//! sorted by expert. The sort is stable, so that inside an expert rows ascend by token.
+//! T tokens, K experts per token, E experts, D columns. A slot is `t * K + k`. A row is the position of a slot when
+//! slots are sorted by expert. The sort is stable, so within an expert, rows ascend by token.
 //!
 //! ```text
 //! permute   out[row]  = x[token_of[row]]                  any to any float type; also the gradient of combine
 //! combine   out[t]    = sum_k y[row_of[t, k]]             any to f32, in the order of k; also the gradient of permute
 //! ```
 //!
-//! No token is dropped: there are exactly T * K rows. What a token gets does not depend on its batch mates although its
-//! rows' places do: combine goes by k, not by row.
+//! No token is dropped: there are exactly T * K rows. The result for a token does not depend on the other tokens,
+//! although the positions of its rows do: combine adds in the order of k, not of rows.
 
 mod cpu;
 mod plan;
@@ -52,7 +53,7 @@ pub fn combine<'a>(cx: &Cx, y: &Tensor, plan: &Plan, out: impl Into<MatMut<'a>>,
     }
 }
 
-/// `weight` f32 [T, K] to `out` f32 `[T*K]` by row: the scale of each expert's input row.
+/// Copies `weight` f32 [T, K] to `out` f32 `[T*K]` by row: the scale of each expert's input row.
 pub fn gather_scale(cx: &Cx, weight: &Tensor, plan: &Plan, out: &mut Tensor) {
     let _scope = cx.scope("moe scales", 0, 0);
     let op = "moe::gather_scale";
@@ -62,13 +63,13 @@ pub fn gather_scale(cx: &Cx, weight: &Tensor, plan: &Plan, out: &mut Tensor) {
     }
 }
 
-/// `d` f32 `[T*K]` by row to `out` f32 [T, K]: the gradient of [`gather_scale`].
+/// Copies `d` f32 `[T*K]` by row to `out` f32 [T, K]: the gradient of [`gather_scale`].
 pub fn scatter_scale(cx: &Cx, d: &Tensor, plan: &Plan, out: &mut Tensor) {
     let _scope = cx.scope("moe scales", 0, 0);
     let op = "moe::scatter_scale";
     assert!(d.len() == plan.rows() && out.len() == plan.rows(), "{op}: {d:?}, {out:?}, {} rows", plan.rows());
     match d.device() {
-        // Row and slot are each other's permutation: gathering by row_of writes every slot once.
+        // Rows and slots are inverse permutations: gathering by row_of writes every slot once.
         Device::Cpu => cpu::gather(cx, d.f32(), plan.row_of.i32(), out.f32_mut()),
     }
 }

@@ -1,14 +1,14 @@
 //! The plan of a permutation: a stable counting sort of slots by expert.
 //!
-//! Blocks of tokens count on their own, one pass over blocks and experts turns counts into places, and the blocks fill
-//! theirs in. The result is the sorted order, whoever computes it.
+//! Blocks of tokens are counted separately. One pass over blocks and experts turns the counts into positions, and the
+//! blocks fill in their entries. The result is the sorted order, whichever thread computes it.
 
 use crate::{Acc, Cx, DType, Device, DisjointMut, Tensor};
 
-/// Slots of a block: one block (no hand-over to threads) for small batches.
+/// Slots per block. A small batch is one block, without a hand-over to threads.
 const SLOTS: usize = 8192;
 
-/// Where every (token, k) goes.
+/// The destination of every (token, k).
 pub struct Plan {
     /// i32 [E + 1]: rows `offsets[e]..offsets[e + 1]` belong to expert e.
     pub offsets: Tensor,
@@ -26,7 +26,7 @@ impl Plan {
     pub fn experts(&self) -> usize {
         self.offsets.len() - 1
     }
-    /// Experts a token, K.
+    /// Number of experts per token, K.
     pub fn top_k(&self) -> usize {
         self.top_k
     }
@@ -66,7 +66,7 @@ fn sort(cx: &Cx, idx: &[i32], experts: usize, plan: &mut Plan) {
     let size = (SLOTS / k).max(1) * k;
     let blocks = idx.len().div_ceil(size);
     let slots = |b: usize| b * size..((b + 1) * size).min(idx.len());
-    // Slots of a block an expert has; then the next row for such a slot.
+    // Number of a block's slots for each expert. Later, the next row for such a slot.
     let mut places = cx.empty(&[blocks, experts], DType::I32);
     let shared = DisjointMut::new(places.i32_mut());
     cx.threads().each(blocks, |b| {
@@ -75,7 +75,7 @@ fn sort(cx: &Cx, idx: &[i32], experts: usize, plan: &mut Plan) {
         counts.fill(0);
         for slot in slots(b) {
             let e = idx[slot];
-            // A negative number is a large one as usize.
+            // A negative number becomes a large one as usize.
             assert!((e as usize) < experts, "moe::plan: token {} chose expert {e} of {experts}", slot / k);
             counts[e as usize] += 1;
         }
@@ -113,7 +113,7 @@ fn sort(cx: &Cx, idx: &[i32], experts: usize, plan: &mut Plan) {
     });
 }
 
-/// Rows of each expert: `out` i32 `[E]` (acc). Integers, so that sums over micro-batches and ranks are exact.
+/// Number of rows of each expert: `out` i32 `[E]` (acc). Integers make sums over micro-batches and ranks exact.
 pub fn loads(_cx: &Cx, plan: &Plan, out: &mut Tensor, acc: Acc) {
     assert!(out.len() == plan.experts(), "moe::loads: out is {out:?} for {} experts", plan.experts());
     for (out, w) in out.i32_mut().iter_mut().zip(plan.offsets.i32().windows(2)) {

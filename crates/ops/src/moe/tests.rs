@@ -6,7 +6,7 @@ use crate::{Purpose, Rng};
 use hadal_testkit::moe as reference;
 use proptest::prelude::*;
 
-/// Distinct experts a token, some experts never chosen.
+/// Distinct experts for each token. Some experts are never chosen.
 fn choices(seed: u64, t: usize, k: usize, experts: usize) -> Vec<i32> {
     let rng = Rng::new(seed, Purpose::Test, 1);
     let used = (experts / 2).max(k);
@@ -103,7 +103,7 @@ fn scales_follow_their_slots() {
 
 #[test]
 fn large_batches_are_the_same_for_any_threads() {
-    // Several blocks of the sort and several tasks of every loop; the last of each is short.
+    // Several blocks of the sort and several tasks of every loop. The last of each is shorter.
     let (t, k, experts, d) = (4099, 7, 64, 24);
     let idx = choices(9, t, k, experts);
     let (slots, _) = reference::sort(&idx, experts);

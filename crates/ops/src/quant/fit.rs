@@ -1,6 +1,6 @@
-//! From weights to codes and scales: a panel's lanes side by side, so that every loop is over them.
+//! Turns weights into codes and scales. A panel's lanes are processed together, so every inner loop runs over lanes.
 //!
-//! Nothing here uses fused multiply-add: the codes are the same on every path.
+//! Nothing here uses fused multiply-add, so the codes are the same on every path.
 
 use super::format::{BLOCK, BOOK, GROUP, LINE, OFFSET, QuantFormat, STEP, ZERO};
 use crate::gemm::LANES;
@@ -13,7 +13,7 @@ type Lanes = [f32; LANES];
 /// A group of each lane.
 type Group = [Lanes; GROUP];
 
-/// Magnitudes below this count as zero, so that no scale or its inverse leaves f32's normal range.
+/// Magnitudes below this count as zero, so that scales and their inverses stay in f32's normal range.
 pub(super) const TINY: f32 = 1.0 / (1u128 << 100) as f32;
 
 /// What a group's largest weight is divided by, relative to the largest code, before least squares: a larger divisor leaves

@@ -1,4 +1,4 @@
-//! The rows of x as whole numbers.
+//! The rows of x, quantised to whole numbers.
 
 use super::fit::{magnitude, whole};
 use super::format::{BLOCK, GROUP, OFFSET};
@@ -6,7 +6,7 @@ use super::tile::Meta;
 use crate::kernel::{Elem, Pointwise, Rows, dispatch, with_elem};
 use crate::{Cx, DType, DisjointMut, MatRef, Tensor};
 
-/// Elements of a task; fewer in all are no work for other threads.
+/// Elements per task. Smaller inputs are not worth handing to other threads.
 const TASK: usize = 1 << 15;
 
 /// Some rows of x: codes `[T, k]`, k in whole blocks, and a scale and a correction for each group of 32 of them.

@@ -1,8 +1,9 @@
-//! From a product to tasks: which tiles, in which order, on which thread. None of it changes a bit.
+//! Divides a product into tasks: which tiles, in which order, on which thread. This does not change a bit of the
+//! result.
 //!
-//! A task is a block of rows by a tile's panels. Few rows are one tile, which walks its panels from beginning to end, straight
-//! from memory, several panels at once. Of more rows, all tiles pass over some blocks of the panels before the next
-//! blocks come, so that these stay in the first-level cache; Int4 is widened there once for all rows.
+//! A task is a block of rows and the panels of a tile. Few rows form one tile. It goes through its panels from
+//! beginning to end, directly from memory, several panels at once. With more rows, all tiles process some blocks of the
+//! panels before the next blocks. So these stay in the first-level cache. Int4 is widened there once for all rows.
 
 use super::QuantWeight;
 use super::format::{BLOCK, GROUP, QuantFormat, WIDE};
@@ -14,18 +15,18 @@ use crate::linear::Groups;
 use crate::slots::Slots;
 use crate::{Acc, Cx, DType, DisjointMut, MatMut, MatRef};
 
-/// Blocks of the contraction that all rows pass before the next ones.
+/// Number of blocks of the contraction that all rows process before the next ones.
 const CHUNK: usize = 8;
-/// Most rows of a task.
+/// Largest number of rows per task.
 const ROWS: usize = 128;
 /// Bytes of inputs that should stay in the second-level cache.
 const INPUTS: usize = 512 << 10;
-/// How many bytes ahead of its use few rows ask for a panel.
+/// How many bytes ahead of its use a panel is prefetched for few rows.
 const AHEAD: usize = 1024;
-/// Bytes of weights from which on they are taken to come from memory.
+/// Weights of at least this many bytes are assumed to be in memory, not in a cache.
 pub(super) const CACHED: usize = 1 << 20;
 
-/// How the product of a group is cut.
+/// How the product of a group is divided.
 #[derive(Clone, Copy)]
 struct Cut {
     rows: usize,
@@ -45,7 +46,7 @@ impl Cut {
         let all = n.div_ceil(LANES);
         // Blocks for several tiles are widened.
         let widest = (kernel.panels)(m.min(kernel.rows), if m > kernel.rows { QuantFormat::Int8 } else { format });
-        // Even tiles beat full ones with a small last one.
+        // Tiles of even size are faster than full tiles with a small last one.
         let panels = all.div_ceil(all.div_ceil(widest).max(1)).max(1);
         Self { rows, panels, of_rows: m.div_ceil(rows), of_panels: all.div_ceil(panels) }
     }

@@ -1,4 +1,4 @@
-//! The definition, one value after the other.
+//! The definition, computed one value at a time.
 
 use super::QuantWeight;
 use super::format::{BLOCK, GROUP, QuantFormat};

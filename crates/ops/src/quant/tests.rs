@@ -1,4 +1,4 @@
-//! Every path against the definition bit for bit, and the definition against f64.
+//! Every path compared with the definition bit for bit, and the definition compared with f64.
 
 use super::format::{BOOK, GROUP};
 use super::*;

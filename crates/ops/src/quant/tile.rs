@@ -1,4 +1,4 @@
-//! What a kernel computes, and which kernel an instruction path has.
+//! The work of a kernel, and the kernel of each instruction path.
 
 use super::format::QuantFormat;
 use super::portable;
@@ -59,7 +59,7 @@ pub(super) type Widen = unsafe fn(*const u8, usize, usize, *mut u8);
 pub(super) struct Kernel {
     pub(super) run: RunTile,
     pub(super) widen: Widen,
-    /// Most rows of a tile.
+    /// Largest number of rows of a tile.
     pub(super) rows: usize,
     /// Most panels of a tile of so many rows, which reads them in this format.
     pub(super) panels: fn(rows: usize, QuantFormat) -> usize,

@@ -5,14 +5,6 @@ use super::format::{BLOCK, GROUP, QuantFormat};
 use crate::gemm::LANES;
 use crate::kernel::dispatch;
 use crate::{Cx, DType, DisjointMut, MatRef, Tensor};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Bytes of the rows that one task reads and quantises at a time.
-const BAND: usize = 256 << 10;
-
-fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
-    m.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Weights `[groups, n, k]` as codes and scales, in memory of exactly their size outside of the pool. The layout is
 /// described in the module's header.
@@ -25,12 +17,12 @@ pub struct QuantWeight {
 }
 
 impl QuantWeight {
-    /// Room for weights. [`QuantWeight::fill`] or [`QuantWeight::pack`] must fill it before it is used.
+    /// Memory for weights. [`QuantWeight::fill`] or [`QuantWeight::pack`] must fill it before it is used.
     pub fn new(cx: &Cx, format: QuantFormat, groups: usize, n: usize, k: usize) -> Self {
         assert!(groups > 0, "quant weight: no groups");
         Self { format, groups, n, k, data: cx.fixed(&[format.bytes(groups, n, k)], DType::U8) }
     }
-    /// How the weights are stored.
+    /// The format of the weights.
     pub fn format(&self) -> QuantFormat {
         self.format
     }
@@ -38,11 +30,11 @@ impl QuantWeight {
     pub fn groups(&self) -> usize {
         self.groups
     }
-    /// Outputs of each.
+    /// Number of outputs per matrix.
     pub fn n(&self) -> usize {
         self.n
     }
-    /// Inputs of each.
+    /// Number of inputs per matrix.
     pub fn k(&self) -> usize {
         self.k
     }
@@ -94,27 +86,11 @@ impl QuantWeight {
         source: DType,
         read: &(dyn Fn(usize, &mut Tensor) -> Result<(), E> + Sync),
     ) -> Result<(), E> {
-        if self.bytes() == 0 {
-            return Ok(());
-        }
-        let (n, k, groups) = (self.n, self.k, self.groups);
-        let band = (BAND / (k * source.size())).next_multiple_of(LANES).clamp(LANES, n.next_multiple_of(LANES));
-        let bands = n.div_ceil(band);
+        let shape = (self.groups, self.n, self.k);
         let to = self.writer();
-        let buffers = cx.threads().count().min(groups * bands);
-        let buffers = Mutex::new((0..buffers).map(|_| cx.empty(&[band, k], source)).collect::<Vec<_>>());
-        cx.threads().try_each(groups * bands, |task| {
-            let (group, row) = (task / bands, task % bands * band);
-            let rows = band.min(n - row);
-            let mut values = lock(&buffers).pop().expect("a buffer for each thread");
-            values.resize(&[rows, k]);
-            let done = read(group * n + row, &mut values);
-            if done.is_ok() {
-                // SAFETY: a band is one task's.
-                unsafe { to.rows(cx, group, row, rows, values.mat(), 0) };
-            }
-            lock(&buffers).push(values);
-            done
+        crate::bands::read_bands(cx, shape, source, read, |group, row, values| {
+            // SAFETY: a band is one task's.
+            unsafe { to.rows(cx, group, row, values.rows(), values.mat(), 0) };
         })
     }
 

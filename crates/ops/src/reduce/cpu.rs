@@ -42,10 +42,10 @@ pub(super) fn sum<const SQUARES: bool>(cx: &Cx, x: &Tensor) -> f64 {
     })
 }
 
-/// The blocks' sums, made by all threads and added in order.
+/// The sums of the blocks, computed with all threads and added in order.
 fn by_blocks(cx: &Cx, len: usize, sum: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
     let blocks = Blocks::elements(len);
-    // An f64 as two words each: tensors hold no f64.
+    // Each f64 is stored as two words, because tensors cannot hold f64.
     let mut parts = cx.empty(&[blocks.count(), 2], DType::I32);
     let words = DisjointMut::new(parts.i32_mut());
     cx.threads().each(blocks.count(), |b| {
@@ -58,7 +58,7 @@ fn by_blocks(cx: &Cx, len: usize, sum: impl Fn(Range<usize>) -> f64 + Sync) -> f
     parts.i32().chunks_exact(2).map(value).sum()
 }
 
-/// Products of two f32 are exact in f64, fused or not.
+/// Products of two f32 are exact in f64, with or without fused multiply-add.
 struct Dot<'a>(&'a [f32], &'a [f32]);
 
 impl Pointwise for Dot<'_> {
@@ -84,7 +84,7 @@ pub(super) fn dot(cx: &Cx, x: &Tensor, y: &Tensor) -> f64 {
     by_blocks(cx, x.len(), |part| dispatch(cx.isa(), Dot(&x[part.clone()], &y[part])))
 }
 
-/// Largest magnitude, as bits: infinities and NaN are the largest of all.
+/// Largest magnitude, as bits. Infinities and NaN are larger than all numbers.
 struct Largest<'a, T>(&'a [T]);
 
 impl<T: Elem> Pointwise for Largest<'_, T> {

@@ -1,8 +1,9 @@
 //! Sums over all elements of a tensor (the global gradient norm, losses) and the test for infinities and NaN.
 //!
-//! Elements are F32 or Bf16, sums are f64: 32 lanes inside a fixed block of elements, then the blocks in order. The
-//! result depends neither on threads nor on the instruction path (a square of an f32 is exact in f64, so that fused and
-//! separate multiply-add agree). f64 cannot overflow here: `sum_squares` is finite exactly if all elements are.
+//! Elements are F32 or Bf16, sums are f64. They use 32 lanes inside a fixed block of elements, then add the blocks in
+//! order. The result does not depend on threads or on the instruction path: a square of an f32 is exact in f64, so
+//! fused and separate multiply-add agree. f64 cannot overflow here, so `sum_squares` is finite exactly if all elements
+//! are.
 
 mod cpu;
 #[cfg(test)]
@@ -28,7 +29,7 @@ pub fn sum(cx: &Cx, x: &Tensor) -> f64 {
     }
 }
 
-/// `sum x y` of two f32 tensors, in the order of [`sum`]: with ones for `y` its bits.
+/// `sum x y` of two f32 tensors, in the order of [`sum`]. If all `y` are one, it has the bits of [`sum`].
 pub fn dot(cx: &Cx, x: &Tensor, y: &Tensor) -> f64 {
     let of = (x.dtype(), y.dtype(), x.len());
     assert_eq!(of, (DType::F32, DType::F32, y.len()), "dot: {x:?} with {y:?}");

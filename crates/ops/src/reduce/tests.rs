@@ -1,5 +1,5 @@
-//! Sums in f64 of n terms in any order are within n 2^-53 sum|x| of each other; the order here is fixed, so that paths
-//! and threads agree to the bit.
+//! In any order, f64 sums of n terms are within n 2^-53 sum|x| of each other. Here the order is fixed, so all paths and
+//! threads give the same bits.
 
 use super::*;
 use crate::DType;

@@ -1,4 +1,4 @@
-//! A row is read from memory once: the second loop over it finds it in the first-level cache.
+//! A row is read from memory once. The second loop over it finds it in the first-level cache.
 
 use crate::kernel::{Blocks, Elem, LANES, Pointwise, Rows, RowsMut, dispatch, dot, sum_lanes, with_elem};
 use crate::math::fma;

@@ -1,12 +1,11 @@
 //! RMSNorm (before each sub-layer, on the latents of MLA, and in MTP; report 2.1.1): `y = w x rstd`,
 //! `rstd = 1 / sqrt(mean(x^2) + eps)`, the mean over the D columns of a row.
 //!
-//! Shapes: T rows, D columns; `w` f32 `[D]`, `rstd` f32 `[T]`. x, y and gradients may be F32 or Bf16, each on its own;
-//! statistics and arithmetic are f32, with one rounding at the end (the released code rounds once more, before the
-//! product with w).
+//! Shapes: T rows, D columns; `w` f32 `[D]`, `rstd` f32 `[T]`. x, y and gradients may each be F32 or Bf16. Statistics
+//! and arithmetic are f32, with one rounding at the end. (The released code also rounds before the product with w.)
 //!
-//! Backward, with `n = x rstd` and `g = dy w`: `dx = rstd (g - n mean(g n))`, `dw = sum_t dy n`. The sum over rows runs
-//! inside fixed row blocks first, then over the blocks in order.
+//! Backward, with `n = x rstd` and `g = dy w`: `dx = rstd (g - n mean(g n))`, `dw = sum_t dy n`. The sum over rows is
+//! first computed inside fixed blocks of rows, then over the blocks in order.
 
 mod cpu;
 #[cfg(test)]
@@ -48,7 +47,7 @@ pub fn forward<'x, 'y>(
     }
 }
 
-/// Gradients `dx` [T, D] and `dw` f32 `[D]`, each overwritten or added to. `rstd` is forward's.
+/// Gradients `dx` [T, D] and `dw` f32 `[D]`, each overwritten or added to. `rstd` comes from forward.
 pub fn backward<'d, 'x, 'g>(
     cx: &Cx,
     dy: impl Into<MatRef<'d>>,

@@ -1,6 +1,6 @@
-//! Against the f64 reference. u = 2^-24. A sum of d products goes through d / 32 + 1 additions of its lane and 5
-//! halvings: k = d / 32 + 8 roundings with the product's own. `rstd` has half the relative error of its sum (all terms
-//! are positive) and 4u for mean, eps, root and quotient.
+//! Compared with the f64 reference. u = 2^-24. A sum of d products has d / 32 + 1 additions in its lane and 5 halvings.
+//! With the rounding of the product, these are k = d / 32 + 8 roundings. `rstd` has half the relative error of its sum
+//! (all terms are positive), plus 4u for mean, eps, root and quotient.
 
 use super::*;
 use crate::testing::*;
@@ -51,7 +51,7 @@ fn check(t: usize, d: usize, types: [DType; 3], pad: usize, add: bool, seed: u64
         });
         let want: Vec<f64> = (0..d).map(|c| want_dw[c] + if add { dw_old[c] } else { 0.0 }).collect();
         assert_close("dw", &dw, &want, |c| {
-            // One addition a row, one a block, one for the old value.
+            // One addition per row, one per block, and one for the old value.
             let sum: f64 = (0..t).map(|r| (dy64[r * d + c] * x64[r * d + c] * want_rstd[r]).abs()).sum();
             (sum + dw_old[c].abs()) * ((t + 4) as f64 * F32_EPS + rstd_eps)
         });

@@ -1,4 +1,4 @@
-//! Rows in blocks; the table's row stays in the first-level cache for all heads of a row.
+//! Processes rows in blocks. The table's row stays in the first-level cache for all heads of a row.
 
 use super::RopeTable;
 use crate::kernel::{Blocks, Elem, Pointwise, RowsMut, dispatch, with_elem};
@@ -45,7 +45,7 @@ fn rotate<const FMA: bool, T: Elem>(x: &mut [T], cos: &[f32], sin: &[f32], sign:
     let mut chunks = x.chunks_exact_mut(2 * PAIRS);
     let (mut cos_chunks, mut sin_chunks) = (cos.chunks_exact(PAIRS), sin.chunks_exact(PAIRS));
     for ((x, cos), sin) in (&mut chunks).zip(&mut cos_chunks).zip(&mut sin_chunks) {
-        // Through arrays of first and second elements: the compiler then separates and joins them by shuffles.
+        // First and second elements are put in separate arrays. So the compiler separates and joins them with shuffles.
         let (mut first, mut second) = ([0.0f32; PAIRS], [0.0f32; PAIRS]);
         for i in 0..PAIRS {
             (first[i], second[i]) = (x[2 * i].get(), x[2 * i + 1].get());

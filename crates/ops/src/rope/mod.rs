@@ -1,10 +1,10 @@
 //! Rotary position embedding of the decoupled query and key parts (report 2.1.1, eq. 3 and 8; 4.3 for YaRN).
 //!
-//! `(a, b) -> (a cos - b sin, a sin + b cos)` on INTERLEAVED pairs, elements 2i and 2i + 1, as in the released weights;
-//! the angle is `position * freq_i`. The frequencies come from the caller (YaRN changes them), and so does the factor on
-//! cosine and sine. The backward pass is the rotation by the negative angle.
+//! `(a, b) -> (a cos - b sin, a sin + b cos)` on INTERLEAVED pairs, elements 2i and 2i + 1, as in the released weights.
+//! The angle is `position * freq_i`. The caller supplies the frequencies, which YaRN changes, and the factor of cosine
+//! and sine. The backward pass is the rotation by the negative angle.
 //!
-//! Elements are F32 or Bf16, rotated in place in f32. The table is f32, made from angles in f64.
+//! Elements are F32 or Bf16, rotated in place in f32. The table is f32, computed from angles in f64.
 
 mod cpu;
 #[cfg(test)]
@@ -20,7 +20,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table of positions `0..max_pos`. `factor` multiplies cosine and sine (1 but for some uses of YaRN).
+    /// The table for positions `0..max_pos`. `factor` multiplies cosine and sine. It is 1 except for some uses of YaRN.
     pub fn new(cx: &Cx, freqs: &[f64], max_pos: usize, factor: f32) -> Self {
         let shape = [max_pos, freqs.len()];
         let (mut cos, mut sin) = (cx.empty(&shape, DType::F32), cx.empty(&shape, DType::F32));
@@ -31,11 +31,11 @@ impl RopeTable {
         }
         Self { cos, sin }
     }
-    /// Positions in the table.
+    /// Number of positions in the table.
     pub fn max_pos(&self) -> usize {
         self.cos.rows()
     }
-    /// Pairs rotated: half the rotary size.
+    /// Number of rotated pairs: half the rotary size.
     pub fn pairs(&self) -> usize {
         self.cos.cols()
     }

@@ -1,5 +1,5 @@
-//! Against the f64 reference. A table entry is within 2u of `factor cos` (u = 2^-24), each of the two products adds u,
-//! their sum u: 4u of `factor (|a| + |b|)`, and the stored element's rounding.
+//! Compared with the f64 reference. A table entry is within 2u of `factor cos` (u = 2^-24). Each of the two products
+//! adds u, and so does their sum. The total is 4u of `factor (|a| + |b|)`, plus the rounding of the stored element.
 
 use super::*;
 use crate::testing::*;

@@ -1,11 +1,11 @@
-//! Pointwise in blocks of rows; the dot product of `d_scale` in fixed lanes.
+//! Pointwise in blocks of rows. The dot product of `d_scale` uses fixed lanes.
 
 use crate::kernel::{Blocks, Elem, LANES, Pointwise, Rows, RowsMut, dispatch, sum_lanes, with_elem};
 use crate::math::{fma, sigmoid};
 use crate::{Cx, DisjointMut, Tensor};
 use std::ops::Range;
 
-/// Columns handled at a time when a row is also summed: the products lie in L1 between the two loops.
+/// Columns processed at a time when a row is also summed. The products stay in L1 between the two loops.
 const STRIP: usize = 16 * LANES;
 
 struct Forward<'a, T> {

@@ -1,14 +1,15 @@
 //! SwiGLU (report 2.1.2 uses it in every FFN): `h = silu(gate) * up * scale`, `silu(x) = x sigmoid(x)`.
 //!
-//! Shapes: R rows, I intermediate channels. `gu` [R, 2I] holds gate then up, as one product makes them. `scale` `[R]` is
-//! the gate value of a routed row, applied here rather than after the down projection (which is linear, so that the
-//! result is the same), or absent (1). Elements are F32 or Bf16, all operands alike; arithmetic is f32 with one rounding at the
-//! end.
+//! Shapes: R rows, I intermediate channels. `gu` [R, 2I] contains gate, then up, as computed by one product. `scale`
+//! `[R]` is the gate value of a routed row, or absent (1). It is applied here instead of after the down projection.
+//! That projection is linear, so the result is the same. Elements are F32 or Bf16, the same for all operands.
+//! Arithmetic is f32 with one rounding at the end.
 //!
 //! Backward, with `s = sigmoid(gate)` recomputed:
 //! `d_gate = dh scale up s (1 + gate (1 - s))`, `d_up = dh scale silu(gate)`, `d_scale = dh . (silu(gate) up)`.
-//! It also writes `h` again, so that forward need not keep it for the down projection's weight gradient. These are forward's
-//! bits if `gu` has those that forward read; from `gu` kept in E4M3 it is the `h` of the rounded numbers.
+//! It also writes `h` again, so that forward need not keep it for the down projection's weight gradient. Its bits are
+//! those of forward if `gu` has the bits that forward read. If `gu` was kept in E4M3, it is the `h` of the rounded
+//! numbers.
 
 mod cpu;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Against the f64 reference. Bounds: a sigmoid is within 3 * 2^-23 = 6u (u = 2^-24, see `math`), every further f32
-//! operation adds u, the stored element its own rounding.
+//! Compared with the f64 reference. Bounds: a sigmoid is within 3 * 2^-23 = 6u (u = 2^-24, see `math`). Every further
+//! f32 operation adds u, and the stored element adds its own rounding.
 
 use super::*;
 use crate::testing::*;
@@ -30,12 +30,12 @@ fn check(r: usize, i: usize, dtype: DType, scaled: bool, seed: u64) {
             let (g, u) = (gu64[row * 2 * i + col % i], gu64[row * 2 * i + i + col % i]);
             let d = dh64[row * i + col % i] * scale64[row];
             let s = 1.0 / (1.0 + (-g).exp());
-            // 1 - s loses what s has in error, 6u s: absolute, times |g|.
+            // 1 - s has the absolute error of s, 6u s. It is multiplied by |g|.
             let inner = if col < i { (d * u * s).abs() * (1.0 + 2.0 * g.abs()) } else { (d * g * s).abs() };
             inner * 16.0 * F32_EPS + want[e].abs() * stored + 1e-36
         });
         assert_close("d_scale", &d_scale, &want_scale, |row| {
-            // A lane adds at most i / LANES + 1 products, then 5 halvings; each product has 10u of its own.
+            // A lane adds at most i / LANES + 1 products, followed by 5 halvings. Each product has an error of 10u.
             let sum: f64 = (0..i)
                 .map(|c| {
                     let (g, u) = (gu64[row * 2 * i + c], gu64[row * 2 * i + i + c]);

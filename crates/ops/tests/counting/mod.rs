@@ -1,4 +1,4 @@
-//! An allocator that counts what every thread asks of it. Tests with this module are binaries of their own.
+//! An allocator that counts the requests of every thread. Tests with this module are separate binaries.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// How often memory was asked for so far, by all threads.
+/// Number of memory requests so far, by all threads.
 pub(crate) fn calls() -> usize {
     CALLS.load(Ordering::Relaxed)
 }

@@ -1,4 +1,4 @@
-//! An allocator that knows how much memory is in use and was at most. Tests with this module are binaries of their own.
+//! An allocator that records the memory in use and its maximum. Tests with this module are separate binaries.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,7 +41,7 @@ unsafe impl GlobalAlloc for Measuring {
 #[global_allocator]
 static ALLOCATOR: Measuring = Measuring;
 
-/// Most bytes in use during `work`, beyond those in use before it.
+/// Largest number of bytes in use during `work`, in addition to those in use before it.
 pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = USED.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);

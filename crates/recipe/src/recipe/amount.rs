@@ -1,4 +1,4 @@
-//! A stretch of training, as people write it: tokens, steps, or a share of the whole run.
+//! A length of training, as people write it: tokens, steps, or a share of the whole run.
 //!
 //! | written | meaning |
 //! | --- | --- |
@@ -6,8 +6,8 @@
 //! | `"2000 steps"` | optimiser steps, however many tokens they hold |
 //! | `"3.4%"`, `"10/14.8"` | share of the run's tokens |
 //!
-//! Shares are what lets one recipe fit any length of run: the report's "constant until 10T of 14.8T tokens" is
-//! `"10/14.8"`, and means the same point of the schedule in a run of ten minutes.
+//! Because of shares, one recipe fits runs of any length. The report's "constant until 10T of 14.8T tokens" is
+//! `"10/14.8"`, and this is the same point of the schedule in a run of ten minutes.
 
 use std::fmt;
 
@@ -32,7 +32,7 @@ impl Amount {
     /// Reads one of the written forms.
     pub fn parse(text: &str) -> Result<Self, String> {
         let t = text.trim().replace('_', "");
-        let bad = || format!("`{text}` is no amount: {FORMS}");
+        let bad = || format!("`{text}` is not an amount: {FORMS}");
         if let Some(percent) = t.strip_suffix('%') {
             return Self::share(number(percent).ok_or_else(bad)?, 100.0).ok_or_else(bad);
         }
@@ -60,7 +60,8 @@ impl Amount {
         (whole > 0.0 && (0.0..=1.0).contains(&(part / whole))).then_some(Self::Share { part, whole })
     }
 
-    /// In tokens, of a run of `total`; `None` for steps, whose size only the batch schedule knows.
+    /// The amount in tokens for a run of `total` tokens. `None` for steps, because only the batch schedule knows their
+    /// size.
     pub fn tokens_of(self, total: u64) -> Option<u64> {
         match self {
             Self::Tokens(n) => Some(n),

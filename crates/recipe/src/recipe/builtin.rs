@@ -1,4 +1,4 @@
-//! The recipes that come with the binary, so that a name is enough anywhere.
+//! The recipes that are built into the program, so that their names work everywhere.
 
 /// Name and text of every built-in recipe.
 pub const RECIPES: [(&str, &str); 5] = [

@@ -1,10 +1,11 @@
 //! A recipe: everything that decides a training run, as a person writes it (report section 4.2).
 //!
-//! A recipe is TOML. Reading it is the first of two stages: here the keys are known and typed, and nothing is
-//! interpreted; [`crate::plan::Plan`] is the second, where amounts become tokens and everything is checked against
-//! everything else. An error names the file, the line and the key, and suggests the key that was probably meant.
+//! A recipe is TOML, and it is read in two stages. Here, in the first stage, keys are known and typed, but nothing is
+//! interpreted. The second stage is [`crate::plan::Plan`]: amounts become tokens, and all values are checked against
+//! each other. An error names the file, the line and the key, and suggests the key that was probably meant.
 //!
-//! Every key but `model` and `schedule.total_tokens` has a default, which is the report's value where there is one.
+//! Every key except `model` and `schedule.total_tokens` has a default. Where the report gives a value, that is the
+//! default.
 
 mod amount;
 mod builtin;
@@ -30,8 +31,8 @@ pub enum RecipeError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// No file and no built-in of this name.
-    #[error("there is no recipe `{name}`: neither a file nor one of the built-in recipes ({known})")]
+    /// There is no file and no built-in recipe with this name.
+    #[error("there is no recipe `{name}`: it is neither a file nor a built-in recipe ({known})")]
     Unknown { name: String, known: String },
     /// A `--set` that is not `key=value`.
     #[error("--set {text}: write it as section.key=value, for example --set batch.sequences=8")]
@@ -54,7 +55,7 @@ pub struct Recipe {
     pub model: Model,
     #[serde(default)]
     pub data: Data,
-    /// What is trained.
+    /// The objective that is trained.
     #[serde(default)]
     pub objective: Objective,
     #[serde(default)]
@@ -64,7 +65,7 @@ pub struct Recipe {
     pub schedule: Schedule,
     #[serde(default)]
     pub balance: Balance,
-    /// Rows of the precision table that differ from what `run.precision` chooses.
+    /// Rows of the precision table that change what `run.precision` chooses.
     #[serde(default)]
     pub precision: toml::Table,
     #[serde(default)]
@@ -77,7 +78,7 @@ pub struct Recipe {
     pub spike: Spike,
     #[serde(default)]
     pub run: RunSettings,
-    /// What is trained after the main run, in this order.
+    /// The extensions after the main run, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extension: Vec<Extension>,
     /// Where each key was written.
@@ -100,7 +101,7 @@ impl Recipe {
         Self::parse(name_or_path, &text, overrides)
     }
 
-    /// The recipe as it stands in its file, without the overrides.
+    /// The recipe as written in its file, without the overrides.
     pub fn without_overrides(&self) -> Result<Self, RecipeError> {
         Self::parse(&self.source.name, self.source.file_text(), &[])
     }
@@ -117,23 +118,24 @@ impl Recipe {
     }
 }
 
-/// The model: a Hugging Face `config.json`, or its fields written in the recipe, or the first changed by the second.
+/// The model: a Hugging Face `config.json`, its fields written in the recipe, or a `config.json` changed by such
+/// fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// Path of a `config.json`, or the name of a built-in config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
-    /// `config.json`'s own fields; they win over `config`. The string "none" stands for JSON's null.
+    /// Fields of `config.json`. They override `config`. The string "none" stands for JSON's null.
     #[serde(flatten)]
     pub fields: toml::Table,
 }
 
-/// What is trained, by name, with settings of its own.
+/// The objective that is trained: a name and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
-    /// `pretraining`, or one of another crate.
+    /// `pretraining`, or the name of an objective from another crate.
     pub name: String,
-    /// What it reads beside.
+    /// Settings of the objective.
     #[serde(flatten)]
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
@@ -154,16 +156,16 @@ pub enum Text {
     Many(Vec<String>),
 }
 
-/// What is left out of the text: copies, and what is not worth learning.
+/// Which rules decide what is left out of the text: copies, and text that is not worth learning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
     /// `Code` for the lock file's sources, `Prose` for everything else.
     #[default]
     Auto,
-    /// By the habits of source code.
+    /// The rules for source code.
     Code,
-    /// By those of prose; long documents are cut into pieces.
+    /// The rules for prose. Long documents are cut into pieces.
     Prose,
     /// Nothing is left out.
     None,
@@ -180,18 +182,19 @@ pub struct Data {
     pub filter: Filter,
     /// `"train"`, or the path of an existing `tokenizer.json`.
     pub tokenizer: String,
-    /// Tokens of the tokenizer to train, special ones included; 0 means the model's `vocab_size`.
+    /// Number of tokens of the tokenizer to train, special tokens included. 0 means the model's `vocab_size`.
     pub vocab_size: usize,
-    /// Tokens of one training sequence.
+    /// Tokens per training sequence.
     pub seq_len: usize,
     /// Share of documents turned into fill-in-the-middle examples.
     pub fim_rate: f64,
-    /// Most tokens of a stretch that is rearranged by itself, for sequences shorter than most documents; 0: whole
-    /// documents, as in the report.
+    /// Largest number of tokens in a stretch that is rearranged on its own. This is for sequences shorter than most
+    /// documents. 0 means whole documents, as in the report.
     pub fim_span: usize,
     /// Share of combined punctuation-and-line-break tokens that is split at random.
     pub boundary_split_rate: f64,
-    /// Sequences of a window in which their order is shuffled, so that a batch is not one document; 0: in order.
+    /// Number of sequences in a window within which their order is shuffled, so that a batch is not a single document.
+    /// 0 keeps the order.
     pub shuffle_rows: usize,
     /// Share of the text held out for validation, in whole packages or files.
     pub validation_share: f64,
@@ -215,13 +218,13 @@ impl Default for Data {
     }
 }
 
-/// How many sequences one optimiser step sees.
+/// How many sequences an optimiser step sees.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Batch {
-    /// Sequences of one step (after the ramp).
+    /// Sequences per step (after the ramp).
     pub sequences: u64,
-    /// Sequences of one forward and backward pass; the gradients of a step's passes are added up.
+    /// Sequences per forward and backward pass. The gradients of a step's passes are added up.
     pub micro_batch: u64,
     /// Starts the run with smaller steps.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,13 +241,13 @@ impl Default for Batch {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ramp {
-    /// Sequences of the first step.
+    /// Sequences in the first step.
     pub from: u64,
     /// When `batch.sequences` is reached.
     pub over: Amount,
 }
 
-/// Format of the linear layers' products, and what goes with it (`hadal_weights::precision`).
+/// Format of the products of linear layers, and the other formats that belong to it (`hadal_weights::precision`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunPrecision {
@@ -268,11 +271,11 @@ pub struct Optimizer {
     pub beta1: f32,
     pub beta2: f32,
     pub eps: f32,
-    /// Of the matrices only.
+    /// Applied to matrices only.
     pub weight_decay: f32,
     /// Largest global gradient norm; 0 never clips.
     pub clip: f32,
-    /// Storage of the moments.
+    /// Storage format of the moments.
     pub moments: Storage,
 }
 
@@ -288,20 +291,20 @@ impl Default for Optimizer {
 pub enum BalanceMethod {
     /// Bias update plus the small sequence-wise loss.
     AuxFree,
-    /// Nothing.
+    /// No balancing.
     None,
     /// Sequence-wise auxiliary loss only.
     SequenceAux,
-    /// Auxiliary loss over the whole batch only, which is one micro-batch then.
+    /// Only an auxiliary loss over the whole batch. The batch must then be one micro-batch.
     BatchAux,
 }
 
 impl BalanceMethod {
-    /// Why the method cannot be used with batches cut like this, if it cannot.
+    /// The reason why the method cannot be used with this split into micro-batches, if there is one.
     pub(crate) fn cut(self, sequences: u64, micro_batch: u64) -> Option<String> {
         (self == Self::BatchAux && micro_batch != sequences).then(|| {
             format!(
-                "batch-aux balances all {sequences} sequences of a batch together and wants them in one micro-batch"
+                "batch-aux balances all {sequences} sequences of a batch together, so they must be in one micro-batch"
             )
         })
     }
@@ -312,11 +315,11 @@ impl BalanceMethod {
 #[serde(default, deny_unknown_fields)]
 pub struct Balance {
     pub method: BalanceMethod,
-    /// Step of the bias update; used by aux-free alone.
+    /// Step size of the bias update. Only aux-free uses it.
     pub gamma: f64,
     /// The bias update stops here.
     pub gamma_until: Amount,
-    /// Weight of the auxiliary loss; not used by none.
+    /// Weight of the auxiliary loss. All methods except none use it.
     pub alpha: f64,
 }
 
@@ -331,7 +334,7 @@ impl Default for Balance {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ema {
-    /// 0 keeps none.
+    /// 0 keeps no average.
     pub decay: f64,
 }
 
@@ -340,7 +343,7 @@ pub struct Ema {
 #[serde(default, deny_unknown_fields)]
 pub struct Checkpoint {
     pub every: Amount,
-    /// Older ones are removed; 0 keeps all.
+    /// Number of checkpoints that are kept; older ones are removed. 0 keeps all.
     pub keep_last: usize,
 }
 
@@ -355,7 +358,7 @@ impl Default for Checkpoint {
 #[serde(default, deny_unknown_fields)]
 pub struct Eval {
     pub every: Amount,
-    /// Validation tokens of one evaluation during training.
+    /// Number of validation tokens per evaluation during training.
     pub tokens: Amount,
 }
 
@@ -369,11 +372,11 @@ impl Default for Eval {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpikeAction {
-    /// Write it down and go on.
+    /// Record it and continue.
     Continue,
-    /// Leave this step's gradients out of the weights.
+    /// Do not apply this step's gradients to the weights.
     Skip,
-    /// Go back to the last checkpoint and leave out the data since.
+    /// Go back to the last checkpoint and skip the data since then.
     Rollback,
 }
 
@@ -382,7 +385,7 @@ pub enum SpikeAction {
 #[serde(default, deny_unknown_fields)]
 pub struct Spike {
     pub action: SpikeAction,
-    /// Steps of the past that a step is compared with.
+    /// Number of past steps that a step is compared with.
     pub window: usize,
     /// Steps at the start that are never judged.
     pub ignore_first: u64,
@@ -390,7 +393,7 @@ pub struct Spike {
     pub grad_ratio: f64,
     /// A loss this many robust standard deviations above the median is a spike.
     pub loss_z: f64,
-    /// After this many skipped steps in a row, the step is taken as it is.
+    /// After this many skipped steps in a row, the next step is applied anyway.
     pub max_skips: u32,
     /// After this many rollbacks the run stops with an error.
     pub max_rollbacks: u32,
@@ -410,14 +413,14 @@ impl Default for Spike {
     }
 }
 
-/// The machine's side of the run.
+/// Settings for the machine and the run's folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunSettings {
     pub seed: u64,
-    /// 0 uses every core; the result is the same.
+    /// 0 uses every core. The result is the same for any number of threads.
     pub threads: usize,
-    /// Row of the precision table that the run takes.
+    /// Format of the products: chooses the precision table.
     pub precision: RunPrecision,
     /// The run's folder.
     pub out: String,

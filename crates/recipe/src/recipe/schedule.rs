@@ -3,23 +3,23 @@
 use super::Amount;
 use serde::{Deserialize, Serialize};
 
-/// Length of the run, learning rate, and what else changes along the way.
+/// Length of the run, learning rate, and other values that change during the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// Tokens to train on, or `"measured"`: what this machine does in `minutes`.
+    /// Number of training tokens, or `"measured"`: as many as this machine can train on in `minutes`.
     pub total_tokens: Total,
     /// With `"measured"`: minutes of training.
     #[serde(default = "defaults::minutes")]
     pub minutes: f64,
-    /// With `"measured"`: never more tokens than this, however fast the machine.
+    /// With `"measured"`: the largest number of tokens, however fast the machine is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<Amount>,
     /// Linear warm-up from 0 to `peak_lr`.
     #[serde(default = "defaults::warmup")]
     pub warmup: Amount,
     pub peak_lr: f64,
-    /// The learning rate from the start to the end of the run, one phase after the other.
+    /// The learning rate from the start to the end of the run, one phase after another.
     #[serde(default = "defaults::phases")]
     pub phases: Vec<Phase>,
     /// Weight of the MTP losses ...
@@ -36,7 +36,7 @@ pub struct Schedule {
 /// `schedule.total_tokens` as written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Total {
-    /// Fixed by a measurement of the machine.
+    /// Determined by measuring the machine.
     Measured,
     Tokens(u64),
 }
@@ -58,33 +58,33 @@ impl<'de> Deserialize<'de> for Total {
             toml::Value::Integer(n) if n > 0 => Ok(Self::Tokens(n as u64)),
             toml::Value::String(s) => match Amount::parse(&s) {
                 Ok(Amount::Tokens(n)) if n > 0 => Ok(Self::Tokens(n)),
-                _ => Err(D::Error::custom(format!("`{s}` is no length: write tokens (\"20M\") or \"measured\""))),
+                _ => Err(D::Error::custom(format!("`{s}` is not a length: write tokens (\"20M\") or \"measured\""))),
             },
             _ => Err(D::Error::custom("write tokens (20_000_000 or \"20M\") or \"measured\"")),
         }
     }
 }
 
-/// One phase of the learning rate. It begins where the one before it ends, at that one's `lr`.
+/// One phase of the learning rate. It begins where the previous phase ends, with that phase's final `lr`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
-    /// Where the phase ends; the last one ends at `"100%"`.
+    /// The end of the phase. The last phase ends at `"100%"`.
     pub until: Amount,
     pub shape: Shape,
     /// The learning rate at the phase's end, as a number or as a share of `peak_lr` ("10%", "1/10").
     pub lr: Lr,
 }
 
-/// How a phase gets to its `lr`.
+/// How a phase reaches its `lr`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
-    /// At once, then stays.
+    /// At once, then constant.
     Constant,
-    /// In a straight line from the phase before.
+    /// Along a straight line from the previous phase.
     Linear,
-    /// Along half a cosine from the phase before.
+    /// Along half a cosine from the previous phase.
     Cosine,
 }
 
@@ -97,7 +97,7 @@ pub enum Lr {
 }
 
 impl Lr {
-    /// The learning rate, given `schedule.peak_lr`; the error says what is wrong.
+    /// The learning rate for this `schedule.peak_lr`. The error says what is wrong.
     pub(crate) fn of(self, peak: f64) -> Result<f64, &'static str> {
         match self {
             Self::Absolute(lr) => Ok(lr),
@@ -125,7 +125,7 @@ mod defaults {
     pub(super) fn mtp_until() -> Amount {
         Amount::Share { part: 10.0, whole: 14.8 }
     }
-    /// The report's phases, as shares of its 14.8T tokens and its 2.2e-4.
+    /// The report's phases, as shares of its 14.8T tokens and its peak of 2.2e-4.
     pub(super) fn phases() -> Vec<Phase> {
         let share = |part, whole| Amount::Share { part, whole };
         let phase = |until, shape, lr| Phase { until: share(until, 14.8), shape, lr: Lr::OfPeak(lr) };

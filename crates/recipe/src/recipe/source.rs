@@ -1,7 +1,7 @@
-//! Where each key of a recipe was written, so that an error can point at it.
+//! Remembers where each key of a recipe was written, so that an error can point at it.
 //!
-//! The file and the `--set` overrides are read as one text, the overrides after the file. An override is parsed behind
-//! as much white space as there is text before it, which makes every span an offset into that one text.
+//! The file and the `--set` overrides are read as one text, with the overrides after the file. An override is parsed
+//! after as many spaces as there is text before it. This makes every span an offset into that one text.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub struct WrittenText {
     /// File name, or the name of a built-in recipe.
     pub name: String,
     text: String,
-    /// Overrides as given, with where they begin in the joined text.
+    /// Overrides as given, with their offsets in the joined text.
     overrides: Vec<(usize, String)>,
     /// Dotted key (array elements by number) to its span.
     keys: BTreeMap<String, Range<usize>>,
@@ -68,12 +68,12 @@ impl WrittenText {
         self.keys.contains_key(key)
     }
 
-    /// Every written key, dotted.
+    /// Every written key, in dotted form.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }
 
-    /// An error about the meaning of `key`: points at it, or at the nearest table that holds it.
+    /// An error about the value of `key`. It points at the key, or at the nearest table that holds it.
     pub fn at_key(&self, key: &str, message: impl Into<String>) -> RecipeError {
         let mut probe = key;
         let place = loop {
@@ -114,7 +114,8 @@ impl WrittenText {
     }
 }
 
-/// `a.b=value` as a line of TOML; a value that is not TOML is taken as a string, so that quotes are not needed in a shell.
+/// `a.b=value` as a line of TOML. A value that is not TOML is read as a string, so that a shell command needs no
+/// quotes.
 fn override_as_toml(text: &str) -> Result<String, RecipeError> {
     let bad = || RecipeError::Override { text: text.into() };
     let (key, value) = text.split_once('=').ok_or_else(bad)?;
@@ -127,12 +128,12 @@ fn override_as_toml(text: &str) -> Result<String, RecipeError> {
         return Ok(line);
     }
     let line = format!("{key} = {}", toml::Value::String(value.into()));
-    // A key such as `a..b` is still wrong.
+    // This rejects keys such as `a..b`.
     DeTable::parse(&line).map_err(|_| bad())?;
     Ok(line)
 }
 
-/// Puts every value of `from` into `into`; tables are merged, everything else is replaced.
+/// Copies every value of `from` into `into`. Tables are merged, everything else is replaced.
 fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
     for (key, value) in from {
         let (span, value) = (value.span(), value.into_inner());
@@ -150,7 +151,7 @@ fn merge<'a>(into: &mut DeTable<'a>, from: DeTable<'a>) {
 fn collect(table: &DeTable<'_>, prefix: &str, keys: &mut BTreeMap<String, Range<usize>>) {
     for (key, value) in table {
         let path = format!("{prefix}{}", key.get_ref());
-        // The key, its value, and for a `[table]` the brackets around it.
+        // The spans of the key, of its value, and for a `[table]` of the brackets around it.
         let (k, v) = (key.span(), value.span());
         let span = k.start.min(v.start)..k.end.max(v.end);
         keys.insert(path.clone(), span);
@@ -185,7 +186,7 @@ fn suggest(message: &str) -> String {
     }
 }
 
-/// The name closest to `wrong`, if one is close enough to be a slip of the pen.
+/// The name closest to `wrong`, if it is close enough to be a typing error.
 pub(crate) fn nearest<'a>(wrong: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     names
         .map(|n| (strsim::jaro_winkler(wrong, n), n))

@@ -73,7 +73,7 @@ fn errors_name_the_file_the_line_and_the_key() {
     let e = error(&MINIMAL.replace("peak_lr = 1e-3\n", ""), &[]);
     assert!(e.starts_with("r.toml, line 4: `schedule`") && e.contains("peak_lr"), "{e}");
 
-    // A value that only makes no sense together with others, and a key that was not written at all.
+    // A value that is wrong only in combination with others, and a key that was not written at all.
     let e = error(MINIMAL, &["batch.micro_batch=3"]);
     assert!(e.contains("`batch.sequences`") && e.contains("micro-batches of 3"), "{e}");
 }
@@ -83,7 +83,7 @@ fn errors_in_overrides_name_the_override() {
     let e = error(MINIMAL, &["data.fim_rate=0.2", "optimizer.bta1=0.8"]);
     assert!(e.starts_with("--set optimizer.bta1=0.8: `optimizer.bta1`") && e.contains("`beta1`"), "{e}");
     let e = error(MINIMAL, &["data.fim_rate=2"]);
-    assert!(e.starts_with("--set data.fim_rate=2: `data.fim_rate`: must lie"), "{e}");
+    assert!(e.starts_with("--set data.fim_rate=2: `data.fim_rate`: must be between"), "{e}");
     let e = error(MINIMAL, &["balance.method=auxfree"]);
     assert!(e.starts_with("--set balance.method=auxfree") && e.contains("did you mean `aux-free`?"), "{e}");
     let e = error(MINIMAL, &["model.n_routed_expert=8"]);
@@ -138,7 +138,7 @@ fn what_does_not_fit_together_is_refused() {
 #[test]
 fn a_measured_length_is_whole_steps_and_capped() {
     let set = ["schedule.total_tokens=measured", "schedule.minutes=2"];
-    // 10,000 tokens a second for two minutes.
+    // 10,000 tokens per second for two minutes.
     let p = plan(MINIMAL, &set);
     assert_eq!(p.schedule.total_tokens, 1_200_000 / 4096 * 4096);
     let p = plan(MINIMAL, &[set[0], set[1], "schedule.max_tokens=100k"]);
@@ -156,7 +156,7 @@ fn comparison_methods_switch_off_what_they_lack() {
     assert_eq!((p.schedule.gamma.early, p.balance.alpha), (0.0, 0.0));
 }
 
-/// The loss over a batch is one of all its tokens: a batch that is cut would have another one.
+/// The batch loss covers all tokens of a batch. If the batch were split, it would be a different loss.
 #[test]
 fn a_batch_wise_loss_wants_whole_batches() {
     let set = ["balance.method=batch-aux", "batch.sequences=8", "batch.micro_batch=4"];
@@ -167,7 +167,7 @@ fn a_batch_wise_loss_wants_whole_batches() {
     );
     let whole = [set[0], set[1], "batch.micro_batch=8"];
     assert_eq!(plan(MINIMAL, &whole).balance.method, BalanceMethod::BatchAux);
-    // A smaller batch at the start would be no whole micro-batch.
+    // A smaller batch at the start would not be a whole micro-batch.
     let e = error(MINIMAL, &[set[0], set[1], whole[2], "batch.ramp={from=4, over=\"5%\"}"]);
     assert!(e.contains("`batch.ramp.from`") && e.contains("micro-batches of 8"), "{e}");
     let extension = format!("{MINIMAL}\n[[extension]]\nseq_len = 1024\ntotal_tokens = \"1M\"\nsequences = 4\n");
@@ -273,12 +273,12 @@ fn the_precision_table_is_a_column_with_rows_of_its_own() {
     }
 }
 
-/// A row that is unknown, has no such value, or could not act is refused where it stands.
+/// A row that is unknown, lacks this value or has no effect is rejected, and the error names its place.
 #[test]
 fn rows_of_the_precision_table_are_checked_where_they_stand() {
     let recipe = |run: &str, rows: &str| format!("{MINIMAL}\n[run]\nprecision = \"{run}\"\n\n[precision]\n{rows}\n");
-    let none = "acts on products in fp8, and this run has none";
-    let f32 = "an f32 run is f32 throughout: the table varies bf16 and fp8 runs";
+    let none = "applies to fp8 products, but this run has none";
+    let f32 = "an f32 run uses f32 everywhere: the table only changes bf16 and fp8 runs";
     for (run, rows, says) in [
         (
             "fp8",
@@ -291,7 +291,7 @@ fn rows_of_the_precision_table_are_checked_where_they_stand() {
             "15: `precision.kv_up`: unknown variant `fp4`, expected one of `compute`, `fp8`, `f32` (for example \"fp8\")",
         ),
         ("fp8", "recompute = true\nkv_up = 8", "16: `precision.kv_up`: is 8, not a string (for example \"fp8\")"),
-        ("bf16", "dispatch = \"e5m6\"", "15: `precision.dispatch`: is \"compute\" or \"fp8\""),
+        ("bf16", "dispatch = \"e5m6\"", "15: `precision.dispatch`: must be \"compute\" or \"fp8\""),
         ("bf16", "recompute = true\ngradients = \"block\"", &format!("16: `precision.gradients`: {none}")),
         ("f32", "gradients = \"block\"", &format!("15: `precision.gradients`: {none}")),
         ("f32", "recompute = true\nkv_up = \"fp8\"", &format!("16: `precision.kv_up`: {f32}")),

@@ -1,4 +1,4 @@
-//! Whole training steps on random tokens, timed, with the arithmetic rate beside the processor's own.
+//! Times whole training steps on random tokens, and compares the arithmetic rate with the processor's peak.
 
 mod products;
 
@@ -13,55 +13,55 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Instant;
 
-/// Steps before the measured ones: buffers get their sizes.
+/// Steps before the measured ones, during which buffers reach their sizes.
 const WARM_UP: usize = 2;
 /// Seconds for each of the two measurements of the peak.
 const PEAK_SECONDS: f64 = 0.5;
 
-/// What is measured.
+/// What to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct BenchSettings {
-    /// Measured steps.
+    /// Number of measured steps.
     pub steps: usize,
-    /// Sequences of a step.
+    /// Sequences per step.
     pub batch: usize,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     pub seq_len: usize,
-    /// Everything else of a step.
+    /// All other settings of a step.
     pub step: StepSettings,
 }
 
-/// The result, with the names that `--json` shows.
+/// The result. The names are those in the JSON output.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
-    /// Tokens a second of the median step.
+    /// Tokens per second in the median step.
     pub tok_s_median: f64,
-    /// Tokens a second of the slowest step.
+    /// Tokens per second in the slowest step.
     pub tok_s_min: f64,
-    /// Tokens a second of the fastest step.
+    /// Tokens per second in the fastest step.
     pub tok_s_max: f64,
-    /// Billions of floating-point operations of the model (not of its recomputation) a second, median step.
+    /// Billions of floating-point operations of the model per second in the median step. Recomputation does not count.
     pub model_gflops: f64,
-    /// The same of the multiply instruction alone, in registers: the better of a measurement before and one after.
+    /// The same for the multiply instruction alone, on registers: the better of a measurement before and one after.
     pub peak_gflops: f64,
     /// `model_gflops / peak_gflops`
     pub share_of_peak: f64,
-    /// Highest resident memory of the process.
+    /// Highest resident memory of the process in bytes.
     pub peak_rss_bytes: u64,
-    /// Model FLOPs of one token, forward and backward.
+    /// Model FLOPs per token, forward and backward.
     pub flops_per_token: f64,
-    /// Tokens of a step.
+    /// Tokens per step.
     pub tokens_per_step: usize,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
     /// Instruction path.
     pub isa: &'static str,
-    /// Seconds of each measured step: gradients, norm, update.
+    /// Seconds of each measured step, for gradients, norm and update.
     pub seconds: Vec<[f64; 3]>,
 }
 
-/// Runs `settings.steps` steps on random tokens after two that are not counted; `each` sees every measured step's number
-/// and seconds. Afterwards the context's profile, if it has one, holds the measured steps.
+/// Runs `settings.steps` steps on random tokens, after two that are not counted. `each` receives the number and the
+/// seconds of every measured step. Afterwards the context's profile, if it has one, contains the measured steps.
 pub fn bench(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnMut(usize, f64)) -> BenchReport {
     let BenchSettings { steps, batch, seq_len, step } = *settings;
     let cx = &trainer.cx.clone();
@@ -111,21 +111,20 @@ pub fn bench(trainer: &mut Trainer, settings: &BenchSettings, mut each: impl FnM
     }
 }
 
-/// Highest resident memory of this process so far; 0 where the system does not say.
+/// Highest resident memory of this process so far, in bytes. 0 if the system does not report it.
 pub fn peak_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     line.and_then(|l| l.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// A table of a profile over `steps` steps that took `seconds` in all, dearest first.
+/// A profile over `steps` steps as a table, with the most expensive operations first. The steps took `seconds` in
+/// total.
 pub fn profile_table(rows: &[ProfileRow], steps: usize, seconds: f64) -> String {
     let mut rows = rows.to_vec();
     rows.sort_by_key(|r| std::cmp::Reverse(r.time));
-    let mut out = format!(
-        "{:<44} {:>7} {:>10} {:>7} {:>9} {:>8}\n",
-        "operation", "calls", "ms a step", "share", "GFLOP/s", "GB/s"
-    );
+    let mut out =
+        format!("{:<44} {:>7} {:>10} {:>7} {:>9} {:>8}\n", "operation", "calls", "ms/step", "share", "GFLOP/s", "GB/s");
     let mut named = 0.0;
     for r in &rows {
         let time = r.time.as_secs_f64();

@@ -1,4 +1,4 @@
-//! The products of a training step alone, beside the multiply instruction's own rate.
+//! Measures only the products of a training step, and compares them with the peak of the multiply instruction.
 
 use super::peak_rss_bytes;
 use hadal_ops::gemm::bench::{self, Layer, Orientation, Pair, Row, Spec};
@@ -7,11 +7,11 @@ use hadal_weights::ModelConfig;
 use hadal_weights::list::{Role, parameters};
 use serde::Serialize;
 
-/// Seconds for each product in one pass over the list.
+/// Seconds per product in one pass over the list.
 const SECONDS: f64 = 0.25;
-/// Tokens the output head takes at a time.
+/// Number of tokens that the output head processes at a time.
 const HEAD_CHUNK: usize = 512;
-/// Largest width and number of experts whose products fit into a benchmark's memory.
+/// Largest width and largest number of experts for which the products fit into the memory of a benchmark.
 const LARGEST: usize = 1 << 17;
 const MOST_EXPERTS: usize = 64;
 
@@ -20,18 +20,18 @@ pub fn fits(config: &ModelConfig) -> bool {
     config.vocab_size.max(config.hidden_size) < LARGEST && config.n_routed_experts <= MOST_EXPERTS
 }
 
-/// Rates of a list of products, with the names that `--json` shows.
+/// Rates of a list of products. The names are those in the JSON output.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rates {
-    /// Billions of floating-point operations a second over the whole list.
+    /// Billions of floating-point operations per second over the whole list.
     pub gflops: f64,
-    /// The same over the instruction's rate.
+    /// `gflops` divided by the instruction's peak.
     pub share_of_peak: f64,
-    /// Time of all products of a step.
+    /// Time for all products of a step, in seconds.
     pub step_gemm_seconds: f64,
-    /// Rate of one product of 512 x 512 x 512.
+    /// Rate of one product of 512 x 512 x 512, in GFLOP/s.
     pub cube_512_gflops: f64,
-    /// The same over the instruction's rate.
+    /// `cube_512_gflops` divided by the instruction's peak.
     pub cube_512_share_of_peak: f64,
 }
 
@@ -52,31 +52,32 @@ impl Rates {
 
 /// Products in the compute format.
 pub struct Products {
-    /// Each product, and the cube before them, as tables.
+    /// The cube and then each product, as tables.
     pub table: String,
-    /// All of them.
+    /// Their rates.
     pub rates: Rates,
-    /// The instruction's rate.
+    /// Peak of the multiply instruction, in GFLOP/s.
     pub peak_gflops: f64,
-    /// Highest resident memory of the process.
+    /// Highest resident memory of the process in bytes.
     pub peak_rss_bytes: u64,
 }
 
 /// Products in BF16 and in FP8, measured in turn.
 pub struct ProductPairs {
-    /// Each pair, and the cube's before them, as tables.
+    /// The pair for the cube and then each pair, as tables.
     pub table: String,
-    /// In BF16 and in FP8.
+    /// The rates in BF16 and in FP8.
     pub rates: [Rates; 2],
     /// Time in BF16 over time in FP8.
     pub bf16_time_over_fp8: f64,
-    /// The instruction's rate.
+    /// Peak of the multiply instruction, in GFLOP/s.
     pub peak_gflops: f64,
-    /// Highest resident memory of the process.
+    /// Highest resident memory of the process in bytes.
     pub peak_rss_bytes: u64,
 }
 
-/// Measures the products of a step over `tokens` tokens in the compute format; of several passes the one in the middle.
+/// Measures the products of a step with `tokens` tokens in the compute format. With several passes, the median one
+/// counts.
 pub fn products(cx: &Cx, config: &ModelConfig, tokens: usize, passes: usize) -> Products {
     let one = |specs: &[Spec]| middle(passes, || bench::run(cx, specs, SECONDS), |r| r.share);
     let (cube, rows) = (one(&[cube()]), one(&of_a_step(config, tokens)));
@@ -88,7 +89,7 @@ pub fn products(cx: &Cx, config: &ModelConfig, tokens: usize, passes: usize) -> 
     }
 }
 
-/// The same in both formats.
+/// Like [`products`], in both formats.
 pub fn product_pairs(cx: &Cx, config: &ModelConfig, tokens: usize, passes: usize) -> ProductPairs {
     let both = |specs: &[Spec]| middle(passes, || bench::compare(cx, specs, SECONDS), |p| p.ratio);
     let (cube, pairs) = (both(&[cube()]), both(&of_a_step(config, tokens)));
@@ -124,7 +125,7 @@ fn of_a_step(config: &ModelConfig, tokens: usize) -> Vec<Spec> {
     bench::step_products(&layers(config), tokens, config.num_experts_per_tok, HEAD_CHUNK)
 }
 
-/// Several passes over a list; of each of its items the pass in the middle.
+/// Runs several passes over a list. For each item, the median pass is returned.
 fn middle<T>(passes: usize, pass: impl Fn() -> Vec<T>, by: impl Fn(&T) -> f64) -> Vec<T> {
     let mut all: Vec<Vec<T>> = pass().into_iter().map(|item| vec![item]).collect();
     for _ in 1..passes {
@@ -138,7 +139,7 @@ fn middle<T>(passes: usize, pass: impl Fn() -> Vec<T>, by: impl Fn(&T) -> f64) -
     all.into_iter().map(middle).collect()
 }
 
-/// The linear layers of a model as they are multiplied: matrices that share an input are one product.
+/// The linear layers of a model as they are multiplied. Matrices with the same input form one product.
 fn layers(config: &ModelConfig) -> Vec<Layer<'static>> {
     let mut layers: Vec<Layer<'static>> = Vec::new();
     for parameter in parameters(config) {
@@ -159,7 +160,7 @@ fn layers(config: &ModelConfig) -> Vec<Layer<'static>> {
             Role::Embedding if parameter.tied => "head",
             Role::Embedding | Role::Norm | Role::Router | Role::RouterBias | Role::Adapter => continue,
         };
-        // MTP modules use the same head.
+        // The MTP modules use the same head as the main model.
         let times = if name == "head" { 1 + config.num_nextn_predict_layers } else { 1 };
         match layers.iter_mut().find(|layer| layer.0 == name) {
             Some(layer) => layer.3 += times,

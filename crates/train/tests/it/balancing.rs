@@ -1,4 +1,5 @@
-//! Auxiliary-loss-free balancing: from a skewed start the bias update evens the load out; without it the skew stays.
+//! Auxiliary-loss-free balancing: from a skewed start, the bias update evens out the load. Without it, the skew
+//! remains.
 
 use crate::{OPTIM, SETTINGS, fixture, tokens, train};
 use hadal_model::Fresh;
@@ -12,7 +13,8 @@ const STEPS: u64 = 200;
 const SEQ_LEN: usize = 24;
 const SEQUENCES: usize = 16;
 
-/// A model whose tokens all lean one way, and whose first experts lean the same way: they win nearly every token.
+/// A model whose tokens all have a common component, which the first experts match. So these experts win nearly every
+/// token.
 fn skewed() -> Trainer {
     let cx = Cx::cpu(2, DType::F32);
     let mut config = ModelConfig::from_file(fixture("yarn").join("config.json")).unwrap();
@@ -26,7 +28,7 @@ fn skewed() -> Trainer {
         let router = &mut block.moe_mut().unwrap().router.weight.param;
         let lean = |weight: &mut Tensor| {
             for (expert, row) in weight.f32_mut().chunks_mut(width).enumerate() {
-                // Falling from the first expert to the last: the order of the winners is the same for most tokens.
+                // The match decreases from the first expert to the last, so most tokens have the same order of experts.
                 let lean = 0.06 - 0.02 * expert as f32;
                 row.iter_mut().for_each(|v| *v += lean);
             }
@@ -36,10 +38,10 @@ fn skewed() -> Trainer {
     t
 }
 
-/// MaxVio of the loads of the first step, and of the last twenty steps, the worst layer of each.
+/// MaxVio of the first step, and mean MaxVio of the last twenty steps, each for the worst layer.
 fn run(gamma: f64) -> (f64, f64) {
     let mut t = skewed();
-    // No balance loss: the bias update alone is looked at.
+    // There is no balance loss, so only the bias update has an effect.
     let settings = StepSettings { gamma, balance: None, lr: 2e-4, micro_batch: SEQUENCES, ..SETTINGS };
     let layers = t.stats.loads.len();
     let (mut first, mut last) = (0.0, vec![0.0; layers]);
@@ -60,7 +62,8 @@ fn run(gamma: f64) -> (f64, f64) {
 
 #[test]
 fn the_bias_update_evens_out_a_skewed_start_and_nothing_else_does() {
-    // The report's 0.001 is for runs of many thousand steps; scores lie in 0..1, so this step gets anywhere in two hundred.
+    // The report's 0.001 is for runs of many thousand steps. Scores lie in 0..1, so this larger step has an effect
+    // within two hundred steps.
     let (start, with) = run(0.005);
     let (_, without) = run(0.0);
     println!("MaxVio at the start {start:.2}, with the update {with:.2}, without it {without:.2}");

@@ -1,4 +1,4 @@
-//! Checkpoints of a trainer: going on bit for bit, whole or not at all, and errors that name what is wrong.
+//! Checkpoints of a trainer: continuing bit for bit, whole or not at all, and errors that name what is wrong.
 
 use crate::{SETTINGS, state, tokens, train, trainer};
 use hadal_ops::{Cx, DType};
@@ -39,18 +39,18 @@ fn a_loaded_trainer_goes_on_bit_for_bit() {
         let saved = state(&unbroken);
         steps(&mut unbroken, 3..6);
 
-        // Into a trainer that has gone elsewhere: nothing of it may stay.
+        // It is loaded into a trainer with a different state, and nothing of that state may remain.
         let mut resumed = small(compute, moments);
         steps(&mut resumed, 7..9);
         let progress: Value = load(&mut resumed, &path).unwrap();
         assert_eq!(progress, json!({"tokens": 48}));
         assert!(state(&resumed) == saved, "{compute:?}: what was loaded");
-        // The number of updates is part of the progress record; the bias correction of AdamW needs it.
+        // The number of updates is part of the progress record. AdamW's bias correction needs it.
         resumed.optimizer.updates = 3;
         steps(&mut resumed, 3..6);
         assert!(state(&resumed) == state(&unbroken), "{compute:?}: three steps later");
 
-        // The folder is also a checkpoint of the plain layout, and its extra files are where tokenizers are looked for.
+        // The folder is also a valid plain checkpoint, and its extra files are where tokenizers are expected.
         hadal_weights::Checkpoint::open(&path).unwrap();
     }
 }
@@ -64,7 +64,7 @@ fn saving_removes_leftovers_and_old_checkpoints_and_replaces_its_own() {
     let mut t = small(DType::F32, DType::F32);
     assert!(checkpoints(&folder).unwrap().is_empty(), "a folder that is not there has no checkpoint");
     save(&t, &[], 1, &json!(1), &[], &folder, 2).unwrap();
-    // What a killed process leaves, by the name of one that is surely gone.
+    // A leftover of a killed process, with the number of a process that has certainly ended.
     let mut child = std::process::Command::new("true").spawn().unwrap();
     child.wait().unwrap();
     let left = folder.join(format!(".hadal-unfinished-{}-0-step-00000002", child.id()));
@@ -76,7 +76,7 @@ fn saving_removes_leftovers_and_old_checkpoints_and_replaces_its_own() {
     assert_eq!(names(&folder), ["step-00000003", "step-00000004"]);
     let newest = checkpoints(&folder).unwrap().pop().unwrap();
     assert_eq!(fs::read_to_string(newest.join("tokenizer.json")).unwrap(), "{}");
-    // The same step again takes the place of the first.
+    // Saving the same step again replaces the first save.
     steps(&mut t, 0..1);
     save(&t, &[], 4, &json!("again"), &[], &folder, 0).unwrap();
     assert_eq!(names(&folder), ["step-00000003", "step-00000004"]);
@@ -97,7 +97,7 @@ fn damaged_and_foreign_states_are_errors_that_name_the_file_and_the_tensor() {
     let path = save(&t, &[], 1, &json!(1), &[], dir.path(), 0).unwrap();
     let tensors = path.join("state/tensors.safetensors");
 
-    // Other settings: no averages; moments of another format; averages that were not saved.
+    // Different settings: no averages; another format of moments; averages that were not saved.
     let mut plain = trainer(Cx::cpu(1, DType::F32), DType::F32, 0.0);
     let e = refusal(&mut plain, &path);
     assert!(e.contains("tensors.safetensors") && e.contains("`ema/"), "{e}");
@@ -108,7 +108,7 @@ fn damaged_and_foreign_states_are_errors_that_name_the_file_and_the_tensor() {
     let e = refusal(&mut small(DType::F32, DType::F32), &without);
     assert!(e.contains("lacks the tensor `ema/"), "{e}");
 
-    // Damaged files: cut short, garbage, gone.
+    // Damaged files: truncated, garbage, empty.
     let whole = fs::read(&tensors).unwrap();
     let mut fresh = small(DType::F32, DType::F32);
     for damaged in [&whole[..whole.len() - 5], &whole[..100], &b"garbage that is no tensor file"[..], &b""[..]] {
@@ -129,7 +129,7 @@ fn damaged_and_foreign_states_are_errors_that_name_the_file_and_the_tensor() {
     assert!(e.contains("cannot read") && e.contains("progress.json"), "{e}");
 }
 
-/// Where the newest checkpoint of a run is damaged, the error says which older one is whole, and what to do.
+/// If the newest checkpoint of a run is damaged, the error names an older intact one and says what to do.
 #[test]
 fn a_damaged_checkpoint_names_an_older_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -144,7 +144,7 @@ fn a_damaged_checkpoint_names_an_older_one() {
     };
     for (name, at, older) in [
         ("state/tensors.safetensors", 2, "step-00000002"),
-        // That one as well: the one before it.
+        // The second newest is damaged as well, so the error names the one before it.
         ("state/progress.json", 1, "step-00000001"),
     ] {
         let file = if name.ends_with("json") {
@@ -155,16 +155,16 @@ fn a_damaged_checkpoint_names_an_older_one() {
         };
         let e = refusal(&mut fresh, &paths[at]);
         let moved = format!("move {} away", paths[at].display());
-        for part in [file.as_str(), "an older checkpoint of this run is whole", older, moved.as_str()] {
+        for part in [file.as_str(), "an older checkpoint of this run is intact", older, moved.as_str()] {
             assert!(e.contains(part), "{part}: {e}");
         }
     }
     assert!(refusal(&mut fresh, &paths[2]).contains("step-00000001"));
-    // What is not damaged but of another run is not to be moved away.
+    // An intact checkpoint of other settings must not be moved away.
     let mut plain = trainer(Cx::cpu(1, DType::F32), DType::F32, 0.0);
     let e = refusal(&mut plain, &paths[0]);
     assert!(e.contains("`ema/") && !e.contains("older"), "{e}");
-    // With nothing older the error stands alone.
+    // If there is no older checkpoint, the error stands alone.
     cut(&paths[0], "state/tensors.safetensors");
     assert!(!refusal(&mut fresh, &paths[0]).contains("older") && !refusal(&mut fresh, &paths[2]).contains("older"));
 }
@@ -178,16 +178,16 @@ fn a_save_that_fails_names_the_path_and_loses_nothing() {
     let saved = state(&t);
     steps(&mut t, 0..1);
 
-    // A file to copy that is not there: fails when the weights are written already.
+    // A missing file to copy: the save fails after the weights are written.
     let missing = dir.path().join("no-such-tokenizer.json");
     let e = save(&t, &[], 1, &json!(2), &[missing], &folder, 1).expect_err("nothing to copy");
     assert!(matches!(e, CheckpointError::Io { .. }) && e.to_string().contains("no-such-tokenizer.json"), "{e}");
-    // A file in the place of the folder.
+    // A file where the folder should be.
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     let e = save(&t, &[], 2, &json!(2), &[], &file.join("checkpoints"), 1).expect_err("no folder");
     assert!(e.to_string().contains(&file.display().to_string()), "{e}");
-    // A folder in which nothing may be created.
+    // A folder in which no file may be created.
     if let Some((folder, restore)) = unwritable(&folder) {
         let e = save(&t, &[], 2, &json!(2), &[], &folder, 1).expect_err("not writable").to_string();
         restore();
@@ -200,8 +200,8 @@ fn a_save_that_fails_names_the_path_and_loses_nothing() {
     assert!(state(&other) == saved, "the checkpoint from before is whole");
 }
 
-/// A folder that refuses new files: the given one without its write permission, or, where that does not bind the user
-/// (root), one of the kernel's own; and how to undo it. None where there is neither.
+/// A folder that rejects new files, and a way to undo it. It is the given folder without its write permission. If
+/// permissions do not bind the user (root), it is one of the kernel's own folders. `None` if neither is available.
 fn unwritable(folder: &Path) -> Option<(PathBuf, impl FnOnce() + use<>)> {
     let path = folder.to_owned();
     let set = |path: &Path, readonly: bool| {
@@ -209,7 +209,7 @@ fn unwritable(folder: &Path) -> Option<(PathBuf, impl FnOnce() + use<>)> {
         p.set_readonly(readonly);
         fs::set_permissions(path, p).unwrap();
     };
-    // Gives back to its owner what was taken, no more.
+    // Restores the owner's permissions, and nothing else.
     let before = fs::metadata(&path).unwrap().permissions();
     set(&path, true);
     let probe = path.join("probe");

@@ -1,4 +1,4 @@
-//! How a step is split and on how many threads it runs: the same loads, and the same or nearly the same numbers.
+//! The effect of splitting a step and of the number of threads: the same loads, and equal or nearly equal numbers.
 
 use crate::{SETTINGS, state, tokens, train, trainer_in};
 use hadal_model::Stored;
@@ -48,11 +48,13 @@ fn gradients(t: &mut Trainer, micro_batch: usize) -> (Vec<Vec<i32>>, Vec<Vec<f32
     (t.stats.loads.iter().map(|l| l.i32().to_vec()).collect(), t.grads.iter().map(|g| g.f32().to_vec()).collect())
 }
 
-/// The size of micro-batches changes no token's activations and no token's gradients, only the order in which a weight's
-/// gradient `g = sum_t d_t x_t` over T tokens is summed in f32. Each order is off by at most `T u sum_t |d_t x_t|` with
-/// `u = 2^-24`, so two differ by at most `2 T u c |g|`, where c says how much of the sum cancels; c = 8 covers the
-/// gradients here. That holds for BF16 operands too, since products are summed in f32. In FP8 the operands of a weight's
-/// gradient share scales with their mates in the micro-batch and are rounded to four bits with another one each time:
+/// The size of micro-batches does not change any token's activations or gradients. It changes only the order in which a
+/// weight's gradient `g = sum_t d_t x_t` over T tokens is summed in f32. The error of each order is at most `T u sum_t
+/// |d_t x_t|` with `u = 2^-24`. So two orders differ by at most `2 T u c |g|`, where c says how much of the sum
+/// cancels. c = 8 covers the gradients here. This is also true for BF16 operands, because products are summed in f32.
+/// In FP8, the operands of a weight gradient share scales with other tokens of the micro-batch. So each split rounds
+/// them to four bits with different scales. The difference is `2 (2^-4 + 2^-4 + 2^-8)` of every term, and its sign
+/// varies like the signs of the terms.
 /// `2 (2^-4 + 2^-4 + 2^-8)` of every term, whose sign varies as that of the terms does.
 #[test]
 fn the_size_of_micro_batches_changes_no_load_and_gradients_only_within_rounding() {
@@ -80,7 +82,7 @@ fn the_size_of_micro_batches_changes_no_load_and_gradients_only_within_rounding(
                     off / size
                 );
             }
-            // The same grouping gives the same bits, whatever the trainer did before.
+            // The same grouping gives the same bits, independent of what the trainer did before.
             let mut fresh = trainer_in(Cx::cpu(3, compute), precision, DType::F32, 0.0);
             assert!(parts == gradients(&mut fresh, micro_batch), "{compute:?}, {micro_batch}: equal grouping");
         }

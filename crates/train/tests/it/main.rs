@@ -29,12 +29,12 @@ const SETTINGS: StepSettings = StepSettings {
     micro_batch: 2,
 };
 
-/// The folder of a tiny checkpoint kept for the model's tests.
+/// The folder of a tiny checkpoint from the model crate's tests.
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures").join(name)
 }
 
-/// The tiny model with everything on: query latent, YaRN, groups, selection biases, MTP.
+/// The tiny model with all features: query latent, YaRN, groups, selection biases, MTP.
 fn trainer(cx: Cx, moments: DType, ema: f32) -> Trainer {
     trainer_in(cx, Precision::COMPUTE, moments, ema)
 }
@@ -51,7 +51,7 @@ fn tokens(config: &ModelConfig, step: u64, n: usize) -> Vec<i32> {
     (0..n as u64).map(|i| rng.below(i, config.vocab_size as u64) as i32).collect()
 }
 
-/// One step on `tokens`; returns its losses and gradient norm.
+/// Runs one step on `tokens` and returns its losses and gradient norm.
 fn train(t: &mut Trainer, tokens: &[i32], seq_len: usize, settings: &StepSettings) -> (Vec<f64>, f64) {
     t.gradients(&StepBatch::uniform(tokens.to_vec(), seq_len), settings);
     let norm = t.grad_norm();
@@ -60,7 +60,7 @@ fn train(t: &mut Trainer, tokens: &[i32], seq_len: usize, settings: &StepSetting
     ([vec![losses.main, losses.balance], losses.mtp].concat(), norm)
 }
 
-/// Every number of a trainer's state as bits: weights and biases, moments, averages.
+/// All numbers of a trainer's state as bits: weights and biases, moments, averages.
 fn state(t: &Trainer) -> Vec<u32> {
     let mut bits = Vec::new();
     let mut push = |tensor: &hadal_ops::Tensor| bits.extend(tensor.to_vec_f32().iter().map(|v| v.to_bits()));

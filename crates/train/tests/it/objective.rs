@@ -1,5 +1,5 @@
-//! The run loop over an objective that runs the model, has figures, and keeps JSON and a tensor: after a kill it goes on to
-//! the same bits.
+//! The run loop with an objective that runs the model, reports figures, and stores JSON and a tensor. After a kill, it
+//! continues to the same bits.
 
 use hadal_ops::{Cx, DType, Tensor};
 use hadal_recipe::plan::Plan;
@@ -15,7 +15,7 @@ use hadal_watch::metrics::{self, StepMetrics};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Weighs tokens by how unlikely the model finds them, and keeps a mean of the losses.
+/// Weights tokens by how unlikely they are for the model, and keeps a mean of the losses.
 struct Surprise {
     inner: Pretraining,
     mean: Tensor,
@@ -29,7 +29,7 @@ impl Objective for Surprise {
         let rows: Vec<&[i32]> = batch.tokens.chunks_exact(stride).collect();
         let input = hadal_model::Input::of(&trainer.cx, &rows, 0);
         let (losses, _) = trainer.model.losses(&trainer.cx, &input, None, false, None);
-        // A token's weight is its own loss; the first of a row is no target.
+        // The weight of a token is its own loss. The first token of a row is not a target.
         let shifted =
             losses.f32().chunks_exact(stride).flat_map(|l| [0.0].into_iter().chain(l[..stride - 1].iter().copied()));
         batch.weights = shifted.collect();
@@ -103,7 +103,7 @@ fn an_objective_runs_the_model_shows_figures_and_resumes_to_the_bit() {
     let last = folder.join("checkpoints/step-00000008");
     let state = std::fs::read(last.join("state/tensors.safetensors")).unwrap();
     assert!(State::open(&last).unwrap().has("objective"));
-    // As after a kill before the last checkpoint.
+    // As if it was killed before the last checkpoint.
     std::fs::remove_dir_all(&last).unwrap();
     let again = run(&plan, &corpus, &folder, true);
     let bits = |steps: &[StepMetrics]| -> Vec<(u64, u64, u64)> {

@@ -1,7 +1,7 @@
-//! Ten training steps next to PyTorch's: `torch.optim.AdamW` in f32 from the same weights on the same batches.
+//! Ten training steps compared with PyTorch's: `torch.optim.AdamW` in f32 with the same weights and batches.
 //!
-//! The reference runs sequences of T tokens whose last one has no target; a step here takes the first T - 1 as inputs and
-//! the last as a target only. Attention is causal, so the two have the same losses.
+//! The reference uses sequences of T tokens, and the last token has no target. A step here uses the first T - 1 tokens
+//! as inputs and the last one only as a target. Attention is causal, so both have the same losses.
 
 use crate::{OPTIM, fixture, train};
 use hadal_ops::{Cx, DType};
@@ -10,7 +10,7 @@ use hadal_weights::Checkpoint;
 use hadal_weights::precision::Precision;
 use serde_json::Value;
 
-/// Of losses and of the norms of gradients and weights.
+/// Bound on losses and on the norms of gradients and weights.
 const BOUND: f64 = 1e-4;
 
 fn close(what: &str, have: f64, want: f64) {

@@ -1,15 +1,15 @@
-//! Weights of tokens and segments in rows: what a loss is the mean of.
+//! Weights of tokens, and segments in rows: which mean a loss is.
 
 use crate::{SETTINGS, tokens, trainer};
 use hadal_model::{Input, Segment};
 use hadal_ops::{Cx, DType};
 use hadal_train::step::{StepBatch, StepSettings, Trainer};
 
-/// Inputs of the segments, two rows of them.
+/// Numbers of inputs of the segments, in two rows.
 const SEGMENTS: [usize; 5] = [9, 1, 14, 20, 4];
 const ROWS: [usize; 2] = [3, 2];
 
-/// No balance loss, so that the gradient is that of the token losses alone.
+/// Settings without a balance loss, so that the gradient is that of the token losses.
 fn settings() -> StepSettings {
     StepSettings { micro_batch: 1, balance: None, ..SETTINGS }
 }
@@ -26,7 +26,7 @@ fn gradients(t: &mut Trainer, batch: &StepBatch) -> (f64, Vec<f64>, Vec<f32>) {
     (losses.main, losses.mtp, t.grads.iter().flat_map(|g| g.f32().to_vec()).collect())
 }
 
-/// The factor is one over the sum of the weights: twice the weight of every token is the same step, to the bit.
+/// The factor is one over the sum of the weights. So doubling the weight of every token gives exactly the same step.
 #[test]
 fn weights_are_relative() {
     let mut t = trainer(Cx::cpu(2, DType::Bf16), DType::F32, 0.0);
@@ -38,7 +38,7 @@ fn weights_are_relative() {
     }
 }
 
-/// A loss is the mean of the tokens' losses by their weights; tokens of weight 0 are as if they were no targets.
+/// A loss is the weighted mean of the tokens' losses. Tokens of weight 0 do not count as targets.
 #[test]
 fn losses_are_weighted_means() {
     let mut t = trainer(Cx::cpu(2, DType::F32), DType::F32, 0.0);
@@ -60,14 +60,15 @@ fn losses_are_weighted_means() {
         }
         first += inputs + 1;
     }
-    // A token's loss has the same bits alone; sums are in f64.
+    // A token's loss has the same bits when computed alone. Sums are in f64.
     let close = |got: f64, [sum, weight]: [f64; 2]| assert!((got - sum / weight).abs() < 1e-12 * got, "{got}");
     close(main, sums[0]);
     close(mtp[0], sums[1]);
 }
 
-/// Gradients of two sets of weights, each by its sum, add up to those of both together. Each of three gradients is rounded as
-/// the sums of some hundred products in f32 are: 2^-24 of each of them, which cancel to a sixteenth at the most here.
+/// The gradients for two sets of weights, each multiplied by its sum, add up to the gradient for both sets together.
+/// Each of the three gradients has the rounding error of f32 sums of some hundred products: 2^-24 of each product. Here
+/// at most a sixteenth of the sum remains after cancellation.
 #[test]
 fn gradients_are_linear_in_the_weights() {
     let mut t = trainer(Cx::cpu(2, DType::F32), DType::F32, 0.0);
@@ -83,7 +84,7 @@ fn gradients_are_linear_in_the_weights() {
             })
             .sum()
     };
-    // The main loss alone, whose factor is one number.
+    // Only the main loss, whose factor is a single number.
     let no_mtp = StepSettings { mtp_lambda: 0.0, ..settings() };
     let mut weighted = |w: &dyn Fn(usize) -> f32| -> Vec<f64> {
         let batch = batch(&t, w);

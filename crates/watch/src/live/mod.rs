@@ -1,8 +1,9 @@
-//! The live view of a run: a screen in a terminal, plain lines anywhere else.
+//! The live view of a run: a full screen in a terminal, plain lines elsewhere.
 //!
-//! In a terminal a thread of its own draws and listens, so that a key is answered in the middle of a long step. `q`,
-//! ctrl-c, and the signals INT and TERM ask the run to stop; the trainer sees [`Live::stop_requested`] after its step, saves
-//! and ends. A second ctrl-c ends the process at once. The terminal is put back on every way out, a panic included.
+//! In a terminal, a separate thread draws the screen and reads keys, so it reacts even during a long step. `q`, ctrl-c,
+//! and the signals INT and TERM ask the run to stop. The trainer checks [`Live::stop_requested`] after each step, saves
+//! and ends. A second ctrl-c ends the process at once. The terminal is restored in every case, also after a panic.
+//!
 //! Without a terminal, with `HADAL_PLAIN` set, or in [`Mode::Plain`], a line is printed every few seconds instead.
 
 mod state;
@@ -24,20 +25,20 @@ use crate::metrics::StepMetrics;
 use crate::signals::Watch;
 use state::State;
 
-/// Plain lines come no more often than this.
+/// Shortest time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// How long the screen's thread waits for a key before it looks for something new to draw.
+/// How long the screen's thread waits for a key before it checks for something new to draw.
 const POLL: Duration = Duration::from_millis(100);
 
 /// How a run is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// A screen where standard output is a terminal and `HADAL_PLAIN` is not set, lines elsewhere.
+    /// A screen if standard output is a terminal and `HADAL_PLAIN` is not set, lines otherwise.
     #[default]
     Auto,
-    /// Lines.
+    /// Plain lines.
     Plain,
-    /// Nothing.
+    /// No output.
     Quiet,
 }
 
@@ -45,9 +46,9 @@ pub enum Mode {
 struct Shared {
     state: Mutex<State>,
     stop: Arc<AtomicBool>,
-    /// The screen's thread has to end ...
+    /// Tells the screen's thread to end ...
     done: AtomicBool,
-    /// ... and has put the terminal back.
+    /// ... and says that it has restored the terminal.
     closed: AtomicBool,
     /// Something changed since the last drawing.
     changed: AtomicBool,
@@ -55,25 +56,25 @@ struct Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere must not hide the view's last words.
+        // A panic in another thread must not hide the last messages.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The running view. Dropping it is [`Live::finish`].
+/// The running view. Dropping it has the effect of [`Live::finish`].
 #[derive(Debug)]
 pub struct Live {
     shared: Arc<Shared>,
     screen: Option<JoinHandle<()>>,
     quiet: bool,
     last_line: Option<Instant>,
-    /// The last step has been printed as a line.
+    /// True if the last step was printed as a line.
     printed: bool,
     signals: Option<Watch>,
 }
 
 impl Live {
-    /// Begins to show a run of `total_tokens`.
+    /// Starts to show a run of `total_tokens`.
     pub fn start(title: &str, total_tokens: u64, mode: Mode) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared {
@@ -107,7 +108,7 @@ impl Live {
         }
     }
 
-    /// Says something about the run: a checkpoint, a spike, the end of a phase.
+    /// Shows a message about the run: a checkpoint, a spike, the end of a phase.
     pub fn message(&mut self, text: &str) {
         self.shared.state().say(text);
         self.shared.changed.store(true, Ordering::Release);
@@ -116,7 +117,7 @@ impl Live {
         }
     }
 
-    /// True when there is no screen (any more) to show what happens.
+    /// True if messages are printed as lines, because there is no screen or it has closed.
     fn speaks(&self) -> bool {
         !self.quiet && self.screen.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -126,7 +127,7 @@ impl Live {
         self.shared.stop.load(Ordering::Acquire)
     }
 
-    /// Ends the view, and leaves its messages and the last step behind as lines.
+    /// Ends the view. Its messages and the last step stay visible as lines.
     pub fn finish(self) {
         drop(self);
     }
@@ -154,7 +155,7 @@ impl Drop for Live {
     }
 }
 
-/// A line for standard output. That nobody reads it any more is no reason to end a run.
+/// Prints a line to standard output. A closed pipe does not end the run.
 fn print(line: &str) {
     if !line.is_empty() {
         let _ = writeln!(stdout().lock(), "{line}");
@@ -171,7 +172,7 @@ fn has_screen() -> bool {
 struct Screen;
 
 impl Screen {
-    /// `None` where the terminal does not allow it: the view falls back to lines.
+    /// Returns `None` if the terminal does not support it. Then the view prints lines.
     fn open(shared: Arc<Shared>) -> Option<JoinHandle<()>> {
         let mut terminal = Self::enter().map_err(|_| ratatui::try_restore()).ok()?;
         Self::leave_before_panics(&shared);
@@ -185,7 +186,7 @@ impl Screen {
                 match event::poll(POLL) {
                     Ok(true) => Self::answer(&shared),
                     Ok(false) => {}
-                    // The terminal is gone; the run goes on without it.
+                    // The terminal is gone. The run continues without it.
                     Err(_) => std::thread::sleep(POLL),
                 }
             }
@@ -202,14 +203,14 @@ impl Screen {
         Terminal::new(CrosstermBackend::new(stdout()))
     }
 
-    /// A panic's message has to end up on the terminal as it was: the screen closes first.
+    /// The message of a panic must appear on the restored terminal, so the screen closes first.
     fn leave_before_panics(shared: &Arc<Shared>) {
         let shared = Arc::downgrade(shared);
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if let Some(shared) = shared.upgrade().filter(|s| !s.closed.load(Ordering::Acquire)) {
                 shared.done.store(true, Ordering::Release);
-                // The thread looks up within POLL; if it is the one that panics, there is nobody to wait for.
+                // The thread checks within POLL. If that thread itself panics, there is nothing to wait for.
                 for _ in 0..10 {
                     if shared.closed.load(Ordering::Acquire) || std::thread::current().name() == Some("live") {
                         break;
@@ -238,7 +239,7 @@ impl Screen {
         }
         if ctrl_c || matches!(key.code, KeyCode::Char('q' | 'Q')) {
             shared.stop.store(true, Ordering::Release);
-            shared.state().say("stop asked for: the run is saved after this step (ctrl-c again ends it at once)");
+            shared.state().say("stopping: the run is saved after this step (ctrl-c again ends it at once)");
         }
     }
 }

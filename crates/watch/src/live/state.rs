@@ -1,15 +1,15 @@
-//! What the view knows of a run, and how it puts figures into words.
+//! What the view knows about a run, and how it formats figures.
 
 use std::collections::VecDeque;
 
 use crate::metrics::{StepMetrics, Validation};
 
-/// Points of the loss curve; a longer run keeps every second one, again and again.
+/// Largest number of points of the loss curve. When it is reached, every second point is dropped.
 const MOST_POINTS: usize = 4096;
-/// Messages kept.
+/// Number of messages kept.
 const MOST_MESSAGES: usize = 500;
 
-/// The run as far as it is known.
+/// The known state of the run.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub(super) title: String,
@@ -19,10 +19,10 @@ pub(super) struct State {
     /// Tokens seen and loss.
     pub(super) losses: Vec<(f64, f64)>,
     pub(super) validations: Vec<(f64, f64)>,
-    /// The newest step that logged the experts' loads.
+    /// The newest step that logged the loads of the experts.
     pub(super) loads: Option<StepMetrics>,
     messages: VecDeque<String>,
-    /// Tokens and seconds at the first step this view saw: what came before was another session's pace.
+    /// Tokens and seconds at the first step that this view saw. Earlier steps ran at another session's speed.
     begin: Option<(u64, f64)>,
     stride: u64,
     seen: u64,
@@ -88,7 +88,7 @@ impl State {
         (tokens as f64 / self.total_tokens.max(1) as f64).min(1.0)
     }
 
-    /// Seconds to go, at this session's pace so far.
+    /// Seconds to go, at this session's speed so far.
     pub(super) fn eta(&self) -> Option<f64> {
         let m = self.last.as_ref()?;
         let (tokens, elapsed) = self.begin?;
@@ -97,7 +97,7 @@ impl State {
         (rate > 0.0).then(|| self.total_tokens.saturating_sub(m.tokens) as f64 / rate)
     }
 
-    /// The last step as a line; empty before the first.
+    /// The last step as a line. Empty before the first step.
     pub(super) fn line(&self) -> String {
         let Some(m) = &self.last else { return String::new() };
         let mut out = format!(

@@ -69,7 +69,7 @@ fn the_line() {
 fn time_to_go_follows_this_sessions_pace() {
     let mut s = State::new("x", 3000);
     let step = |tokens, elapsed| StepMetrics { tokens, elapsed, tokens_per_second: 100.0, ..StepMetrics::default() };
-    // A resumed run: an hour of another session's time lies before the first step.
+    // A resumed run: another session spent an hour before the first step.
     s.push(&step(1000, 3600.0));
     assert_eq!(s.eta(), Some(20.0));
     s.push(&step(2000, 3605.0));

@@ -1,4 +1,4 @@
-//! The screen: progress, figures, the loss curve, the experts' loads, the last messages.
+//! The screen: progress, figures, the loss curve, the loads of the experts, the last messages.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -26,7 +26,7 @@ const BARS: [&str; 8] = [
 /// Draws the whole screen.
 pub(super) fn draw(frame: &mut Frame<'_>, s: &State, stopping: bool) {
     let layers = s.loads.as_ref().map_or(0, |m| m.layers.len()) as u16;
-    // The experts get what the curve and the log do not need.
+    // The experts get the lines that the curve and the log do not need.
     let height = frame.area().height;
     let experts = if layers == 0 { 0 } else { (layers + 2).min(height.saturating_sub(FIGURES + 9)).min(18) };
     let [bar, middle, load, log, keys] = frame.area().layout(&Layout::vertical([
@@ -96,7 +96,8 @@ fn loss_curve(frame: &mut Frame<'_>, area: Rect, s: &State) {
         frame.render_widget(block, area);
         return;
     }
-    // The first steps of a run would flatten all that follows: half way through, the curve begins at a tenth.
+    // The first steps would flatten the rest of the curve. So from half of the run on, the curve begins at a tenth of
+    // it.
     let last = s.losses[s.losses.len() - 1].0;
     let from = s.losses.iter().find(|p| p.0 >= 0.1 * last).map_or(0.0, |p| p.0);
     let first = if s.progress() > 0.5 { from } else { s.losses[0].0 };
@@ -133,7 +134,7 @@ fn expert_bars(frame: &mut Frame<'_>, area: Rect, s: &State) {
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(title)), area);
 }
 
-/// One bar an expert (or a group of neighbours, where they do not fit), then the layer's figures.
+/// One bar per expert, then the figures of the layer. If there are too many experts, neighbours share a bar.
 fn layer_line(l: &LayerLoad, width: usize) -> Line<'static> {
     let mut spans = vec![Span::from(format!(" {:>5}  ", format!("L{}", l.layer))).dim()];
     let group = l.load.len().div_ceil(width.max(1)).max(1);

@@ -1,4 +1,4 @@
-//! What a model makes of its context: needles found by length and depth, and loss by place in the window.
+//! Plots of how a model uses its context: needles found by length and depth, and loss by place in the window.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 /// Needles at one length and depth.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NeedleCell {
-    /// Tokens of the text with question and answer.
+    /// Tokens of the text, including question and answer.
     pub length: usize,
     /// Share of the text before the needle.
     pub depth: f64,
-    /// Questions answered.
+    /// Number of questions answered correctly.
     pub found: usize,
-    /// Questions asked.
+    /// Number of questions asked.
     pub asked: usize,
 }
 
@@ -29,7 +29,7 @@ impl NeedleCell {
         Self::share_of([self])
     }
 
-    /// Share found of the questions of several cells.
+    /// Share of the questions of several cells that were answered correctly.
     pub fn share_of<'a>(cells: impl IntoIterator<Item = &'a Self>) -> f64 {
         let (found, asked) = cells.into_iter().fold((0, 0), |(f, a), c| (f + c.found, a + c.asked));
         found as f64 / f64::max(1.0, asked as f64)
@@ -53,7 +53,8 @@ const RIGHT: i32 = 120;
 const ROW: i32 = 34;
 const GREY: RGBColor = RGBColor(120, 120, 120);
 
-/// Share of needles found, one column a length and one row a depth: blue found, red lost, the share written in the cell.
+/// Share of needles found, with one column per length and one row per depth. Blue is found, red is lost, and each cell
+/// shows its share.
 pub fn needles(path: &Path, title: &str, cells: &[NeedleCell]) -> Result<(), PlotError> {
     let mut lengths: Vec<usize> = cells.iter().map(|c| c.length).collect();
     lengths.sort_unstable();
@@ -72,7 +73,7 @@ pub fn needles(path: &Path, title: &str, cells: &[NeedleCell]) -> Result<(), Plo
     })
 }
 
-/// From red (none) over white to blue (all).
+/// Colour of a share, from red (none) over white to blue (all).
 fn colour(share: f64) -> RGBColor {
     let t = (2.0 * share - 1.0).clamp(-1.0, 1.0);
     let end = if t < 0.0 { (213.0, 94.0, 0.0) } else { (0.0, 114.0, 178.0) };
@@ -126,7 +127,7 @@ fn draw<B: DrawingBackend>(
     root.draw(&Rectangle::new([(x, TOP), (x + 20, TOP + 176)], GREY))
 }
 
-/// Mean loss against the target's place in its window: models by name, with (place, nats a token).
+/// Mean loss by place of the target in its window. Each model has a name and points (place, nats per token).
 pub fn by_position(path: &Path, title: &str, models: &[(&str, Vec<(f64, f64)>)]) -> Result<(), PlotError> {
     let mut curves = Vec::new();
     for ((name, points), colour) in models.iter().zip(COLOURS.iter().cycle()) {

@@ -1,4 +1,5 @@
-//! The load of every expert over the run: white is balanced, blue starved, red overloaded, black without a token.
+//! The load of every expert over the run. White is balanced, blue is starved, red is overloaded, black received no
+//! token.
 
 use std::path::Path;
 
@@ -10,13 +11,13 @@ use super::panel::{axis_unit, number};
 use super::{BLACK, PlotError, label, write};
 use crate::metrics::StepMetrics;
 
-/// Columns of time.
+/// Largest number of columns (time).
 const MOST_COLUMNS: usize = 96;
-/// Layers shown; of more, evenly many are chosen, the last always.
+/// Largest number of layers. From more layers, evenly spaced ones are chosen, always including the last.
 const MOST_LAYERS: usize = 8;
-/// Rows of a layer; more experts share a row.
+/// Largest number of rows per layer. With more experts, several share a row.
 const MOST_ROWS: usize = 64;
-/// Colours on either side of white, from balanced to four times or a quarter of the mean.
+/// Number of colours on each side of white, from balanced to four times or a quarter of the mean.
 const LEVELS: i32 = 8;
 
 const LEFT: i32 = 96;
@@ -25,7 +26,7 @@ const TOP: i32 = 56;
 const BOTTOM: i32 = 52;
 const WIDTH: i32 = 960;
 
-/// Draws the loads that `steps` hold, one panel a layer.
+/// Draws the loads that `steps` recorded, one panel per layer.
 pub fn expert_load(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<(), PlotError> {
     let steps: Vec<&StepMetrics> = steps.iter().filter(|m| m.layers.iter().any(|l| !l.load.is_empty())).collect();
     let mut layers: Vec<usize> = steps.last().map_or_else(Vec::new, |m| m.layers.iter().map(|l| l.layer).collect());
@@ -34,7 +35,7 @@ pub fn expert_load(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<()
         layers = (0..MOST_LAYERS).map(|i| layers[i * n / (MOST_LAYERS - 1)]).collect();
     }
     if layers.is_empty() {
-        return Err(PlotError::Draw { what: "the expert load", why: "no step holds any".into() });
+        return Err(PlotError::Draw { what: "the expert load", why: "no step recorded any".into() });
     }
     let maps: Vec<Map> = layers.iter().map(|&l| Map::new(&steps, l)).collect();
     let height = (520 / layers.len() as i32).clamp(64, 220);
@@ -44,11 +45,11 @@ pub fn expert_load(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<()
     })
 }
 
-/// Load over mean load, by column of time and row of experts; `None` where there was no token.
+/// Load divided by mean load, by column of time and row of experts. `None` if there was no token.
 struct Map {
     experts: usize,
     rows: usize,
-    /// Column by column.
+    /// Stored column by column.
     ratios: Vec<Option<f64>>,
 }
 
@@ -82,7 +83,7 @@ fn columns(steps: usize) -> usize {
     steps.min(MOST_COLUMNS)
 }
 
-/// Level of a ratio, from -LEVELS (a quarter or less) to LEVELS (four times or more).
+/// Level of a ratio: from -LEVELS (a quarter or less) to LEVELS (four times or more).
 pub fn level(ratio: f64) -> i32 {
     (ratio.log2() * 0.5 * f64::from(LEVELS)).round().clamp(f64::from(-LEVELS), f64::from(LEVELS)) as i32
 }
@@ -90,7 +91,7 @@ pub fn level(ratio: f64) -> i32 {
 pub fn colour_of(level: Option<i32>) -> RGBColor {
     let Some(level) = level else { return RGBColor(20, 20, 20) };
     let t = f64::from(level.abs()) / f64::from(LEVELS);
-    // Light grey to strong blue or red, by way of a light blue or red.
+    // From light grey over a light colour to a strong one.
     let (middle, end) = if level < 0 { ((146, 197, 222), (5, 80, 160)) } else { ((244, 165, 130), (165, 15, 30)) };
     let mix = |a: u8, b: u8, t: f64| (f64::from(a) + (f64::from(b) - f64::from(a)) * t).round() as u8;
     let blend =
@@ -98,8 +99,8 @@ pub fn colour_of(level: Option<i32>) -> RGBColor {
     if t <= 0.5 { blend((247, 247, 247), middle, t * 2.0) } else { blend(middle, end, t * 2.0 - 1.0) }
 }
 
-/// What the colours mean, from the top left corner `at` down, each level `step` high: the names are those of four times
-/// the mean, two times, once, a half and a quarter.
+/// Draws the legend of the colours, from the top left corner `at` downwards. Each level is `step` high. The names are
+/// those of four times the mean, two times, once, a half and a quarter.
 pub fn key<B: DrawingBackend>(
     root: &DrawingArea<B, Shift>,
     at: (i32, i32),
@@ -138,7 +139,7 @@ fn draw<B: DrawingBackend>(
         let y_of = |r: i32| top + (bottom - top) * r / rows;
         let at = |c: i32, r: i32| map.ratios[(c * rows + r) as usize].map(level);
         for r in 0..map.rows as i32 {
-            // Neighbours of one colour are one rectangle.
+            // Neighbours with the same colour are drawn as one rectangle.
             let mut c = 0;
             while c < columns {
                 let from = c;

@@ -1,7 +1,8 @@
-//! Plots of a run, as SVG: text stays text, so that no font is needed on the machine that draws them.
+//! Plots of a run, as SVG. Text stays text, so the machine that draws needs no fonts.
 //!
-//! Colours are those of Okabe and Ito, which people with any common colour vision can tell apart; the heat map goes from
-//! blue over white to red. The horizontal axis is tokens seen, the one figure that runs of different batches share.
+//! The colours are those of Okabe and Ito, which remain distinct with any common form of colour blindness. The heat map
+//! goes from blue over white to red. The horizontal axis shows tokens seen, because runs with different batch sizes can
+//! be compared only by tokens.
 
 mod context;
 mod heatmap;
@@ -30,10 +31,10 @@ const GREEN: RGBColor = RGBColor(0, 158, 115);
 const PINK: RGBColor = RGBColor(204, 121, 167);
 const ORANGE: RGBColor = RGBColor(230, 159, 0);
 const SKY: RGBColor = RGBColor(86, 180, 233);
-/// The colours of curves, one after the other.
+/// The colours of curves, in order.
 pub const COLOURS: [RGBColor; 6] = [BLUE, VERMILLION, GREEN, PINK, ORANGE, SKY];
 
-/// Why a plot is not there.
+/// Why a plot was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum PlotError {
     #[error(transparent)]
@@ -43,17 +44,17 @@ pub enum PlotError {
 }
 
 impl PlotError {
-    /// Makes an error of what could not be drawn.
+    /// Makes an error from what was being drawn and the reason.
     pub fn draw(what: &'static str) -> impl Fn(String) -> Self {
         move |why| Self::Draw { what, why }
     }
 }
 
-/// A run and its name, for plots that compare.
+/// A named run, for plots that compare runs.
 #[derive(Clone, Copy, Debug)]
 pub struct PlottedRun<'a> {
     pub name: &'a str,
-    /// Its metrics, one entry a seed.
+    /// Its metrics, one entry per seed.
     pub seeds: &'a [Vec<StepMetrics>],
 }
 
@@ -64,7 +65,7 @@ impl<'a> PlottedRun<'a> {
     }
 }
 
-/// Loss (each step, smoothed, MTP, validation), learning rate and gradient norm over a run.
+/// Loss (per step, smoothed, MTP, validation), learning rate and gradient norm over a run.
 pub fn training(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<(), PlotError> {
     let unit = axis_unit(steps.iter().map(|m| m.tokens).max().unwrap_or(0));
     let points = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<(f64, f64)> {
@@ -96,7 +97,7 @@ pub fn training(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<(), P
             curves: vec![Curve::faint(norm.clone(), PINK), Curve::line("", smooth(&norm), PINK)],
         },
     ];
-    // A panel for each figure of the objective's own.
+    // One panel for each figure that the objective reports.
     let mut panels = panels.into_iter().collect::<Vec<_>>();
     let names: BTreeSet<&str> = steps.iter().flat_map(|m| m.figures.keys().map(String::as_str)).collect();
     for name in &names {
@@ -111,14 +112,14 @@ pub fn training(path: &Path, title: &str, steps: &[StepMetrics]) -> Result<(), P
     })
 }
 
-/// MaxVio of the batch, mean over the layers, of several runs: 0 is perfect balance.
+/// MaxVio of the batch as the mean over the layers, for several runs. 0 is perfect balance.
 pub fn max_vio(path: &Path, title: &str, runs: &[PlottedRun<'_>]) -> Result<(), PlotError> {
     let y = "MaxVio of the batch (mean over layers)";
     compare(path, title, y, Scale::FromZero, runs, StepMetrics::mean_max_vio, |_| None)
 }
 
-/// A figure of several runs over the tokens seen: a line for each step's, dots for a rarer one's. Of several seeds each is
-/// a faint line, their mean a strong one.
+/// One figure of several runs over the tokens seen. A figure of every step is a line, a rarer one is dots. With several
+/// seeds, each seed is a faint line and their mean a strong one.
 pub fn compare(
     path: &Path,
     title: &str,
@@ -131,7 +132,8 @@ pub fn compare(
     let unit = axis_unit(runs.iter().flat_map(PlottedRun::steps).map(|m| m.tokens).max().unwrap_or(0));
     let mut curves = Vec::new();
     for (i, run) in runs.iter().enumerate() {
-        // One seed is shown step by step behind its smoothed line, several smoothed behind their mean.
+        // A single seed is shown step by step behind its smoothed line. Several seeds are smoothed and shown behind
+        // their mean.
         let seeds = |f: &dyn Fn(&StepMetrics) -> Option<f64>| -> Vec<Vec<(u64, f64)>> {
             run.seeds.iter().map(|s| s.iter().filter_map(|m| Some((m.tokens, f(m)?))).collect()).collect()
         };
@@ -153,7 +155,8 @@ pub fn compare(
     })
 }
 
-/// Mean over about a fiftieth of the run around each point, and over less toward the ends, so that nothing is shifted.
+/// Mean over about a fiftieth of the run around each point. Near the ends the range is shorter, so that the curve is
+/// not shifted.
 fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let points: Vec<(f64, f64)> = points.iter().copied().filter(|p| p.1.is_finite()).collect();
     let mut sums = vec![0.0];
@@ -170,10 +173,10 @@ fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.iter().enumerate().map(|(i, p)| (p.0, around(i))).collect()
 }
 
-/// What a plot is drawn on.
+/// The surface that a plot is drawn on.
 pub type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Writes `text` beside, above or below the pixel `at`, or with its middle there.
+/// Writes `text` beside, above, below or centred on the pixel `at`.
 pub fn label<B: DrawingBackend>(
     root: &DrawingArea<B, Shift>,
     text: &str,
@@ -186,7 +189,7 @@ pub fn label<B: DrawingBackend>(
     root.draw(&Text::new(text, at, style))
 }
 
-/// Draws into memory, then puts the file in place in one move.
+/// Draws in memory, then writes the file in one step.
 pub fn write(
     path: &Path,
     size: (u32, u32),

@@ -1,4 +1,4 @@
-//! Panels of curves over one horizontal axis.
+//! Panels of curves that share a horizontal axis.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use plotters::prelude::*;
 
 use super::BLACK;
 
-/// More points than this are thinned: an SVG holds every one of them.
+/// Longer curves are thinned to this number of points, because an SVG stores each point.
 const MOST_POINTS: usize = 1200;
 
 /// How a panel's vertical axis is laid out.
@@ -28,7 +28,7 @@ enum Style {
     Dots,
 }
 
-/// Points of one colour.
+/// Points with one colour.
 pub struct Curve {
     name: String,
     points: Vec<(f64, f64)>,
@@ -46,7 +46,7 @@ impl Curve {
         Self::new(name, points, colour, Style::Line)
     }
 
-    /// Behind the lines, without a name.
+    /// A curve behind the others, without a name.
     pub fn faint(points: Vec<(f64, f64)>, colour: RGBColor) -> Self {
         Self::new("", points, colour, Style::Faint)
     }
@@ -59,7 +59,7 @@ impl Curve {
         Self::new(name, points, colour, Style::Dots)
     }
 
-    /// The points, thinned so that every stretch keeps its lowest and its highest.
+    /// The points, thinned so that each stretch keeps its lowest and its highest point.
     fn thinned(&self) -> Vec<(f64, f64)> {
         let n = self.points.len();
         if n <= MOST_POINTS {
@@ -78,7 +78,7 @@ impl Curve {
     }
 }
 
-/// Curves with one vertical axis.
+/// Curves that share a vertical axis.
 pub struct Panel<'a> {
     pub y: &'a str,
     pub scale: Scale,
@@ -97,7 +97,7 @@ impl Panel<'_> {
         match self.scale {
             Scale::Log => low / 1.2..(high * 1.2).max(low * 2.0),
             Scale::FromZero => {
-                // Several names need room above the curves.
+                // Several names need space above the curves.
                 let room = if self.curves.iter().filter(|c| !c.name.is_empty()).count() > 1 { 1.25 } else { 1.08 };
                 0.0..if high > 0.0 { high * room } else { 1.0 }
             }
@@ -115,7 +115,7 @@ pub struct Unit {
     pub label: String,
 }
 
-/// The unit in which `most` tokens are a number below 1000.
+/// The unit in which `most` tokens are less than 1000.
 pub fn axis_unit(most: u64) -> Unit {
     let (size, name) = match most {
         0..3_000 => (1.0, ""),
@@ -152,7 +152,7 @@ pub fn stack<B: DrawingBackend>(
         let label = if i + 1 == panels.len() { x_label } else { "" };
         let y = panel.range();
         match panel.scale {
-            // Within a decade or so, a logarithmic axis has too few ticks to be read.
+            // For a range of about a decade, a logarithmic axis would have too few ticks.
             Scale::Log if y.end > 20.0 * y.start => draw(area, label, x.clone(), y.log_scale(), panel)?,
             _ => draw(area, label, x.clone(), y, panel)?,
         }
@@ -230,7 +230,7 @@ where
     Ok(())
 }
 
-/// A tick's number: short, and in powers of ten where it is tiny.
+/// The number at a tick: short, with a power of ten if it is tiny.
 pub fn number(v: f64) -> String {
     let a = v.abs();
     if a < 1e-12 {

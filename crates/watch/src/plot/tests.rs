@@ -2,7 +2,7 @@ use super::*;
 use crate::metrics::{LayerLoad, Validation};
 use std::path::PathBuf;
 
-/// A run that looks like one: a falling loss with noise, loads that even out.
+/// A run with realistic metrics: a falling loss with noise, and loads that even out.
 pub(crate) fn run(steps: u64, balanced: bool) -> Vec<StepMetrics> {
     let mut totals = vec![vec![0u64; 16]; 5];
     let mut state = 12345u64;
@@ -60,8 +60,8 @@ pub(crate) fn run(steps: u64, balanced: bool) -> Vec<StepMetrics> {
         .collect()
 }
 
-/// The drawings have to be looked at by a person; what can be checked is that they are whole, say what they should, and
-/// stay small. `HADAL_PLOTS=folder` keeps them for the looking.
+/// A person must look at the drawings. The tests check that they are complete, contain the expected words, and stay
+/// small. `HADAL_PLOTS=folder` keeps them for inspection.
 fn drawn(name: &str, draw: impl FnOnce(&Path) -> Result<(), PlotError>) -> String {
     let dir = tempfile::tempdir().unwrap();
     let folder = std::env::var_os("HADAL_PLOTS").map_or_else(|| dir.path().to_owned(), PathBuf::from);
@@ -94,7 +94,7 @@ fn expert_loads() {
     }
     assert!(svg.len() < 1_500_000, "{} bytes", svg.len());
     let error = expert_load(Path::new("x.svg"), "none", &[StepMetrics::default()]).unwrap_err();
-    assert!(error.to_string().contains("no step holds any"));
+    assert!(error.to_string().contains("no step recorded any"));
 }
 
 #[test]

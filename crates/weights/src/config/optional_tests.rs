@@ -1,32 +1,32 @@
-//! Every key of `config.json` left out, null, and of a wrong type, in both families, against what `DeepseekV2Config` and
-//! `DeepseekV3Config` of transformers 5.24 make of it.
+//! Every key of `config.json` missing, null, and of a wrong type, in both families. The results are compared with
+//! `DeepseekV2Config` and `DeepseekV3Config` of transformers 5.24.
 
 use super::*;
 use serde_json::{Map, Value, json};
 
 /// What null means.
 enum Null {
-    /// An error. Transformers refuses it as well, or makes no model of it.
+    /// An error. Transformers rejects it as well, or cannot build a model from it.
     Refused,
-    /// What it means to leave the key out.
+    /// The same as a missing key.
     Absent,
-    /// What this value means.
+    /// The same as this value.
     Is(Value),
 }
 use Null::{Absent, Is, Refused};
 
-/// What values a key has.
+/// The kind of values that a key takes.
 #[derive(Clone, Copy)]
 enum Kind {
     Size,
     Number,
     Flag,
     Text,
-    /// One of a few names.
+    /// A name from a short list.
     Name,
     Id,
     Object,
-    /// One neutral value: all else is not supported.
+    /// A single neutral value. Everything else is unsupported.
     Only,
 }
 
@@ -45,7 +45,7 @@ impl Kind {
             shared.into_iter().enumerate().filter(|(i, _)| !fits.contains(i)).map(|(_, v)| v).collect();
         match self {
             Self::Size => wrong.extend([json!(-1), json!(64.0), json!("64")]),
-            // An empty list of end tokens is one.
+            // An empty list of end tokens is valid.
             Self::Id => wrong.retain(|v| *v != json!([])),
             Self::Flag | Self::Text | Self::Name => wrong.push(json!(64)),
             _ => {}
@@ -62,7 +62,7 @@ fn table() -> Vec<(&'static str, Kind, Null)> {
     all.extend(neutral.split_whitespace().map(|key| (key, Kind::Only, Absent)));
     all.extend([
         ("model_type", Kind::Name, Refused),
-        // Transformers refuses null here, or cannot build its model. In DeepSeek's own code it means none.
+        // Transformers rejects null here, or cannot build its model. In DeepSeek's own code it means zero.
         ("n_shared_experts", Kind::Size, Is(json!(0))),
         ("n_routed_experts", Kind::Size, Is(json!(0))),
         ("num_experts_per_tok", Kind::Size, Is(json!(0))),
@@ -73,11 +73,11 @@ fn table() -> Vec<(&'static str, Kind, Null)> {
         ("topk_group", Kind::Size, Is(json!(1))),
         ("num_mtp_layers", Kind::Size, Absent),
         ("num_local_experts", Kind::Size, Absent),
-        // Null is a value of its own: no latent, no token.
+        // Here null is a value of its own: no latent, or no token.
         ("q_lora_rank", Kind::Size, Is(Value::Null)),
         ("bos_token_id", Kind::Id, Is(Value::Null)),
         ("eos_token_id", Kind::Id, Is(json!([]))),
-        // Transformers does not look at these two; it takes null for the flag, which is then no.
+        // Transformers ignores these two. It accepts null for the flag, which then means false.
         ("scoring_func", Kind::Name, Absent),
         ("topk_method", Kind::Name, Absent),
         ("norm_topk_prob", Kind::Flag, Is(json!(false))),
@@ -96,7 +96,7 @@ fn table() -> Vec<(&'static str, Kind, Null)> {
     all
 }
 
-/// Files that say everything, one of either family, in values that are not the family's defaults.
+/// Files that contain every key, one for each family. The values are not the family's defaults.
 fn files() -> [Map<String, Value>; 2] {
     ["small", "v2-lite-shape"].map(|name| {
         let Value::Object(mut map) = ModelConfig::named(name).unwrap().to_value() else { panic!("no object") };
@@ -122,7 +122,7 @@ fn without(map: &Map<String, Value>, key: &str) -> Map<String, Value> {
     map
 }
 
-/// A file with a key under `name` alone: aliases are given none to agree with.
+/// A file with a key only under `name`, without the aliases that would have to agree with it.
 fn alone(map: &Map<String, Value>, name: &str) -> Map<String, Value> {
     let other = match name {
         "num_mtp_layers" => "num_nextn_predict_layers",
@@ -142,7 +142,7 @@ fn every_key_may_be_absent_or_null_as_transformers_has_it() {
         for (key, kind, null) in table() {
             let file = alone(&file, key);
             let absent = outcome(&without(&file, key));
-            // Without a family there is no default, and the number of heads of keys is that of all heads.
+            // The family has no default. The number of key-value heads defaults to the number of heads.
             let has_default = !["model_type", "num_key_value_heads"].contains(&key);
             if let Some(default) = default.get(key).filter(|_| has_default) {
                 assert_eq!(absent, with(&file, key, default.clone()), "{key} absent");
@@ -179,7 +179,7 @@ fn the_table_has_every_key() {
     }
 }
 
-/// Keys inside of the rotary object, in its old and its new place.
+/// Keys inside the rotary object, in its old and its new place.
 #[test]
 fn every_rotary_key_may_be_absent_or_null() {
     let yarn = json!({
@@ -207,7 +207,7 @@ fn every_rotary_key_may_be_absent_or_null() {
                     assert!(error.contains(&format!("`{place}.{key}`")), "{place}.{key} {wrong}: {error}");
                 }
             }
-            // What is out of bounds is named where it stands, too.
+            // An error about a value out of range also names its place.
             let error = read(&with_in(&yarn, "factor", json!(0.5))).unwrap_err();
             assert!(error.contains(&format!("`{place}.factor`: must be a number at least 1")), "{error}");
         }
@@ -220,7 +220,7 @@ fn with_in(map: &Map<String, Value>, key: &str, value: Value) -> Map<String, Val
     map
 }
 
-/// One function under two names, and what says nothing beside what says it.
+/// One function under two names, and empty entries beside full ones.
 #[test]
 fn rotary_types_that_mean_the_same_are_read_together() {
     let [file, _] = files();
@@ -262,7 +262,7 @@ fn rotary_types_that_mean_the_same_are_read_together() {
         let found = with(&file, "rope_parameters", json!({"rope_type": "default", "rope_theta": inside})).unwrap();
         assert_eq!(found.rope_theta, 5e4);
     }
-    // Two functions are two.
+    // Two different functions are an error.
     let error = read(yarn(json!({"type": "default", "rope_type": "yarn"})), Value::Null).unwrap_err();
     assert!(
         error.contains("`rope_scaling.rope_type`: is \"yarn\" but its other name `type` is \"default\""),
@@ -270,7 +270,7 @@ fn rotary_types_that_mean_the_same_are_read_together() {
     );
 }
 
-/// Transformers' name for the number of experts in V2; a key without meaning in V3.
+/// The name in transformers for the number of experts in V2. In V3 the key has no meaning.
 #[test]
 fn experts_have_another_name_in_v2() {
     let [v3, v2] = files().map(|file| without(&file, "n_routed_experts"));
@@ -284,7 +284,7 @@ fn experts_have_another_name_in_v2() {
     assert_eq!((kept.n_routed_experts, &kept.extra["num_experts"]), (256, &json!(32)));
 }
 
-/// The families differ in defaults alone, and in V2's own two ways to choose experts.
+/// The families differ only in defaults, and in V2's own two ways to choose experts.
 #[test]
 fn what_a_file_says_does_not_depend_on_its_family() {
     for file in files() {
@@ -298,7 +298,7 @@ fn what_a_file_says_does_not_depend_on_its_family() {
             assert!(!a.norm_topk_prob || a.scale_after_norm == b.scale_after_norm, "{method}");
         }
     }
-    // DeepSeek-VL2's language model.
+    // The language model of DeepSeek-VL2.
     let vl2 = r#"{"model_type":"deepseek_v2","topk_method":"noaux_tc","scoring_func":"sigmoid","norm_topk_prob":true,
         "routed_scaling_factor":2.0,"num_experts_per_tok":6,"n_routed_experts":72}"#;
     assert!(ModelConfig::from_json(vl2).unwrap().gate_scale_after_norm());

@@ -100,18 +100,18 @@ fn refusals_name_the_key_and_the_constraint() {
         ("hidden_size", json!("512"), "must be a whole number, is \"512\""),
         ("hidden_size", json!(-1), "must be a whole number, is -1"),
         ("hidden_size", json!(null), "must be a whole number, is null"),
-        ("hidden_size", json!(0), "must lie in 1..="),
-        ("vocab_size", json!(u64::MAX), "must lie in 1..="),
+        ("hidden_size", json!(0), "must be between 1 and"),
+        ("vocab_size", json!(u64::MAX), "must be between 1 and"),
         ("qk_rope_head_dim", json!(33), "must be even, is 33"),
         ("n_group", json!(5), "must divide n_routed_experts (32), is 5"),
         ("n_group", json!(0), "must divide"),
         ("n_group", json!(32), "at least 2"),
-        ("topk_group", json!(5), "must lie in 1..=n_group (4), is 5"),
-        ("topk_group", json!(0), "must lie in 1..=n_group"),
-        ("num_experts_per_tok", json!(33), "must lie in 1..=n_routed_experts (32), is 33"),
+        ("topk_group", json!(5), "must be between 1 and n_group (4), is 5"),
+        ("topk_group", json!(0), "must be between 1 and n_group"),
+        ("num_experts_per_tok", json!(33), "must be between 1 and n_routed_experts (32), is 33"),
         ("num_experts_per_tok", json!(17), "at most topk_group * n_routed_experts / n_group (16), is 17"),
         ("num_experts_per_tok", json!(null), "is 0"),
-        ("moe_intermediate_size", json!(0), "must lie in 1..="),
+        ("moe_intermediate_size", json!(0), "must be between 1 and"),
         ("hidden_act", json!("gelu"), "must be \"silu\", is \"gelu\": not supported"),
         ("attention_bias", json!(true), "must be false"),
         ("attention_dropout", json!(0.1), "must be 0"),
@@ -121,7 +121,7 @@ fn refusals_name_the_key_and_the_constraint() {
         ("topk_method", json!("best"), "\"group_limited_greedy\""),
         ("rope_theta", json!(1), "above 1"),
         ("rms_norm_eps", json!(0), "above 0"),
-        ("model_type", json!("llama"), "must be \"deepseek_v3\""),
+        ("model_type", json!("llama"), "must be one of \"deepseek_v3\""),
         ("num_mtp_layers", json!(3), "other name"),
         ("eos_token_id", json!("end"), "token id"),
         ("q_lora_rank", json!([]), "whole number or null"),
@@ -137,7 +137,7 @@ fn refusals_name_the_key_and_the_constraint() {
     assert!(text.contains("`hidden_size`") && text.contains("`v_head_dim`"), "{text}");
 }
 
-/// Each key alone is within its bound; all layers' experts together would not fit into memory as a list.
+/// Each key is within its bound, but a list of the experts of all layers would not fit into memory.
 #[test]
 fn many_layers_of_many_experts_are_refused() {
     let sizes = |layers: usize, experts: usize, modules: usize| {
@@ -224,7 +224,8 @@ fn a_model_without_experts_is_read_as_it_was_written() {
 
 #[test]
 fn scales_of_the_released_models() {
-    // 192^-1/2 and m = 0.1 ln 40 + 1 for V3; m with 0.707 for V2-Lite; no factor of cosine and sine in either.
+    // The factors are 192^-1/2 and m = 0.1 ln 40 + 1 for V3, and m with 0.707 for V2-Lite. Neither has a factor of
+    // cosine and sine.
     let v3 = ModelConfig::named("deepseek-v3").unwrap();
     assert!((v3.softmax_scale() - 0.135_233_778_860_880_1).abs() < 1e-9, "{}", v3.softmax_scale());
     assert_eq!(v3.rope_attention_factor(), 1.0);
@@ -258,7 +259,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    /// Whatever stands in a file: a configuration that checks out and survives a round trip, or an error; no panic.
+    /// Any file gives either a valid configuration that survives a round trip, or an error. It never causes a panic.
     #[test]
     fn no_value_of_any_key_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..4)) {
         let keys: Vec<String> = ModelConfig::named("deepseek-v3").unwrap().to_value().as_object().unwrap().keys()

@@ -1,10 +1,10 @@
-//! Codes, scales and values against PyTorch's and against the definition.
+//! Codes, scales and values, compared with PyTorch's and with the definition.
 
 use super::*;
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype as TheirDtype, SafeTensors, TensorView};
 
-/// With the names that PyTorch's results have for them.
+/// The formats, with their names in PyTorch's results.
 const FORMATS: [(&str, ScaleFormat); 2] = [("f32", ScaleFormat::F32), ("ue8m0", ScaleFormat::Ue8m0)];
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -61,7 +61,7 @@ fn encoding_is_that_of_the_format() {
     };
     for code in 0..=255u8 {
         let v = VALUES[usize::from(code)];
-        // Values, midpoints of neighbours, and what lies next to both.
+        // Values, midpoints of neighbours, and the numbers next to both.
         let next = VALUES[usize::from((code & 0x80) | ((code & 0x7f).min(0x7d) + 1))];
         for x in [v, f32::midpoint(v, next), 448.0, 464.0, f32::INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45] {
             [x, x.next_up(), x.next_down(), -x].into_iter().for_each(same);
@@ -70,7 +70,7 @@ fn encoding_is_that_of_the_format() {
     (0..=u32::MAX / 4093).map(|i| f32::from_bits(i * 4093)).for_each(same);
 }
 
-/// Three types of scales, and what four codes are with each.
+/// Three types of scales, and the values of four codes with each.
 #[test]
 fn scales_are_read_from_f32_bf16_and_bytes() {
     let codes = [0x38, 0x40, 0x7e, 0xc0]; // 1, 2, 448, -2
@@ -148,7 +148,7 @@ fn scales_of_extreme_blocks() {
     ] {
         assert!(wrong_scale(scale).unwrap().contains(part), "{scale}");
     }
-    // The next BF16 from there up, so that no code is beyond 448.
+    // The next BF16 above, so that no code exceeds 448.
     for (amax, scale) in [
         (0.0, 1.0),
         (448.0, 1.0),
@@ -164,7 +164,7 @@ fn scales_of_extreme_blocks() {
     assert!((MAX_SCALE * 448.0).is_finite() && powers_of_two(&[0.25, 2.0]) && !powers_of_two(&[0.25, 3.0]));
 }
 
-/// Values whose scale would make an infinity of a code are refused, not written.
+/// Values are rejected and not written if their scale would make a code infinite.
 #[test]
 fn values_too_large_for_a_scale_are_found() {
     for (value, format, fits) in [
@@ -180,7 +180,7 @@ fn values_too_large_for_a_scale_are_found() {
     }
 }
 
-/// A matrix whose rows and columns are of very different sizes, some of them zero.
+/// A matrix whose rows and columns have very different sizes. Some of them are zero.
 fn matrix() -> impl Strategy<Value = ([usize; 2], Vec<f32>)> {
     let side = || prop_oneof![1usize..6, 126usize..131, 250usize..260];
     (side(), side(), any::<u32>(), -60i32..60).prop_map(|(rows, cols, seed, exponent)| {
@@ -196,7 +196,7 @@ fn matrix() -> impl Strategy<Value = ([usize; 2], Vec<f32>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Against the definition, element by element; starting anywhere gives the same.
+    /// Compared with the definition, element by element. Starting at any element gives the same.
     #[test]
     fn blocks_are_where_they_should_be((shape, w) in matrix(), at in any::<prop::sample::Index>(), format in 0usize..3) {
         let format = [ScaleFormat::F32, ScaleFormat::Ue8m0, ScaleFormat::Bf16][format];
@@ -215,8 +215,9 @@ proptest! {
         prop_assert_eq!(bits(&rest), bits(&values[from..]));
     }
 
-    /// f32 scales: quantising what was quantised changes no bit. Powers of two: it changes no value, and codes and scales
-    /// from the second time on not either. Through BF16: codes stay, f32 scales move by BF16's rounding at most.
+    /// With f32 scales, quantising a quantised matrix changes no bit. With powers of two, it changes no value, and from
+    /// the second time on codes and scales do not change either. Through BF16 the codes stay the same, and f32 scales
+    /// change at most by the rounding of BF16.
     #[test]
     fn quantising_again_changes_nothing((shape, w) in matrix()) {
         let (codes, scales) = quantised(&w, shape, ScaleFormat::F32);
@@ -234,7 +235,7 @@ proptest! {
 
         let (codes, scales) = quantised(&w, shape, ScaleFormat::Ue8m0);
         let values = dequantised(&codes, shape[1], &scales);
-        // Exact in BF16, too.
+        // They are also exact in BF16.
         prop_assert!(values.iter().all(|v| half::bf16::from_f32(*v).to_f32() == *v));
         let second = quantised(&values, shape, ScaleFormat::Ue8m0);
         let same = dequantised(&second.0, shape[1], &second.1);

@@ -1,4 +1,4 @@
-//! The three products, grouped, on every path: any operands, outputs and sizes against f64.
+//! The three products, grouped, on every path: operands, outputs and sizes of all kinds, compared with f64.
 
 use crate::fp8::definition::Grid;
 use crate::fp8::{E5M2, E5M6, Quantized, Shape, Style, TILE};
@@ -10,7 +10,7 @@ use crate::{Acc, Cx, DType, Tensor};
 use proptest::prelude::*;
 use std::ops::Range;
 
-/// An operand's form: floats, or quantised before.
+/// The form of an operand: floats, or already quantised.
 pub(super) type Form = Result<DType, Style>;
 
 #[derive(Clone, Debug)]
@@ -23,10 +23,10 @@ pub(super) struct Case {
     pub(super) dy: Form,
     /// How `backward_input` quantises gradients.
     pub(super) gradients: Style,
-    /// Of y and dx.
+    /// Format of y and dx.
     pub(super) out: DType,
     pub(super) acc: Acc,
-    /// Whether rows, tiles of rows and tiles of columns are of very different size.
+    /// Whether rows, tiles of rows and tiles of columns have very different magnitudes.
     pub(super) uneven: bool,
     /// Parts of an operand that are filled with a value.
     pub(super) filled: Vec<(Which, Range<usize>, Range<usize>, f32)>,
@@ -53,7 +53,7 @@ const FORMS: [Form; 7] = [
     Err(Style { format: E5M2, ..Style::TILES }),
     Err(Style { power_of_two: true, ..BLOCKS }),
 ];
-/// Multiplications of a case, so that portable code in f64 takes less than a second for the three.
+/// Largest number of multiplications in a case, so that plain f64 code takes less than a second for the three products.
 const WORK: usize = 40_000_000;
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -72,7 +72,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Random values; if uneven, by powers of two from row to row and from tile to tile.
+/// Random values. If uneven, they are scaled by powers of two from row to row and from tile to tile.
 fn matrix(cx: &Cx, c: &Case, which: Which, rows: usize) -> Tensor {
     let (cols, scale, form) = match which {
         Which::W => (c.k, 0.02, Ok(DType::F32)),
@@ -91,8 +91,8 @@ fn matrix(cx: &Cx, c: &Case, which: Which, rows: usize) -> Tensor {
     cx.tensor(&[rows, cols], &values, form.unwrap_or(DType::F32))
 }
 
-/// An operand's values as `forward` or `backward_input` multiplies them, which quantises in `style`, and as `backward_weight`
-/// does.
+/// An operand's values as `forward` or `backward_input` multiplies them after quantising in `style`, and as
+/// `backward_weight` does.
 fn seen(x: &Tensor, form: Form, style: Style, first: &[usize]) -> [Vec<f64>; 2] {
     let (values, cols, all) = (x.to_vec_f32(), x.cols(), [0, x.rows()]);
     let back = form.map_or_else(|given| Grid::of(given).rounded(&values, cols, &all), |_| values.clone());
@@ -105,7 +105,7 @@ fn seen(x: &Tensor, form: Form, style: Style, first: &[usize]) -> [Vec<f64>; 2] 
     [along, Grid::columns(form.err()).exact(&back, cols, first)]
 }
 
-/// A case's operands, first rows of its groups, and what y, dx and dw should be.
+/// The operands of a case, the first rows of its groups, and the expected y, dx and dw.
 pub(super) struct Task {
     w: Tensor,
     x: Tensor,
@@ -121,7 +121,7 @@ impl Task {
         c.counts.iter().for_each(|c| first.push(first[first.len() - 1] + c));
         let cx = &contexts()[0];
         let w = matrix(cx, c, Which::W, groups * n);
-        // Rows past the last group have no part in anything.
+        // Rows after the last group must have no effect.
         let (x, dy) = (matrix(cx, c, Which::X, first[groups] + 2), matrix(cx, c, Which::Dy, first[groups] + 2));
         let starts: Vec<usize> = (0..=groups).map(|g| g * n).collect();
         let wq = Grid::WEIGHT.exact(&w.to_vec_f32(), k, &starts);
@@ -142,7 +142,7 @@ impl Task {
         Self { w, x, dy, first, want }
     }
 
-    /// What y, dx and dw become, and what they were.
+    /// The results y, dx and dw, and their previous contents.
     pub(super) fn run(&self, cx: &Cx, c: &Case) -> [[Vec<f32>; 2]; 3] {
         self.run_with(cx, c, None)
     }
@@ -157,7 +157,7 @@ impl Task {
         let (x_tiles, dy_tiles) = (tiles(&self.x, c.x), tiles(&self.dy, c.dy));
         let x = x_tiles.as_ref().map_or(Operand::Plain(self.x.mat()), Operand::Tiles);
         let dy = dy_tiles.as_ref().map_or(Operand::Plain(self.dy.mat()), Operand::Tiles);
-        // What is there before is of the results' size.
+        // The previous contents have the magnitude of the results.
         let full = |rows, cols, dtype, scale| random(cx, &[rows, cols], dtype, scale, c.seed + 3);
         let (mut y, mut dx) = (full(rows, c.n, c.out, 0.3), full(rows, c.k, c.out, 1e-4));
         let mut dw = full(groups * c.n, c.k, DType::F32, 1e-2);
@@ -218,7 +218,8 @@ pub(super) const PLAIN: Case = Case {
     seed: 1,
 };
 
-/// Weight gradients over one scratch full of rows, one row more, and several; no group before one of them ends with a tile.
+/// Weight gradients over one full scratch of rows, one row more, and several. Only the last group ends with a whole
+/// tile.
 #[test]
 fn weight_gradients_over_many_rows_agree_with_f64() {
     for acc in [Acc::Write, Acc::Add] {
@@ -235,7 +236,7 @@ fn weight_gradients_over_many_rows_agree_with_f64() {
     }
 }
 
-/// Contractions over several scratches, outputs of several blocks of panels: 528 lanes a block.
+/// Contractions over several scratches, and outputs of several blocks of panels: 528 lanes per block.
 #[test]
 fn long_and_wide_products_agree_with_f64() {
     for (out, acc) in

@@ -1,4 +1,4 @@
-//! NaN, infinities, zeros of either sign and numbers near nothing in operands of products.
+//! NaN, infinities, zeros of either sign and tiny numbers in operands of products.
 
 use super::products::{Case, E5M6_POWERS, PLAIN, POWERS, Task, Which, check};
 use crate::linear::accumulator::Accumulator;
@@ -6,7 +6,7 @@ use crate::testing::contexts;
 use crate::{Acc, DType};
 use std::ops::Range;
 
-/// Outputs and inputs: three tiles, the last of them ragged.
+/// Number of outputs and inputs: three tiles, of which the last is smaller.
 const N: usize = 290;
 const K: usize = 300;
 
@@ -22,8 +22,8 @@ fn case(which: Which, (row, col): (usize, usize), v: f32) -> Case {
 /// Where the results are NaN: rows and columns.
 type Place = Option<(Range<usize>, Range<usize>)>;
 
-/// The places of NaN in y, dx and dw, whose rows are those of both groups; and that they are so on every path and with
-/// every accumulator, while the rest is right.
+/// Checks the places of NaN in y, dx and dw, whose rows are those of both groups. They must be the same on every path
+/// and with every accumulator, and the other results must be right.
 fn spoils(c: &Case, places: [Place; 3]) {
     let task = Task::new(c);
     for ((want, cols), place) in task.want.iter().zip([c.n, c.k, c.k]).zip(&places) {
@@ -46,7 +46,7 @@ fn spoils(c: &Case, places: [Place; 3]) {
 
 #[test]
 fn a_nan_spoils_its_row_or_column_and_nothing_else() {
-    // A row of y; a column of its group's dw. The same for the gradient.
+    // A row of y, and a column of its group's dw. The same for the gradient.
     spoils(&case(Which::X, (151, 130), f32::NAN), [Some((151..152, 0..N)), None, Some((N..2 * N, 130..131))]);
     spoils(&case(Which::Dy, (149, 289), f32::NAN), [None, Some((149..150, 0..K)), Some((289..290, 0..K))]);
     // A column of y, one of dx, for the group's rows.
@@ -55,7 +55,7 @@ fn a_nan_spoils_its_row_or_column_and_nothing_else() {
 
 #[test]
 fn an_infinity_spoils_what_shares_its_scale() {
-    // Of a row's tile only the row can tell, and the same of a column's.
+    // In a tile, only the row is affected, and in a tile of a column only the column.
     spoils(&case(Which::X, (0, 299), f32::INFINITY), [Some((0..1, 0..N)), None, Some((0..N, 299..300))]);
     spoils(&case(Which::Dy, (289, 0), f32::NEG_INFINITY), [None, Some((289..290, 0..K)), Some((N..N + 1, 0..K))]);
     // A block of the second group's weight.
@@ -63,7 +63,7 @@ fn an_infinity_spoils_what_shares_its_scale() {
     spoils(&case(Which::W, (N + 200, 260), f32::INFINITY), block);
 }
 
-/// What was quantised before spoils what it shared a scale with there, too: an infinity the tile of its row.
+/// In an operand that was already quantised, an infinity affects everything that shares its scale: the tile of its row.
 #[test]
 fn tiles_hand_on_what_they_are() {
     for style in [POWERS, E5M6_POWERS] {
@@ -78,7 +78,7 @@ fn zeros_and_subnormal_numbers_are_what_they_are() {
     for (out, acc) in [(DType::F32, Acc::Write), (DType::F32, Acc::Add), (DType::Bf16, Acc::Add)] {
         check(&Case {
             filled: vec![
-                // Tiles, blocks and columns of nothing else; some of each in tiles of other numbers.
+                // Tiles, blocks and columns with only these values, and some of each among other numbers.
                 (Which::X, 0..3, 0..128, 0.0),
                 (Which::X, 3..4, 0..300, -0.0),
                 (Which::X, 0..150, 200..201, 0.0),
@@ -96,7 +96,7 @@ fn zeros_and_subnormal_numbers_are_what_they_are() {
     }
 }
 
-/// A contraction over nothing is zero, whatever holds the sums.
+/// A contraction over nothing is zero with any accumulator.
 #[test]
 fn nothing_to_sum_is_zero() {
     use crate::linear::PackedWeight;

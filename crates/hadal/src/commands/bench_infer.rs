@@ -1,0 +1,51 @@
+//! `hadal bench infer`: measures how fast a model reads and generates.
+
+use super::common::load;
+use crate::cli::BenchInferArgs;
+use anyhow::{Result, ensure};
+use hadal_infer::bench::{InferRates, InferSettings, bench};
+use hadal_train::bench::peak_rss_bytes;
+use serde_json::json;
+
+pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
+    let loaded = load(&args.model, None)?;
+    let longest = loaded.model.config.max_position_embeddings;
+    let (threads, isa) = (loaded.cx.threads().count(), loaded.cx.isa().name());
+    let mut lines = Vec::new();
+    for (depth, batch) in args.depth.iter().flat_map(|d| args.batch.iter().map(move |b| (*d, *b))) {
+        let settings = InferSettings { depth, prompt: args.prompt, generate: args.generate, batch, rows: args.rows };
+        let tokens = [depth, args.prompt, args.generate, 1].into_iter().fold(0, usize::saturating_add);
+        ensure!(tokens <= longest, "{tokens} tokens are more than the model's context of {longest}: ask for fewer");
+        let rates = (0..args.repeat).map(|seed| bench(&loaded.cx, &loaded.model, settings, seed as u64));
+        let rates: Vec<InferRates> = rates.collect::<Result<_, _>>()?;
+        let middle = |of: fn(&InferRates) -> f64| {
+            let mut all: Vec<f64> = rates.iter().map(of).collect();
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        let (prefill, decode) = (middle(|r| r.prefill), middle(|r| r.decode));
+        if args.json {
+            lines.push(json!({"settings": settings, "prefill": prefill, "decode": decode, "all": rates}));
+        } else {
+            say!(
+                "depth {depth}, batch {batch}: reads {} tokens at {prefill:.1} tokens/s, generates {} at {decode:.1} tokens/s",
+                args.prompt,
+                args.generate
+            );
+        }
+    }
+    if args.json {
+        let line = json!({
+            "model": args.model.model, "weight_bytes": loaded.model.bytes(), "peak_rss_bytes": peak_rss_bytes(),
+            "threads": threads, "isa": isa, "results": lines,
+        });
+        say!("{line}");
+    } else {
+        say!(
+            "weights {:.2} GB, peak memory {:.2} GB; {threads} threads, {isa}",
+            loaded.model.bytes() as f64 / 1e9,
+            peak_rss_bytes() as f64 / 1e9
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,393 @@
+//! The engine: many requests at once over one pool of latent pages.
+//!
+//! A step is one pass of the model over rows of several sequences. Each sequence that generates has one row. Pieces of
+//! prompts take the rows that are left, so a long prompt delays the others by one pass at most. Sequences that begin with
+//! the same tokens share pages ([`prefix`]). When pages run out, prefixes that nobody uses are dropped first. Then the
+//! sequence that came last is preempted. Its latents are computed again later, in the same attention forms.
+//!
+//! None of this changes what a sequence computes. A row has the same bits in every pass, and the attention form of a token
+//! never changes. So a request gives the same tokens and log-probabilities alone and among others.
+
+mod pages;
+mod prefix;
+mod request;
+mod sequence;
+#[cfg(test)]
+mod tests;
+
+use crate::generate::Stop;
+use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, Rows, Stretch};
+use hadal_ops::latent::{PAGE, pages_for};
+use hadal_ops::{Cx, Tensor, elementwise};
+use pages::Pages;
+use prefix::PrefixTree;
+pub use prefix::Reuse;
+pub(crate) use request::check_length;
+pub use request::{Event, Logprob, NewToken, Request, RequestError, RequestId, Usage};
+use sequence::Sequence;
+use std::collections::VecDeque;
+
+/// Steps of waiting that count as one level of priority.
+const PATIENCE: u32 = 64;
+
+/// Limits of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Tokens whose latents fit into the cache.
+    pub cache_tokens: usize,
+    /// Rows of a pass. Sequences that generate come first, one row each.
+    pub rows: usize,
+    /// Sequences that are worked on at a time.
+    pub sequences: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { cache_tokens: 16_384, rows: 512, sequences: 64 }
+    }
+}
+
+/// What the engine is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sequences that are worked on.
+    pub running: usize,
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// Pages of the cache.
+    pub pages: usize,
+    /// Pages that nobody has.
+    pub free_pages: usize,
+    /// Pages kept for sequences that begin alike.
+    pub prefix_pages: usize,
+    /// Sequences that were preempted so far.
+    pub preemptions: u64,
+}
+
+/// Sequences of many requests. The model is borrowed for each step, so that it may be trained between two of them.
+pub struct Engine {
+    options: EngineOptions,
+    pool: LatentPool,
+    views: AbsorbedViews,
+    rows: Rows,
+    pages: Pages,
+    prefixes: PrefixTree,
+    /// In the order of service.
+    running: Vec<Sequence>,
+    waiting: VecDeque<Sequence>,
+    next_id: u64,
+    preemptions: u64,
+    lists: Lists,
+}
+
+/// Lists that a step fills, kept so that it allocates nothing.
+#[derive(Default)]
+struct Lists {
+    planned: Vec<Planned>,
+    /// Running sequences whose next token is drawn, and their last rows in the pass.
+    drawing: Vec<usize>,
+    rows: Vec<i32>,
+    done: Vec<(usize, Stop)>,
+}
+
+/// What a pass takes of a running sequence.
+struct Planned {
+    /// Place in `running`.
+    place: usize,
+    /// Where the stretch ends, in tokens of the sequence.
+    end: usize,
+    form: Form,
+}
+
+impl Engine {
+    /// An engine for `model`.
+    pub fn new(cx: &Cx, model: &Model, options: EngineOptions) -> Self {
+        let options = EngineOptions { rows: options.rows.max(1), sequences: options.sequences.max(1), ..options };
+        let count = pages_for(options.cache_tokens).max(1);
+        Self {
+            options,
+            pool: LatentPool::new(cx, &model.config, count),
+            views: AbsorbedViews::new(cx, model),
+            rows: Rows::new(cx),
+            pages: Pages::new(count),
+            prefixes: PrefixTree::new(),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            next_id: 0,
+            preemptions: 0,
+            lists: Lists::default(),
+        }
+    }
+
+    /// Takes a request. Its tokens come from the steps that follow.
+    ///
+    /// # Errors
+    /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache.
+    pub fn submit(&mut self, model: &Model, request: &Request) -> Result<RequestId, RequestError> {
+        let (longest, vocabulary) = (model.config.max_position_embeddings, model.config.vocab_size);
+        check_length(request.prompt.len(), longest)?;
+        if let Some(token) = request.prompt.iter().copied().find(|t| *t as usize >= vocabulary) {
+            return Err(RequestError::UnknownToken { token, vocabulary });
+        }
+        let tokens = request.end(longest);
+        let room = self.pages.total() * PAGE;
+        if tokens > room {
+            return Err(RequestError::LargeRequest { tokens, room });
+        }
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.waiting.extend((0..request.samples.max(1)).map(|sample| Sequence::new(id, sample, request, longest)));
+        Ok(id)
+    }
+
+    /// Forgets a request at once: its pages are free when this returns.
+    pub fn cancel(&mut self, id: RequestId) {
+        self.waiting.retain(|s| s.id != id);
+        while let Some(place) = self.running.iter().position(|s| s.id == id) {
+            let sequence = self.running.remove(place);
+            self.release(sequence.pages);
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// What it is doing.
+    pub fn load(&self) -> Load {
+        Load {
+            running: self.running.len(),
+            waiting: self.waiting.len(),
+            pages: self.pages.total(),
+            free_pages: self.pages.free(),
+            prefix_pages: self.prefixes.len(),
+            preemptions: self.preemptions,
+        }
+    }
+
+    /// Forgets the latents that are kept for sequences that begin alike: the weights have changed, or memory is short.
+    pub fn forget_prefixes(&mut self) {
+        self.prefixes.clear(&mut self.pages);
+    }
+
+    /// Makes one pass, and tells of each new token and of what ended. Does nothing when there is nothing to do.
+    pub fn step(&mut self, cx: &Cx, model: &Model, each: &mut dyn FnMut(Event)) {
+        self.admit();
+        self.end_full(each);
+        let mut lists = std::mem::take(&mut self.lists);
+        self.plan(&mut lists.planned);
+        if !lists.planned.is_empty() {
+            self.views.refresh(cx, model);
+            let h = self.pass(cx, model, &lists.planned);
+            self.draw(cx, model, &h, &mut lists, each);
+        }
+        self.lists = lists;
+    }
+
+    /// Moves waiting sequences to the running ones, by priority and then in their order.
+    fn admit(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.waiting.iter_mut().for_each(|s| s.waited += 1);
+        let rank = |s: &Sequence| (-(i64::from(s.priority) + i64::from(s.waited / PATIENCE)), s.id, s.sample);
+        self.waiting.make_contiguous().sort_unstable_by_key(rank);
+        let mut place = 0;
+        while place < self.waiting.len() && self.running.len() < self.options.sequences {
+            if !self.admit_one(place) {
+                place += 1;
+            }
+        }
+    }
+
+    /// Moves a waiting sequence to the running ones, with what was found of its tokens. Leaves it where it is, and says so,
+    /// if another one is about to compute a page that it can share.
+    fn admit_one(&mut self, place: usize) -> bool {
+        let sequence = &self.waiting[place];
+        // The last token is computed in any case: its logits are wanted.
+        let known = &sequence.tokens[..sequence.tokens.len() - 1];
+        let (fixed, reuse) = (&sequence.forms, sequence.reuse);
+        let hit = self.prefixes.find(known, |i, form| match fixed.get(i) {
+            Some(fixed) => *fixed == form && reuse != Reuse::None,
+            None => reuse.accepts(form),
+        });
+        if self.is_under_way(sequence, hit.tokens()) {
+            return false;
+        }
+        hit.pages.iter().for_each(|page| self.pages.share(*page));
+        // Of a page that is wanted in part, the tokens are copied, if there is room.
+        let copied = hit.part.and_then(|(page, tokens)| {
+            self.pages.share(page);
+            let own = self.take_page();
+            if let Some(own) = own {
+                self.pool.copy_page(page, own, tokens);
+            }
+            self.pages.release(page);
+            own
+        });
+        let found = hit.pages.len() * PAGE + if copied.is_some() { hit.part.map_or(0, |(_, n)| n) } else { 0 };
+        let Some(mut sequence) = self.waiting.remove(place) else { return false };
+        if sequence.forms.is_empty() {
+            sequence.cached = found;
+        }
+        if sequence.forms.len() < found {
+            sequence.forms = hit.forms[..found].to_vec();
+        }
+        sequence.pages = hit.pages.into_iter().chain(copied).collect();
+        sequence.computed = found;
+        let rank = |s: &Sequence| (-s.priority, s.id, s.sample);
+        let at = self.running.partition_point(|s| rank(s) < rank(&sequence));
+        self.running.insert(at, sequence);
+        true
+    }
+
+    /// Whether a running sequence is about to compute a page that this one could share beyond the `found` tokens.
+    fn is_under_way(&self, sequence: &Sequence, found: usize) -> bool {
+        let next = (found / PAGE + 1) * PAGE;
+        let begins = sequence.tokens.get(..next);
+        sequence.reuse != Reuse::None
+            && sequence.forms.is_empty()
+            && next < sequence.tokens.len()
+            && self.running.iter().any(|r| r.computed < r.prompt && r.prompt >= next && r.tokens.get(..next) == begins)
+    }
+
+    /// Ends sequences that were asked for no new token, or whose context is full.
+    fn end_full(&mut self, each: &mut dyn FnMut(Event)) {
+        let mut place = 0;
+        while place < self.running.len() {
+            let s = &self.running[place];
+            if s.tokens.len() >= s.end { self.finish(place, Stop::Length, each) } else { place += 1 }
+        }
+    }
+
+    /// A page, if need be from a prefix that nobody uses.
+    fn take_page(&mut self) -> Option<u32> {
+        loop {
+            match self.pages.take() {
+                None if self.prefixes.evict(&mut self.pages) => {}
+                page => return page,
+            }
+        }
+    }
+
+    /// What the next pass takes of which sequence, in the order of service, with pages for it.
+    fn plan(&mut self, planned: &mut Vec<Planned>) {
+        planned.clear();
+        let decoding = self.running.iter().filter(|s| s.decodes()).count();
+        let mut left = self.options.rows.saturating_sub(decoding).max(1);
+        let mut place = 0;
+        while place < self.running.len() {
+            let sequence = &self.running[place];
+            let decodes = sequence.decodes();
+            let (mut end, form) = sequence.stretch(if decodes { 1 } else { left });
+            if end == sequence.computed {
+                place += 1;
+                continue;
+            }
+            while self.running[place].pages.len() < pages_for(end) {
+                if let Some(page) = self.take_page() {
+                    self.running[place].pages.push(page);
+                } else if self.running.len() > place + 1 {
+                    self.preempt();
+                } else {
+                    // The last one has no one to ask. It takes what there is, and waits for the rest.
+                    end = end.min(self.running[place].pages.len() * PAGE);
+                    break;
+                }
+            }
+            if end > self.running[place].computed {
+                if !decodes {
+                    left -= end - self.running[place].computed;
+                }
+                planned.push(Planned { place, end, form });
+            } else if planned.is_empty() {
+                // Others hold the pages that it needs, and none of them is in this pass. So it is preempted itself.
+                self.preempt();
+            }
+            place += 1;
+        }
+        // Decompressed rows come first in a pass.
+        planned.sort_unstable_by_key(|p| (p.form == Form::Absorbed, p.place));
+    }
+
+    /// The last running sequence gives its pages back and waits. What it computed stays in the tree while there is room.
+    fn preempt(&mut self) {
+        let Some(mut sequence) = self.running.pop() else { return };
+        self.preemptions += 1;
+        sequence.keep(sequence.computed, &mut self.prefixes, &mut self.pages);
+        self.release(std::mem::take(&mut sequence.pages));
+        sequence.computed = 0;
+        self.waiting.push_front(sequence);
+    }
+
+    /// Gives pages of a sequence back.
+    fn release(&mut self, pages: Vec<u32>) {
+        pages.into_iter().for_each(|page| self.pages.release(page));
+    }
+
+    /// Runs the planned rows. Returns the head's inputs of all of them.
+    fn pass(&mut self, cx: &Cx, model: &Model, planned: &[Planned]) -> Tensor {
+        let Self { pool, views, rows, running, .. } = self;
+        let stretches = planned.iter().map(|p| {
+            let s = &running[p.place];
+            Stretch { tokens: &s.tokens[s.computed..p.end], before: s.computed, table: &s.pages, form: p.form }
+        });
+        rows.set(model.config.num_attention_heads, stretches);
+        model.extend(cx, &mut Cache { pool, views, rows })
+    }
+
+    /// Draws the next token of each sequence that is computed to its last one, and ends those that are done.
+    fn draw(&mut self, cx: &Cx, model: &Model, h: &Tensor, lists: &mut Lists, each: &mut dyn FnMut(Event)) {
+        let Lists { planned, drawing, rows, done } = lists;
+        drawing.clear();
+        rows.clear();
+        done.clear();
+        let mut row = 0;
+        for p in planned {
+            let s = &mut self.running[p.place];
+            row += p.end - s.computed;
+            let was_given = s.computed < s.prompt;
+            s.advance(p.end, p.form);
+            if was_given && s.computed >= s.prompt {
+                // Others may share the prompt from now on. They do not read what follows it in its last page.
+                s.keep(s.prompt, &mut self.prefixes, &mut self.pages);
+            }
+            if s.computed == s.tokens.len() {
+                drawing.push(p.place);
+                rows.push(row as i32 - 1);
+            }
+        }
+        if rows.is_empty() {
+            return;
+        }
+        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
+        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], rows), &mut inputs);
+        let mut logits = model.project(cx, &inputs);
+        for (place, logits) in drawing.iter().zip(logits.f32_mut().chunks_exact_mut(model.config.vocab_size)) {
+            let s = &mut self.running[*place];
+            let Some(token) = s.draw(logits) else {
+                done.push((*place, Stop::Token));
+                continue;
+            };
+            each(Event::Token { id: s.id, sample: s.sample, token });
+            if s.tokens.len() >= s.end {
+                done.push((*place, Stop::Length));
+            }
+        }
+        // From the last on, so that places stay true.
+        done.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
+        for (place, stop) in done {
+            self.finish(*place, *stop, each);
+        }
+    }
+
+    /// Ends a sequence: its latents are kept for others, its pages are its own no longer.
+    fn finish(&mut self, place: usize, stop: Stop, each: &mut dyn FnMut(Event)) {
+        let s = self.running.remove(place);
+        s.keep(s.computed, &mut self.prefixes, &mut self.pages);
+        let usage = Usage { prompt: s.prompt, cached: s.cached, generated: s.tokens.len() - s.prompt };
+        self.release(s.pages);
+        each(Event::Finished { id: s.id, sample: s.sample, stop, usage });
+    }
+}

@@ -1,0 +1,139 @@
+//! What is asked of the engine, and what it answers.
+
+use super::prefix::Reuse;
+use crate::generate::Stop;
+use crate::sample::{Adjust, SampleParams};
+
+/// A prompt to continue, once or several times.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The prompt's tokens, at least one.
+    pub prompt: Vec<u32>,
+    /// How tokens are drawn. The number of the sample is the engine's.
+    pub params: SampleParams,
+    /// Penalties and biases.
+    pub adjust: Adjust,
+    /// Continuations to make (0 counts as 1).
+    pub samples: usize,
+    /// Most new tokens of each.
+    pub max_new: usize,
+    /// Tokens that end a continuation. They are not part of it.
+    pub stop: Vec<u32>,
+    /// Log-probabilities of the tokens, and of so many of the most likely ones beside each.
+    pub logprobs: Option<usize>,
+    /// Requests with a higher number go first. Waiting raises it.
+    pub priority: i32,
+    /// What may be re-used of earlier requests.
+    pub reuse: Reuse,
+}
+
+impl Request {
+    /// Tokens of prompt and continuation together, at most, in a model whose context has `longest` tokens.
+    pub(crate) fn end(&self, longest: usize) -> usize {
+        self.prompt.len().saturating_add(self.max_new).min(longest)
+    }
+}
+
+/// Number of a request of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(crate) u64);
+
+/// A token and the natural logarithm of its probability.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Logprob {
+    /// The token.
+    pub token: u32,
+    /// The model's own, before temperature, penalties and cuts.
+    pub logprob: f32,
+}
+
+/// A new token of a continuation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewToken {
+    /// The token.
+    pub token: u32,
+    /// Its log-probability, if asked for.
+    pub logprob: Option<f32>,
+    /// The most likely tokens at its place, if asked for, most likely first.
+    pub top: Vec<Logprob>,
+}
+
+/// Tokens of a finished continuation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Of the prompt.
+    pub prompt: usize,
+    /// Of these, tokens whose latents were re-used when it began.
+    pub cached: usize,
+    /// New ones.
+    pub generated: usize,
+}
+
+/// What the engine tells of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A new token of sample `sample`.
+    Token {
+        /// Of which request.
+        id: RequestId,
+        /// Of which sample.
+        sample: usize,
+        /// The token.
+        token: NewToken,
+    },
+    /// Sample `sample` has ended.
+    Finished {
+        /// Of which request.
+        id: RequestId,
+        /// Which sample.
+        sample: usize,
+        /// Why.
+        stop: Stop,
+        /// Its tokens.
+        usage: Usage,
+    },
+}
+
+/// Why a request cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// There is nothing to continue.
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    /// The prompt leaves no room in the model's context.
+    #[error("the prompt has {tokens} tokens and leaves no room in the model's context of {longest}: shorten it")]
+    LongPrompt {
+        /// Of the prompt.
+        tokens: usize,
+        /// The model's context.
+        longest: usize,
+    },
+    /// The request alone would not fit into the cache.
+    #[error(
+        "prompt and new tokens are {tokens} together, and the cache has room for {room}: ask for fewer, or give the \
+         engine a larger cache"
+    )]
+    LargeRequest {
+        /// Of prompt and continuation.
+        tokens: usize,
+        /// Of the cache.
+        room: usize,
+    },
+    /// A token that the model does not have.
+    #[error("token {token} of the prompt is not in the model's vocabulary of {vocabulary}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Number of tokens that the model has.
+        vocabulary: usize,
+    },
+}
+
+/// Checks that a model whose context has `longest` tokens can continue a prompt of `tokens` tokens.
+pub(crate) fn check_length(tokens: usize, longest: usize) -> Result<(), RequestError> {
+    match tokens {
+        0 => Err(RequestError::EmptyPrompt),
+        tokens if tokens >= longest => Err(RequestError::LongPrompt { tokens, longest }),
+        _ => Ok(()),
+    }
+}

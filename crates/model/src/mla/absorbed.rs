@@ -1,0 +1,115 @@
+//! MLA over cached latents (report 2.1.1). Only `c_kv` and `k_rope` are stored. There are two forms: the absorbed form,
+//! in which nothing is decompressed, and the decompressed form, for given tokens that continue a sequence.
+//!
+//! In the absorbed form, `W_UK` is folded into the query, `q_lat = q_nope W_UK`. Scores are computed with the cached
+//! latents, and `W_UV` is applied to the weighted sum of latents. Mathematically this equals the decompressed form. In
+//! floating point, the two agree within the rounding of the folded products. Shapes: `t` rows of a pass, `b` of them in
+//! the absorbed form, `h` heads.
+
+use super::Mla;
+use crate::cached::LayerCache;
+use crate::pass::Pass;
+use hadal_ops::attention::{self, AttnShape};
+use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, latent, linear, linear::PackedWeight};
+use std::convert::Infallible;
+
+/// `W_UK` and `W_UV` by head, packed for the absorbed products.
+pub struct Absorbed {
+    uk: PackedWeight,
+    uv: PackedWeight,
+}
+
+impl Mla {
+    /// Packs the up-projection by head.
+    pub fn absorb(&self, cx: &Cx) -> Absorbed {
+        let AttnShape { heads, d_nope, d_v, .. } = self.shape;
+        let dc = self.kv_rank;
+        let up = &self.kv_up.param;
+        // Packs `n` rows of each head, starting at `first`, in the format of the weight's own products.
+        let pack = |first: usize, n: usize, backward: bool| {
+            let mut packed = PackedWeight::new(cx, heads, n, dc, cx.compute(), backward);
+            let done: Result<(), Infallible> = packed.fill(cx, DType::F32, &|row, out| {
+                for (i, out) in out.f32_mut().chunks_exact_mut(dc).enumerate() {
+                    let (head, at) = ((row + i) / n, (row + i) % n);
+                    up.read((head * (d_nope + d_v) + first + at) * dc, out);
+                }
+                Ok(())
+            });
+            match done {
+                Ok(()) => packed,
+            }
+        };
+        let (uk, uv) = (pack(0, d_nope, true), pack(d_nope, d_v, false));
+        Absorbed { uk, uv }
+    }
+
+    /// `x_td + MLA(RMSNorm(x_td))` for the rows of a pass that continues sequences. It stores their latents.
+    pub(crate) fn forward_cached(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>, mut cache: LayerCache<'_>) -> Tensor {
+        let p = self.project(cx, x, pass);
+        cache.keep(cx, &p.c_kv, &p.k_rope);
+        let (t, given) = (p.q.rows(), cache.rows.given);
+        let o = match (given, t - given) {
+            (_, 0) => self.attend_decompressed(cx, &p.q, &cache),
+            (0, _) => self.attend_absorbed(cx, p.q, &cache),
+            (_, generated) => {
+                let mut o = cx.empty(&[t, self.shape.heads * self.shape.d_v], cx.compute());
+                let part = |from: usize, n: usize| {
+                    let mut q = cx.empty(&[n, p.q.cols()], cx.compute());
+                    elementwise::copy_rows(cx, &p.q, from, n, &mut q, 0, 0);
+                    q
+                };
+                let first = self.attend_decompressed(cx, &part(0, given), &cache);
+                elementwise::copy_rows(cx, &first, 0, given, &mut o, 0, 0);
+                let second = self.attend_absorbed(cx, part(given, generated), &cache);
+                elementwise::copy_rows(cx, &second, 0, generated, &mut o, given, 0);
+                o
+            }
+        };
+        let mut y = p.x;
+        self.out.forward(cx, &o, &mut y, Acc::Add);
+        y
+    }
+
+    /// Attention of given tokens. Keys and values of all tokens of their sequences are computed from the latents.
+    fn attend_decompressed(&self, cx: &Cx, q: &Tensor, cache: &LayerCache<'_>) -> Tensor {
+        let (s, dc) = (&self.shape, self.kv_rank);
+        let (t, keys) = (q.rows(), &cache.rows.keys);
+        let latents = |columns| {
+            let part = cache.pool.columns(columns);
+            let mut out = cx.empty(&[keys.len(), part.cols()], cx.compute());
+            elementwise::gather_rows(cx, part, keys, &mut out);
+            out
+        };
+        let (c_kv, k_rope) = (latents(0..dc), latents(dc..dc + s.d_rope));
+        let kv = self.keys_and_values(cx, &c_kv);
+        let mut o = cx.empty(&[t, s.heads * s.d_v], cx.compute());
+        let mut lse = cx.empty(&[s.heads, t], DType::F32);
+        attention::forward(cx, q, &kv, k_rope.mat(), &cache.rows.seg, s, &mut o, &mut lse);
+        o
+    }
+
+    /// Attention of generated tokens, `q` `[B, H (dn + dr)]`.
+    fn attend_absorbed(&self, cx: &Cx, q: Tensor, cache: &LayerCache<'_>) -> Tensor {
+        let AttnShape { heads, d_nope, d_rope, d_v, scale } = self.shape;
+        let (b, dc, dq) = (q.rows(), self.kv_rank, d_nope + d_rope);
+        let order = &cache.rows.heads;
+        let q = q.reshape(&[b * heads, dq]);
+        // Fold W_UK into the query for each head.
+        let q_nope = order.to_heads(cx, q.columns(0..d_nope));
+        let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
+        linear::grouped_backward_input(cx, &q_nope, &cache.view.uk, order.offsets(), &mut q_c, Acc::Write);
+        let q_c = order.to_tokens(cx, q_c);
+        let mut q_lat = cx.empty(&[b * heads, dc + d_rope], cx.compute());
+        elementwise::cast(cx, &q_c, q_lat.columns_mut(0..dc));
+        elementwise::cast(cx, q.columns(d_nope..dq), q_lat.columns_mut(dc..dc + d_rope));
+        let q_lat = q_lat.reshape(&[b, heads * (dc + d_rope)]);
+        let mut o_lat = cx.empty(&[b, heads * dc], cx.compute());
+        latent::decode(cx, &q_lat, cache.pool, &cache.rows.paged, heads, dc, d_rope, scale, &mut o_lat);
+        // Apply W_UV to the weighted sums.
+        let o_lat = o_lat.reshape(&[b * heads, dc]);
+        let o_lat = order.to_heads(cx, o_lat.mat());
+        let mut o = cx.empty(&[b * heads, d_v], cx.compute());
+        linear::grouped_forward(cx, &o_lat, &cache.view.uv, order.offsets(), &mut o, Acc::Write);
+        order.to_tokens(cx, o).reshape(&[b, heads * d_v])
+    }
+}
