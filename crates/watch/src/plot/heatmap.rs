@@ -119,6 +119,19 @@ pub fn key<B: DrawingBackend>(
     Ok(())
 }
 
+/// The smallest of 1, 2, 5, 10, 20, … that divides `most` into at most six steps.
+fn round_step(most: f64) -> f64 {
+    let mut power = 1.0;
+    loop {
+        for digit in [1.0, 2.0, 5.0] {
+            if most <= 6.0 * digit * power {
+                return digit * power;
+            }
+        }
+        power *= 10.0;
+    }
+}
+
 fn draw<B: DrawingBackend>(
     root: &DrawingArea<B, Shift>,
     title: &str,
@@ -159,11 +172,12 @@ fn draw<B: DrawingBackend>(
     let bottom = TOP + layers.len() as i32 * height - 8;
     let last = steps[steps.len() - 1].tokens;
     let unit = axis_unit(last);
-    for i in 0..=4 {
-        let x = LEFT + (right - LEFT) * i / 4;
-        let tokens = last as f64 * f64::from(i) / 4.0;
+    let most = last as f64 / unit.size;
+    let step = round_step(most);
+    for tick in (0..).map(|i| f64::from(i) * step).take_while(|tick| *tick <= most) {
+        let x = LEFT + (f64::from(right - LEFT) * tick / most.max(1.0)) as i32;
         root.draw(&PathElement::new(vec![(x, bottom), (x, bottom + 5)], RGBColor(120, 120, 120)))?;
-        text(&number(tokens / unit.size), (x, bottom + 8), 14, HPos::Center, VPos::Top)?;
+        text(&number(tick), (x, bottom + 8), 14, HPos::Center, VPos::Top)?;
     }
     text(&unit.label, (i32::midpoint(LEFT, right), bottom + 28), 15, HPos::Center, VPos::Top)?;
     let (x, step) = (right + 24, 12);
@@ -172,4 +186,14 @@ fn draw<B: DrawingBackend>(
     let y = TOP + (2 * LEVELS + 2) * step;
     root.draw(&Rectangle::new([(x, y), (x + 20, y + step)], colour_of(None).filled()))?;
     text("no token", (x + 26, y + step / 2), 13, HPos::Left, VPos::Center)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_step;
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        assert_eq!([1.0, 6.0, 7.0, 13.0, 1189.89, 2999.0].map(round_step), [1.0, 1.0, 2.0, 5.0, 200.0, 500.0]);
+    }
 }
