@@ -229,6 +229,9 @@ pub(crate) struct BenchInferArgs {
     /// Number of repetitions; the median is shown
     #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     pub(crate) repeat: usize,
+    /// Also show where the time goes
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) profile: bool,
     /// Print one line of JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,

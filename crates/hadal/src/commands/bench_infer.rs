@@ -4,8 +4,9 @@ use super::common::load;
 use crate::cli::BenchInferArgs;
 use anyhow::{Result, ensure};
 use hadal_infer::bench::{InferRates, InferSettings, bench};
-use hadal_train::bench::peak_rss_bytes;
+use hadal_train::bench::{peak_rss_bytes, profile_table};
 use serde_json::json;
+use std::time::Instant;
 
 pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
     let loaded = load(&args.model, None)?;
@@ -16,8 +17,13 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
         let settings = InferSettings { depth, prompt: args.prompt, generate: args.generate, batch, rows: args.rows };
         let tokens = [depth, args.prompt, args.generate, 1].into_iter().fold(0, usize::saturating_add);
         ensure!(tokens <= longest, "{tokens} tokens are more than the model's context of {longest}: ask for fewer");
-        let rates = (0..args.repeat).map(|seed| bench(&loaded.cx, &loaded.model, settings, seed as u64));
+        let cx = if args.profile { loaded.cx.clone().with_profile() } else { loaded.cx.clone() };
+        let start = Instant::now();
+        let rates = (0..args.repeat).map(|seed| bench(&cx, &loaded.model, settings, seed as u64));
         let rates: Vec<InferRates> = rates.collect::<Result<_, _>>()?;
+        if args.profile {
+            say!("{}", profile_table(&cx.profile(), args.repeat, start.elapsed().as_secs_f64()));
+        }
         let middle = |of: fn(&InferRates) -> f64| {
             let mut all: Vec<f64> = rates.iter().map(of).collect();
             all.sort_by(f64::total_cmp);
