@@ -11,6 +11,7 @@ use crate::attention::pack::{self, Part};
 use crate::attention::tile::{Panels, ROWS, Rows, Start};
 use crate::attention::weights::{Span, Stats, softmax};
 use crate::attention::{BLOCK, Scratch};
+use crate::gemm::fetch;
 use std::f32::consts::LOG2_E;
 
 /// A task is (group of rows, part, group of heads).
@@ -60,6 +61,8 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
         let (max, sum, alpha): (*mut f32, *mut f32, *mut f32) =
             (scratch.take(nh_pad), scratch.take(nh_pad), scratch.take(nh_pad));
         let table = self.rows.table(row0);
+        // Rows of the pool are whole words, so the products can read them where they are.
+        let direct = size_of::<E>() * K::PAIR == 4 && d.is_multiple_of(K::PAIR);
         // SAFETY: the pieces hold BLOCK keys and nh_pad lanes; the partial rows are this task's alone. Pages are in the pool.
         unsafe {
             for r in 0..rows {
@@ -78,10 +81,23 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
                 let nk = BLOCK.min(end - k0);
                 let nk_pad = nk.next_multiple_of(ROWS);
                 let src = self.pool[table[k0 / PAGE] as usize * PAGE * d..].as_ptr();
-                pack::rows::<K>(Part { src, stride: d, cols: d, at: 0, to: ld_d }, nk, nk_pad, k_rows, wd);
+                let keys = if direct {
+                    // The page's rows after the last key are never seen.
+                    Rows { ptr: src.cast(), rs: d / K::PAIR, cs: 1 }
+                } else {
+                    pack::rows::<K>(Part { src, stride: d, cols: d, at: 0, to: ld_d }, nk, nk_pad, k_rows, wd);
+                    Rows { ptr: k_rows, rs: wd, cs: 1 }
+                };
+                // Meanwhile the next block is prefetched, a part of it with every strip.
+                let next = table.get(k0 / PAGE + 1).filter(|_| k0 + BLOCK < end);
+                let next = next.map(|page| self.pool[*page as usize * PAGE * d..].as_ptr().cast::<u8>());
+                let strip_bytes = ROWS * d * size_of::<E>();
                 pack::steps::<K>(Part { src, stride: d, cols: z.dc, at: 0, to: ld_v }, nk, nk_pad, v, ld_v);
                 for r in (0..nk_pad).step_by(ROWS) {
-                    let a = Rows { ptr: k_rows.add(r * wd), rs: wd, cs: 1 };
+                    if let Some(next) = next {
+                        fetch(next.wrapping_add(r / ROWS * strip_bytes), strip_bytes);
+                    }
+                    let a = Rows { ptr: keys.ptr.add(r * keys.rs), ..keys };
                     let b = Panels { ptr: qt, bs: nh_pad, count: nh_pad / 16 };
                     K::strip(a, b, d.div_ceil(K::PAIR), scores.add(r * nh_pad), nh_pad, Start::Zero);
                 }
