@@ -33,7 +33,7 @@ pub(crate) fn dispatch<K: Pointwise>(isa: Isa, kernel: K) -> K::Out {
         Isa::Avx2 => unsafe { avx2(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512Bf16 => unsafe { avx512(kernel) },
+        Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512(kernel) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("{} on another processor", isa.name()),
     }

@@ -8,6 +8,8 @@
 //! shapes and absolute positions, never of the number of threads. Threads only decide who computes a tile.
 
 pub mod adamw;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 mod bands;
 pub mod bandwidth;

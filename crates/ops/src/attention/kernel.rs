@@ -2,7 +2,7 @@
 //!
 //! | kernel | elements | words | products |
 //! | --- | --- | --- | --- |
-//! | `Avx512Bf16` | bf16 | two bf16 | dpbf16, f32 sums; weights P and dS rounded to bf16 |
+//! | `Avx512Bf16` | bf16 | two bf16 | dpbf16 or AMX, f32 sums; weights P and dS rounded to bf16 |
 //! | `Avx512F32` | f32 | one f32 | fused multiply-add |
 //! | `Avx2`, `Plain` | either | one f32 | f32; bf16 inputs are widened exactly, P and dS stay f32 |
 
@@ -20,14 +20,21 @@ pub(crate) trait AttentionElem: Elem {
     /// The AVX-512 kernel for it.
     #[cfg(target_arch = "x86_64")]
     type Wide: TileKernel<E = Self>;
+    /// The kernel with AMX, if it has products of this type.
+    #[cfg(target_arch = "x86_64")]
+    type Tiles: TileKernel<E = Self>;
 }
 impl AttentionElem for f32 {
     #[cfg(target_arch = "x86_64")]
     type Wide = Avx512F32;
+    #[cfg(target_arch = "x86_64")]
+    type Tiles = Avx512F32;
 }
 impl AttentionElem for bf16 {
     #[cfg(target_arch = "x86_64")]
-    type Wide = Avx512Bf16;
+    type Wide = Avx512Bf16<false>;
+    #[cfg(target_arch = "x86_64")]
+    type Tiles = Avx512Bf16<true>;
 }
 
 /// The body of a parallel loop, generic over the kernel.
@@ -49,6 +56,8 @@ pub(crate) fn each<E: AttentionElem>(cx: &Cx, n: usize, work: &impl Work<E>) {
     // SAFETY: `cx` only holds an instruction path that this processor has.
     unsafe {
         match cx.isa() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => each_with::<E::Tiles>(cx, n, work),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => each_with::<E::Wide>(cx, n, work),
             #[cfg(target_arch = "x86_64")]
@@ -198,6 +207,7 @@ pub(crate) use x86::{Avx2, Avx512Bf16, Avx512F32};
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{AttentionElem, Panels, PhantomData, Rows, Scratch, Start, TileKernel, Work, tile};
+    use crate::attention::amx;
     use crate::attention::lanes::{Ymm2, Zmm};
     use crate::attention::transpose::transpose16;
     use half::bf16;
@@ -287,20 +297,32 @@ mod x86 {
         }
     }
 
-    /// AVX-512 with BF16 products.
-    pub(crate) struct Avx512Bf16;
-    impl TileKernel for Avx512Bf16 {
+    /// AVX-512 with BF16 products, which AMX computes if TILES.
+    pub(crate) struct Avx512Bf16<const TILES: bool>;
+    impl<const TILES: bool> TileKernel for Avx512Bf16<TILES> {
         type E = bf16;
         type L = Zmm;
         const PAIR: usize = 2;
         unsafe fn enter(work: &impl Work<bf16>, task: usize, scratch: Scratch) {
+            if TILES {
+                amx::begin();
+            }
             // SAFETY: the caller's.
             unsafe { enter_avx512::<Self, _>(work, task, scratch) }
+            if TILES {
+                amx::end();
+            }
         }
         #[inline(always)]
         unsafe fn strip(a: Rows, b: Panels, k: usize, c: *mut f32, ldc: usize, start: Start) {
             // SAFETY: the caller's.
-            unsafe { tile::strip_bf16(a, b, k, c, ldc, start) }
+            unsafe {
+                if TILES {
+                    amx::strip(a, b, k, c, ldc, start);
+                } else {
+                    tile::strip_bf16(a, b, k, c, ldc, start);
+                }
+            }
         }
         #[inline(always)]
         unsafe fn word(first: bf16, second: bf16) -> u32 {

@@ -26,6 +26,8 @@
 //!
 //! The operation panics when shapes or formats disagree, or when the scale is not positive.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod backward;
 mod forward;
 pub(crate) mod kernel;

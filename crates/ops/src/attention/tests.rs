@@ -97,7 +97,7 @@ impl Case {
         let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
         let r = Rounding {
             product: terms as f64 * 2f64.powi(-24),
-            weight: half(dtype == DType::Bf16 && isa == Isa::Avx512Bf16),
+            weight: half(dtype == DType::Bf16 && isa.has_avx512()),
             output: half(dtype == DType::Bf16) + 2f64.powi(-22),
         };
         let names = ["o", "lse", "dq", "dkv", "dk_rope"];

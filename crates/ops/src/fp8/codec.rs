@@ -117,7 +117,7 @@ pub fn scale_of(amax: u32, max: f32, power_of_two: bool) -> f32 {
 pub(crate) fn encode_with<X: Elem, F: Codec>(isa: Isa, row: &[X], scales: &[f32], codes: &mut [u8]) {
     assert!(!F::LOW && codes.len() == row.len() && scales.len() == row.len().div_ceil(TILE));
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 && F::FORMAT == E4M3 {
+    if isa.has_avx512() && F::FORMAT == E4M3 {
         // SAFETY: the path's processor; lengths are as they should be.
         unsafe { super::rows512::encode(row, scales, codes) };
         return;

@@ -10,7 +10,7 @@ use crate::kernel::{Pointwise, dispatch};
 /// Both must be valid for `n` elements, and the processor must have `isa`.
 pub(crate) unsafe fn to_bf16(isa: Isa, from: *const u8, n: usize, to: *mut u16) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 && is_x86_feature_detected!("avx512vbmi") {
+    if isa.has_avx512() && is_x86_feature_detected!("avx512vbmi") {
         // SAFETY: the caller's promise, and the processor was asked.
         unsafe { tables::to_bf16(from, n, to) };
         return;

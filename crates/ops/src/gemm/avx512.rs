@@ -200,7 +200,7 @@ unsafe fn finish<const NP: usize>(t: &Tile, r: usize, j: usize, mut sums: __m512
 /// Stores the sums of panel `j` of a row of C that starts at `row`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-unsafe fn store(row: *mut u8, j: usize, sums: __m512, mask: __mmask16, out: Out) {
+pub(super) unsafe fn store(row: *mut u8, j: usize, sums: __m512, mask: __mmask16, out: Out) {
     // SAFETY: the caller promises that the lanes in `mask` exist, and whole aligned lines to stream to.
     unsafe {
         match out {

@@ -66,7 +66,7 @@ fn kernel(isa: Isa, promote: bool, packed: bool) -> Microkernel {
 fn on<const PROMOTE: bool, const STEP: usize>(isa: Isa) -> super::RunTile {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => run::<PROMOTE, STEP, 2>,
+        Isa::Avx512Bf16 | Isa::Amx => run::<PROMOTE, STEP, 2>,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => run::<PROMOTE, STEP, 1>,
         _ => run::<PROMOTE, STEP, 0>,

@@ -19,6 +19,8 @@
 #![allow(clippy::cast_ptr_alignment)]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -110,6 +112,8 @@ pub(crate) struct Tile {
     pub(crate) a: *const u8,
     /// Bytes from one row of A to the next.
     pub(crate) a_row: usize,
+    /// Bytes from one panel of A to the next, if A is packed.
+    pub(crate) a_panel: usize,
     /// Whether a last step follows whose second bf16 does not exist (plain rows, odd k).
     pub(crate) half: bool,
     /// First panel's first step.
@@ -162,7 +166,7 @@ pub(crate) type RunTile = unsafe fn(&Tile, usize, usize);
 #[derive(Clone, Copy)]
 pub(crate) struct Microkernel {
     pub(crate) run: RunTile,
-    /// Largest number of rows. It divides 16 if A is packed.
+    /// Largest number of rows. If A is packed, it divides 16 or is a multiple of 16.
     pub(crate) rows: usize,
     /// Largest number of panels for a tile with this many rows.
     pub(crate) panels: fn(rows: usize) -> usize,
@@ -172,7 +176,9 @@ impl Microkernel {
     pub(crate) fn of(isa: Isa, dtype: DType, packed: bool) -> Self {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => avx512::kernel(dtype, packed),
+            Isa::Amx if dtype == DType::Bf16 => amx::kernel(packed),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Amx => avx512::kernel(dtype, packed),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::kernel(dtype, packed),
             _ => portable::kernel(dtype, packed),

@@ -156,6 +156,7 @@ unsafe fn tile(
                     let t = Tile {
                         a: a.ptr.add(i / LANES * panel + i % LANES * 4),
                         a_row: 4,
+                        a_panel: panel,
                         half: false,
                         b: b.ptr.add(j0 * panel),
                         b_panel: panel,

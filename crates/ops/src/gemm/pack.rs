@@ -21,7 +21,7 @@ pub(crate) unsafe fn lanes_from_rows(isa: Isa, src: Rows, rows: usize, cols: usi
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => pack512::lanes_from_rows(src, rows, cols, dst),
+            Isa::Avx512Bf16 | Isa::Amx => pack512::lanes_from_rows(src, rows, cols, dst),
             _ => portable_rows(src, rows, cols, dst),
         }
     }
@@ -37,7 +37,7 @@ pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usi
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => pack512::lanes_from_cols(src, rows, cols, dst),
+            Isa::Avx512Bf16 | Isa::Amx => pack512::lanes_from_cols(src, rows, cols, dst),
             _ => portable_cols(src, rows, cols, dst),
         }
     }
@@ -50,7 +50,7 @@ pub(crate) unsafe fn lanes_from_cols(isa: Isa, src: Rows, rows: usize, cols: usi
 /// Source and panel must be valid for these extents, and the processor must have `isa`.
 pub(crate) unsafe fn codes_from_rows(isa: Isa, src: *const u8, stride: usize, steps: usize, to: *mut u8) {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
+    if isa.has_avx512() {
         // SAFETY: the caller's promise.
         return unsafe { pack512::codes_from_rows(src, stride, steps, to) };
     }
@@ -173,7 +173,7 @@ pub(crate) unsafe fn convert_row(isa: Isa, src: *const u8, from: DType, n: usize
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => pack512::convert_row(src, from, n, dst, to),
+            Isa::Avx512Bf16 | Isa::Amx => pack512::convert_row(src, from, n, dst, to),
             _ => by_format!(from, to, plain_convert(src, n, dst)),
         }
     }

@@ -114,7 +114,7 @@ unsafe fn transpose<const SRC_F32: bool, const BF16: bool>(src: Rows, rows: usiz
 /// The transpose of sixteen vectors of sixteen words.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose16(v: &[__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose16(v: &[__m512i; 16]) -> [__m512i; 16] {
     let mut a = *v;
     // Pairs of words, then of double words, inside 128-bit lanes. Then the lanes themselves, twice.
     for i in 0..8 {

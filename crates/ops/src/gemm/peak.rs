@@ -16,9 +16,11 @@ impl Burst {
     fn of(isa: Isa, dtype: DType) -> Self {
         match (isa, dtype) {
             #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, DType::Bf16) => Self { flops: ROUNDS * 4 * 16 * 1024, run: x86::tdpbf16 },
+            #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16, DType::Bf16) => Self { flops: ROUNDS * 24 * 64, run: x86::dpbf16 },
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Bf16, _) => Self { flops: ROUNDS * 24 * 32, run: x86::fma512 },
+            (Isa::Avx512Bf16 | Isa::Amx, _) => Self { flops: ROUNDS * 24 * 32, run: x86::fma512 },
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx2, _) => Self { flops: ROUNDS * 12 * 16, run: x86::fma256 },
             _ => Self { flops: ROUNDS * 8 * 8, run: plain },
@@ -29,7 +31,7 @@ impl Burst {
     fn of_bytes(isa: Isa) -> Option<Self> {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 if is_x86_feature_detected!("avx512vnni") => {
+            Isa::Avx512Bf16 | Isa::Amx if is_x86_feature_detected!("avx512vnni") => {
                 Some(Self { flops: ROUNDS * 24 * 128, run: x86::dpbusd512 })
             }
             #[cfg(target_arch = "x86_64")]
@@ -81,6 +83,25 @@ mod x86 {
                 "zmm0" "zmm1" "zmm2" "zmm3" "zmm4" "zmm5" "zmm6" "zmm7" "zmm8" "zmm9" "zmm10" "zmm11" "zmm12" "zmm13" "zmm14" "zmm15" "zmm16" "zmm17" "zmm18" "zmm19" "zmm20" "zmm21" "zmm22" "zmm23"
             ]);
         };
+    }
+    /// Four products of tiles in turn.
+    pub(super) fn tdpbf16() {
+        crate::gemm::amx::configure(32);
+        // SAFETY: no compiled code uses tile registers. Their contents do not matter.
+        unsafe {
+            asm!(
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {rounds}",
+                "jnz 2b",
+                rounds = inout(reg) ROUNDS => _,
+                options(nomem, nostack),
+            );
+        }
+        crate::amx::release();
     }
     burst512!(dpbf16, "avx512f,avx512bf16", "vdpbf16ps");
     burst512!(fma512, "avx512f", "vfmadd231ps");

@@ -88,10 +88,11 @@ pub(super) unsafe fn multiply_scaled_with(
     product: impl Fn(usize) -> ScaledProduct + Sync,
 ) {
     let size = |g: usize| (product(g).m, product(g).n);
-    let blocks = |g: usize, rows: usize| Blocks::cut(size(g).0, size(g).1, rows, PANELS);
+    let wide = (kernel.panels)(kernel.rows);
+    let blocks = |g: usize, rows: usize| Blocks::cut(size(g).0, size(g).1, rows, PANELS, wide);
     let rows = rows_of_blocks(cx, groups, &blocks);
     let first = product(0);
-    let widest = Blocks::cut(rows, first.n, rows, PANELS).panels;
+    let widest = Blocks::cut(rows, first.n, rows, PANELS, wide).panels;
     let sizes = Scratch::new(chunk);
     let sums = if first.k > sizes.chunk { rows * widest * LANES * 4 } else { 0 };
     let slots = Slots::new(cx, cx.threads().count(), rows * sizes.row + widest * sizes.panel + sums);
@@ -147,6 +148,7 @@ unsafe fn block(
                     let mut tile = Tile {
                         a: a_at.add(i0 * sizes.row),
                         a_row: sizes.row,
+                        a_panel: 0,
                         half: false,
                         b: b_at.add(j0 * sizes.panel),
                         b_panel: sizes.panel,

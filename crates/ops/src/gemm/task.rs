@@ -71,19 +71,14 @@ impl Blocks {
         let most = (bytes / (steps(p.dtype, p.k).clamp(1, BLOCK) * STEP_BYTES)).max(1);
         if p.m <= kernel.rows {
             // One tile of rows: it reads as many panels at a time as it can.
-            return Self::cut_by(p.m, p.n, rows, most, (kernel.panels)(p.m));
+            return Self::cut(p.m, p.n, rows, most, (kernel.panels)(p.m));
         }
-        Self::cut(p.m, p.n, rows, most)
+        Self::cut(p.m, p.n, rows, most, (kernel.panels)(kernel.rows))
     }
 
-    /// Blocks of about `rows` rows and at most about `most` panels of an m by n product.
-    pub(super) fn cut(m: usize, n: usize, rows: usize, most: usize) -> Self {
-        // Full tiles are 3 panels wide.
-        Self::cut_by(m, n, rows, most, 3)
-    }
-
-    /// The same, for tiles that are so many panels wide.
-    fn cut_by(m: usize, n: usize, rows: usize, most: usize, wide: usize) -> Self {
+    /// Blocks of about `rows` rows and at most about `most` panels of an m by n product, for tiles that are `wide` panels
+    /// wide.
+    pub(super) fn cut(m: usize, n: usize, rows: usize, most: usize, wide: usize) -> Self {
         let all = n.div_ceil(LANES);
         let of_panels = all.div_ceil(most);
         let panels = if all == 0 { 0 } else { all.div_ceil(of_panels).next_multiple_of(wide).min(all) };
@@ -222,6 +217,7 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
                     let mut tile = Tile {
                         a: p.a.add(i0 * p.a_row + step0 * 4),
                         a_row: p.a_row,
+                        a_panel: 0,
                         half: step1 > whole,
                         b: p.b.add((j0 * total + step0) * STEP_BYTES),
                         b_panel: total * STEP_BYTES,

@@ -77,7 +77,7 @@ impl Case {
         let half = |on: bool| if on { 2f64.powi(-8) } else { 0.0 };
         let r = Rounding {
             product: (longest.max(self.dc + self.dr) + 16) as f64 * 2f64.powi(-24),
-            weight: half(dtype == DType::Bf16 && isa == Isa::Avx512Bf16),
+            weight: half(dtype == DType::Bf16 && isa.has_avx512()),
             output: half(dtype == DType::Bf16) + 2f64.powi(-22),
         };
         let got = self.run(&cx, dtype);

@@ -69,9 +69,9 @@ impl Kernel {
     pub(super) fn of(isa: Isa) -> Self {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 if avx512::available() => avx512::KERNEL,
+            Isa::Avx512Bf16 | Isa::Amx if avx512::available() => avx512::KERNEL,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx2 => avx2::kernel(),
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx2 => avx2::kernel(),
             _ => portable::KERNEL,
         }
     }
