@@ -34,6 +34,14 @@ impl std::ops::AddAssign for Acceptance {
     }
 }
 
+impl std::ops::Sub for Acceptance {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self { accepted: self.accepted - earlier.accepted, drafts: self.drafts - earlier.drafts }
+    }
+}
+
 /// Generates at most `n` tokens after `prompt`, greedily. Also returns the acceptance of module 1's drafts of these
 /// tokens.
 pub fn generate_with_drafts(
