@@ -125,9 +125,10 @@ impl Engine {
     pub fn new(cx: &Cx, model: &Model, options: EngineOptions) -> Self {
         let options = EngineOptions { rows: options.rows.max(1), sequences: options.sequences.max(1), ..options };
         let count = pages_for(options.cache_tokens).max(1);
+        let drafting = Drafting::new(cx, model, options.speculation);
         Self {
             options,
-            pool: LatentPool::new(cx, &model.config, count, options.speculation != Speculation::Off),
+            pool: LatentPool::new(cx, &model.config, count, drafting.is_some()),
             views: AbsorbedViews::new(cx, model),
             rows: Rows::new(cx),
             pages: Pages::new(count),
@@ -138,7 +139,7 @@ impl Engine {
             preemptions: 0,
             passes: 0,
             experts: 0,
-            drafting: Drafting::new(cx, model, options.speculation),
+            drafting,
             lists: Lists::default(),
         }
     }
