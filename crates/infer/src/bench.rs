@@ -51,7 +51,7 @@ pub struct InferRates {
 /// # Errors
 /// If the sequences do not fit into the model's context.
 pub fn bench(cx: &Cx, model: &Model, settings: InferSettings, seed: u64) -> Result<InferRates, RequestError> {
-    let forced = match settings.acceptance {
+    let forced = match settings.acceptance.filter(|_| settings.speculation != Speculation::Off) {
         Some(share) => {
             let plain = InferSettings { speculation: Speculation::Off, ..settings };
             let mut forced = ForcedDrafts::new(share, seed);

@@ -97,9 +97,9 @@ impl AbsorbedViews {
     }
 }
 
-/// The attention of every layer, with the version of the weight from which its view is made.
+/// The attention of every layer of the pool, with the version of the weight from which its view is made.
 fn layers(model: &Model) -> impl Iterator<Item = (u64, &crate::Mla)> {
-    let blocks = model.blocks.iter().chain(model.mtp.iter().map(|m| &m.block));
+    let blocks = model.blocks.iter().chain(model.mtp.first().map(|m| &m.block));
     blocks.map(|b| (b.attn.kv_up.param.version(), &b.attn))
 }
 

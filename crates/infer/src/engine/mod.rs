@@ -44,7 +44,7 @@ const PATIENCE: u32 = 64;
 pub struct EngineOptions {
     /// Tokens whose latents fit into the cache.
     pub cache_tokens: usize,
-    /// Rows of a pass. Sequences that generate come first, one row each.
+    /// Rows of a pass. Sequences that generate come first, one row each, and one more for a draft.
     pub rows: usize,
     /// Sequences that are worked on at a time.
     pub sequences: usize,
@@ -161,9 +161,7 @@ impl Engine {
         }
         let id = RequestId(self.next_id);
         self.next_id += 1;
-        let rate = self.drafting.as_ref().map(Drafting::rate).unwrap_or_default();
-        let new = (0..request.samples.max(1)).map(|sample| Sequence::new(id, sample, request, longest, rate));
-        self.waiting.extend(new);
+        self.waiting.extend((0..request.samples.max(1)).map(|sample| Sequence::new(id, sample, request, longest)));
         Ok(id)
     }
 
@@ -210,13 +208,14 @@ impl Engine {
         if !lists.planned.is_empty() {
             self.views.refresh(cx, model);
             let start = Instant::now();
-            let pure = lists.planned.iter().all(|p| self.running[p.place].decodes());
+            let reading = lists.planned.iter().filter(|p| !self.running[p.place].decodes());
+            let reading = reading.map(|p| p.end - self.running[p.place].computed).sum();
             self.speculate(cx, model, &mut lists.planned);
             let h = self.pass(cx, model, &lists.planned);
             self.draw(cx, model, &h, &mut lists, each);
             self.passes += 1;
             if let Some(drafting) = &mut self.drafting {
-                drafting.end(start.elapsed().as_secs_f64(), pure);
+                drafting.end(start.elapsed().as_secs_f64(), reading);
             }
         }
         self.lists = lists;

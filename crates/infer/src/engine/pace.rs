@@ -6,6 +6,9 @@
 //! holds for each sequence on its own: `p` is its acceptance, and `c` belongs to the number of sequences in the pass.
 //!
 //! Both are estimated from what was measured. `c` needs both kinds of pass, so one pass in [`REFRESH`] is without drafts.
+//! Little is known of a new sequence, so what is known of all counts for it. As long as little is known of any, one sequence
+//! of a pass has a draft.
+//!
 //! A sequence whose drafts do not pay tries one now and then. Such a trial is paid from a credit: [`SHARE`] of the time of
 //! passes without drafts. An accepted trial gives its gain back, so good drafts are soon tried again. So trials cost at most
 //! this share of the time. Drafts that were wrongly expected to pay cost a few passes at the start of a sequence.
@@ -20,16 +23,22 @@ const SHARE: f64 = 0.01;
 const MOST_CREDIT: f64 = 32.0;
 /// By how much drafts must pay before they begin.
 const MARGIN: f64 = 0.05;
-/// Acceptance before anything is known. It counts as so many drafts.
-const PRIOR: (f64, f64) = (0.7, 4.0);
-/// Drafts over which acceptance is averaged: of a sequence, and of all for new sequences.
-const MEMORY: (f64, f64) = (16.0, 64.0);
+/// Acceptance before anything is known.
+const PRIOR: f64 = 0.7;
+/// What is known of all sequences counts as so many drafts of each, and the prior as so many of all.
+const WEIGHT: f64 = 4.0;
+/// Drafts over which acceptance is averaged: of a sequence, and of all.
+const MEMORY: (f64, f64) = (12.0, 64.0);
 /// Relative cost of drafts before anything is known.
 const GUESS: f64 = 0.5;
+/// Before so many drafts of all sequences are verified, one sequence of a pass has a draft.
+const LEARN: f64 = 16.0;
 /// Passes over which times are averaged.
 const PASSES: f64 = 8.0;
 /// Fewer rows than these say nothing about the cost of a row.
 const FEW_ROWS: usize = 16;
+/// A latent of the module, as a share of a row of a prompt, before it is measured. It needs two of a row's products.
+const LATENT: f64 = 0.02;
 
 /// What is known about drafts for a sequence. Times are in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +51,7 @@ pub(crate) struct Outlook {
     pub(crate) plain: f64,
     /// Time to compute the module's latents that are missing.
     pub(crate) behind: f64,
-    /// Most tokens that are still to come.
+    /// Tokens that are expected to come.
     pub(crate) left: usize,
 }
 
@@ -71,11 +80,30 @@ pub(crate) fn choose(o: &Outlook, drafting: bool, credit: f64) -> Choice {
     }
 }
 
+/// Counts of drafts in which older ones count less.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    accepted: f64,
+    drafts: f64,
+}
+
+impl Recent {
+    fn add(&mut self, accepted: bool, memory: f64) {
+        let keep = 1.0 - 1.0 / memory;
+        self.accepted = keep * self.accepted + f64::from(u8::from(accepted));
+        self.drafts = keep * self.drafts + 1.0;
+    }
+
+    /// The share of accepted drafts, with a prior that counts as [`WEIGHT`] drafts.
+    fn share(&self, prior: f64) -> f64 {
+        (self.accepted + WEIGHT * prior) / (self.drafts + WEIGHT)
+    }
+}
+
 /// How a sequence's drafts have fared.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rate {
-    acceptance: f64,
-    verified: f64,
+    recent: Recent,
     drafting: bool,
     trying: bool,
 }
@@ -86,7 +114,8 @@ struct Cost {
     plain: f64,
     plain_passes: u32,
     extra: f64,
-    draft_passes: u32,
+    /// Passes with drafts, each counted as the share of its sequences that had one.
+    drafted: f64,
     /// Passes with drafts since the last one without.
     since: u32,
 }
@@ -108,13 +137,15 @@ pub(crate) struct Pace {
     /// Place in `costs` of the pass that is being planned.
     at: usize,
     sequences: usize,
-    /// Of new sequences.
-    acceptance: f64,
-    verified: f64,
+    /// Drafts that it may still have.
+    room: usize,
+    /// Drafts of all sequences.
+    recent: Recent,
     /// The last known relative cost of drafts.
     extra: f64,
-    /// Time for a latent of the module.
+    /// Time for a latent of the module, and whether it is measured.
     row: f64,
+    measured: bool,
     credit: f64,
     /// The first pass with drafts says little: it touches weights for the first time.
     warm: bool,
@@ -126,40 +157,37 @@ impl Pace {
             costs: Vec::new(),
             at: 0,
             sequences: 1,
-            acceptance: PRIOR.0,
-            verified: 0.0,
+            room: 0,
+            recent: Recent::default(),
             extra: GUESS,
             row: 0.0,
+            measured: false,
             credit: 0.0,
             warm: false,
         }
-    }
-
-    /// A new sequence is expected to fare like those before.
-    pub(crate) fn rate(&self) -> Rate {
-        Rate { acceptance: self.acceptance, verified: 0.0, drafting: false, trying: false }
     }
 
     /// A pass begins in which so many sequences generate.
     pub(crate) fn begin(&mut self, sequences: usize) {
         self.sequences = sequences.max(1);
         self.at = bucket(self.sequences);
+        self.room = if self.recent.drafts < LEARN { 1 } else { sequences };
         if self.costs.len() <= self.at {
             self.costs.resize(self.at + 1, Cost::default());
         }
     }
 
     /// Whether this pass should have a draft for a sequence. `behind` of the module's latents are missing, and `left` tokens
-    /// are still to come at most.
+    /// are expected to come.
     pub(crate) fn wants(&mut self, rate: &mut Rate, behind: usize, left: usize) -> bool {
         let cost = &self.costs[self.at];
         let unknown = cost.plain_passes < 2;
-        if unknown || cost.since >= REFRESH {
+        if unknown || cost.since >= REFRESH || self.room == 0 {
             return false;
         }
         let outlook = Outlook {
-            acceptance: rate.acceptance,
-            extra: if cost.draft_passes > 0 { cost.extra } else { self.extra },
+            acceptance: rate.recent.share(self.recent.share(PRIOR)),
+            extra: if cost.drafted > 0.0 { cost.extra } else { self.extra },
             plain: cost.plain / self.sequences as f64,
             behind: behind as f64 * self.row,
             left,
@@ -169,18 +197,24 @@ impl Pace {
         if let Choice::Try(price) = choice {
             self.credit -= price;
         }
-        choice != Choice::Rest
+        let wanted = choice != Choice::Rest;
+        self.room -= usize::from(wanted);
+        wanted
     }
 
     /// A draft was compared with the token that was drawn.
     pub(crate) fn verified(&mut self, rate: &mut Rate, accepted: bool) {
-        let hit = f64::from(u8::from(accepted));
-        rate.acceptance += (hit - rate.acceptance) / (rate.verified + PRIOR.1 + 1.0).min(MEMORY.0);
-        rate.verified += 1.0;
-        self.acceptance += (hit - self.acceptance) / (self.verified + PRIOR.1 + 1.0).min(MEMORY.1);
-        self.verified += 1.0;
+        rate.recent.add(accepted, MEMORY.0);
+        self.recent.add(accepted, MEMORY.1);
         if rate.trying && accepted {
             self.add_credit(self.costs[self.at].plain / self.sequences as f64);
+        }
+    }
+
+    /// A pass that read so many rows of prompts has ended after so many seconds.
+    pub(crate) fn read(&mut self, rows: usize, seconds: f64) {
+        if !self.measured && rows >= FEW_ROWS {
+            self.row = LATENT * seconds / rows as f64;
         }
     }
 
@@ -189,7 +223,8 @@ impl Pace {
         let Measured { mut seconds, drafts, behind: (rows, spent) } = pass;
         if rows >= FEW_ROWS {
             let row = spent / rows as f64;
-            self.row += (row - self.row) / if self.row == 0.0 { 1.0 } else { PASSES };
+            self.row += (row - self.row) / if self.measured { PASSES } else { 1.0 };
+            self.measured = true;
         }
         // Latents of the tokens that were accepted last belong to the drafts. Those of a prompt come once.
         if rows > 2 * self.sequences {
@@ -214,11 +249,12 @@ impl Pace {
         }
         let share = drafts as f64 / self.sequences as f64;
         let extra = ((seconds / cost.plain - 1.0) / share).clamp(0.0, 4.0);
-        if cost.draft_passes == 0 {
+        if cost.drafted == 0.0 {
             cost.extra = self.extra;
         }
-        cost.extra += (extra - cost.extra) * share / f64::from(cost.draft_passes + 1).min(PASSES);
-        cost.draft_passes += 1;
+        // What was known before counts as one pass.
+        cost.drafted += share;
+        cost.extra += (extra - cost.extra) * share / (1.0 + cost.drafted).min(PASSES);
         self.extra = cost.extra;
     }
 
@@ -283,9 +319,13 @@ mod tests {
     }
 
     impl World {
+        /// Time for a latent of the module.
+        const LATENT: f64 = 0.003;
+
         fn new(sequences: usize, seed: u64) -> Self {
-            let pace = Pace::new();
-            let rates = vec![pace.rate(); sequences];
+            let rates = vec![Rate::default(); sequences];
+            let mut pace = Pace::new();
+            pace.read(300, 300.0 * Self::LATENT / LATENT);
             Self { pace, rates, behind: vec![300; sequences], rng: Rng::new(seed, Purpose::Test, 1), passes: 0 }
         }
 
@@ -297,7 +337,7 @@ mod tests {
                 self.pace.begin(n);
                 let (mut drafts, mut rows) = (Vec::new(), 0);
                 for (i, (rate, behind)) in self.rates.iter_mut().zip(&mut self.behind).enumerate() {
-                    if self.pace.wants(rate, *behind, 1000) {
+                    if self.pace.wants(rate, *behind, made / n + 64) {
                         rows += *behind;
                         *behind = 0;
                         drafts.push(i);
@@ -305,7 +345,7 @@ mod tests {
                 }
                 // Every measurement is off by up to five percent.
                 let noise = 0.95 + 0.1 * self.rng.uniform(1000 * self.passes);
-                let spent = 0.003 * rows as f64;
+                let spent = Self::LATENT * rows as f64;
                 let seconds = (1.0 + extra * drafts.len() as f64 / n as f64) * noise + spent;
                 time += seconds;
                 for i in 0..n {

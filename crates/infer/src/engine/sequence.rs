@@ -41,7 +41,7 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(id: RequestId, sample: usize, request: &Request, longest: usize, rate: Rate) -> Self {
+    pub(crate) fn new(id: RequestId, sample: usize, request: &Request, longest: usize) -> Self {
         let tokens: Vec<i32> = request.prompt.iter().map(|t| *t as i32).collect();
         let params = SampleParams { sample: sample as u64, ..request.params };
         Self {
@@ -57,7 +57,7 @@ impl Sequence {
             pages: Vec::new(),
             drafts: Vec::new(),
             verified: Acceptance::default(),
-            rate,
+            rate: Rate::default(),
             cached: 0,
             stop: request.stop.clone(),
             logprobs: request.logprobs,

@@ -31,6 +31,9 @@ use std::time::Instant;
 /// Most of the module's latents that a step computes, in rows of a pass. They need a small part of a row's products.
 const LATENTS: usize = 16;
 
+/// A sequence is expected to have as many new tokens as it has already, and so many more.
+const EXPECTED: usize = 64;
+
 /// Whether the MTP module drafts tokens. It never changes what is generated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,11 +95,6 @@ impl Drafting {
         })
     }
 
-    /// What is known of a new sequence.
-    pub(crate) fn rate(&self) -> Rate {
-        self.pace.rate()
-    }
-
     /// Counts a draft that was compared with the token drawn at its place.
     fn verified(&mut self, rate: &mut Rate, accepted: bool) -> Acceptance {
         let one = Acceptance { accepted: usize::from(accepted), drafts: 1 };
@@ -105,10 +103,12 @@ impl Drafting {
         one
     }
 
-    /// The pass has ended after so many seconds. `pure` if it had rows of generating sequences alone.
-    pub(crate) fn end(&mut self, seconds: f64, pure: bool) {
-        if pure {
+    /// The pass has ended after so many seconds. It had so many rows of sequences that do not generate yet.
+    pub(crate) fn end(&mut self, seconds: f64, reading: usize) {
+        if reading == 0 {
             self.pace.end(Measured { seconds, ..self.measured });
+        } else {
+            self.pace.read(reading, seconds);
         }
     }
 }
@@ -142,7 +142,8 @@ impl Engine {
             }
             let (from, to) = (self.pages.drafted(&sequence.pages).max(1), sequence.computed);
             let behind = to.saturating_sub(from);
-            let wanted = drafting.always || drafting.pace.wants(&mut sequence.rate, behind, left);
+            let expected = left.min(sequence.tokens.len() - sequence.prompt + EXPECTED);
+            let wanted = drafting.always || drafting.pace.wants(&mut sequence.rate, behind, expected);
             if !wanted || (behind > 0 && latents == 0) {
                 continue;
             }
