@@ -8,7 +8,7 @@ pub(crate) use measure::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hadal_infer::SampleParams;
+use hadal_infer::{SampleParams, Speculation};
 use hadal_ops::DType;
 use hadal_weights::precision::{RunFormat, RunFormats};
 use std::path::PathBuf;
@@ -237,6 +237,9 @@ pub(crate) struct SampleArgs {
     /// Largest number of new tokens
     #[arg(long, short = 'n', default_value_t = 128, value_parser = at_least_one)]
     pub(crate) max_new: usize,
+    /// Let the model's MTP module draft tokens. This changes the speed and never the text
+    #[arg(long, value_enum, default_value_t = Speculate::Auto)]
+    pub(crate) speculation: Speculate,
 }
 
 impl SampleArgs {
@@ -277,6 +280,28 @@ impl ModelArgs {
         let default = if self.weights == RunWeights::Int4 { RunWeights::Int8 } else { self.weights };
         let attention = format(self.attention_weights.unwrap_or(default));
         RunFormats { attention, experts: format(self.weights), head: attention }
+    }
+}
+
+/// Whether an MTP module drafts tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Speculate {
+    /// Never
+    Off,
+    /// While measured times and acceptance say that it pays
+    Auto,
+    /// Always, if the model has a module
+    Always,
+}
+
+impl Speculate {
+    /// The same for the engine.
+    pub(crate) fn speculation(self) -> Speculation {
+        match self {
+            Self::Off => Speculation::Off,
+            Self::Auto => Speculation::Auto,
+            Self::Always => Speculation::Always,
+        }
     }
 }
 

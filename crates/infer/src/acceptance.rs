@@ -3,6 +3,9 @@
 //! greedily generated text, or at every position of a given text.
 //!
 //! A small model's own text soon repeats itself and is easy to predict. A given text is not.
+//!
+//! Every position counts here. The engine's own counts ([`crate::Load::drafts`]) are of drafts that it made. It makes none
+//! for the token after an accepted draft, which comes from the same pass.
 
 use crate::engine::{Engine, RequestError};
 use crate::generate::{Generation, generate};
@@ -31,6 +34,14 @@ impl std::ops::AddAssign for Acceptance {
     fn add_assign(&mut self, other: Self) {
         self.accepted += other.accepted;
         self.drafts += other.drafts;
+    }
+}
+
+impl std::ops::Sub for Acceptance {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self { accepted: self.accepted - earlier.accepted, drafts: self.drafts - earlier.drafts }
     }
 }
 

@@ -1,11 +1,17 @@
 //! Measures how fast a model reads and generates, on random tokens.
+//!
+//! Random weights draft nothing right, and the acceptance of a trained module depends on the text. So acceptance can be
+//! forced: a first run without drafts tells the tokens, and in the measured run each draft is replaced by the right token
+//! with the given probability, or by a wrong one. The module is run all the same.
 
-use crate::engine::{Engine, EngineOptions, Event, Request, RequestError, Reuse};
+use crate::acceptance::Acceptance;
+use crate::engine::{Engine, EngineOptions, Event, ForcedDrafts, Request, RequestError, Reuse, Speculation};
 use hadal_base::{Purpose, Rng};
 use hadal_model::Model;
 use hadal_ops::Cx;
 use hadal_ops::latent::PAGE;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// What to measure.
@@ -21,6 +27,10 @@ pub struct InferSettings {
     pub batch: usize,
     /// Rows per pass.
     pub rows: usize,
+    /// Whether the MTP module drafts tokens.
+    pub speculation: Speculation,
+    /// Share of drafts that are accepted. `None` leaves it to the module.
+    pub acceptance: Option<f64>,
 }
 
 /// The result of one repetition.
@@ -30,6 +40,10 @@ pub struct InferRates {
     pub prefill: f64,
     /// Tokens of all sequences that are generated per second. 0 if none were asked for.
     pub decode: f64,
+    /// Drafts that were verified in the measurement, and accepted.
+    pub drafts: Acceptance,
+    /// Distinct experts per pass while generating, drafts included, summed over layers.
+    pub experts: f64,
 }
 
 /// Reads and generates once.
@@ -37,11 +51,41 @@ pub struct InferRates {
 /// # Errors
 /// If the sequences do not fit into the model's context.
 pub fn bench(cx: &Cx, model: &Model, settings: InferSettings, seed: u64) -> Result<InferRates, RequestError> {
-    let InferSettings { depth, prompt, generate, batch, rows } = settings;
+    let forced = match settings.acceptance.filter(|_| settings.speculation != Speculation::Off) {
+        Some(share) => {
+            let plain = InferSettings { speculation: Speculation::Off, ..settings };
+            let mut forced = ForcedDrafts::new(share, seed);
+            let mut answers = BTreeMap::new();
+            measure(cx, model, plain, seed, None, &mut |event| {
+                if let Event::Token { id, sample, token } = event {
+                    answers.entry((id, sample)).or_insert_with(Vec::new).push(token.token);
+                }
+            })?;
+            answers.into_iter().for_each(|((id, sample), tokens)| forced.expect(id, sample, tokens));
+            Some(forced)
+        }
+        None => None,
+    };
+    measure(cx, model, settings, seed, forced, &mut |_| {})
+}
+
+/// Reads and generates with these drafts, and tells of each event.
+fn measure(
+    cx: &Cx,
+    model: &Model,
+    settings: InferSettings,
+    seed: u64,
+    forced: Option<ForcedDrafts>,
+    each: &mut dyn FnMut(Event),
+) -> Result<InferRates, RequestError> {
+    let InferSettings { depth, prompt, generate, batch, rows, speculation, .. } = settings;
     let (prompt, batch) = (prompt.max(1), batch.max(1));
     let room = (depth + prompt + generate + 2).next_multiple_of(PAGE) + PAGE;
-    let options = EngineOptions { cache_tokens: 2 * batch * room, rows, sequences: batch };
+    let options = EngineOptions { cache_tokens: 2 * batch * room, rows, sequences: batch, speculation };
     let mut engine = Engine::new(cx, model, options);
+    if let Some(forced) = forced {
+        engine.force_drafts(forced);
+    }
     let vocabulary = model.config.vocab_size as u64;
     let ids = |sequence: usize, n: usize| -> Vec<u32> {
         let rng = Rng::new(seed, Purpose::Test, sequence as u64);
@@ -65,15 +109,59 @@ pub fn bench(cx: &Cx, model: &Model, settings: InferSettings, seed: u64) -> Resu
     let mut run = |engine: &mut Engine, until: usize| {
         let (start, before) = (Instant::now(), tokens);
         while tokens < until && !engine.is_idle() {
-            engine.step(cx, model, &mut |event| tokens += usize::from(matches!(event, Event::Token { .. })));
+            engine.step(cx, model, &mut |event| {
+                tokens += usize::from(matches!(event, Event::Token { .. }));
+                each(event);
+            });
         }
         (tokens - before, start.elapsed().as_secs_f64())
     };
     let (first, reading) = run(&mut engine, batch);
+    let before = engine.load();
     let (rest, generating) = run(&mut engine, usize::MAX);
+    let after = engine.load();
+    let passes = (after.passes - before.passes).max(1);
     Ok(InferRates {
         // The last sequences are still read while the first ones already generate.
         prefill: (batch * prompt + first - batch) as f64 / reading,
         decode: if rest == 0 { 0.0 } else { rest as f64 / generating },
+        drafts: after.drafts - before.drafts,
+        experts: (after.experts - before.experts) as f64 / passes as f64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hadal_model::Fresh;
+    use hadal_ops::DType;
+    use hadal_weights::ModelConfig;
+    use hadal_weights::precision::Precision;
+
+    /// The share of right drafts is the one that was asked for, within four standard errors of a binomial share.
+    #[test]
+    fn acceptance_is_as_asked_for() {
+        let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
+        let config = ModelConfig::from_file(fixture).unwrap();
+        let cx = Cx::cpu(1, DType::F32);
+        let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
+        let settings = InferSettings {
+            depth: 3,
+            prompt: 5,
+            generate: 60,
+            batch: 3,
+            rows: 512,
+            speculation: Speculation::Always,
+            acceptance: None,
+        };
+        for share in [0.0, 0.6, 1.0] {
+            let rates = bench(&cx, &model, InferSettings { acceptance: Some(share), ..settings }, 1).unwrap();
+            let n = rates.drafts.drafts as f64;
+            assert!(n >= 3.0 * 29.0 && rates.experts > 0.0, "{rates:?}");
+            let error = (rates.drafts.rate().unwrap() - share).abs();
+            assert!(error <= 4.0 * (share * (1.0 - share) / n).sqrt(), "{share}: {rates:?}");
+        }
+        let off = InferSettings { speculation: Speculation::Off, acceptance: Some(1.0), ..settings };
+        assert_eq!(bench(&cx, &model, off, 1).unwrap().drafts, Acceptance::default());
+    }
 }

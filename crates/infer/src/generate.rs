@@ -1,5 +1,6 @@
 //! Generation of one sequence.
 
+use crate::acceptance::Acceptance;
 use crate::engine::{Engine, Event, Request, RequestError, Reuse};
 use crate::sample::SampleParams;
 use hadal_model::Model;
@@ -26,6 +27,8 @@ pub struct Generation {
     pub stop: Stop,
     /// Seconds for the prompt, and seconds for the new tokens.
     pub seconds: (f64, f64),
+    /// Drafts of the new tokens that were verified, and accepted.
+    pub drafts: Acceptance,
 }
 
 /// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop. The engine must be
@@ -52,18 +55,23 @@ pub fn generate(
         ..Request::default()
     };
     let id = engine.submit(model, &request)?;
-    let mut done = Generation { tokens: Vec::new(), stop: Stop::Length, seconds: (0.0, 0.0) };
+    let drafts = Acceptance::default();
+    let mut done = Generation { tokens: Vec::new(), stop: Stop::Length, seconds: (0.0, 0.0), drafts };
+    let before = engine.load().drafts;
     let start = Instant::now();
-    let (mut ended, mut enough) = (false, false);
+    let (mut ended, mut enough, mut more) = (false, false, false);
     while !ended && !enough {
         let reading = done.tokens.is_empty();
         engine.step(cx, model, &mut |event| match event {
+            // A pass with drafts may go on after the caller has enough.
+            Event::Token { .. } if enough => more = true,
             Event::Token { token, .. } => {
                 done.tokens.push(token.token);
                 enough = !each(token.token);
             }
             Event::Finished { stop, .. } => {
-                done.stop = stop;
+                let after = more || (enough && stop == Stop::Token);
+                done.stop = if after { Stop::Caller } else { stop };
                 ended = true;
             }
         });
@@ -75,6 +83,7 @@ pub fn generate(
         engine.cancel(id);
         done.stop = Stop::Caller;
     }
+    done.drafts = engine.load().drafts - before;
     done.seconds.1 = start.elapsed().as_secs_f64() - done.seconds.0;
     Ok(done)
 }

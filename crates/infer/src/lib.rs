@@ -10,7 +10,7 @@ mod sample;
 
 pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acceptance};
 pub use engine::{
-    Engine, EngineOptions, Event, Load, Logprob, NewToken, Request, RequestError, RequestId, Reuse, Usage,
+    Engine, EngineOptions, Event, Load, Logprob, NewToken, Request, RequestError, RequestId, Reuse, Speculation, Usage,
 };
 pub use generate::{Generation, Stop, generate};
 pub use loaded::{LoadError, Loaded};

@@ -1,15 +1,17 @@
-//! Passes that continue sequences: prefill in pieces, generated tokens, and MTP's drafts. They run the same blocks as
-//! training ([`Model::trunk`](crate::Model)). The only difference is that attention reads earlier tokens from a pool of
-//! latent pages.
+//! Passes that continue sequences: prefill in pieces, generated tokens, and MTP's drafts ([`crate::drafts`]). They run
+//! the same blocks as training ([`Model::trunk`](crate::Model)). The only difference is that attention reads earlier
+//! tokens from a pool of latent pages.
 //!
 //! Each token always has the same one of two forms of attention. The form depends on what the token is, never on sizes.
 //! Given tokens (a prompt) attend in the decompressed form, as in training. Generated tokens attend in the absorbed
 //! form. A pass may have rows of both forms; those of given tokens come first.
 
 use crate::batch::put;
+use crate::block::BlockSaved;
 use crate::mla::absorbed::Absorbed;
 use crate::mla::heads::HeadMajor;
 use crate::model::Model;
+use crate::moe::MoeSaved;
 use crate::pass::Pass;
 use hadal_ops::attention::Segments;
 use hadal_ops::latent::{PAGE, PagedRows};
@@ -40,22 +42,28 @@ pub struct Stretch<'a> {
 }
 
 /// The latents of all sequences in every layer: rows `[c_kv | k_rope]` in the compute format, in pages of [`PAGE`]
-/// tokens. The layers are the blocks, followed by the blocks of MTP modules.
+/// tokens. The layers are the blocks. A pool for drafts also has a layer for the first MTP module, and the main model's
+/// outputs, from which the module computes its latents.
 pub struct LatentPool {
     layers: Vec<Tensor>,
+    /// The head's inputs `[D]` of each token.
+    pub(crate) outputs: Option<Tensor>,
 }
 
 impl LatentPool {
-    /// A pool of `pages` pages. A page needs memory only after it is written.
-    pub fn new(cx: &Cx, config: &ModelConfig, pages: usize) -> Self {
+    /// A pool of `pages` pages, for drafts if `drafts` is set and the model has an MTP module. A page needs memory only
+    /// after it is written.
+    pub fn new(cx: &Cx, config: &ModelConfig, pages: usize, drafts: bool) -> Self {
+        let drafts = drafts && config.num_nextn_predict_layers > 0;
         let width = config.kv_lora_rank + config.qk_rope_head_dim;
-        let layers = config.num_hidden_layers + config.num_nextn_predict_layers;
-        Self { layers: (0..layers).map(|_| cx.fixed(&[pages * PAGE, width], cx.compute())).collect() }
+        let layers = config.num_hidden_layers + usize::from(drafts);
+        let rows = |width: usize| cx.fixed(&[pages * PAGE, width], cx.compute());
+        Self { layers: (0..layers).map(|_| rows(width)).collect(), outputs: drafts.then(|| rows(config.hidden_size)) }
     }
 
-    /// Copies the first `tokens` tokens of a page to another page, in every layer.
+    /// Copies everything of the first `tokens` tokens of a page to another page.
     pub fn copy_page(&mut self, from: u32, to: u32, tokens: usize) {
-        for layer in &mut self.layers {
+        for layer in self.layers.iter_mut().chain(&mut self.outputs) {
             let n = tokens * layer.cols();
             let [from, to] = [from, to].map(|page| page as usize * PAGE * layer.cols());
             match layer.dtype() {
@@ -89,9 +97,9 @@ impl AbsorbedViews {
     }
 }
 
-/// The attention of every layer, with the version of the weight from which its view is made.
+/// The attention of every layer of the pool, with the version of the weight from which its view is made.
 fn layers(model: &Model) -> impl Iterator<Item = (u64, &crate::Mla)> {
-    let blocks = model.blocks.iter().chain(model.mtp.iter().map(|m| &m.block));
+    let blocks = model.blocks.iter().chain(model.mtp.first().map(|m| &m.block));
     blocks.map(|b| (b.attn.kv_up.param.version(), &b.attn))
 }
 
@@ -114,6 +122,8 @@ pub struct Rows {
     pub(crate) heads: HeadMajor,
     /// Where the new tokens' latents are stored: (row of the pass, row of the pool, number of rows).
     pub(crate) slots: Vec<(usize, usize, usize)>,
+    /// For rows of an MTP module: the row of the pool that belongs to the token before, i32 `[T]`.
+    pub(crate) previous: Tensor,
 }
 
 impl Rows {
@@ -129,6 +139,7 @@ impl Rows {
             paged: PagedRows::new(cx),
             heads: HeadMajor::new(cx),
             slots: Vec::new(),
+            previous: ints(),
         }
     }
 
@@ -137,6 +148,28 @@ impl Rows {
     /// # Panics
     /// If a stretch is empty, if its table is too short, or if a decompressed stretch comes after an absorbed one.
     pub fn set<'a>(&mut self, heads: usize, stretches: impl Iterator<Item = Stretch<'a>> + Clone) {
+        self.set_shifted(heads, 0, stretches);
+    }
+
+    /// Sets the rows to those of the first MTP module for these stretches. The module's row of token `j` has position
+    /// `j - 1`, since it continues the main model's row of the token before. Token 0 has none.
+    ///
+    /// # Panics
+    /// As [`Rows::set`], and if a stretch begins at token 0.
+    pub fn set_draft<'a>(&mut self, heads: usize, stretches: impl Iterator<Item = Stretch<'a>> + Clone) {
+        assert!(
+            stretches.clone().all(|s| s.before > 0),
+            "rows: the first token of a sequence has no row of an MTP module"
+        );
+        let before =
+            stretches.clone().flat_map(|s| (0..s.tokens.len()).map(move |t| slot(s.table, s.before + t - 1) as i32));
+        let total = stretches.clone().map(|s| s.tokens.len()).sum();
+        put(&mut self.previous, total, before);
+        self.set_shifted(heads, 1, stretches);
+    }
+
+    /// Rows whose positions are `shift` less than the places of their tokens. The first `shift` tokens have no rows.
+    fn set_shifted<'a>(&mut self, heads: usize, shift: usize, stretches: impl Iterator<Item = Stretch<'a>> + Clone) {
         let of = |form: Form| stretches.clone().filter(move |s| s.form == form);
         let (given, generated) = (of(Form::Decompressed), of(Form::Absorbed));
         let ordered = stretches.clone().is_sorted_by_key(|s| s.form == Form::Absorbed);
@@ -144,15 +177,15 @@ impl Rows {
         let total = stretches.clone().map(|s| s.tokens.len()).sum();
         self.given = given.clone().map(|s| s.tokens.len()).sum();
         put(&mut self.ids, total, stretches.clone().flat_map(|s| s.tokens.iter().copied()));
-        let positions = stretches.clone().flat_map(|s| s.before as i32..(s.before + s.tokens.len()) as i32);
+        let positions = stretches.clone().flat_map(|s| (0..s.tokens.len()).map(move |t| (s.before + t - shift) as i32));
         put(&mut self.positions, total, positions);
-        self.seg.set_continued(given.clone().map(|s| (s.before, s.tokens.len())));
-        let place = |table: &[u32], at: usize| table[at / PAGE] as usize * PAGE + at % PAGE;
-        let keys = given.clone().flat_map(|s| (0..s.before + s.tokens.len()).map(move |at| place(s.table, at) as i32));
+        self.seg.set_continued(given.clone().map(|s| (s.before - shift, s.tokens.len())));
+        let keys =
+            given.clone().flat_map(|s| (shift..s.before + s.tokens.len()).map(move |at| slot(s.table, at) as i32));
         put(&mut self.keys, self.seg.keys(), keys);
         let seen =
             generated.clone().enumerate().flat_map(|(i, s)| (0..s.tokens.len()).map(move |t| (i, s.before + t + 1)));
-        self.paged.set(heads, generated.map(|s| s.table), seen);
+        self.paged.set(heads, shift, generated.map(|s| s.table), seen);
         self.heads.set(total - self.given, heads);
         self.slots.clear();
         let mut row = 0;
@@ -162,7 +195,7 @@ impl Rows {
             assert!(end <= s.table.len() * PAGE, "rows: {end} tokens in {} pages of {PAGE}", s.table.len());
             while at < end {
                 let n = (PAGE - at % PAGE).min(end - at);
-                self.slots.push((row, place(s.table, at), n));
+                self.slots.push((row, slot(s.table, at), n));
                 (row, at) = (row + n, at + n);
             }
         }
@@ -174,6 +207,11 @@ impl Rows {
     }
 }
 
+/// The row of the pool that belongs to token `at` of the sequence with this table.
+fn slot(table: &[u32], at: usize) -> usize {
+    table[at / PAGE] as usize * PAGE + at % PAGE
+}
+
 /// The data that a pass over [`Rows`] reads and extends.
 pub struct Cache<'a> {
     /// Latents of all sequences.
@@ -182,6 +220,8 @@ pub struct Cache<'a> {
     pub views: &'a AbsorbedViews,
     /// The rows.
     pub rows: &'a Rows,
+    /// Experts that passes used, summed over their layers. Every pass adds its own.
+    pub experts: usize,
 }
 
 /// The part of a [`Cache`] that belongs to one layer.
@@ -192,9 +232,23 @@ pub struct LayerCache<'a> {
 }
 
 impl Cache<'_> {
-    /// The part of layer `l`. MTP modules come after the blocks.
+    /// The part of block `l`.
     pub fn layer(&mut self, l: usize) -> LayerCache<'_> {
         LayerCache { pool: &mut self.pool.layers[l], view: &self.views.layers[l].1, rows: self.rows }
+    }
+
+    /// The main model's outputs, and the part of the first MTP module. It comes after the blocks.
+    pub(crate) fn module(&mut self) -> (&Tensor, LayerCache<'_>) {
+        let LatentPool { layers, outputs } = &mut *self.pool;
+        let outputs = outputs.as_ref().expect("drafts: the pool was not made for them");
+        let l = layers.len() - 1;
+        (outputs, LayerCache { pool: &mut layers[l], view: &self.views.layers[l].1, rows: self.rows })
+    }
+
+    /// Counts the experts that a block has used.
+    pub(crate) fn count(&mut self, block: &BlockSaved) {
+        let used = |moe: &MoeSaved| moe.dispatched.plan.offsets.i32().windows(2).filter(|w| w[0] < w[1]).count();
+        self.experts += block.moe().map_or(0, used);
     }
 }
 
@@ -214,17 +268,10 @@ impl Model {
     pub fn extend(&self, cx: &Cx, cache: &mut Cache<'_>) -> Tensor {
         let rows = cache.rows;
         let x = self.trunk(cx, &rows.ids, &rows.pass(&self.rope), Some(cache), None, &mut None);
-        self.final_norm(cx, &x).0
-    }
-
-    /// Runs MTP module `k` (from 0) on rows. Each row's token is one position after the token for which its row of
-    /// `previous` was computed. `previous_td` is the main model's output, or the hidden state of the previous module.
-    /// Returns the head's input and the module's hidden state.
-    pub fn draft(&self, cx: &Cx, k: usize, previous: &Tensor, cache: &mut Cache<'_>) -> (Tensor, Tensor) {
-        let rows = cache.rows;
-        let pass = rows.pass(&self.rope);
-        let layer = cache.layer(self.blocks.len() + k);
-        let (z, saved) = self.mtp[k].forward(cx, &self.embed, previous, None, &rows.ids, &pass, Some(layer), false);
-        (z, saved.into_hidden())
+        let h = self.final_norm(cx, &x).0;
+        if let Some(outputs) = &mut cache.pool.outputs {
+            rows.slots.iter().for_each(|&(row, slot, n)| elementwise::copy_rows(cx, &h, row, n, outputs, slot, 0));
+        }
+        h
     }
 }

@@ -7,6 +7,7 @@ mod block;
 mod build;
 mod cached;
 pub mod count;
+mod drafts;
 pub mod dump;
 mod ffn;
 mod kept;

@@ -259,6 +259,9 @@ impl Model {
             let layer = cache.as_deref_mut().map(|cache| cache.layer(l));
             let (y, s) = block.forward(cx, x, pass, layer, observer.is_some());
             x = y;
+            if let Some(cache) = cache.as_deref_mut() {
+                cache.count(&s);
+            }
             if let Some(moe) = s.moe() {
                 show(observer, Probe::Routing(l, &moe.routing));
             }
@@ -294,7 +297,7 @@ impl Model {
             let pass = Self::mtp_pass(pass, input, k);
             let previous = saved.last().map_or(h, MtpSaved::hidden);
             let shown = observer.is_some();
-            let (z, s) = module.forward(cx, &self.embed, previous, Some(&m.rows), &m.ids, &pass, None, shown);
+            let (z, s) = module.forward(cx, &self.embed, previous, &m.rows, &m.ids, &pass, None, shown);
             if let Some(moe) = s.block.moe() {
                 show(observer, Probe::Routing(self.blocks.len() + k, &moe.routing));
             }

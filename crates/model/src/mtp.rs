@@ -45,6 +45,14 @@ pub struct MtpSaved {
     rstd: Tensor,
 }
 
+/// A module's inputs and how they are joined.
+struct Joined {
+    e: Tensor,
+    h: Tensor,
+    normed: Normed,
+    x: Tensor,
+}
+
 /// Outputs of the two norms side by side, and their reciprocal root mean squares.
 pub(crate) struct Normed {
     pub(crate) cat: Tensor,
@@ -97,31 +105,51 @@ impl Mtp {
         Normed { cat, rstd_e, rstd_h }
     }
 
+    /// `W_eh [RMSNorm_e(e) ; RMSNorm_h(h)]`, the block's input. `rows` selects the rows of `previous`, and `ids` are the
+    /// tokens that they look at.
+    fn join(&self, cx: &Cx, table: &Param, previous: &Tensor, rows: &Tensor, ids: &Tensor) -> Joined {
+        let (r, d) = (ids.len(), previous.cols());
+        let mut e = cx.empty(&[r, d], DType::F32);
+        embed(cx, table, ids, &mut e);
+        let mut h = cx.empty(&[r, d], previous.dtype());
+        elementwise::gather_rows(cx, previous, rows, &mut h);
+        let normed = self.norms(cx, &e, &h);
+        let mut x = cx.empty(&[r, d], DType::F32);
+        self.eh_proj.forward(cx, &normed.cat, &mut x, Acc::Write);
+        Joined { e, h, normed, x }
+    }
+
+    /// Stores the latents of rows that continue sequences, and computes nothing else. The arguments are those of
+    /// [`Mtp::forward`].
+    pub(crate) fn keep_latents(
+        &self,
+        cx: &Cx,
+        table: &Param,
+        previous: &Tensor,
+        rows: &Tensor,
+        ids: &Tensor,
+        pass: &Pass<'_>,
+        cache: LayerCache<'_>,
+    ) {
+        let Joined { x, .. } = self.join(cx, table, previous, rows, ids);
+        self.block.attn.keep_latents(cx, &x, pass, cache);
+    }
+
     /// From the previous depth's `h_td` (any format), computes the head's input `z_rd` (compute format) and the saved
-    /// state. `h^k` itself is [`MtpSaved::hidden`]. `rows` selects this depth's rows of `h`; without it, all rows are
-    /// used in order. `ids` are the tokens that the rows look at.
+    /// state. `h^k` itself is [`MtpSaved::hidden`]. `rows` selects this depth's rows of `h`. `ids` are the tokens that
+    /// the rows look at.
     pub fn forward(
         &self,
         cx: &Cx,
         table: &Param,
         previous: &Tensor,
-        rows: Option<&Tensor>,
+        rows: &Tensor,
         ids: &Tensor,
         pass: &Pass<'_>,
         cache: Option<LayerCache<'_>>,
         keep_logits: bool,
     ) -> (Tensor, MtpSaved) {
-        let (r, d) = (ids.len(), previous.cols());
-        let mut e = cx.empty(&[r, d], DType::F32);
-        embed(cx, table, ids, &mut e);
-        let mut h = cx.empty(&[r, d], previous.dtype());
-        match rows {
-            Some(rows) => elementwise::gather_rows(cx, previous, rows, &mut h),
-            None => elementwise::copy_rows(cx, previous, 0, r, &mut h, 0, 0),
-        }
-        let normed = self.norms(cx, &e, &h);
-        let mut x = cx.empty(&[r, d], DType::F32);
-        self.eh_proj.forward(cx, &normed.cat, &mut x, Acc::Write);
+        let Joined { e, h, normed, x } = self.join(cx, table, previous, rows, ids);
         let normed = (!self.recompute).then_some(normed);
         let (y, block) = self.block.forward(cx, x, pass, cache, keep_logits);
         let (z, rstd) = norm::forward(cx, &y, &self.norm, self.eps);
@@ -173,9 +201,5 @@ impl MtpSaved {
     /// `h^k`: the block's output before `shared_head.norm`, f32 `[R, D]`.
     pub fn hidden(&self) -> &Tensor {
         &self.y
-    }
-    /// Like [`MtpSaved::hidden`], but consumes the rest.
-    pub(crate) fn into_hidden(self) -> Tensor {
-        self.y
     }
 }

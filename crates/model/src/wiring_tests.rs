@@ -72,7 +72,7 @@ fn forward(precision: Precision) -> [Vec<(&'static str, Vec<f32>)>; 3] {
     };
     let rows = &input.mtp[0];
     let mtp_pass = crate::Pass { positions: &rows.positions, seg: &rows.seg, ..pass };
-    let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &x(), Some(&rows.rows), &rows.ids, &mtp_pass, None, false);
+    let (_, saved) = model.mtp[0].forward(&cx, &model.embed, &x(), &rows.rows, &rows.ids, &mtp_pass, None, false);
     let cat = saved.normed.as_ref().unwrap().cat.to_vec_f32();
     [block(0), block(1), vec![("cat", cat), ("projected", saved.block.attn.as_ref().unwrap().x.to_vec_f32())]]
 }
@@ -150,7 +150,7 @@ fn what_is_kept_is_in_the_table_s_format() {
         let mtp_pass = crate::Pass { positions: &rows.positions, seg: &rows.seg, ..pass };
         let previous = stream(&cx, TOKENS, config.hidden_size);
         let (_, saved) =
-            model.mtp[0].forward(&cx, &model.embed, &previous, Some(&rows.rows), &rows.ids, &mtp_pass, None, false);
+            model.mtp[0].forward(&cx, &model.embed, &previous, &rows.rows, &rows.ids, &mtp_pass, None, false);
         assert!(saved.normed.is_none());
     }
 }

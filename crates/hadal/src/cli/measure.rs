@@ -1,6 +1,6 @@
 //! Options of the commands that measure models, machines and the report's claims.
 
-use super::{FieldArgs, Format, ModelArgs, TextArgs, at_least_one};
+use super::{FieldArgs, Format, ModelArgs, Speculate, TextArgs, at_least_one, share};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -226,6 +226,13 @@ pub(crate) struct BenchInferArgs {
     /// Rows per pass
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     pub(crate) rows: usize,
+    /// Let the model's MTP module draft tokens
+    #[arg(long, value_enum, default_value_t = Speculate::Auto)]
+    pub(crate) speculation: Speculate,
+    /// Share of drafts to accept: each draft is replaced by the right token with this probability, or by a wrong one. A run
+    /// without drafts tells the tokens beforehand
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub(crate) acceptance: Option<f32>,
     /// Number of repetitions; the median is shown
     #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     pub(crate) repeat: usize,

@@ -1,8 +1,9 @@
 //! `hadal bench infer`: measures how fast a model reads and generates.
 
-use super::common::load;
+use super::common::{accepted, load};
 use crate::cli::BenchInferArgs;
 use anyhow::{Result, ensure};
+use hadal_infer::Acceptance;
 use hadal_infer::bench::{InferRates, InferSettings, bench};
 use hadal_train::bench::{peak_rss_bytes, profile_table};
 use serde_json::json;
@@ -12,9 +13,21 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
     let loaded = load(&args.model, None)?;
     let longest = loaded.model.config.max_position_embeddings;
     let (threads, isa) = (loaded.cx.threads().count(), loaded.cx.isa().name());
+    ensure!(
+        args.acceptance.is_none() || !loaded.model.mtp.is_empty(),
+        "the model has no MTP module that could draft: leave out --acceptance"
+    );
     let mut lines = Vec::new();
     for (depth, batch) in args.depth.iter().flat_map(|d| args.batch.iter().map(move |b| (*d, *b))) {
-        let settings = InferSettings { depth, prompt: args.prompt, generate: args.generate, batch, rows: args.rows };
+        let settings = InferSettings {
+            depth,
+            prompt: args.prompt,
+            generate: args.generate,
+            batch,
+            rows: args.rows,
+            speculation: args.speculation.speculation(),
+            acceptance: args.acceptance.map(f64::from),
+        };
         let tokens = [depth, args.prompt, args.generate, 1].into_iter().fold(0, usize::saturating_add);
         ensure!(tokens <= longest, "{tokens} tokens are more than the model's context of {longest}: ask for fewer");
         let cx = if args.profile { loaded.cx.clone().with_profile() } else { loaded.cx.clone() };
@@ -30,13 +43,18 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
             all[all.len() / 2]
         };
         let (prefill, decode) = (middle(|r| r.prefill), middle(|r| r.decode));
+        let mut drafts = Acceptance::default();
+        rates.iter().for_each(|r| drafts += r.drafts);
         if args.json {
-            lines.push(json!({"settings": settings, "prefill": prefill, "decode": decode, "all": rates}));
+            lines.push(json!({
+                "settings": settings, "prefill": prefill, "decode": decode, "acceptance": drafts.rate(), "all": rates,
+            }));
         } else {
             say!(
-                "depth {depth}, batch {batch}: reads {} tokens at {prefill:.1} tokens/s, generates {} at {decode:.1} tokens/s",
+                "depth {depth}, batch {batch}: reads {} tokens at {prefill:.1} tokens/s, generates {} at {decode:.1} tokens/s{}",
                 args.prompt,
-                args.generate
+                args.generate,
+                accepted(drafts)
             );
         }
     }

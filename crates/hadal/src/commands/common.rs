@@ -3,7 +3,7 @@
 use crate::cli::{FieldArgs, ModelArgs, SampleArgs};
 use anyhow::{Context, Result};
 use hadal_data::{SourceOptions, Texts, read_paths};
-use hadal_infer::{Engine, EngineOptions, Generation, Loaded, generate};
+use hadal_infer::{Acceptance, Engine, EngineOptions, Generation, Loaded, generate};
 use hadal_ops::Cx;
 use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
@@ -43,9 +43,16 @@ fn notify(notice: Option<&str>) {
 }
 
 /// An engine with a cache for so many tokens, or for the model's whole context if that is shorter.
-pub(crate) fn engine(loaded: &Loaded, tokens: usize) -> Engine {
+pub(crate) fn engine(loaded: &Loaded, tokens: usize, sample: &SampleArgs) -> Engine {
     let cache_tokens = tokens.min(loaded.model.config.max_position_embeddings);
-    Engine::new(&loaded.cx, &loaded.model, EngineOptions { cache_tokens, ..EngineOptions::default() })
+    let speculation = sample.speculation.speculation();
+    Engine::new(&loaded.cx, &loaded.model, EngineOptions { cache_tokens, speculation, ..EngineOptions::default() })
+}
+
+/// How many drafts were accepted, to follow other figures. Empty without drafts.
+pub(crate) fn accepted(drafts: Acceptance) -> String {
+    let Acceptance { accepted, drafts: all } = drafts;
+    drafts.rate().map_or(String::new(), |rate| format!("; {accepted} of {all} drafts accepted ({:.0}%)", 100.0 * rate))
 }
 
 /// Continues `prompt`. The text is written to standard output while it is generated, and `after` follows it. Then the
@@ -69,11 +76,12 @@ pub(crate) fn continue_prompt(
     let (prefill, decode) = done.seconds;
     let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
     eprintln!(
-        "prompt {} tokens, {:.0} tokens/s; new {} tokens, {:.1} tokens/s",
+        "prompt {} tokens, {:.0} tokens/s; new {} tokens, {:.1} tokens/s{}",
         prompt.len(),
         rate(prompt.len(), prefill),
         done.tokens.len(),
-        rate(done.tokens.len(), decode)
+        rate(done.tokens.len(), decode),
+        accepted(done.drafts)
     );
     Ok(())
 }

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         (None, None) => None,
     };
     let loaded = load(&args.model, None)?;
-    let mut engine = engine(&loaded, loaded.model.config.max_position_embeddings);
+    let mut engine = engine(&loaded, loaded.model.config.max_position_embeddings, &args.sample);
     let mut fill = |prefix: &str, suffix: &str| {
         let ids = loaded.fim_prompt(prefix, suffix)?;
         loaded.check_prompt(&ids)?;

@@ -16,7 +16,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let loaded = load(&args.model, None)?;
     let ids = loaded.prompt(&prompt, args.literal);
     loaded.check_prompt(&ids)?;
-    let mut engine = engine(&loaded, ids.len().saturating_add(args.sample.max_new));
+    let mut engine = engine(&loaded, ids.len().saturating_add(args.sample.max_new), &args.sample);
     show(&prompt).context("cannot write to standard output")?;
     continue_prompt(&loaded, &mut engine, &ids, &args.sample, "")
 }

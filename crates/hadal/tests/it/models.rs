@@ -168,6 +168,24 @@ fn generation_follows_its_seed() {
 }
 
 #[test]
+fn speculation_changes_the_speed_and_not_the_text() {
+    let tiny = Tiny::new();
+    let model = tiny.path("model");
+    let generate = |how: &str| {
+        let out = run_with(["generate", &model, "fn add(", "-n", "24", "--seed", "1", "--speculation", how], "");
+        [out.stdout, out.stderr].map(|text| String::from_utf8(text).unwrap())
+    };
+    let [off, auto, always] = ["off", "auto", "always"].map(generate);
+    assert!(off[0] == auto[0] && off[0] == always[0], "{off:?} {auto:?} {always:?}");
+    assert!(!off[1].contains("drafts") && always[1].contains("drafts accepted"), "{off:?} {always:?}");
+    // Right drafts only, although the weights are random.
+    let args = ["bench", "infer", &model, "--prompt", "16", "--generate", "20", "--batch", "2", "--repeat", "1"];
+    let line = ok(args.iter().chain(&["--speculation", "always", "--acceptance", "1", "--json"]));
+    let results: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(results["results"][0]["acceptance"], 1.0, "{line}");
+}
+
+#[test]
 fn gaps_are_filled_alike_in_every_way_of_asking() {
     let tiny = Tiny::new();
     let (model, file) = (tiny.path("model"), tiny.path("gap.rs"));

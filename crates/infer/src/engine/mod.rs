@@ -1,20 +1,25 @@
 //! The engine: many requests at once over one pool of latent pages.
 //!
-//! A step is one pass of the model over rows of several sequences. Each sequence that generates has one row. Pieces of
-//! prompts take the rows that are left, so a long prompt delays the others by one pass at most. Sequences that begin with
+//! A step is one pass of the model over rows of several sequences. Each sequence that generates has one row, or two with a
+//! draft of its next token ([`speculation`]). Pieces of prompts take the rows that are left, so a long prompt delays the others by one pass at most. Sequences that begin with
 //! the same tokens share pages ([`prefix`]). When pages run out, prefixes that nobody uses are dropped first. Then the
 //! sequence that came last is preempted. Its latents are computed again later, in the same attention forms.
 //!
 //! None of this changes what a sequence computes. A row has the same bits in every pass, and the attention form of a token
 //! never changes. So a request gives the same tokens and log-probabilities alone and among others.
 
+#[cfg(test)]
+mod draft_tests;
+mod pace;
 mod pages;
 mod prefix;
 mod request;
 mod sequence;
+mod speculation;
 #[cfg(test)]
 mod tests;
 
+use crate::acceptance::Acceptance;
 use crate::generate::Stop;
 use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, Rows, Stretch};
 use hadal_ops::latent::{PAGE, pages_for};
@@ -25,7 +30,11 @@ pub use prefix::Reuse;
 pub(crate) use request::check_length;
 pub use request::{Event, Logprob, NewToken, Request, RequestError, RequestId, Usage};
 use sequence::Sequence;
+use speculation::Drafting;
+pub(crate) use speculation::ForcedDrafts;
+pub use speculation::Speculation;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Steps of waiting that count as one level of priority.
 const PATIENCE: u32 = 64;
@@ -35,15 +44,17 @@ const PATIENCE: u32 = 64;
 pub struct EngineOptions {
     /// Tokens whose latents fit into the cache.
     pub cache_tokens: usize,
-    /// Rows of a pass. Sequences that generate come first, one row each.
+    /// Rows of a pass. Sequences that generate come first, one row each, and one more for a draft.
     pub rows: usize,
     /// Sequences that are worked on at a time.
     pub sequences: usize,
+    /// Whether the model's MTP module drafts tokens. A model without one never does.
+    pub speculation: Speculation,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { cache_tokens: 16_384, rows: 512, sequences: 64 }
+        Self { cache_tokens: 16_384, rows: 512, sequences: 64, speculation: Speculation::Auto }
     }
 }
 
@@ -62,6 +73,12 @@ pub struct Load {
     pub prefix_pages: usize,
     /// Sequences that were preempted so far.
     pub preemptions: u64,
+    /// Drafts that were verified so far, and accepted.
+    pub drafts: Acceptance,
+    /// Passes so far.
+    pub passes: u64,
+    /// Distinct experts that the passes and their drafts used, summed over layers.
+    pub experts: u64,
 }
 
 /// Sequences of many requests. The model is borrowed for each step, so that it may be trained between two of them.
@@ -77,6 +94,10 @@ pub struct Engine {
     waiting: VecDeque<Sequence>,
     next_id: u64,
     preemptions: u64,
+    passes: u64,
+    experts: u64,
+    /// `None` without speculation.
+    drafting: Option<Drafting>,
     lists: Lists,
 }
 
@@ -84,7 +105,7 @@ pub struct Engine {
 #[derive(Default)]
 struct Lists {
     planned: Vec<Planned>,
-    /// Running sequences whose next token is drawn, and their last rows in the pass.
+    /// Running sequences whose next token is drawn, and the rows of the pass from which it is drawn and those after drafts.
     drawing: Vec<usize>,
     rows: Vec<i32>,
     done: Vec<(usize, Stop)>,
@@ -104,9 +125,10 @@ impl Engine {
     pub fn new(cx: &Cx, model: &Model, options: EngineOptions) -> Self {
         let options = EngineOptions { rows: options.rows.max(1), sequences: options.sequences.max(1), ..options };
         let count = pages_for(options.cache_tokens).max(1);
+        let drafting = Drafting::new(cx, model, options.speculation);
         Self {
             options,
-            pool: LatentPool::new(cx, &model.config, count),
+            pool: LatentPool::new(cx, &model.config, count, drafting.is_some()),
             views: AbsorbedViews::new(cx, model),
             rows: Rows::new(cx),
             pages: Pages::new(count),
@@ -115,6 +137,9 @@ impl Engine {
             waiting: VecDeque::new(),
             next_id: 0,
             preemptions: 0,
+            passes: 0,
+            experts: 0,
+            drafting,
             lists: Lists::default(),
         }
     }
@@ -163,6 +188,9 @@ impl Engine {
             free_pages: self.pages.free(),
             prefix_pages: self.prefixes.len(),
             preemptions: self.preemptions,
+            drafts: self.drafting.as_ref().map(|d| d.counts).unwrap_or_default(),
+            passes: self.passes,
+            experts: self.experts,
         }
     }
 
@@ -179,8 +207,16 @@ impl Engine {
         self.plan(&mut lists.planned);
         if !lists.planned.is_empty() {
             self.views.refresh(cx, model);
+            let start = Instant::now();
+            let reading = lists.planned.iter().filter(|p| !self.running[p.place].decodes());
+            let reading = reading.map(|p| p.end - self.running[p.place].computed).sum();
+            self.speculate(cx, model, &mut lists.planned);
             let h = self.pass(cx, model, &lists.planned);
             self.draw(cx, model, &h, &mut lists, each);
+            self.passes += 1;
+            if let Some(drafting) = &mut self.drafting {
+                drafting.end(start.elapsed().as_secs_f64(), reading);
+            }
         }
         self.lists = lists;
     }
@@ -222,6 +258,7 @@ impl Engine {
             let own = self.take_page();
             if let Some(own) = own {
                 self.pool.copy_page(page, own, tokens);
+                self.pages.copied(page, own, tokens);
             }
             self.pages.release(page);
             own
@@ -274,7 +311,8 @@ impl Engine {
     /// What the next pass takes of which sequence, in the order of service, with pages for it.
     fn plan(&mut self, planned: &mut Vec<Planned>) {
         planned.clear();
-        let decoding = self.running.iter().filter(|s| s.decodes()).count();
+        // Those that had a draft in the last pass will want one.
+        let decoding: usize = self.running.iter().filter(|s| s.decodes()).map(|s| 1 + s.drafts.len()).sum();
         let mut left = self.options.rows.saturating_sub(decoding).max(1);
         let mut place = 0;
         while place < self.running.len() {
@@ -334,10 +372,13 @@ impl Engine {
             Stretch { tokens: &s.tokens[s.computed..p.end], before: s.computed, table: &s.pages, form: p.form }
         });
         rows.set(model.config.num_attention_heads, stretches);
-        model.extend(cx, &mut Cache { pool, views, rows })
+        let mut cache = Cache { pool, views, rows, experts: 0 };
+        let h = model.extend(cx, &mut cache);
+        self.experts += cache.experts as u64;
+        h
     }
 
-    /// Draws the next token of each sequence that is computed to its last one, and ends those that are done.
+    /// Draws the next tokens of each sequence that is computed to its last one, and ends those that are done.
     fn draw(&mut self, cx: &Cx, model: &Model, h: &Tensor, lists: &mut Lists, each: &mut dyn FnMut(Event)) {
         let Lists { planned, drawing, rows, done } = lists;
         drawing.clear();
@@ -347,15 +388,16 @@ impl Engine {
         for p in planned {
             let s = &mut self.running[p.place];
             row += p.end - s.computed;
-            let was_given = s.computed < s.prompt;
-            s.advance(p.end, p.form);
+            let (was_given, drafts) = (s.computed < s.prompt, s.drafts.len());
+            s.tokens.truncate(s.tokens.len() - drafts);
+            s.advance(p.end - drafts, p.form);
             if was_given && s.computed >= s.prompt {
                 // Others may share the prompt from now on. They do not read what follows it in its last page.
                 s.keep(s.prompt, &mut self.prefixes, &mut self.pages);
             }
             if s.computed == s.tokens.len() {
                 drawing.push(p.place);
-                rows.push(row as i32 - 1);
+                rows.extend((row - 1 - drafts..row).map(|row| row as i32));
             }
         }
         if rows.is_empty() {
@@ -364,15 +406,13 @@ impl Engine {
         let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
         elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], rows), &mut inputs);
         let mut logits = model.project(cx, &inputs);
-        for (place, logits) in drawing.iter().zip(logits.f32_mut().chunks_exact_mut(model.config.vocab_size)) {
-            let s = &mut self.running[*place];
-            let Some(token) = s.draw(logits) else {
-                done.push((*place, Stop::Token));
-                continue;
-            };
-            each(Event::Token { id: s.id, sample: s.sample, token });
-            if s.tokens.len() >= s.end {
-                done.push((*place, Stop::Length));
+        let (mut left, vocab) = (logits.f32_mut(), model.config.vocab_size);
+        for place in drawing {
+            let rows = 1 + self.running[*place].drafts.len();
+            let (own, others) = std::mem::take(&mut left).split_at_mut(rows * vocab);
+            left = others;
+            if let Some(stop) = self.draw_and_verify(*place, own, vocab, each) {
+                done.push((*place, stop));
             }
         }
         // From the last on, so that places stay true.
@@ -386,7 +426,8 @@ impl Engine {
     fn finish(&mut self, place: usize, stop: Stop, each: &mut dyn FnMut(Event)) {
         let s = self.running.remove(place);
         s.keep(s.computed, &mut self.prefixes, &mut self.pages);
-        let usage = Usage { prompt: s.prompt, cached: s.cached, generated: s.tokens.len() - s.prompt };
+        let generated = s.tokens.len() - s.prompt;
+        let usage = Usage { prompt: s.prompt, cached: s.cached, generated, drafts: s.verified };
         self.release(s.pages);
         each(Event::Finished { id: s.id, sample: s.sample, stop, usage });
     }

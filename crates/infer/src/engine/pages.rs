@@ -1,8 +1,9 @@
-//! Which pages of the latent pool are taken, and by how many.
+//! Which pages of the latent pool are taken, by how many, and what they hold of the MTP module.
 //!
 //! Invariants: a page is free, or has as many references as sequences and prefix nodes hold it. Only a page with one
 //! reference is written. Freed pages are taken again in the order of their numbers, so that a run can be repeated.
 
+use hadal_ops::latent::{PAGE, pages_for};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -10,13 +11,16 @@ use std::collections::BinaryHeap;
 #[derive(Debug)]
 pub(crate) struct Pages {
     references: Vec<u32>,
+    /// Of each page, the first tokens for which it has the MTP module's latents. They depend on these tokens and those
+    /// before alone, so all who share the page may use them, and any of them may add some.
+    drafted: Vec<usize>,
     free: BinaryHeap<Reverse<u32>>,
 }
 
 impl Pages {
     /// `n` free pages.
     pub(crate) fn new(n: usize) -> Self {
-        Self { references: vec![0; n], free: (0..n as u32).map(Reverse).collect() }
+        Self { references: vec![0; n], drafted: vec![0; n], free: (0..n as u32).map(Reverse).collect() }
     }
 
     /// Pages in all.
@@ -32,7 +36,27 @@ impl Pages {
     pub(crate) fn take(&mut self) -> Option<u32> {
         let Reverse(page) = self.free.pop()?;
         self.references[page as usize] = 1;
+        self.drafted[page as usize] = 0;
         Some(page)
+    }
+
+    /// Notes that the first `tokens` tokens of `from` were copied to `to`.
+    pub(crate) fn copied(&mut self, from: u32, to: u32, tokens: usize) {
+        self.drafted[to as usize] = self.drafted[from as usize].min(tokens);
+    }
+
+    /// Tokens from the start of a sequence with these pages for which the MTP module's latents are there.
+    pub(crate) fn drafted(&self, table: &[u32]) -> usize {
+        let full = table.iter().take_while(|page| self.drafted[**page as usize] == PAGE).count();
+        full * PAGE + table.get(full).map_or(0, |page| self.drafted[*page as usize])
+    }
+
+    /// Notes that they are there for the first `tokens` tokens of such a sequence.
+    pub(crate) fn draft(&mut self, table: &[u32], tokens: usize) {
+        for (i, page) in table.iter().take(pages_for(tokens)).enumerate() {
+            let drafted = &mut self.drafted[*page as usize];
+            *drafted = (*drafted).max((tokens - i * PAGE).min(PAGE));
+        }
     }
 
     /// One more has this page.
@@ -54,5 +78,30 @@ impl Pages {
     /// How many have this page.
     pub(crate) fn references(&self, page: u32) -> u32 {
         self.references[page as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modules_latents_of_a_page_are_those_of_its_first_tokens() {
+        let mut pages = Pages::new(4);
+        let own: Vec<u32> = (0..3).filter_map(|_| pages.take()).collect();
+        assert_eq!(pages.drafted(&own), 0);
+        pages.draft(&own, PAGE + 10);
+        assert_eq!(pages.drafted(&own), PAGE + 10);
+        // Another one that shares the first page, and copies a part of the second.
+        let copy = pages.take().unwrap();
+        pages.copied(own[1], copy, 4);
+        assert_eq!(pages.drafted(&[own[0], copy]), PAGE + 4);
+        pages.copied(own[1], copy, 40);
+        assert_eq!(pages.drafted(&[own[0], copy]), PAGE + 10);
+        // Fewer than are there change nothing.
+        pages.draft(&own, 3);
+        assert_eq!(pages.drafted(&own), PAGE + 10);
+        pages.release(own[0]);
+        assert_eq!((pages.take(), pages.drafted(&own)), (Some(own[0]), 0));
     }
 }

@@ -1,6 +1,7 @@
 //! What is asked of the engine, and what it answers.
 
 use super::prefix::Reuse;
+use crate::acceptance::Acceptance;
 use crate::generate::Stop;
 use crate::sample::{Adjust, SampleParams};
 
@@ -67,6 +68,8 @@ pub struct Usage {
     pub cached: usize,
     /// New ones.
     pub generated: usize,
+    /// Drafts of these that were verified, and accepted.
+    pub drafts: Acceptance,
 }
 
 /// What the engine tells of a request.

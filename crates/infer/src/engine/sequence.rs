@@ -1,8 +1,10 @@
 //! A continuation on its way.
 
+use super::pace::Rate;
 use super::pages::Pages;
 use super::prefix::{PrefixTree, Reuse};
 use super::request::{Logprob, NewToken, Request, RequestId};
+use crate::acceptance::Acceptance;
 use crate::sample::{Adjusted, SampleParams, Sampler};
 use hadal_model::Form;
 
@@ -24,6 +26,12 @@ pub(crate) struct Sequence {
     /// Tokens whose latents are in its pages.
     pub(crate) computed: usize,
     pub(crate) pages: Vec<u32>,
+    /// Drafts of the tokens that come next, in the pass that is under way. They stand at the end of `tokens`.
+    pub(crate) drafts: Vec<i32>,
+    /// Drafts that were compared with the drawn tokens.
+    pub(crate) verified: Acceptance,
+    /// How they have fared.
+    pub(crate) rate: Rate,
     /// Prompt tokens that were found when it began.
     pub(crate) cached: usize,
     stop: Vec<u32>,
@@ -47,6 +55,9 @@ impl Sequence {
             forms: Vec::new(),
             computed: 0,
             pages: Vec::new(),
+            drafts: Vec::new(),
+            verified: Acceptance::default(),
+            rate: Rate::default(),
             cached: 0,
             stop: request.stop.clone(),
             logprobs: request.logprobs,
@@ -86,6 +97,11 @@ impl Sequence {
         if self.reuse != Reuse::None {
             prefixes.add(&self.tokens[..tokens], &self.forms[..tokens], &self.pages, pages);
         }
+    }
+
+    /// Changes logits as they are changed before a token is drawn.
+    pub(crate) fn adjust(&self, logits: &mut [f32]) {
+        self.adjusted.apply(logits);
     }
 
     /// Draws the next token from the logits after the last one. None if it is a token that ends the continuation.

@@ -1,5 +1,6 @@
 //! Requests in company have the tokens and log-probabilities that they have alone, and give every page back.
 
+use super::draft_tests;
 use super::*;
 use crate::{Adjust, SampleParams, generate};
 use hadal_model::Fresh;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 /// A small model of the whole architecture with weights large enough that its tokens vary.
-fn model(dtype: DType) -> &'static (Cx, Model) {
+pub(super) fn model(dtype: DType) -> &'static (Cx, Model) {
     static MODELS: [OnceLock<(Cx, Model)>; 2] = [const { OnceLock::new() }; 2];
     MODELS[usize::from(dtype == DType::F32)].get_or_init(|| {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/yarn/config.json");
@@ -23,18 +24,22 @@ fn model(dtype: DType) -> &'static (Cx, Model) {
 }
 
 /// `n` tokens of stream `stream`.
-fn text(stream: u64, n: usize, vocab: usize) -> Vec<u32> {
+pub(super) fn text(stream: u64, n: usize, vocab: usize) -> Vec<u32> {
     let rng = hadal_base::Rng::new(3, hadal_base::Purpose::Test, stream);
     (0..n as u64).map(|i| rng.below(i, vocab as u64) as u32).collect()
 }
 
+/// An engine for one request, without drafts.
+const ALONE: EngineOptions =
+    EngineOptions { cache_tokens: 4096, rows: 4096, sequences: 16, speculation: Speculation::Off };
+
 /// Tokens with the bits of their log-probabilities.
-type Answer = Vec<(u32, u32)>;
+pub(super) type Answer = Vec<(u32, u32)>;
 /// Answers by request and sample, with how they ended.
-type Answers = BTreeMap<(RequestId, usize), (Answer, Option<(Stop, Usage)>)>;
+pub(super) type Answers = BTreeMap<(RequestId, usize), (Answer, Option<(Stop, Usage)>)>;
 
 /// Runs an engine until it is idle.
-fn run(engine: &mut Engine, (cx, model): &(Cx, Model)) -> Answers {
+pub(super) fn run(engine: &mut Engine, (cx, model): &(Cx, Model)) -> Answers {
     let mut answers = Answers::new();
     let mut steps = 0;
     while !engine.is_idle() {
@@ -45,7 +50,7 @@ fn run(engine: &mut Engine, (cx, model): &(Cx, Model)) -> Answers {
     answers
 }
 
-fn keep(answers: &mut Answers, event: Event) {
+pub(super) fn keep(answers: &mut Answers, event: Event) {
     match event {
         Event::Token { id, sample, token } => {
             let bits = token.logprob.map_or(0, f32::to_bits);
@@ -57,9 +62,9 @@ fn keep(answers: &mut Answers, event: Event) {
     }
 }
 
-/// What a request answers in an engine of its own, sample by sample.
-fn alone(request: &Request, both: &(Cx, Model)) -> Vec<Answer> {
-    let mut engine = Engine::new(&both.0, &both.1, EngineOptions { cache_tokens: 4096, rows: 4096, sequences: 16 });
+/// What a request answers in an engine of its own without drafts, sample by sample.
+pub(super) fn alone(request: &Request, both: &(Cx, Model)) -> Vec<Answer> {
+    let mut engine = Engine::new(&both.0, &both.1, ALONE);
     engine.submit(&both.1, request).unwrap();
     run(&mut engine, both).into_values().map(|(answer, _)| answer).collect()
 }
@@ -70,10 +75,11 @@ fn generate_gives_the_tokens_of_its_request() {
     for dtype in [DType::F32, DType::Bf16] {
         let both = model(dtype);
         let (cx, model) = both;
-        for temperature in [0.0, 1.0] {
+        let all = [Speculation::Off, Speculation::Auto, Speculation::Always];
+        for (temperature, speculation) in [0.0, 1.0].iter().flat_map(|t| all.map(|s| (*t, s))) {
             let params = SampleParams { temperature, seed: 4, ..SampleParams::default() };
             let prompt = text(1, 140, model.config.vocab_size);
-            let mut engine = Engine::new(cx, model, EngineOptions::default());
+            let mut engine = Engine::new(cx, model, EngineOptions { speculation, ..EngineOptions::default() });
             let mut shown = Vec::new();
             let mut three = |token| {
                 shown.push(token);
@@ -85,7 +91,7 @@ fn generate_gives_the_tokens_of_its_request() {
             assert_eq!((done.stop, done.tokens.len(), &done.tokens[..3]), (Stop::Length, 20, &shown[..]));
             let request = Request { prompt, params, max_new: 20, ..Request::default() };
             let answer: Vec<u32> = alone(&request, both)[0].iter().map(|t| t.0).collect();
-            assert_eq!(answer, done.tokens, "{dtype:?} {temperature}");
+            assert_eq!(answer, done.tokens, "{dtype:?} {temperature} {speculation:?}");
         }
     }
 }
@@ -96,7 +102,7 @@ fn stop_tokens_end_a_continuation_and_log_probabilities_are_the_models() {
     let (cx, model) = both;
     let prompt = text(2, 30, model.config.vocab_size);
     let request = Request { prompt: prompt.clone(), max_new: 6, logprobs: Some(3), ..Request::default() };
-    let mut engine = Engine::new(cx, model, EngineOptions::default());
+    let mut engine = Engine::new(cx, model, ALONE);
     engine.submit(model, &request).unwrap();
     let mut tokens = Vec::new();
     while !engine.is_idle() {
@@ -125,7 +131,7 @@ fn stop_tokens_end_a_continuation_and_log_probabilities_are_the_models() {
     let before = tokens.iter().take_while(|t| t.token != tokens[2].token).count();
     assert_eq!((answer.len(), end.unwrap().0), (before, Stop::Token));
     // All but the last token of the prompt was there.
-    assert_eq!(end.unwrap().1, Usage { prompt: 30, cached: 29, generated: before });
+    assert_eq!(end.unwrap().1, Usage { prompt: 30, cached: 29, generated: before, ..Usage::default() });
 }
 
 #[test]
@@ -150,7 +156,8 @@ fn penalties_and_biases_change_what_is_drawn() {
 
 #[test]
 fn a_follow_up_turn_computes_only_what_is_new_and_has_the_bits_of_its_history() {
-    for dtype in [DType::F32, DType::Bf16] {
+    let both = [DType::F32, DType::Bf16];
+    for (dtype, speculation) in both.iter().flat_map(|d| [Speculation::Off, Speculation::Always].map(|s| (*d, s))) {
         let both = model(dtype);
         let (cx, model) = both;
         let vocab = model.config.vocab_size;
@@ -171,12 +178,12 @@ fn a_follow_up_turn_computes_only_what_is_new_and_has_the_bits_of_its_history() 
             let id = engine.submit(model, &second).unwrap();
             (run(engine, both).remove(&(id, 0)).unwrap(), second)
         };
-        let options = EngineOptions { cache_tokens: 2048, ..EngineOptions::default() };
+        let options = EngineOptions { cache_tokens: 2048, speculation, ..EngineOptions::default() };
         let (a, second) = conversation(&mut Engine::new(cx, model, options), false);
         // Everything but the last generated token, which was drawn and not computed.
         assert_eq!(a.1.unwrap().1.cached, 150 + 29, "{dtype:?}");
         let (b, _) = conversation(&mut Engine::new(cx, model, EngineOptions { rows: 7, ..options }), true);
-        assert!(a == b, "{dtype:?}: other requests and passes change the bits");
+        assert!(a.0 == b.0, "{dtype:?}: other requests and passes change the bits");
         // With given tokens alone, a cold run's bits.
         let given = Request { reuse: Reuse::Given, ..second };
         let cold = alone(&given, both).remove(0);
@@ -217,6 +224,8 @@ struct Arrival {
     priority: i32,
     temperature: f32,
     given: bool,
+    /// With penalties and a bias.
+    adjusted: bool,
     /// Steps of the engine before it comes.
     arrives: usize,
     /// Steps after that before it is called off.
@@ -226,19 +235,36 @@ struct Arrival {
 fn arrival() -> impl Strategy<Value = Arrival> {
     let sizes =
         (0..2u64, prop_oneof![Just(0usize), Just(100), Just(128), Just(200), Just(257)], 1..20usize, 0..12usize);
-    let manner = (1..3usize, 0..3i32, prop_oneof![Just(0.0f32), Just(1.0)], any::<bool>());
+    let manner = (1..3usize, 0..3i32, prop_oneof![Just(0.0f32), Just(1.0)], any::<bool>(), any::<bool>());
     let time = (0..25usize, prop::option::weighted(0.2, 0..15usize));
-    (sizes, manner, time).prop_map(|((stream, common, own, max_new), (samples, priority, temperature, given), time)| {
-        let (arrives, cancelled) = time;
-        Arrival { stream, common, own, max_new, samples, priority, temperature, given, arrives, cancelled }
-    })
+    (sizes, manner, time).prop_map(
+        |((stream, common, own, max_new), (samples, priority, temperature, given, adjusted), time)| {
+            let (arrives, cancelled) = time;
+            Arrival {
+                stream,
+                common,
+                own,
+                max_new,
+                samples,
+                priority,
+                temperature,
+                given,
+                adjusted,
+                arrives,
+                cancelled,
+            }
+        },
+    )
 }
 
 impl Arrival {
     fn request(&self, i: usize, vocab: usize) -> Request {
         let prompt = [text(self.stream, self.common, vocab), text(100 + i as u64, self.own, vocab)].concat();
+        let bias = vec![(i as u32 + 3, 2.0), (i as u32 + 20, f32::NEG_INFINITY)];
+        let adjust = Adjust { repetition: 1.2, presence: 0.3, frequency: 0.1, bias };
         Request {
             prompt,
+            adjust: if self.adjusted { adjust } else { Adjust::default() },
             params: SampleParams { temperature: self.temperature, seed: i as u64, ..SampleParams::default() },
             samples: self.samples,
             max_new: self.max_new,
@@ -255,6 +281,19 @@ fn cases() -> u32 {
     std::env::var("HADAL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(40)
 }
 
+/// Drafts in a random schedule: the module's own, or right ones with a given probability.
+fn drafts() -> impl Strategy<Value = (Speculation, Option<f64>)> {
+    prop_oneof![
+        Just((Speculation::Off, None)),
+        Just((Speculation::Auto, None)),
+        Just((Speculation::Auto, Some(0.9))),
+        Just((Speculation::Always, None)),
+        Just((Speculation::Always, Some(0.1))),
+        Just((Speculation::Always, Some(0.7))),
+        Just((Speculation::Always, Some(1.0))),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -264,14 +303,17 @@ proptest! {
         sequences in 1usize..5,
         spare_pages in 0usize..4,
         half in any::<bool>(),
+        (speculation, accepted) in drafts(),
     ) {
         let both = model(if half { DType::Bf16 } else { DType::F32 });
         let (cx, model) = both;
         let requests: Vec<Request> =
             plans.iter().enumerate().map(|(i, plan)| plan.request(i, model.config.vocab_size)).collect();
+        let wanted: Vec<Vec<Answer>> = requests.iter().map(|request| alone(request, both)).collect();
+        let mut forced = accepted.map(|share| ForcedDrafts::new(share, 1));
         // There is room for the largest request and for little more, so others must be preempted.
         let largest = requests.iter().map(|r| pages_for(r.prompt.len() + r.max_new)).max().unwrap_or(1);
-        let options = EngineOptions { cache_tokens: (largest + spare_pages) * PAGE, rows, sequences };
+        let options = EngineOptions { cache_tokens: (largest + spare_pages) * PAGE, rows, sequences, speculation };
         let mut engine = Engine::new(cx, model, options);
         let mut ids = vec![None; plans.len()];
         let mut answers = Answers::new();
@@ -279,7 +321,13 @@ proptest! {
         while step < 60 || !engine.is_idle() {
             for (i, plan) in plans.iter().enumerate() {
                 if plan.arrives == step {
-                    ids[i] = Some(engine.submit(model, &requests[i]).unwrap());
+                    let id = engine.submit(model, &requests[i]).unwrap();
+                    ids[i] = Some(id);
+                    if let Some(forced) = &mut forced {
+                        let known = wanted[i].iter().map(|answer| answer.iter().map(|t| t.0).collect());
+                        known.enumerate().for_each(|(sample, tokens)| forced.expect(id, sample, tokens));
+                        engine.force_drafts(forced.clone());
+                    }
                 }
                 if let (Some(after), Some(id)) = (plan.cancelled, ids[i]) && plan.arrives + after == step {
                     engine.cancel(id);
@@ -291,20 +339,24 @@ proptest! {
         }
         for (i, plan) in plans.iter().enumerate() {
             let id = ids[i].unwrap();
-            for (sample, want) in alone(&requests[i], both).into_iter().enumerate() {
+            for (sample, want) in wanted[i].iter().enumerate() {
                 let (have, end) = answers.remove(&(id, sample)).unwrap_or_default();
                 match end {
                     Some((_, usage)) => {
-                        prop_assert_eq!(&have, &want, "request {} of {:?}", i, plans);
+                        prop_assert_eq!(&have, want, "request {} of {:?}", i, plans);
                         prop_assert_eq!(usage.generated, want.len());
                     }
                     // Called off on the way: what it had was right.
                     None => prop_assert!(plan.cancelled.is_some() && want.starts_with(&have), "request {} of {:?}", i, plans),
                 }
             }
+            if !half && !plan.adjusted {
+                draft_tests::are_the_modules(&engine, both, id, &requests[i], &wanted[i])?;
+            }
         }
         let load = engine.load();
         prop_assert_eq!(load.free_pages + load.prefix_pages, load.pages);
+        prop_assert!(load.drafts.accepted <= load.drafts.drafts);
         engine.forget_prefixes();
         prop_assert_eq!(engine.load().free_pages, load.pages);
     }

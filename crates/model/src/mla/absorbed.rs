@@ -70,6 +70,13 @@ impl Mla {
         y
     }
 
+    /// Stores the latents of rows with the block's input `x_td`, as [`Mla::forward_cached`] does, and computes nothing
+    /// else.
+    pub(crate) fn keep_latents(&self, cx: &Cx, x: &Tensor, pass: &Pass<'_>, mut cache: LayerCache<'_>) {
+        let (_, _, a) = self.project_down(cx, x);
+        cache.keep(cx, &self.latent(cx, &a).0, &self.shared_key(cx, &a, pass));
+    }
+
     /// Attention of given tokens. Keys and values of all tokens of their sequences are computed from the latents.
     fn attend_decompressed(&self, cx: &Cx, q: &Tensor, cache: &LayerCache<'_>) -> Tensor {
         let (s, dc) = (&self.shape, self.kv_rank);

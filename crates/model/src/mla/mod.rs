@@ -182,18 +182,28 @@ impl Mla {
 
     /// The projections before attention: everything about a token that does not depend on other tokens.
     fn project(&self, cx: &Cx, x: Tensor, pass: &Pass<'_>) -> Projected {
-        let t = x.rows();
-        let d_rope = self.shape.d_rope;
-        let (qr, dc) = (self.query_rank(), self.kv_rank);
-        let (n, rstd) = norm::forward(cx, &x, &self.norm, self.eps);
-        let mut a = cx.empty(&[t, qr + dc + d_rope], cx.compute());
-        self.down.forward(cx, &n, &mut a, Acc::Write);
+        let (n, rstd, a) = self.project_down(cx, &x);
         let (q, query) = self.queries(cx, &n, &a, pass);
         let (c_kv, rstd_kv) = self.latent(cx, &a);
-        let mut k_rope = cx.empty(&[t, d_rope], cx.compute());
-        elementwise::cast(cx, a.columns(qr + dc..qr + dc + d_rope), &mut k_rope);
-        rope::apply(cx, &mut k_rope, 1, d_rope, 0, pass.positions, pass.rope, false);
+        let k_rope = self.shared_key(cx, &a, pass);
         Projected { x, rstd, n, a, query, c_kv, rstd_kv, q, k_rope }
+    }
+
+    /// The normalised input, its reciprocal root mean squares, and `a`.
+    fn project_down(&self, cx: &Cx, x: &Tensor) -> (Tensor, Tensor, Tensor) {
+        let (n, rstd) = norm::forward(cx, x, &self.norm, self.eps);
+        let mut a = cx.empty(&[x.rows(), self.query_rank() + self.kv_rank + self.shape.d_rope], cx.compute());
+        self.down.forward(cx, &n, &mut a, Acc::Write);
+        (n, rstd, a)
+    }
+
+    /// The rotated key that all heads share, computed from `a`.
+    fn shared_key(&self, cx: &Cx, a: &Tensor, pass: &Pass<'_>) -> Tensor {
+        let (first, d_rope) = (self.query_rank() + self.kv_rank, self.shape.d_rope);
+        let mut k_rope = cx.empty(&[a.rows(), d_rope], cx.compute());
+        elementwise::cast(cx, a.columns(first..first + d_rope), &mut k_rope);
+        rope::apply(cx, &mut k_rope, 1, d_rope, 0, pass.positions, pass.rope, false);
+        k_rope
     }
 
     /// Rotated queries, from the normalised input or the latent in `a`. Also returns the norm of the latent, if there

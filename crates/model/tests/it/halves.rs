@@ -71,7 +71,7 @@ fn input_halves(cx: &Cx, model: &Model, input: &Input, weights: &LossWeights<'_>
     let mut states: Vec<(MtpSaved, Tensor)> = Vec::new();
     for (k, (module, rows)) in model.mtp.iter().zip(&input.mtp).enumerate() {
         let previous = states.last().map_or(&h, |(s, _)| s.hidden());
-        let (z, s) = module.forward(cx, &model.embed, previous, Some(&rows.rows), &rows.ids, &mtp_pass(k), None, false);
+        let (z, s) = module.forward(cx, &model.embed, previous, &rows.rows, &rows.ids, &mtp_pass(k), None, false);
         let d_z = head_grad(cx, model, &z, &rows.targets, weights.mtp[k], grads);
         states.push((s, d_z));
     }

@@ -15,9 +15,11 @@ pub fn pages_for(tokens: usize) -> usize {
 /// The rows of a pass over sequences whose latents are in pages. Token `j` of a sequence is in row `table[j / PAGE] *
 /// PAGE + j % PAGE` of the pool.
 pub struct PagedRows {
+    /// First tokens of every sequence that no row sees.
+    skip: usize,
     /// Pages of each sequence, i32 `[S, P]`.
     tables: Tensor,
-    /// For each row, i32 `[B, 2]`: its sequence, and the number of the sequence's tokens that the row sees.
+    /// For each row, i32 `[B, 2]`: its sequence, and where the sequence's tokens that the row sees end.
     rows: Tensor,
     /// Rows that are computed together, i32 `[G, 2]`: the first row, and their number. They belong to the same
     /// sequence.
@@ -28,20 +30,24 @@ impl PagedRows {
     /// No rows.
     pub fn new(cx: &Cx) -> Self {
         let ints = |cols: usize| cx.empty(&[0, cols], DType::I32);
-        Self { tables: ints(1), rows: ints(2), groups: ints(2) }
+        Self { skip: 0, tables: ints(1), rows: ints(2), groups: ints(2) }
     }
 
-    /// Sets the rows `(sequence, tokens seen)` over sequences with these tables. The memory is reused if it is large
-    /// enough. Rows of the same sequence must be adjacent. `heads` is the number of heads of the attention.
+    /// Sets the rows `(sequence, end)`, which see the tokens `skip..end` of sequences with these tables. The memory is
+    /// reused if it is large enough. Rows of the same sequence must be adjacent. `heads` is the number of heads of the
+    /// attention.
     ///
     /// # Panics
-    /// If a row sees no token, or more tokens than its table has pages for.
+    /// If a row sees no token, or more tokens than its table has pages for, or if a whole page would be skipped.
     pub fn set<'a>(
         &mut self,
         heads: usize,
+        skip: usize,
         tables: impl Iterator<Item = &'a [u32]> + Clone,
         rows: impl Iterator<Item = (usize, usize)> + Clone,
     ) {
+        assert!(skip < PAGE, "latent decode: {skip} tokens of a page of {PAGE} cannot be skipped");
+        self.skip = skip;
         let (sequences, most) = tables.clone().fold((0, 1), |(n, most), table| (n + 1, most.max(table.len())));
         self.tables.resize(&[sequences, most]);
         for (into, table) in self.tables.i32_mut().chunks_exact_mut(most).zip(tables.clone()) {
@@ -61,9 +67,9 @@ impl PagedRows {
             let pages = &self.tables.i32()[row[0] as usize * most..][..most];
             let needed = pages_for(row[1] as usize);
             assert!(
-                row[1] > 0 && needed <= most && pages[..needed].iter().all(|page| *page >= 0),
+                row[1] as usize > skip && needed <= most && pages[..needed].iter().all(|page| *page >= 0),
                 "latent decode: row {i} sees {} tokens, its sequence has pages {pages:?}",
-                row[1]
+                (row[1] as usize).saturating_sub(skip)
             );
             let before = (i > 0).then(|| self.rows.i32()[2 * (i - 1)]);
             if count > 0 && before == Some(row[0]) && groups[2 * count - 1] < together {
@@ -84,8 +90,12 @@ impl PagedRows {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Tokens that row `i` sees.
-    pub(super) fn seen(&self, i: usize) -> usize {
+    /// Number of first tokens that no row sees.
+    pub(super) fn skip(&self) -> usize {
+        self.skip
+    }
+    /// Where the tokens that row `i` sees end.
+    pub(super) fn end(&self, i: usize) -> usize {
         self.rows.i32()[2 * i + 1] as usize
     }
     /// Pages of the sequence of row `i`.
@@ -102,9 +112,9 @@ impl PagedRows {
         let g = &self.groups.i32()[2 * i..2 * i + 2];
         (g[0] as usize, g[1] as usize)
     }
-    /// Largest number of tokens that a row sees.
+    /// Where the tokens that any row sees end.
     pub(super) fn longest(&self) -> usize {
-        (0..self.len()).map(|i| self.seen(i)).max().unwrap_or(0)
+        (0..self.len()).map(|i| self.end(i)).max().unwrap_or(0)
     }
     /// The highest page number.
     pub(super) fn last_page(&self) -> usize {

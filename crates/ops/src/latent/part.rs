@@ -40,7 +40,7 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
         let (place, head_group) = (task / self.head_groups, task % self.head_groups);
         let (group, part) = (place / z.parts, place % z.parts);
         let (row0, rows) = self.rows.group(group);
-        let (from, len) = (part * SPLIT, (row0..row0 + rows).map(|r| self.rows.seen(r)).max().unwrap_or(0));
+        let (from, len) = (part * SPLIT, (row0..row0 + rows).map(|r| self.rows.end(r)).max().unwrap_or(0));
         if from >= len {
             return;
         }
@@ -78,11 +78,13 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
                 *acc.add(i) = 0.0;
             }
             for k0 in (from..end).step_by(BLOCK) {
-                let nk = BLOCK.min(end - k0);
+                // Only the first block has keys that are skipped.
+                let first = k0.max(self.rows.skip());
+                let nk = BLOCK.min(end - k0) - (first - k0);
                 let nk_pad = nk.next_multiple_of(ROWS);
-                let src = self.pool[table[k0 / PAGE] as usize * PAGE * d..].as_ptr();
-                let keys = if direct {
-                    // The page's rows after the last key are never seen.
+                let src = self.pool[(table[k0 / PAGE] as usize * PAGE + first - k0) * d..].as_ptr();
+                // The page's rows after the last key are never seen. Where keys are skipped, they may end before the strip does.
+                let keys = if direct && first - k0 + nk_pad <= PAGE {
                     Rows { ptr: src.cast(), rs: d / K::PAIR, cs: 1 }
                 } else {
                     pack::rows::<K>(Part { src, stride: d, cols: d, at: 0, to: ld_d }, nk, nk_pad, k_rows, wd);
@@ -103,7 +105,7 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
                 }
                 for lane in (0..nh_pad).step_by(16) {
                     // No lane sees the keys after its row's own, or the padded ones.
-                    let seen = self.rows.seen(row0 + lane / row_pad).saturating_sub(k0).min(nk);
+                    let seen = self.rows.end(row0 + lane / row_pad).saturating_sub(first).min(nk);
                     let span = Span { full: seen, total: nk_pad, first: seen as isize - 16 };
                     let st = Stats { max: max.add(lane), sum: sum.add(lane), alpha: alpha.add(lane) };
                     softmax::<K>(scores.add(lane), nh_pad, p.add(lane), nh_pad, span, z.scale * LOG2_E, st);
@@ -138,7 +140,7 @@ impl<E: AttentionElem> Work<E> for Merge<'_, E> {
     #[inline(always)]
     unsafe fn run<K: TileKernel<E = E>>(&self, task: usize, _: Scratch) {
         let z = &self.z;
-        let n = self.rows.seen(task).div_ceil(SPLIT);
+        let n = self.rows.end(task).div_ceil(SPLIT);
         let ld_v = z.row - 16;
         for h in 0..z.heads {
             let row = |part: usize| &self.partial[((task * z.parts + part) * z.heads + h) * z.row..][..z.row];

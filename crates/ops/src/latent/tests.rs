@@ -19,6 +19,8 @@ fn everywhere(f: impl Fn(Isa, DType)) {
 }
 
 struct Case {
+    /// First tokens of each sequence that no row sees.
+    skip: usize,
     lens: Vec<usize>,
     heads: usize,
     dc: usize,
@@ -31,13 +33,23 @@ impl Case {
     fn new(lens: &[usize], [heads, dc, dr]: [usize; 3], dtype: DType) -> Self {
         let cache = |(i, n): (usize, &usize)| normal(n * (dc + dr), 100 + i as u64, dtype);
         let caches = lens.iter().enumerate().map(cache).collect();
-        Self { lens: lens.to_vec(), heads, dc, dr, q: normal(lens.len() * heads * (dc + dr), 1, dtype), caches }
+        Self {
+            skip: 0,
+            lens: lens.to_vec(),
+            heads,
+            dc,
+            dr,
+            q: normal(lens.len() * heads * (dc + dr), 1, dtype),
+            caches,
+        }
     }
     fn scale(&self) -> f32 {
         1.1 / ((self.dc + self.dr) as f32).sqrt()
     }
-    /// The pool and the table of each sequence, with `spare` pages between them. Rows that belong to no sequence are
-    /// NaN.
+    fn skipping(self, skip: usize) -> Self {
+        Self { skip, ..self }
+    }
+    /// The pool and the table of each sequence, with `spare` pages between them. Rows that nobody sees are NaN.
     fn pool(&self, cx: &Cx, spare: usize) -> (Tensor, Vec<Vec<u32>>) {
         let d = self.dc + self.dr;
         let pages: usize = self.lens.iter().map(|n| pages_for(*n) * (1 + spare)).sum();
@@ -51,7 +63,9 @@ impl Case {
                 values[next * PAGE * d..][..rows.len()].copy_from_slice(rows);
                 next as u32
             });
-            tables.push(table.collect());
+            let table: Vec<u32> = table.collect();
+            values[table[0] as usize * PAGE * d..][..self.skip * d].fill(f32::NAN);
+            tables.push(table);
         }
         (cx.tensor(&[pages * PAGE, d], &values, cx.compute()), tables)
     }
@@ -59,12 +73,12 @@ impl Case {
         let rows: Vec<_> = self.lens.iter().copied().enumerate().collect();
         self.run_rows(cx, query, 0, &rows, &self.q)
     }
-    /// Runs rows `(sequence, tokens seen)` with the queries `q`.
+    /// Runs rows `(sequence, end of what they see)` with the queries `q`.
     fn run_rows(&self, cx: &Cx, query: DType, spare: usize, rows: &[(usize, usize)], q: &[f32]) -> Vec<f32> {
         let (d, b) = (self.dc + self.dr, rows.len());
         let (pool, tables) = self.pool(cx, spare);
         let mut paged = PagedRows::new(cx);
-        paged.set(self.heads, tables.iter().map(Vec::as_slice), rows.iter().copied());
+        paged.set(self.heads, self.skip, tables.iter().map(Vec::as_slice), rows.iter().copied());
         let q = cx.tensor(&[b, self.heads * d], q, query);
         let mut o = cx.empty(&[b, self.heads * self.dc], cx.compute());
         decode(cx, &q, &pool, &paged, self.heads, self.dc, self.dr, self.scale(), &mut o);
@@ -86,18 +100,19 @@ impl Case {
         let wide = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
         for (b, len) in self.lens.iter().enumerate() {
             let q = wide(&self.q[b * self.heads * d..(b + 1) * self.heads * d]);
-            let cache = wide(&self.caches[b][..len * d]);
+            let cache = wide(&self.caches[b][self.skip * d..len * d]);
             let (want, bound) = latent(&q, &cache, self.heads, self.dc, self.dr, f64::from(self.scale()), r);
             for i in 0..want.len() {
                 let got = got[b * self.heads * self.dc + i];
                 let error = (f64::from(got) - want[i]).abs();
                 assert!(
                     error <= bound[i],
-                    "o_lat[{b}][{i}] is {got}, not {} (off by {error:e}, allowed {:e}) on {} {dtype:?}, {:?} {} {} {}",
+                    "o_lat[{b}][{i}] is {got}, not {} (off by {error:e}, allowed {:e}) on {} {dtype:?}, {:?} {} {} {} {}",
                     want[i],
                     bound[i],
                     isa.name(),
                     self.lens,
+                    self.skip,
                     self.heads,
                     self.dc,
                     self.dr
@@ -112,18 +127,22 @@ proptest! {
     #[test]
     fn agrees_with_the_reference(
         lens in prop::collection::vec(1usize..300, 0..4),
+        skip in 0usize..3,
         heads in 1usize..20,
         dc in 1usize..50,
         dr in 0usize..20,
     ) {
-        everywhere(|isa, dtype| Case::new(&lens, [heads, dc, dr], dtype).check(isa, dtype));
+        let lens: Vec<usize> = lens.iter().map(|n| n + skip).collect();
+        everywhere(|isa, dtype| Case::new(&lens, [heads, dc, dr], dtype).skipping(skip).check(isa, dtype));
     }
 }
 
 #[test]
 fn agrees_over_several_parts_and_head_groups() {
     everywhere(|isa, dtype| {
-        Case::new(&[SPLIT, 2 * SPLIT + 1, 7], [3, 32, 16], dtype).check(isa, dtype);
+        for skip in [0, 1, 5] {
+            Case::new(&[SPLIT, 2 * SPLIT + 1, 7], [3, 32, 16], dtype).skipping(skip).check(isa, dtype);
+        }
         Case::new(&[33], [HEADS + 2, 8, 4], dtype).check(isa, dtype);
         Case::new(&[100], [4, 512, 64], dtype).check(isa, dtype);
     });
@@ -200,7 +219,7 @@ fn rows_of_one_sequence_have_their_bits_alone() {
 #[should_panic(expected = "latent decode: row 0 sees 0 tokens")]
 fn a_row_that_sees_nothing_is_refused() {
     let cx = Cx::cpu(1, DType::F32);
-    PagedRows::new(&cx).set(1, [&[0][..]].into_iter(), [(0, 0)].into_iter());
+    PagedRows::new(&cx).set(1, 0, [&[0][..]].into_iter(), [(0, 0)].into_iter());
 }
 
 #[test]
@@ -208,7 +227,7 @@ fn a_row_that_sees_nothing_is_refused() {
 fn a_page_outside_the_pool_is_refused() {
     let cx = Cx::cpu(1, DType::F32);
     let mut rows = PagedRows::new(&cx);
-    rows.set(1, [&[2][..]].into_iter(), [(0, 3)].into_iter());
+    rows.set(1, 0, [&[2][..]].into_iter(), [(0, 3)].into_iter());
     let (q, pool) = (cx.zeros(&[1, 6], DType::F32), cx.zeros(&[2 * PAGE, 6], DType::F32));
     decode(&cx, &q, &pool, &rows, 1, 4, 2, 1.0, &mut cx.empty(&[1, 4], DType::F32));
 }
