@@ -23,7 +23,7 @@ fn model(dtype: DType) -> &'static (Cx, Model) {
 }
 
 /// `n` tokens of stream `stream`.
-fn text(stream: u64, n: usize, vocab: usize) -> Vec<u32> {
+pub(super) fn text(stream: u64, n: usize, vocab: usize) -> Vec<u32> {
     let rng = hadal_base::Rng::new(3, hadal_base::Purpose::Test, stream);
     (0..n as u64).map(|i| rng.below(i, vocab as u64) as u32).collect()
 }
@@ -54,6 +54,7 @@ fn keep(answers: &mut Answers, event: Event) {
         Event::Finished { id, sample, stop, usage } => {
             answers.entry((id, sample)).or_default().1 = Some((stop, usage));
         }
+        Event::Text { .. } | Event::Scored { .. } => {}
     }
 }
 
