@@ -163,7 +163,7 @@ impl Grammars {
         let build = || self.factory.create_parser(top);
         let built = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, build);
-            thread.map(|thread| thread.join())
+            thread.map(std::thread::ScopedJoinHandle::join)
         });
         let parser = match built {
             Ok(Ok(parser)) => parser.map_err(|e| wrong(&format_args!("{e:#}")))?,

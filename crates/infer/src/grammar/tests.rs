@@ -198,7 +198,7 @@ fn mistakes_are_named() {
 fn grammars_that_mean_harm_do_none() {
     let numbered = |n: usize, each: &dyn Fn(usize) -> String| (0..n).map(each).collect::<Vec<_>>();
     let defs = |last: usize, each: &dyn Fn(usize) -> String| {
-        let defs = numbered(last, &|i| format!(r##""d{i}": {}"##, each(i + 1))).join(",");
+        let defs = numbered(last, &|i| format!(r#""d{i}": {}"#, each(i + 1))).join(",");
         format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{{defs}, "d{last}": {{"type": "null"}}}}}}"##)
     };
     let reference = |i: usize| format!(r##"{{"$ref": "#/$defs/d{i}"}}"##);
