@@ -89,13 +89,12 @@ pub(crate) fn continue_prompt(loaded: &Loaded, engine: &mut Engine, request: &Re
         shown.is_ok()
     })?;
     shown.and_then(|()| show(&format!("{after}\n"))).context("cannot write to standard output")?;
-    match (done.stop, &request.constraint) {
-        (Stop::Stuck, _) => eprintln!("note: the text is incomplete: no token can follow it by its grammar"),
-        (Stop::Length, Some(_)) => {
-            eprintln!("note: the text may be incomplete: more tokens are not allowed (--max-new)")
-        }
-        _ => {}
-    }
+    let note = match done.stop {
+        Stop::Stuck => Some("the text is incomplete: no token can follow it by its grammar"),
+        Stop::Length if request.constraint.is_some() => Some("the text may be incomplete: raise --max-new"),
+        _ => None,
+    };
+    notify(note);
     let (prefill, decode) = done.seconds;
     let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
     let prompt = request.prompt.len();
