@@ -1,6 +1,6 @@
 //! Continues a prompt: `cargo run --release --example generate -- MODEL PROMPT`.
 
-use hadal_infer::{Engine, EngineOptions, Loaded, SampleParams, generate};
+use hadal_infer::{Engine, EngineOptions, Event, Loaded, Request, SampleParams, run};
 use hadal_ops::{Cx, DType};
 use hadal_weights::folder::model_folder;
 use hadal_weights::precision::RunFormats;
@@ -11,12 +11,20 @@ fn main() -> anyhow::Result<()> {
     let ids = loaded.prompt(&prompt, false);
     loaded.check_prompt(&ids)?;
     let mut engine = Engine::new(&loaded.cx, &loaded.model, EngineOptions::default());
-    let params = SampleParams { temperature: 0.8, top_p: 0.95, ..SampleParams::default() };
-    let mut text = loaded.tokenizer.stream();
-    generate(&loaded.cx, &loaded.model, &mut engine, &ids, params, &loaded.stop_tokens(), 128, &mut |token| {
-        print!("{}", text.push(token));
+    let request = Request {
+        prompt: ids,
+        params: SampleParams { temperature: 0.8, top_p: 0.95, ..SampleParams::default() },
+        max_new: 128,
+        stop: loaded.stop_tokens(),
+        text: Some(loaded.text()),
+        ..Request::default()
+    };
+    run(&loaded.cx, &loaded.model, &mut engine, &request, &mut |event| {
+        if let Event::Text { piece, .. } = event {
+            print!("{}", piece.text);
+        }
         true
     })?;
-    println!("{}", text.finish());
+    println!();
     Ok(())
 }

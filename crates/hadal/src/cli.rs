@@ -7,6 +7,7 @@ pub(crate) use measure::{
     ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
 };
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hadal_infer::{SampleParams, Speculation};
 use hadal_ops::DType;
@@ -249,6 +250,23 @@ impl SampleArgs {
     }
 }
 
+/// Options of every command that writes a model's text: where it ends, and what it may be.
+#[derive(Args)]
+pub(crate) struct FormArgs {
+    /// End the text before this string. May be given several times
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
+    /// Generate only JSON that the JSON schema in this file allows
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["regex", "grammar"])]
+    pub(crate) json_schema: Option<PathBuf>,
+    /// Generate only text that this regular expression matches from its start to its end
+    #[arg(long, value_name = "REGEX", conflicts_with = "grammar")]
+    pub(crate) regex: Option<String>,
+    /// Generate only text of the grammar in this file, in Lark's syntax
+    #[arg(long, value_name = "FILE")]
+    pub(crate) grammar: Option<PathBuf>,
+}
+
 /// Options of every command that runs a model.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
@@ -345,6 +363,8 @@ pub(crate) struct GenerateArgs {
     pub(crate) literal: bool,
     #[command(flatten)]
     pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) form: FormArgs,
 }
 
 #[derive(Args)]
@@ -365,6 +385,8 @@ pub(crate) struct CompleteArgs {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sample: SampleArgs,
+    #[command(flatten)]
+    pub(crate) form: FormArgs,
 }
 
 #[derive(Args)]

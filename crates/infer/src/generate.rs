@@ -1,4 +1,4 @@
-//! Generation of one sequence.
+//! Requests one at a time.
 
 use crate::acceptance::Acceptance;
 use crate::engine::{Engine, Event, Request, RequestError, Reuse};
@@ -7,11 +7,17 @@ use hadal_model::Model;
 use hadal_ops::Cx;
 use std::time::Instant;
 
-/// Why a generation ended.
+/// Why a continuation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// A stop token was generated. It is not part of the result.
     Token,
+    /// The stop string with this number was generated. Its tokens are part of the tokens.
+    Text(usize),
+    /// The text is complete by its grammar, and nothing can follow.
+    Grammar,
+    /// There is no token that the grammar allows, or following it takes too much work.
+    Stuck,
     /// The requested number of tokens was generated, or the model's longest context is full.
     Length,
     /// The caller asked to stop.
@@ -23,6 +29,8 @@ pub enum Stop {
 pub struct Generation {
     /// New tokens, without the prompt.
     pub tokens: Vec<u32>,
+    /// Their text, if the request asks for text.
+    pub text: String,
     /// Why it ended.
     pub stop: Stop,
     /// Seconds for the prompt, and seconds for the new tokens.
@@ -54,35 +62,55 @@ pub fn generate(
         reuse: Reuse::Given,
         ..Request::default()
     };
-    let id = engine.submit(model, &request)?;
-    let drafts = Acceptance::default();
-    let mut done = Generation { tokens: Vec::new(), stop: Stop::Length, seconds: (0.0, 0.0), drafts };
+    run(cx, model, engine, &request, &mut |event| match event {
+        Event::Token { token, .. } => each(token.token),
+        _ => true,
+    })
+}
+
+/// Runs a request for one sample to its end and passes each event to `each`, which returns false to stop. The engine must be
+/// idle.
+///
+/// # Errors
+/// If the engine cannot take the request.
+pub fn run(
+    cx: &Cx,
+    model: &Model,
+    engine: &mut Engine,
+    request: &Request,
+    each: &mut dyn FnMut(&Event) -> bool,
+) -> Result<Generation, RequestError> {
+    let id = engine.submit(model, request)?;
+    let mut done = Generation {
+        tokens: Vec::new(),
+        text: String::new(),
+        stop: Stop::Caller,
+        seconds: (0.0, 0.0),
+        drafts: Acceptance::default(),
+    };
     let before = engine.load().drafts;
     let start = Instant::now();
-    let (mut ended, mut enough, mut more) = (false, false, false);
-    while !ended && !enough {
+    let mut ended = false;
+    while !ended {
         let reading = done.tokens.is_empty();
-        engine.step(cx, model, &mut |event| match event {
-            // A pass with drafts may go on after the caller has enough.
-            Event::Token { .. } if enough => more = true,
-            Event::Token { token, .. } => {
-                done.tokens.push(token.token);
-                enough = !each(token.token);
+        engine.step(cx, model, &mut |event| {
+            if ended {
+                return;
             }
-            Event::Finished { stop, .. } => {
-                let after = more || (enough && stop == Stop::Token);
-                done.stop = if after { Stop::Caller } else { stop };
-                ended = true;
+            match &event {
+                Event::Token { token, .. } => done.tokens.push(token.token),
+                Event::Text { piece, .. } => done.text += &piece.text,
+                Event::Finished { stop, .. } => (done.stop, ended) = (*stop, true),
+                Event::Scored { .. } => {}
             }
+            ended |= !each(&event);
         });
         if reading {
             done.seconds.0 = start.elapsed().as_secs_f64();
         }
     }
-    if !ended {
-        engine.cancel(id);
-        done.stop = Stop::Caller;
-    }
+    // This does nothing if the request has ended by itself.
+    engine.cancel(id);
     done.drafts = engine.load().drafts - before;
     done.seconds.1 = start.elapsed().as_secs_f64() - done.seconds.0;
     Ok(done)

@@ -1,18 +1,26 @@
-//! Inference: sampling, cached generation, and questions about long texts.
+//! Inference: the engine, what goes into it and what comes out (tokens, text, log-probabilities), and questions about long
+//! texts.
 
 mod acceptance;
 pub mod bench;
 mod engine;
 mod generate;
+mod grammar;
 mod loaded;
 mod needle;
+mod pattern;
 mod sample;
+mod score;
+mod text;
 
 pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acceptance};
 pub use engine::{
     Engine, EngineOptions, Event, Load, Logprob, NewToken, Request, RequestError, RequestId, Reuse, Speculation, Usage,
 };
-pub use generate::{Generation, Stop, generate};
+pub use generate::{Generation, Stop, generate, run};
+pub use grammar::{Constraint, Grammar, GrammarError, Grammars};
 pub use loaded::{LoadError, Loaded};
 pub use needle::{Retrieval, retrieve};
 pub use sample::{Adjust, SampleParams, Sampler, argmax};
+pub use score::{Score, ScoredToken, score};
+pub use text::{Piece, TextOptions};

@@ -1,12 +1,15 @@
 //! A model with its tokenizer, loaded from a folder.
 
 use crate::engine::{RequestError, check_length};
+use crate::grammar::{Constraint, Grammar, GrammarError, Grammars};
+use crate::text::TextOptions;
 use hadal_data::{DataError, Tokenizer, fim};
 use hadal_model::Model;
 use hadal_ops::Cx;
 use hadal_weights::precision::RunFormats;
 use hadal_weights::{Checkpoint, ModelConfig};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 /// Why a folder could not be loaded, or a prompt not continued.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +53,11 @@ pub struct Loaded {
     /// The model.
     pub model: Model,
     /// Its tokenizer.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// A message for the user, if there is one.
     pub notice: Option<String>,
+    /// The vocabulary as grammars need it, once one was asked for.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 impl Loaded {
@@ -74,7 +79,7 @@ impl Loaded {
             return Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows });
         }
         let model = Model::load_as(&cx, &checkpoint, formats)?;
-        Ok(Self { cx, model, tokenizer, notice })
+        Ok(Self { cx, model, tokenizer: Arc::new(tokenizer), notice, grammars: OnceLock::new() })
     }
 
     /// The ids of a prompt. The token that begins every text is added if the prompt does not start with it. The names
@@ -89,6 +94,20 @@ impl Loaded {
     pub fn fim_prompt(&self, prefix: &str, suffix: &str) -> Result<Vec<u32>, DataError> {
         let ids = fim::prompt(&self.tokenizer, prefix, suffix)?;
         Ok(self.tokenizer.special().bos.into_iter().chain(ids).collect())
+    }
+
+    /// A grammar for the model's continuations. It allows [`Self::stop_tokens`] at its end.
+    ///
+    /// # Errors
+    /// If the grammar has a mistake, uses something that is not supported, or is too large.
+    pub fn constraint(&self, grammar: &Grammar) -> Result<Constraint, GrammarError> {
+        let new = || Grammars::new(&self.tokenizer, self.model.config.vocab_size, &self.stop_tokens());
+        self.grammars.get_or_init(new).as_ref().map_err(Clone::clone)?.constraint(grammar)
+    }
+
+    /// Asks for the text of continuations, without stop strings.
+    pub fn text(&self) -> TextOptions {
+        TextOptions::new(Arc::clone(&self.tokenizer))
     }
 
     /// Tokens that end a text.

@@ -1,13 +1,13 @@
 //! Needle in a haystack (report 4.3): whether a model finds a fact that it has read.
 //!
-//! A single prefill of text, question and right answer tells what greedy generation would produce. Generation gives the
-//! answer as long as each of its tokens is the most likely one after the tokens before it. At the first token that is
-//! not, it fails. Logits are computed only for the few tokens of the answer, however long the text is. The attention is
-//! block-wise.
+//! The log-probabilities of the right answer tell what greedy generation would produce. Generation gives the answer as long
+//! as each of its tokens is the most likely one after the tokens before it. At the first token that is not, it fails.
+//! Logits are computed only for the few tokens of the answer. The text is read in pieces, so memory does not grow with it.
 
-use crate::sample::argmax;
-use hadal_model::{Input, Model};
-use hadal_ops::{Cx, elementwise};
+use crate::engine::{Engine, RequestError};
+use crate::score::{Score, score};
+use hadal_model::Model;
+use hadal_ops::Cx;
 use std::ops::Range;
 
 /// The result of one question.
@@ -26,29 +26,30 @@ impl Retrieval {
     }
 }
 
-/// Asks for the tokens of `ids` at `answer`. The question stands before them.
+/// Asks for the tokens of `ids` at `answer`. The question stands before them. The engine must be idle. It computes only once
+/// what several texts begin with.
+///
+/// # Errors
+/// If the text has unknown tokens, or does not fit into the model's context or the engine's cache.
 ///
 /// # Panics
 /// If the answer is empty, starts the text, or ends after it.
-pub fn retrieve(cx: &Cx, model: &Model, ids: &[u32], answer: Range<usize>) -> Retrieval {
+pub fn retrieve(
+    cx: &Cx,
+    model: &Model,
+    engine: &mut Engine,
+    ids: &[u32],
+    answer: Range<usize>,
+) -> Result<Retrieval, RequestError> {
     assert!(0 < answer.start && answer.start < answer.end && answer.end <= ids.len(), "retrieve: answer {answer:?}");
-    // The last token of the answer is only predicted, not read.
-    let read: Vec<i32> = ids[..answer.end - 1].iter().map(|id| *id as i32).collect();
-    let hidden = model.head_inputs(cx, &Input::of(cx, &[&read], 0));
-    let rows: Vec<i32> = (answer.start - 1..answer.end - 1).map(|row| row as i32).collect();
-    let mut last = cx.empty(&[rows.len(), hidden.cols()], hidden.dtype());
-    elementwise::gather_rows(cx, &hidden, &cx.indices(&[rows.len()], &rows), &mut last);
-    let logits = model.project(cx, &last);
-    let tokens = answer.len();
-    let said = logits.f32().chunks_exact(model.config.vocab_size).map(|row| argmax(row) as u32);
-    let right = said.zip(&ids[answer]).take_while(|(said, right)| said == *right).count();
-    Retrieval { right, tokens }
+    let scored = score(cx, model, engine, &ids[..answer.end], Score { from: answer.start, top: 0 })?;
+    Ok(Retrieval { right: scored.iter().take_while(|token| token.rank == 0).count(), tokens: answer.len() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Engine, EngineOptions, SampleParams, generate};
+    use crate::{EngineOptions, SampleParams, generate};
     use hadal_model::Fresh;
     use hadal_ops::DType;
     use hadal_weights::ModelConfig;
@@ -65,10 +66,17 @@ mod tests {
         let done = generate(&cx, &model, &mut engine, &prompt, SampleParams::default(), &[], 4, &mut |_| true);
         let done = done.unwrap();
         let mut all = [prompt.as_slice(), &done.tokens].concat();
-        let whole = retrieve(&cx, &model, &all, 40..44);
+        let whole = retrieve(&cx, &model, &mut engine, &all, 40..44).unwrap();
         assert_eq!(whole, Retrieval { right: 4, tokens: 4 });
         assert!(whole.found());
         all[42] = (all[42] + 1) % config.vocab_size as u32;
-        assert_eq!(retrieve(&cx, &model, &all, 40..44).right, 2);
+        assert_eq!(retrieve(&cx, &model, &mut engine, &all, 40..44).unwrap().right, 2);
+        // The last token of the answer is not read, so a text may be one token longer than the context.
+        let longest = config.max_position_embeddings;
+        let room = EngineOptions { cache_tokens: longest, ..EngineOptions::default() };
+        let mut engine = Engine::new(&cx, &model, room);
+        let mut ask = |n: usize| retrieve(&cx, &model, &mut engine, &vec![1; n], n - 2..n);
+        assert!(ask(longest + 1).is_ok());
+        assert_eq!(ask(longest + 2), Err(RequestError::LongText { tokens: longest + 2, longest }));
     }
 }

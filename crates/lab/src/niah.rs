@@ -4,13 +4,17 @@ use crate::error::Result;
 use hadal_base::{IoContext, Purpose, Rng};
 use hadal_data::needle::{Needles, Place, haystack};
 use hadal_data::{Packed, Tokenizer};
-use hadal_infer::{Loaded, retrieve};
+use hadal_infer::{Engine, EngineOptions, Loaded, retrieve};
 use hadal_recipe::plan::Plan;
 use hadal_watch::plot::{self, NeedleCell};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+/// Tokens of a text that are read together. Keys and values of all tokens before are made again for each piece, so pieces
+/// are long.
+const ROWS: usize = 4096;
 
 /// Questions over lengths and depths.
 pub struct Questions<'a> {
@@ -43,6 +47,9 @@ impl Questions<'_> {
         bar.set_message(if who.is_empty() { String::new() } else { format!("{who}: ") });
         let needles = Needles::new(&loaded.tokenizer, loaded.tokenizer.special().bos.is_some())?;
         let (cx, model) = (&loaded.cx, &loaded.model);
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let options = EngineOptions { cache_tokens: longest, rows: ROWS, sequences: 1 };
+        let mut engine = Engine::new(cx, model, options);
         let mut all = Vec::with_capacity(self.lengths.len() * self.depths);
         for &length in self.lengths {
             for d in 0..self.depths {
@@ -54,7 +61,7 @@ impl Questions<'_> {
                     let text = haystack(documents, length, rng.substream(0));
                     let place = Place { length, depth, distractors: self.distractors };
                     let sample = needles.sample(&text, place, rng.substream(1))?;
-                    let got = retrieve(cx, model, &sample.ids, sample.answer.clone());
+                    let got = retrieve(cx, model, &mut engine, &sample.ids, sample.answer.clone())?;
                     cell.asked += 1;
                     cell.found += usize::from(got.found());
                     answer(serde_json::json!({

@@ -1,49 +1,44 @@
-//! Turns ids into text, also one at a time: the bytes of a character may be spread over several tokens.
+//! Turns bytes that come piece by piece into text. A token may end inside a character, so the bytes of a character may be
+//! spread over several tokens.
 
-use super::Tokenizer;
-
-/// Turns a stream of ids into text as soon as characters are complete.
-pub struct StreamDecoder<'t> {
-    tokenizer: &'t Tokenizer,
+/// Gives out characters as soon as they are complete.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Utf8Stream {
+    /// The beginning of a character, at most three bytes.
     pending: Vec<u8>,
 }
 
-impl<'t> StreamDecoder<'t> {
-    pub(super) fn new(tokenizer: &'t Tokenizer) -> Self {
-        Self { tokenizer, pending: Vec::new() }
-    }
-
-    /// The text that `id` completes. Empty if a character is still incomplete. Special tokens give no text.
-    pub fn push(&mut self, id: u32) -> String {
-        if self.tokenizer.is_special(id) {
-            return String::new();
-        }
-        self.pending.extend_from_slice(self.tokenizer.token_bytes(id));
-        let mut text = String::new();
-        loop {
-            match std::str::from_utf8(&self.pending) {
+impl Utf8Stream {
+    /// Takes more bytes, and appends the characters that they complete to `text`. Bytes that cannot be part of a character
+    /// become U+FFFD, as in [`String::from_utf8_lossy`].
+    pub fn push(&mut self, bytes: &[u8], text: &mut String) {
+        self.pending.extend_from_slice(bytes);
+        let mut done = 0;
+        while done < self.pending.len() {
+            match std::str::from_utf8(&self.pending[done..]) {
                 Ok(whole) => {
                     text.push_str(whole);
-                    self.pending.clear();
-                    return text;
+                    done = self.pending.len();
                 }
                 Err(error) => {
-                    let good = error.valid_up_to();
-                    text.push_str(&String::from_utf8_lossy(&self.pending[..good]));
-                    // Bytes that no further byte can complete become a replacement character, as in `decode`.
-                    let bad = error.error_len();
-                    text.extend(bad.map(|_| char::REPLACEMENT_CHARACTER));
-                    self.pending.drain(..good + bad.unwrap_or(0));
-                    if bad.is_none() {
-                        return text;
-                    }
+                    let good = done + error.valid_up_to();
+                    text.push_str(&String::from_utf8_lossy(&self.pending[done..good]));
+                    done = good;
+                    // No length: the last character is incomplete, and more bytes may complete it.
+                    let Some(bad) = error.error_len() else { break };
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    done += bad;
                 }
             }
         }
+        self.pending.drain(..done);
     }
 
-    /// The rest at the end: a replacement character if the last character is incomplete.
-    pub fn finish(self) -> String {
-        String::from_utf8_lossy(&self.pending).into_owned()
+    /// Ends the text: a character that is still incomplete becomes one U+FFFD.
+    pub fn finish(&mut self, text: &mut String) {
+        if !self.pending.is_empty() {
+            text.push(char::REPLACEMENT_CHARACTER);
+            self.pending.clear();
+        }
     }
 }

@@ -28,7 +28,7 @@ use crate::error::{DataError, Result};
 use crate::hash::hash_bytes;
 use added::{Names, Part};
 use bpe::{FastBpe, byte_chars};
-pub use decode::StreamDecoder;
+pub use decode::Utf8Stream;
 use hadal_base::atomic::write_file;
 use hadal_base::foreign;
 use tiktoken::Ranks;
@@ -281,11 +281,6 @@ impl Tokenizer {
     pub fn decode_with_special(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// A decoder for ids that come one at a time.
-    pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder::new(self)
     }
 
     /// One more than the largest id.

@@ -1,9 +1,9 @@
 //! Functions that several commands need: opening a model with its tokenizer, continuing a prompt, formatting numbers.
 
-use crate::cli::{FieldArgs, ModelArgs, SampleArgs};
+use crate::cli::{FieldArgs, FormArgs, ModelArgs, SampleArgs};
 use anyhow::{Context, Result};
 use hadal_data::{SourceOptions, Texts, read_paths};
-use hadal_infer::{Acceptance, Engine, EngineOptions, Generation, Loaded, generate};
+use hadal_infer::{Acceptance, Engine, EngineOptions, Event, Grammar, Loaded, Request, Reuse, Stop, TextOptions, run};
 use hadal_ops::Cx;
 use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
@@ -55,30 +55,59 @@ pub(crate) fn accepted(drafts: Acceptance) -> String {
     drafts.rate().map_or(String::new(), |rate| format!("; {accepted} of {all} drafts accepted ({:.0}%)", 100.0 * rate))
 }
 
-/// Continues `prompt`. The text is written to standard output while it is generated, and `after` follows it. Then the
-/// speed is written to standard error.
-pub(crate) fn continue_prompt(
+/// The grammar that the options name.
+pub(crate) fn grammar(form: &FormArgs) -> Result<Option<Grammar>> {
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(match form {
+        FormArgs { json_schema: Some(path), .. } => Some(Grammar::JsonSchema(read(path)?)),
+        FormArgs { regex: Some(regex), .. } => Some(Grammar::Regex(regex.clone())),
+        FormArgs { grammar: Some(path), .. } => Some(Grammar::Lark(read(path)?)),
+        _ => None,
+    })
+}
+
+/// What the options ask of a continuation. The prompt is missing.
+pub(crate) fn request(
     loaded: &Loaded,
-    engine: &mut Engine,
-    prompt: &[u32],
     sample: &SampleArgs,
-    after: &str,
-) -> Result<()> {
-    let (cx, stop) = (&loaded.cx, loaded.stop_tokens());
-    let mut stream = loaded.tokenizer.stream();
+    form: &FormArgs,
+    grammar: Option<Grammar>,
+) -> Result<Request> {
+    let constraint = grammar.map(|grammar| loaded.constraint(&grammar)).transpose()?;
+    Ok(Request {
+        params: sample.params(),
+        max_new: sample.max_new,
+        stop: loaded.stop_tokens(),
+        text: Some(TextOptions { stop: form.stop.clone(), ..loaded.text() }),
+        constraint,
+        reuse: Reuse::Given,
+        ..Request::default()
+    })
+}
+
+/// Continues a prompt. The text is written to standard output while it is generated, and `after` follows it. Then the
+/// speed is written to standard error.
+pub(crate) fn continue_prompt(loaded: &Loaded, engine: &mut Engine, request: &Request, after: &str) -> Result<()> {
     let mut shown = Ok(());
-    let done: Generation =
-        generate(cx, &loaded.model, engine, prompt, sample.params(), &stop, sample.max_new, &mut |token| {
-            shown = show(&stream.push(token));
-            shown.is_ok()
-        })?;
-    shown.and_then(|()| show(&(stream.finish() + after + "\n"))).context("cannot write to standard output")?;
+    let done = run(&loaded.cx, &loaded.model, engine, request, &mut |event| {
+        if let Event::Text { piece, .. } = event {
+            shown = show(&piece.text);
+        }
+        shown.is_ok()
+    })?;
+    shown.and_then(|()| show(&format!("{after}\n"))).context("cannot write to standard output")?;
+    let note = match done.stop {
+        Stop::Stuck => Some("the text is incomplete: no token can follow it by its grammar"),
+        Stop::Length if request.constraint.is_some() => Some("the text may be incomplete: raise --max-new"),
+        _ => None,
+    };
+    notify(note);
     let (prefill, decode) = done.seconds;
     let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
+    let prompt = request.prompt.len();
     eprintln!(
-        "prompt {} tokens, {:.0} tokens/s; new {} tokens, {:.1} tokens/s{}",
-        prompt.len(),
-        rate(prompt.len(), prefill),
+        "prompt {prompt} tokens, {:.0} tokens/s; new {} tokens, {:.1} tokens/s{}",
+        rate(prompt, prefill),
         done.tokens.len(),
         rate(done.tokens.len(), decode),
         accepted(done.drafts)

@@ -1,9 +1,10 @@
 //! `hadal complete`: fills the gap between a prefix and a suffix. The order is the one that the model was trained on
 //! (report 4.1): `<|fim_begin|> prefix <|fim_hole|> suffix <|fim_end|>`, after the token that begins every text.
 
-use super::common::{continue_prompt, engine, load, show};
+use super::common::{continue_prompt, engine, grammar, load, request, show};
 use crate::cli::CompleteArgs;
 use anyhow::{Context, Result, bail};
+use hadal_infer::Request;
 use std::io::{BufRead, stdin};
 use std::path::Path;
 
@@ -16,15 +17,18 @@ pub(crate) fn run(args: &CompleteArgs) -> Result<()> {
         (None, Some(prefix)) => Some((prefix.clone(), args.suffix.clone())),
         (None, None) => None,
     };
+    let grammar = grammar(&args.form)?;
     let loaded = load(&args.model, None)?;
     let mut engine = engine(&loaded, loaded.model.config.max_position_embeddings, &args.sample);
+    let request = request(&loaded, &args.sample, &args.form, grammar)?;
     let mut fill = |prefix: &str, suffix: &str| {
         let ids = loaded.fim_prompt(prefix, suffix)?;
         loaded.check_prompt(&ids)?;
         if args.whole {
             show(prefix)?;
         }
-        continue_prompt(&loaded, &mut engine, &ids, &args.sample, if args.whole { suffix } else { "" })
+        let request = Request { prompt: ids, ..request.clone() };
+        continue_prompt(&loaded, &mut engine, &request, if args.whole { suffix } else { "" })
     };
     if let Some((prefix, suffix)) = parts {
         return fill(&prefix, &suffix);

@@ -1,8 +1,9 @@
 //! `hadal generate`: continues a prompt.
 
-use super::common::{continue_prompt, engine, load, show};
+use super::common::{continue_prompt, engine, grammar, load, request, show};
 use crate::cli::GenerateArgs;
 use anyhow::{Context, Result};
+use hadal_infer::Request;
 use std::io::Read;
 
 pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
@@ -13,10 +14,13 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     } else {
         args.prompt.clone()
     };
+    // Files that cannot be read are an error before the model is loaded.
+    let grammar = grammar(&args.form)?;
     let loaded = load(&args.model, None)?;
     let ids = loaded.prompt(&prompt, args.literal);
     loaded.check_prompt(&ids)?;
-    let mut engine = engine(&loaded, ids.len().saturating_add(args.sample.max_new), &args.sample);
+    let request = Request { prompt: ids, ..request(&loaded, &args.sample, &args.form, grammar)? };
+    let mut engine = engine(&loaded, request.prompt.len().saturating_add(args.sample.max_new), &args.sample);
     show(&prompt).context("cannot write to standard output")?;
-    continue_prompt(&loaded, &mut engine, &ids, &args.sample, "")
+    continue_prompt(&loaded, &mut engine, &request, "")
 }

@@ -186,6 +186,38 @@ fn speculation_changes_the_speed_and_not_the_text() {
 }
 
 #[test]
+fn text_ends_where_it_is_told_to_and_has_the_form_that_is_asked_for() {
+    let tiny = Tiny::new();
+    let model = tiny.path("model");
+    let said = |more: &[&str]| {
+        let args = ["generate", &model, "fn add(", "-n", "40", "--temperature", "1", "--seed", "1"];
+        let out = ok(args.iter().chain(more));
+        out.strip_prefix("fn add(").unwrap().strip_suffix('\n').unwrap().to_owned()
+    };
+    let free = said(&[]);
+    let chars: Vec<char> = free.chars().filter(|c| *c != char::REPLACEMENT_CHARACTER).collect();
+    let stop = chars[chars.len() / 2].to_string();
+    assert_eq!(said(&["--stop", "never to be seen", "--stop", &stop]), free[..free.find(&stop).unwrap()]);
+    let date = said(&["--regex", "[0-9]{4}-[0-9]{2}"]);
+    assert!(date.len() == 7 && date.split('-').all(|part| part.bytes().all(|b| b.is_ascii_digit())), "{date}");
+    let (schema, lark) = (tiny.path("schema.json"), tiny.path("list.lark"));
+    let strict = r#"{"enum": ["red", {"green": [1, 2]}], "x-guidance": {"whitespace_flexible": false}}"#;
+    std::fs::write(&schema, strict).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&said(&["--json-schema", &schema])).unwrap();
+    assert!(value == "red" || value["green"] == serde_json::json!([1, 2]), "{value}");
+    std::fs::write(&lark, "start: \"a\" b\nb: \"bc\"\n").unwrap();
+    assert_eq!(said(&["--grammar", &lark]), "abc");
+    let gap = ["complete", &model, "--prefix", "a", "--suffix", "b", "--grammar", &lark];
+    assert_eq!(ok(gap), "abc\n");
+    std::fs::write(&schema, "{").unwrap();
+    let error = |more: &[&str]| fails(["generate", &model, "x"].iter().chain(more));
+    assert!(error(&["--json-schema", &schema]).contains("the JSON schema cannot be used: EOF"));
+    assert!(error(&["--grammar", &tiny.path("gone")]).contains("gone"));
+    assert!(error(&["--regex", "a", "--grammar", &lark]).contains("cannot be used with"));
+    assert!(error(&["--stop", ""]).contains("--stop"));
+}
+
+#[test]
 fn gaps_are_filled_alike_in_every_way_of_asking() {
     let tiny = Tiny::new();
     let (model, file) = (tiny.path("model"), tiny.path("gap.rs"));

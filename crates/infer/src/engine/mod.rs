@@ -14,10 +14,13 @@ mod pace;
 mod pages;
 mod prefix;
 mod request;
+mod score;
 mod sequence;
 mod speculation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text_tests;
 
 use crate::acceptance::Acceptance;
 use crate::generate::Stop;
@@ -147,18 +150,11 @@ impl Engine {
     /// Takes a request. Its tokens come from the steps that follow.
     ///
     /// # Errors
-    /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache.
+    /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache. If a stop string is
+    /// empty, or the constraint is for another vocabulary.
     pub fn submit(&mut self, model: &Model, request: &Request) -> Result<RequestId, RequestError> {
-        let (longest, vocabulary) = (model.config.max_position_embeddings, model.config.vocab_size);
-        check_length(request.prompt.len(), longest)?;
-        if let Some(token) = request.prompt.iter().copied().find(|t| *t as usize >= vocabulary) {
-            return Err(RequestError::UnknownToken { token, vocabulary });
-        }
-        let tokens = request.end(longest);
-        let room = self.pages.total() * PAGE;
-        if tokens > room {
-            return Err(RequestError::LargeRequest { tokens, room });
-        }
+        let longest = model.config.max_position_embeddings;
+        request.check(longest, model.config.vocab_size, self.pages.total() * PAGE)?;
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.waiting.extend((0..request.samples.max(1)).map(|sample| Sequence::new(id, sample, request, longest)));
@@ -212,7 +208,9 @@ impl Engine {
             let reading = reading.map(|p| p.end - self.running[p.place].computed).sum();
             self.speculate(cx, model, &mut lists.planned);
             let h = self.pass(cx, model, &lists.planned);
+            self.score(cx, model, &h, &lists.planned, each);
             self.draw(cx, model, &h, &mut lists, each);
+            self.end_full(each);
             self.passes += 1;
             if let Some(drafting) = &mut self.drafting {
                 drafting.end(start.elapsed().as_secs_f64(), reading);
@@ -241,8 +239,7 @@ impl Engine {
     /// if another one is about to compute a page that it can share.
     fn admit_one(&mut self, place: usize) -> bool {
         let sequence = &self.waiting[place];
-        // The last token is computed in any case: its logits are wanted.
-        let known = &sequence.tokens[..sequence.tokens.len() - 1];
+        let known = &sequence.tokens[..sequence.reusable()];
         let (fixed, reuse) = (&sequence.forms, sequence.reuse);
         let hit = self.prefixes.find(known, |i, form| match fixed.get(i) {
             Some(fixed) => *fixed == form && reuse != Reuse::None,
@@ -285,16 +282,15 @@ impl Engine {
         let begins = sequence.tokens.get(..next);
         sequence.reuse != Reuse::None
             && sequence.forms.is_empty()
-            && next < sequence.tokens.len()
+            && next <= sequence.reusable()
             && self.running.iter().any(|r| r.computed < r.prompt && r.prompt >= next && r.tokens.get(..next) == begins)
     }
 
-    /// Ends sequences that were asked for no new token, or whose context is full.
+    /// Ends sequences that were asked for no new token, or whose context is full, once their prompt is scored.
     fn end_full(&mut self, each: &mut dyn FnMut(Event)) {
         let mut place = 0;
         while place < self.running.len() {
-            let s = &self.running[place];
-            if s.tokens.len() >= s.end { self.finish(place, Stop::Length, each) } else { place += 1 }
+            if self.running[place].is_over() { self.finish(place, Stop::Length, each) } else { place += 1 }
         }
     }
 
@@ -424,7 +420,8 @@ impl Engine {
 
     /// Ends a sequence: its latents are kept for others, its pages are its own no longer.
     fn finish(&mut self, place: usize, stop: Stop, each: &mut dyn FnMut(Event)) {
-        let s = self.running.remove(place);
+        let mut s = self.running.remove(place);
+        let stop = s.finish(stop, each);
         s.keep(s.computed, &mut self.prefixes, &mut self.pages);
         let generated = s.tokens.len() - s.prompt;
         let usage = Usage { prompt: s.prompt, cached: s.cached, generated, drafts: s.verified };

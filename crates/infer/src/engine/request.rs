@@ -3,7 +3,10 @@
 use super::prefix::Reuse;
 use crate::acceptance::Acceptance;
 use crate::generate::Stop;
+use crate::grammar::Constraint;
 use crate::sample::{Adjust, SampleParams};
+use crate::score::{Score, ScoredToken};
+use crate::text::{Piece, TextOptions};
 
 /// A prompt to continue, once or several times.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,12 @@ pub struct Request {
     pub stop: Vec<u32>,
     /// Log-probabilities of the tokens, and of so many of the most likely ones beside each.
     pub logprobs: Option<usize>,
+    /// The text of the continuations, and stop strings. Without this, there are tokens alone.
+    pub text: Option<TextOptions>,
+    /// What the continuations may be.
+    pub constraint: Option<Constraint>,
+    /// Log-probabilities of the prompt. With `max_new` 0, nothing else is computed.
+    pub score: Option<Score>,
     /// Requests with a higher number go first. Waiting raises it.
     pub priority: i32,
     /// What may be re-used of earlier requests.
@@ -32,6 +41,38 @@ impl Request {
     /// Tokens of prompt and continuation together, at most, in a model whose context has `longest` tokens.
     pub(crate) fn end(&self, longest: usize) -> usize {
         self.prompt.len().saturating_add(self.max_new).min(longest)
+    }
+
+    /// Whether only the prompt's log-probabilities are wanted. Then the prompt's last token is not read.
+    fn is_score(&self) -> bool {
+        self.max_new == 0 && self.score.is_some()
+    }
+
+    /// Checks that a model with this context and vocabulary, and a cache for `room` tokens, can do what is asked.
+    pub(crate) fn check(&self, longest: usize, vocabulary: usize, room: usize) -> Result<(), RequestError> {
+        let tokens = if self.is_score() {
+            let read = self.prompt.len().checked_sub(1).ok_or(RequestError::EmptyPrompt)?;
+            if read > longest {
+                return Err(RequestError::LongText { tokens: self.prompt.len(), longest });
+            }
+            read
+        } else {
+            check_length(self.prompt.len(), longest)?;
+            self.end(longest)
+        };
+        if let Some(token) = self.prompt.iter().copied().find(|t| *t as usize >= vocabulary) {
+            return Err(RequestError::UnknownToken { token, vocabulary });
+        }
+        if tokens > room {
+            return Err(RequestError::LargeRequest { tokens, room });
+        }
+        if self.text.as_ref().is_some_and(|text| text.stop.iter().any(String::is_empty)) {
+            return Err(RequestError::EmptyStop);
+        }
+        match self.constraint.as_ref().map(Constraint::vocabulary) {
+            Some(tokens) if tokens != vocabulary => Err(RequestError::OtherVocabulary { tokens, vocabulary }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -84,6 +125,22 @@ pub enum Event {
         /// The token.
         token: NewToken,
     },
+    /// Sample `sample` has more text. It comes after the tokens that it is of, if the request asks for text.
+    Text {
+        /// Of which request.
+        id: RequestId,
+        /// Of which sample.
+        sample: usize,
+        /// The text.
+        piece: Piece,
+    },
+    /// Log-probabilities of the next tokens of a prompt, if the request asks for them.
+    Scored {
+        /// Of which request.
+        id: RequestId,
+        /// The tokens, in the order of the prompt.
+        tokens: Vec<ScoredToken>,
+    },
     /// Sample `sample` has ended.
     Finished {
         /// Of which request.
@@ -121,6 +178,29 @@ pub enum RequestError {
         tokens: usize,
         /// Of the cache.
         room: usize,
+    },
+    /// A text to score is longer than the model's context.
+    #[error(
+        "the text to score has {tokens} tokens, and the model's context of {longest} allows one more than that: shorten it"
+    )]
+    LongText {
+        /// Of the text.
+        tokens: usize,
+        /// The model's context.
+        longest: usize,
+    },
+    /// A stop string without characters.
+    #[error("a stop string is empty: leave it out")]
+    EmptyStop,
+    /// The constraint was made for another model.
+    #[error(
+        "the constraint is for a vocabulary of {tokens} tokens, and the model has {vocabulary}: build it for this model"
+    )]
+    OtherVocabulary {
+        /// Number of tokens that it is for.
+        tokens: usize,
+        /// Number of tokens that the model has.
+        vocabulary: usize,
     },
     /// A token that the model does not have.
     #[error("token {token} of the prompt is not in the model's vocabulary of {vocabulary}")]

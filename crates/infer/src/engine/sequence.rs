@@ -3,9 +3,13 @@
 use super::pace::Rate;
 use super::pages::Pages;
 use super::prefix::{PrefixTree, Reuse};
-use super::request::{Logprob, NewToken, Request, RequestId};
+use super::request::{Event, NewToken, Request, RequestId};
 use crate::acceptance::Acceptance;
+use crate::generate::Stop;
+use crate::grammar::{Constraint, Follower};
 use crate::sample::{Adjusted, SampleParams, Sampler};
+use crate::score::{Scoring, log_sum_exp, most_likely};
+use crate::text::{Piece, Text};
 use hadal_model::Form;
 
 /// One sample of a request: all its tokens, and how far its latents are computed.
@@ -34,10 +38,14 @@ pub(crate) struct Sequence {
     pub(crate) rate: Rate,
     /// Prompt tokens that were found when it began.
     pub(crate) cached: usize,
+    /// Prompt tokens whose log-probabilities are still wanted.
+    pub(crate) scoring: Option<Scoring>,
     stop: Vec<u32>,
     logprobs: Option<usize>,
     sampler: Sampler,
     adjusted: Adjusted,
+    text: Option<Text>,
+    grammar: Option<Follower>,
 }
 
 impl Sequence {
@@ -63,8 +71,28 @@ impl Sequence {
             logprobs: request.logprobs,
             sampler: Sampler::new(params),
             adjusted: Adjusted::new(&request.adjust, &request.prompt),
+            // All samples have the same prompt.
+            scoring: request.score.filter(|_| sample == 0).and_then(|score| Scoring::new(score, tokens.len())),
+            text: request.text.clone().map(Text::new),
+            grammar: request.constraint.as_ref().map(Constraint::follow),
             tokens,
         }
+    }
+
+    /// Tokens to compute before there is something to draw. After the last token nothing is drawn.
+    fn known(&self) -> usize {
+        if self.tokens.len() < self.end { self.tokens.len() } else { self.tokens.len() - 1 }
+    }
+
+    /// Whether all that was asked for is done.
+    pub(crate) fn is_over(&self) -> bool {
+        self.tokens.len() >= self.end && self.scoring.is_none()
+    }
+
+    /// First tokens whose latents it may take from others. The pass of the last one gives the logits of the next one, and so
+    /// does the pass before a token whose log-probability is wanted.
+    pub(crate) fn reusable(&self) -> usize {
+        self.scoring.as_ref().map_or(self.tokens.len(), Scoring::next) - 1
     }
 
     /// The form of token `i`: what it was found with, or what it is.
@@ -76,7 +104,7 @@ impl Sequence {
     /// Tokens from `computed` on that attend in one form, at most `most`.
     pub(crate) fn stretch(&self, most: usize) -> (usize, Form) {
         let form = self.form(self.computed);
-        let end = self.tokens.len().min(self.computed + most);
+        let end = self.known().min(self.computed + most);
         let same = (self.computed..end).take_while(|i| self.form(*i) == form).count();
         (self.computed + same, form)
     }
@@ -104,39 +132,43 @@ impl Sequence {
         self.adjusted.apply(logits);
     }
 
-    /// Draws the next token from the logits after the last one. None if it is a token that ends the continuation.
-    pub(crate) fn draw(&mut self, logits: &mut [f32]) -> Option<NewToken> {
+    /// Draws the next token from the logits after the last one, and tells of it. Returns why the continuation ends with it,
+    /// if it does.
+    pub(crate) fn draw(&mut self, logits: &mut [f32], each: &mut dyn FnMut(Event)) -> Option<Stop> {
         // Log-probabilities are the model's own, before anything is changed.
         let raw = self.logprobs.map(|n| (n, logits.to_vec()));
         self.adjusted.apply(logits);
+        if let Some(Err(stop)) = self.grammar.as_mut().map(|grammar| grammar.mask(logits)) {
+            return Some(stop);
+        }
         let token = self.sampler.next(logits, self.tokens.len());
-        if self.stop.contains(&token) {
-            return None;
+        if self.stop.contains(&token) || self.grammar.as_ref().is_some_and(|grammar| grammar.is_end(token)) {
+            return Some(Stop::Token);
         }
         self.adjusted.count(token);
         self.tokens.push(token as i32);
-        let Some((n, raw)) = raw else { return Some(NewToken { token, logprob: None, top: Vec::new() }) };
-        let normal = log_sum_exp(&raw);
-        Some(NewToken { token, logprob: Some(raw[token as usize] - normal), top: most_likely(&raw, n, normal) })
+        let (logprob, top) = raw.map_or((None, Vec::new()), |(n, raw)| {
+            let normal = log_sum_exp(&raw);
+            (Some(raw[token as usize] - normal), most_likely(&raw, n, normal))
+        });
+        each(Event::Token { id: self.id, sample: self.sample, token: NewToken { token, logprob, top } });
+        let text = self.text.as_mut().map(|text| text.push(token)).and_then(|said| self.say(said, each));
+        let grammar = self.grammar.as_mut().and_then(|grammar| grammar.advance(token));
+        text.or(grammar).or_else(|| (self.tokens.len() >= self.end).then_some(Stop::Length))
     }
-}
 
-/// `log sum_i exp(x_i)`.
-fn log_sum_exp(x: &[f32]) -> f32 {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = x.iter().map(|v| f64::from(v - max).exp()).sum();
-    max + sum.ln() as f32
-}
-
-/// The `n` most likely tokens, most likely first, the lower one first on ties.
-fn most_likely(logits: &[f32], n: usize, normal: f32) -> Vec<Logprob> {
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let by = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    let n = n.min(order.len());
-    if n < order.len() && n > 0 {
-        order.select_nth_unstable_by(n - 1, by);
+    /// Tells of the text that was held back to the end. Returns why the continuation ends.
+    pub(crate) fn finish(&mut self, stop: Stop, each: &mut dyn FnMut(Event)) -> Stop {
+        // A stop string has cut off what comes after it.
+        let text = self.text.as_mut().filter(|_| !matches!(stop, Stop::Text(_))).map(Text::finish);
+        text.and_then(|said| self.say(said, each)).unwrap_or(stop)
     }
-    order.truncate(n);
-    order.sort_unstable_by(by);
-    order.into_iter().map(|token| Logprob { token, logprob: logits[token as usize] - normal }).collect()
+
+    /// Tells of a piece of text. Returns the end, if a stop string has come.
+    fn say(&self, (piece, stop): (Piece, Option<usize>), each: &mut dyn FnMut(Event)) -> Option<Stop> {
+        if !piece.is_empty() {
+            each(Event::Text { id: self.id, sample: self.sample, piece });
+        }
+        stop.map(Stop::Text)
+    }
 }

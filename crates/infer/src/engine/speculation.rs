@@ -246,17 +246,15 @@ impl Engine {
     ) -> Option<Stop> {
         let s = &mut self.running[place];
         for (i, logits) in logits.chunks_exact_mut(vocab).enumerate() {
-            let Some(token) = s.draw(logits) else { return Some(Stop::Token) };
-            let accepted = s.drafts.get(i).map(|draft| *draft == token.token as i32);
-            each(Event::Token { id: s.id, sample: s.sample, token });
+            let before = s.tokens.len();
+            let stop = s.draw(logits, each);
+            let drawn = s.tokens.get(before).copied();
+            let accepted = s.drafts.get(i).zip(drawn).map(|(draft, drawn)| *draft == drawn);
             if let Some((accepted, drafting)) = accepted.zip(self.drafting.as_mut()) {
                 s.verified += drafting.verified(&mut s.rate, accepted);
             }
-            if s.tokens.len() >= s.end {
-                return Some(Stop::Length);
-            }
-            if accepted != Some(true) {
-                return None;
+            if stop.is_some() || accepted != Some(true) {
+                return stop;
             }
             s.advance(s.computed + 1, Form::Absorbed);
         }

@@ -59,6 +59,7 @@ pub(super) fn keep(answers: &mut Answers, event: Event) {
         Event::Finished { id, sample, stop, usage } => {
             answers.entry((id, sample)).or_default().1 = Some((stop, usage));
         }
+        Event::Text { .. } | Event::Scored { .. } => {}
     }
 }
 

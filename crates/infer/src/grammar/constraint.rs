@@ -1,0 +1,104 @@
+//! A grammar that is ready for use, and its way through a continuation.
+
+use crate::generate::Stop;
+use crate::pattern::Pattern;
+use llguidance::Matcher;
+use llguidance::api::StopReason;
+use std::fmt;
+use std::sync::Arc;
+
+/// A grammar that is ready for use, with the place where it begins. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Constraint {
+    start: Arc<Matcher>,
+    ends: Arc<[u32]>,
+    vocabulary: usize,
+    after: Option<Arc<Pattern<u32>>>,
+}
+
+impl fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = self.after.as_ref().map_or(0, |pattern| pattern.len());
+        f.debug_struct("Constraint").field("after", &after).finish_non_exhaustive()
+    }
+}
+
+impl Constraint {
+    pub(crate) fn new(start: Matcher, ends: Arc<[u32]>, vocabulary: usize) -> Self {
+        Self { start: Arc::new(start), ends, vocabulary, after: None }
+    }
+
+    /// The same grammar, which begins when the continuation has had these tokens in a row. Until then everything is
+    /// allowed. So a model can think freely before it answers in a given form. Without tokens, it begins at once.
+    pub fn after(self, tokens: &[u32]) -> Self {
+        Self { after: Pattern::new(tokens.to_vec()).map(Arc::new), ..self }
+    }
+
+    /// Number of tokens of the model that it is for.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// The start of a continuation. It shares nothing that changes with others: limits count the work of one sequence.
+    pub(crate) fn follow(&self) -> Follower {
+        let waiting = self.after.clone().map(|pattern| (pattern, 0));
+        Follower { matcher: self.start.deep_clone(), ends: Arc::clone(&self.ends), waiting }
+    }
+}
+
+/// Where a continuation is in its grammar.
+pub(crate) struct Follower {
+    matcher: Matcher,
+    ends: Arc<[u32]>,
+    /// The tokens after which the grammar begins, and how many of them were there last. `None` once it has begun.
+    waiting: Option<(Arc<Pattern<u32>>, usize)>,
+}
+
+impl Follower {
+    /// Takes the chance of all tokens that may not come next.
+    ///
+    /// # Errors
+    /// Says why the continuation must end if there is no way on.
+    pub(crate) fn mask(&mut self, logits: &mut [f32]) -> Result<(), Stop> {
+        if self.waiting.is_some() {
+            return Ok(());
+        }
+        let allowed = self.matcher.compute_mask().map_err(|_| Stop::Stuck)?;
+        let words = allowed.as_slice();
+        let is_allowed = |token: usize| words.get(token / 32).is_some_and(|word| word >> (token % 32) & 1 == 1);
+        let mut any = false;
+        for (token, logit) in logits.iter_mut().enumerate() {
+            if is_allowed(token) {
+                any |= *logit > f32::NEG_INFINITY;
+            } else {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        // Biases may forbid all that the grammar allows.
+        if any { Ok(()) } else { Err(Stop::Stuck) }
+    }
+
+    /// Whether this token ends the text.
+    pub(crate) fn is_end(&self, token: u32) -> bool {
+        self.waiting.is_none() && self.ends.contains(&token)
+    }
+
+    /// Goes on by a token that is not an end. Returns why the continuation ends with it, if it does.
+    pub(crate) fn advance(&mut self, token: u32) -> Option<Stop> {
+        if let Some((pattern, matched)) = &mut self.waiting {
+            *matched = pattern.step(*matched, &token);
+            if *matched == pattern.len() {
+                self.waiting = None;
+            }
+            return None;
+        }
+        if self.matcher.consume_token(token).is_err() {
+            return Some(Stop::Stuck);
+        }
+        match self.matcher.stop_reason() {
+            StopReason::NotStopped => None,
+            reason if reason.is_ok() => Some(Stop::Grammar),
+            _ => Some(Stop::Stuck),
+        }
+    }
+}
