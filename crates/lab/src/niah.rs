@@ -4,7 +4,7 @@ use crate::error::Result;
 use hadal_base::{IoContext, Purpose, Rng};
 use hadal_data::needle::{Needles, Place, haystack};
 use hadal_data::{Packed, Tokenizer};
-use hadal_infer::{Engine, EngineOptions, Loaded, retrieve};
+use hadal_infer::{Engine, EngineOptions, Loaded, Speculation, retrieve};
 use hadal_recipe::plan::Plan;
 use hadal_watch::plot::{self, NeedleCell};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,7 +48,7 @@ impl Questions<'_> {
         let needles = Needles::new(&loaded.tokenizer, loaded.tokenizer.special().bos.is_some())?;
         let (cx, model) = (&loaded.cx, &loaded.model);
         let longest = self.lengths.iter().copied().max().unwrap_or(0);
-        let options = EngineOptions { cache_tokens: longest, rows: ROWS, sequences: 1 };
+        let options = EngineOptions { cache_tokens: longest, rows: ROWS, sequences: 1, speculation: Speculation::Off };
         let mut engine = Engine::new(cx, model, options);
         let mut all = Vec::with_capacity(self.lengths.len() * self.depths);
         for &length in self.lengths {
