@@ -69,6 +69,9 @@ pub(crate) struct InspectArgs {
     /// Sequence length in tokens, for the FLOPs of attention [default: the length in the recipe, or 4096]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) seq_len: Option<usize>,
+    /// Also read all weights that `hadal quantize` packed, and compare their checksums
+    #[arg(long)]
+    pub(crate) deep: bool,
     /// Print JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
