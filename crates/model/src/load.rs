@@ -26,7 +26,7 @@ impl Model {
         checkpoint.audit()?.into_result()?;
         let config = checkpoint.config();
         let param = |(index, spec): (usize, Parameter)| {
-            let form = Form::of(&spec, cx.compute(), &formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
+            let form = Form::of(&spec, cx.compute(), formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
             let Ok(param) = Param::to_run(spec, index, form, &mut cx.room());
             param
         };

@@ -35,7 +35,7 @@ pub fn write_packed(
     let all: Vec<(Parameter, Form)> = parameters(config)
         .into_iter()
         .map(|spec| {
-            let form = Form::of(&spec, cx.compute(), &formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
+            let form = Form::of(&spec, cx.compute(), formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
             (spec, form)
         })
         .collect();

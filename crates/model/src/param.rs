@@ -329,7 +329,7 @@ mod tests {
                     // touched.
                     let groups = std::mem::replace(&mut spec.groups, 1);
                     spec.shape[0] /= groups;
-                    let form = Form::of(&spec, DType::Bf16, &RunFormats::COMPUTE, true, false);
+                    let form = Form::of(&spec, DType::Bf16, RunFormats::COMPUTE, true, false);
                     let Ok(param) = Param::to_run(spec, index, form, &mut cx.room());
                     stored += groups * param.stored().bytes();
                 }

@@ -38,7 +38,7 @@ pub(crate) enum Form {
 impl Form {
     /// The form of a parameter whose products are computed in `compute`. `halves` and `coded` say whether its values are
     /// stored in BF16, or as codes.
-    pub(crate) fn of(spec: &Parameter, compute: DType, formats: &RunFormats, halves: bool, coded: bool) -> Self {
+    pub(crate) fn of(spec: &Parameter, compute: DType, formats: RunFormats, halves: bool, coded: bool) -> Self {
         match (spec.product(&Precision::COMPUTE), spec.role) {
             // A table is in BF16 only if that loses nothing.
             (None, Role::Embedding) if halves => return Self::Table(DType::Bf16),
@@ -47,12 +47,12 @@ impl Form {
             _ => {}
         }
         let codes = compute == DType::Bf16
-            && match spec.run_format(formats) {
+            && match spec.run_format(&formats) {
                 RunFormat::Stored => coded,
                 RunFormat::Fp8 => coded || spec.parts.iter().all(|part| is_fp8(&part.name)),
                 _ => false,
             };
-        match spec.run_format(formats) {
+        match spec.run_format(&formats) {
             RunFormat::Int8 => Self::Quantised(QuantFormat::Int8),
             RunFormat::Int4 => Self::Quantised(QuantFormat::Int4),
             _ if codes => Self::Coded,

@@ -108,7 +108,7 @@ impl PackedFile {
         if map.bytes().len() < end {
             return Err(malformed("changed while it was being opened: try again when nothing writes it".into()));
         }
-        Ok(Self { map, config, compute, arrays, file })
+        Ok(Self { file, map, config, compute, arrays })
     }
 
     /// The configuration from `config.json`.

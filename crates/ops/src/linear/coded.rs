@@ -132,7 +132,7 @@ fn pack_panel(cx: &Cx, rows: &[u8], k: usize, panel: &mut [u8]) {
         }
         // SAFETY: sixteen rows of 128 codes, and the panel's steps of this block.
         unsafe {
-            codes_from_rows(cx.isa(), block.as_flattened().as_ptr(), TILE, to.len() / (2 * LANES), to.as_mut_ptr())
+            codes_from_rows(cx.isa(), block.as_flattened().as_ptr(), TILE, to.len() / (2 * LANES), to.as_mut_ptr());
         };
     }
 }
