@@ -69,3 +69,12 @@ fixtures:
 # Make the results of one variant, for comparison with `hadal dump` (oracle/README.md).
 oracle VARIANT="norope" SIZE="full":
     python oracle/make_fixtures.py target/oracle --size {{SIZE}} --variant {{VARIANT}}
+
+# Memory of a model: loaded in BF16, and in int4 from a new folder OUT that is mapped, beside the sizes of the files
+memory MODEL OUT:
+    cargo build --release
+    du -shL {{MODEL}}
+    target/release/hadal bench infer {{MODEL}} --weights full --repeat 1
+    target/release/hadal quantize {{MODEL}} --out {{OUT}} --weights int4
+    du -sh {{OUT}}
+    target/release/hadal bench infer {{OUT}} --repeat 1

@@ -7,6 +7,7 @@ pub(crate) use measure::{
     ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
 };
 
+use anyhow::{Result, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hadal_infer::{SampleParams, Speculation};
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Check a Hugging Face checkpoint tensor by tensor and convert it, also from and to FP8
     Import(ImportArgs),
+    /// Pack a model's weights as they are stored while it runs, so that it starts at once and processes share its memory
+    Quantize(QuantizeArgs),
     /// Write everything a forward and backward pass computes, for comparison with other implementations
     Dump(DumpArgs),
     /// Measure the speed of this machine
@@ -270,14 +273,16 @@ pub(crate) struct FormArgs {
 /// Options of every command that runs a model.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// A run's folder, one of its checkpoints, a Hugging Face checkpoint, or the name of a repository there (ORG/NAME)
+    /// A run's folder, one of its checkpoints, a Hugging Face checkpoint, the name of a repository there (ORG/NAME), or a
+    /// folder that `hadal quantize` wrote
     pub(crate) model: PathBuf,
     /// Format of the computation
     #[arg(long, value_enum, default_value_t = Format::Bf16)]
     pub(crate) dtype: Format,
-    /// Storage format of the weights while the model runs
-    #[arg(long, value_enum, default_value_t = RunWeights::Full)]
-    pub(crate) weights: RunWeights,
+    /// Storage format of the weights while the model runs [default: fp8 for what the checkpoint has in FP8, full for the
+    /// rest; both give the same results]
+    #[arg(long, value_enum)]
+    pub(crate) weights: Option<RunWeights>,
     /// Storage format of the weights of attention and of the output head [default: int8 with --weights int4, otherwise as
     /// --weights]
     #[arg(long, value_enum)]
@@ -289,15 +294,21 @@ pub(crate) struct ModelArgs {
 
 impl ModelArgs {
     /// The formats of the weights.
-    pub(crate) fn formats(&self) -> RunFormats {
-        let format = |weights| match weights {
-            RunWeights::Full => RunFormat::Compute,
-            RunWeights::Int8 => RunFormat::Int8,
-            RunWeights::Int4 => RunFormat::Int4,
+    pub(crate) fn formats(&self) -> Result<RunFormats> {
+        let given = [self.weights, self.attention_weights];
+        let fp8 = given.contains(&Some(RunWeights::Fp8));
+        ensure!(!fp8 || self.dtype == Format::Bf16, "FP8 weights are multiplied in BF16: leave out --dtype f32");
+        let attention = match self.weights {
+            Some(RunWeights::Int4) => Some(RunWeights::Int8),
+            weights => weights,
         };
-        let default = if self.weights == RunWeights::Int4 { RunWeights::Int8 } else { self.weights };
-        let attention = format(self.attention_weights.unwrap_or(default));
-        RunFormats { attention, experts: format(self.weights), head: attention }
+        let format = |weights: Option<RunWeights>| weights.map_or(RunFormat::Stored, RunWeights::format);
+        let attention = format(self.attention_weights.or(attention));
+        Ok(RunFormats { attention, experts: format(self.weights), head: attention })
+    }
+    /// Whether it says how weights are stored.
+    pub(crate) fn has_formats(&self) -> bool {
+        self.weights.is_some() || self.attention_weights.is_some()
     }
 }
 
@@ -328,10 +339,24 @@ impl Speculate {
 pub(crate) enum RunWeights {
     /// In the format of the computation
     Full,
+    /// E4M3 with one scale per block of 128x128, for all weights that are FP8 in the released checkpoints: half the memory
+    /// of BF16. Weights of an FP8 checkpoint stay as they are
+    Fp8,
     /// 8 bits, with one scale per 32 weights: about half the memory of BF16
     Int8,
     /// 4 bits, with one scale per 32 weights: about a quarter of the memory of BF16
     Int4,
+}
+
+impl RunWeights {
+    fn format(self) -> RunFormat {
+        match self {
+            Self::Full => RunFormat::Compute,
+            Self::Fp8 => RunFormat::Fp8,
+            Self::Int8 => RunFormat::Int8,
+            Self::Int4 => RunFormat::Int4,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -349,6 +374,15 @@ impl Format {
             Self::Bf16 => DType::Bf16,
         }
     }
+}
+
+#[derive(Args)]
+pub(crate) struct QuantizeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Folder to write. All commands that run a model take it. It is not a checkpoint: keep that to train or convert it
+    #[arg(long)]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Args)]

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Export(args) => commands::export::export(&args),
         Command::Import(args) => commands::import::run(&args),
+        Command::Quantize(args) => commands::quantize::run(&args),
         Command::Dump(args) => commands::dump::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Experiment(args) => commands::experiment::run(&args),

@@ -7,7 +7,7 @@ use hadal_data::{DataError, Tokenizer, fim};
 use hadal_model::Model;
 use hadal_ops::Cx;
 use hadal_weights::precision::RunFormats;
-use hadal_weights::{Checkpoint, ModelConfig};
+use hadal_weights::{Checkpoint, ModelConfig, PackedFile};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -61,24 +61,37 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Opens the checkpoint in `folder`. The context is the one in its configuration, or at least `context` tokens,
-    /// even if it was not trained for that many.
-    /// Weights are stored in `formats` while the model runs.
+    /// Opens the model in `folder`: a checkpoint, or weights that `hadal quantize` packed. The context is the one in its
+    /// configuration, or at least `context` tokens, even if it was not trained for that many. The weights of a checkpoint
+    /// are stored in `formats` while the model runs. Packed weights have their own formats and stay in their file.
     pub fn open(folder: &Path, context: Option<usize>, formats: RunFormats, cx: Cx) -> Result<Self, LoadError> {
         // The small file is read first, so that its errors appear before the weights are loaded.
         let tokenizer =
             Tokenizer::load(folder).map_err(|error| LoadError::Tokenizer { folder: folder.to_owned(), error })?;
-        let mut checkpoint = Checkpoint::open(folder)?;
-        let notice = checkpoint.notice().map(str::to_owned);
-        if let Some(context) = context.filter(|c| *c > checkpoint.config().max_position_embeddings) {
-            let config = ModelConfig { max_position_embeddings: context, ..checkpoint.config().clone() };
-            checkpoint = Checkpoint::open_with(folder, config)?;
-        }
-        let (tokens, rows) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
-        if tokens > rows {
-            return Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows });
-        }
-        let model = Model::load_as(&cx, &checkpoint, formats)?;
+        let check = |config: &ModelConfig| match (tokenizer.vocab_size(), config.vocab_size) {
+            (tokens, rows) if tokens > rows => Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows }),
+            _ => Ok(()),
+        };
+        let longer = |config: &ModelConfig| context.filter(|c| *c > config.max_position_embeddings);
+        let (model, notice) = if PackedFile::is_in(folder) {
+            let mut file = PackedFile::open(folder)?;
+            check(file.config())?;
+            if let Some(context) = longer(file.config()) {
+                file.set_context(context);
+            }
+            let model = Model::map(&cx, &file)?;
+            file.mapping().prepare(cx.threads());
+            (model, None)
+        } else {
+            let mut checkpoint = Checkpoint::open(folder)?;
+            let notice = checkpoint.notice().map(str::to_owned);
+            check(checkpoint.config())?;
+            if let Some(context) = longer(checkpoint.config()) {
+                let config = ModelConfig { max_position_embeddings: context, ..checkpoint.config().clone() };
+                checkpoint = Checkpoint::open_with(folder, config)?;
+            }
+            (Model::load_as(&cx, &checkpoint, formats)?, notice)
+        };
         Ok(Self { cx, model, tokenizer: Arc::new(tokenizer), notice, grammars: OnceLock::new() })
     }
 

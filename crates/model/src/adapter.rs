@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::param::{Grads, Param, Purpose};
 use crate::values::Fresh;
 use hadal_ops::linear::{self, Operand};
-use hadal_ops::{Acc, Cx, DType, MatMut, MatRef, Tensor, elementwise};
+use hadal_ops::{Acc, Cx, MatMut, MatRef, Tensor, elementwise};
 use hadal_weights::list::{Parameter, Part, Role};
 use hadal_weights::precision::Precision;
 use std::ops::Range;
@@ -107,7 +107,7 @@ impl Linear {
             let (layer, groups, shape) = (spec.layer, spec.groups, vec![parts.len() * rows, k]);
             let spec = Parameter { role: Role::Adapter, layer, parts, groups, shape, tied: false };
             *next += 1;
-            Param::new(cx, spec, *next - 1, &Precision::COMPUTE, purpose, DType::F32)
+            Param::new(cx, spec, *next - 1, &Precision::COMPUTE, purpose)
         };
         let (down, up) = (param("lora_A", r, spec.k()), param("lora_B", columns.len(), r));
         self.adapters.push(Adapter { down, up, columns, scale });

@@ -4,9 +4,9 @@
 //! adapters ([`Adapter`]) add to the outputs of the parts to which they are attached.
 
 use crate::adapter::Adapter;
-use crate::param::{Grads, Param, Stored};
+use crate::param::{Grads, Param};
 use hadal_ops::linear::{self, Operand, PackedWeight};
-use hadal_ops::{Acc, Cx, MatMut, Tensor, quant};
+use hadal_ops::{Acc, Cx, MatMut, Tensor};
 
 /// The layer.
 pub struct Linear {
@@ -59,12 +59,7 @@ impl Linear {
     ) {
         let (x, offsets, mut y) = (x.into(), offsets.into(), y.into());
         let n = y.cols();
-        if let Stored::Quantised(weight) = self.param.stored() {
-            let Operand::Plain(x) = x else { panic!("`{}` takes rows in plain formats", self.param.spec.name()) };
-            quant::forward(cx, x, weight, offsets, y.columns_mut(0..n), acc);
-        } else {
-            linear::grouped_forward(cx, x, self.weight(), offsets, y.columns_mut(0..n), acc);
-        }
+        self.param.stored().forward(cx, x, offsets, y.columns_mut(0..n), acc);
         self.adapters.iter().for_each(|a| a.forward(cx, x, offsets, &mut y));
     }
 

@@ -1,10 +1,11 @@
 //! Reads weights from Hugging Face checkpoints and writes them.
 
 use crate::model::Model;
-use crate::param::Purpose;
+use crate::param::Param;
+use crate::stored::Form;
 use crate::values::Values;
-use hadal_ops::{Cx, DType};
-use hadal_weights::list::{Part, parameters};
+use hadal_ops::Cx;
+use hadal_weights::list::{Parameter, Part, parameters};
 use hadal_weights::precision::{Precision, RunFormats};
 use hadal_weights::{
     Checkpoint, Error, ModelConfig, Quantization, SaveOptions, SaveTensor, TensorSource, WeightFormat, write_into,
@@ -24,10 +25,13 @@ impl Model {
     pub fn load_as(cx: &Cx, checkpoint: &Checkpoint, formats: RunFormats) -> Result<Self, Error> {
         checkpoint.audit()?.into_result()?;
         let config = checkpoint.config();
-        // An embedding table is stored in bf16 only if that loses nothing.
-        let embedding = &parameters(config)[0];
-        let table = if checkpoint.halves(embedding) { DType::Bf16 } else { DType::F32 };
-        let mut model = Self::build(cx, config, Precision::COMPUTE, Purpose::Inference(formats), table);
+        let param = |(index, spec): (usize, Parameter)| {
+            let form = Form::of(&spec, cx.compute(), formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
+            let Ok(param) = Param::to_run(spec, index, form, &mut cx.room());
+            param
+        };
+        let params = parameters(config).into_iter().enumerate().map(param).collect();
+        let mut model = Self::of_params(cx, config, Precision::COMPUTE, params);
         model.fill(cx, checkpoint)?;
         Ok(model)
     }

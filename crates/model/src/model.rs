@@ -10,15 +10,15 @@ use crate::cached::Cache;
 use crate::linear::Linear;
 use crate::mtp::{Mtp, MtpSaved};
 use crate::norm;
-use crate::param::{Grads, Param, Purpose, Stored, embed, embed_backward};
+use crate::param::{Grads, Param, Purpose, embed, embed_backward};
 use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
 use crate::values::{Fresh, Values};
 use hadal_ops::head::{self, HeadGrad};
-use hadal_ops::{Acc, Cx, DType, Tensor, moe, quant, reduce, rope::RopeTable};
+use hadal_ops::{Acc, Cx, DType, Tensor, moe, reduce, rope::RopeTable};
 use hadal_weights::Error;
 use hadal_weights::ModelConfig;
-use hadal_weights::list::Role;
+use hadal_weights::list::{Role, parameters};
 use hadal_weights::precision::{Keep, Precision};
 
 /// A model of the DeepSeek-V3 or V2 family.
@@ -118,7 +118,9 @@ pub type Observer<'a> = &'a mut dyn FnMut(Probe<'_>);
 impl Model {
     /// A model for training with zero weights; see [`Model::fresh`] and [`Model::load`].
     pub fn new(cx: &Cx, config: &ModelConfig, precision: Precision) -> Self {
-        Self::build(cx, config, precision, Purpose::Training, DType::F32)
+        let list = parameters(config).into_iter().enumerate();
+        let params = list.map(|(index, spec)| Param::new(cx, spec, index, &precision, Purpose::Training)).collect();
+        Self::of_params(cx, config, precision, params)
     }
 
     /// A model for training with initial weights: normal(0, std) for matrices, one for norms, zero for biases. They
@@ -129,10 +131,10 @@ impl Model {
         model
     }
 
-    /// A model of zeros in the forms that `purpose` needs. `table` is the format of an embedding table.
-    pub(crate) fn build(cx: &Cx, config: &ModelConfig, precision: Precision, purpose: Purpose, table: DType) -> Self {
+    /// A model of the parameters of its list.
+    pub(crate) fn of_params(cx: &Cx, config: &ModelConfig, precision: Precision, params: Vec<Param>) -> Self {
         assert!(precision.dispatch != Keep::E5m6, "model: rows are sent in the compute format or in fp8, not in e5m6");
-        let mut b = Builder::new(cx, config, precision, purpose, table);
+        let mut b = Builder::new(cx, precision, params);
         let layers = config.num_hidden_layers;
         let embed = b.take(Role::Embedding);
         let mut moe_layers = 0..;
@@ -432,9 +434,12 @@ impl Model {
         let (h, pass) = self.hidden(cx, input, replay, &mut observer);
         let loss = |h: &Tensor, targets: &Targets| {
             let mut losses = cx.empty(&[h.rows()], DType::F32);
-            match self.head().stored() {
-                Stored::Quantised(head) => head::quantised_losses(cx, h, head, &targets.ids, &mut losses),
-                _ => head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None),
+            if self.head().stored().only_runs() {
+                let product =
+                    |h: &Tensor, z: &mut Tensor| self.head().stored().forward(cx, h.into(), None, z.into(), Acc::Write);
+                head::losses_by(cx, h, self.config.vocab_size, &targets.ids, &mut losses, &product);
+            } else {
+                head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None);
             }
             losses
         };
@@ -486,10 +491,7 @@ impl Model {
     /// Logits f32 `[T, V]` for head inputs `h_td`.
     pub fn project(&self, cx: &Cx, h: &Tensor) -> Tensor {
         let mut out = cx.empty(&[h.rows(), self.config.vocab_size], DType::F32);
-        match self.head().stored() {
-            Stored::Quantised(head) => quant::forward(cx, h, head, None, &mut out, Acc::Write),
-            _ => head::logits(cx, h, self.head().weight(), &mut out),
-        }
+        self.head().stored().forward(cx, h.into(), None, (&mut out).into(), Acc::Write);
         out
     }
 }

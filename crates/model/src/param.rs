@@ -5,48 +5,24 @@
 //! for inference takes only the memory of its format. What layers read in f32 (norms, the selection bias, the router,
 //! the embedding table in training) is its own master and is updated in place.
 
+use crate::codes;
+use crate::stored::{Form, Stored};
 use crate::values::{Values, read_all, read_from};
 use hadal_ops::fp8::{Shape, Style};
 use hadal_ops::linear::PackedWeight;
-use hadal_ops::quant::{QuantFormat, QuantWeight};
-use hadal_ops::{Acc, Cx, DType, MatRef, Tensor};
+use hadal_ops::{Acc, Cx, DType, MatRef, Room, Tensor};
 use hadal_weights::Error;
 use hadal_weights::list::{Parameter, Role};
-use hadal_weights::precision::{Gradients, Precision, Product, RunFormat, RunFormats};
+use hadal_weights::precision::{Gradients, Precision, Product};
 use std::sync::Arc;
 
-/// The purpose that a model is built for.
+/// The purpose that a parameter is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Forward only: no form that only backward reads, and no second copy of anything.
-    /// Weights are stored in these formats.
-    Inference(RunFormats),
+    Inference,
     /// Forward and backward.
     Training,
-}
-
-/// The run-time form of a weight.
-pub enum Stored {
-    /// Read directly: gains, biases, an embedding table.
-    Table(Tensor),
-    /// In panels for products.
-    Packed(PackedWeight),
-    /// Quantised, for the products of a model that only runs.
-    Quantised(QuantWeight),
-    /// An f32 table and the panels packed from it: for the router and a tied embedding in training.
-    Both(Tensor, PackedWeight),
-}
-
-impl Stored {
-    /// Its size in bytes.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Table(t) => t.bytes(),
-            Self::Packed(p) => p.bytes(),
-            Self::Quantised(q) => q.bytes(),
-            Self::Both(t, p) => t.bytes() + p.bytes(),
-        }
-    }
 }
 
 /// A stored weight and how often it was written. Data derived from it is computed again when this number changes.
@@ -70,35 +46,25 @@ pub struct Param {
 pub struct Shared(pub String);
 
 impl Param {
-    /// A parameter of zeros, to be filled later. `table` is the format of an embedding table.
-    pub(crate) fn new(
-        cx: &Cx,
-        spec: Parameter,
-        index: usize,
-        precision: &Precision,
-        purpose: Purpose,
-        table: DType,
-    ) -> Self {
+    /// A parameter of zeros, to be filled later.
+    pub(crate) fn new(cx: &Cx, spec: Parameter, index: usize, precision: &Precision, purpose: Purpose) -> Self {
         let training = purpose == Purpose::Training;
-        let table = || cx.fixed(&spec.shape, if spec.role == Role::Embedding { table } else { DType::F32 });
-        let quantised = match purpose {
-            Purpose::Inference(formats) => match spec.run_format(&formats) {
-                RunFormat::Compute => None,
-                RunFormat::Int8 => Some(QuantFormat::Int8),
-                RunFormat::Int4 => Some(QuantFormat::Int4),
-            },
-            Purpose::Training => None,
-        };
-        let stored = match (spec.product(precision), quantised) {
-            (None, _) => Stored::Table(table()),
-            (Some(_), Some(format)) => Stored::Quantised(QuantWeight::new(cx, format, spec.groups, spec.n(), spec.k())),
-            (Some(product), None) => {
+        let table = || cx.fixed(&spec.shape, DType::F32);
+        let stored = match spec.product(precision) {
+            None => Stored::Table(table()),
+            Some(product) => {
                 let packed = room(cx, &spec, product, precision, training);
                 let own_master = matches!(spec.role, Role::Router | Role::Embedding);
                 if training && own_master { Stored::Both(table(), packed) } else { Stored::Packed(packed) }
             }
         };
         Self { spec, index, held: Arc::new(Versioned { stored, version: 0 }) }
+    }
+
+    /// A parameter of a model that only runs, in the memory that `room` provides for its arrays.
+    pub(crate) fn to_run<E>(spec: Parameter, index: usize, form: Form, room: &mut Room<'_, E>) -> Result<Self, E> {
+        let stored = Stored::in_room(&spec, form, room)?;
+        Ok(Self { spec, index, held: Arc::new(Versioned { stored, version: 0 }) })
     }
 
     /// The data that layers read.
@@ -133,7 +99,7 @@ impl Param {
     pub fn table(&self) -> &Tensor {
         match self.stored() {
             Stored::Table(table) | Stored::Both(table, _) => table,
-            Stored::Packed(_) | Stored::Quantised(_) => panic!("`{}` has no table", self.spec.name()),
+            _ => panic!("`{}` has no table", self.spec.name()),
         }
     }
     /// The panels of a parameter that is used in products.
@@ -141,7 +107,9 @@ impl Param {
         match self.stored() {
             Stored::Packed(packed) | Stored::Both(_, packed) => packed,
             Stored::Table(_) => panic!("`{}` is not multiplied with", self.spec.name()),
-            Stored::Quantised(_) => panic!("`{}` is quantised: only forward passes read it", self.spec.name()),
+            Stored::Coded(_) | Stored::Quantised(_) => {
+                panic!("`{}` only runs: nothing but forward passes reads it", self.spec.name())
+            }
         }
     }
     /// Whether the model itself has the f32 master. This is so if layers read it in f32.
@@ -155,6 +123,7 @@ impl Param {
         match self.stored_mut()? {
             Stored::Packed(packed) => packed.pack(cx, master),
             Stored::Table(_) | Stored::Both(..) => panic!("`{}` is its own master", self.spec.name()),
+            Stored::Coded(_) => panic!("`{}` only runs: it has no master", self.spec.name()),
             Stored::Quantised(q) => q.pack(cx, master),
         }
         Ok(())
@@ -168,9 +137,7 @@ impl Param {
                 edit(table);
                 packed.pack(cx, table);
             }
-            Stored::Packed(_) | Stored::Quantised(_) => {
-                panic!("the master of `{}` is not in the model", self.spec.name())
-            }
+            _ => panic!("the master of `{}` is not in the model", self.spec.name()),
         }
         Ok(())
     }
@@ -181,6 +148,7 @@ impl Param {
         match self.stored_mut()? {
             Stored::Packed(packed) => packed.pack(cx, &cx.tensor(&shape, values, DType::F32)),
             Stored::Quantised(q) => q.pack(cx, &cx.tensor(&shape, values, DType::F32)),
+            Stored::Coded(_) => panic!("`{}` only runs: its values are read from a checkpoint", self.spec.name()),
             Stored::Table(table) => *table = cx.tensor(&shape, values, table.dtype()),
             Stored::Both(table, packed) => {
                 table.f32_mut().copy_from_slice(values);
@@ -208,6 +176,7 @@ impl Param {
                 packed.pack(cx, &all);
                 return Ok(());
             }
+            Stored::Coded(coded) => return codes::fill(cx, coded, values, &spec),
             Stored::Quantised(q) => {
                 return q.fill(cx, source, &|row, out| read_from(values, &spec, row * k, out));
             }
@@ -227,19 +196,18 @@ impl Param {
                 DType::Bf16 => out.iter_mut().zip(&t.bf16()[start..]).for_each(|(o, v)| *o = v.to_f32()),
                 _ => out.copy_from_slice(&t.f32()[start..start + out.len()]),
             },
-            Stored::Packed(packed) => self.read_rows(start, out, &|row, out| packed.row(row, out)),
-            Stored::Quantised(q) => self.read_rows(start, out, &|row, out| q.row(row, out)),
+            _ => self.read_rows(start, out),
         }
     }
 
-    /// Reads elements from `start` on with a function that gives whole rows.
-    fn read_rows(&self, start: usize, out: &mut [f32], row_of: &dyn Fn(usize, &mut [f32])) {
+    /// Reads elements of a weight that has rows.
+    fn read_rows(&self, start: usize, out: &mut [f32]) {
         let k = self.spec.k();
         let mut row = vec![0.0; k];
         let mut done = 0;
         while done < out.len() {
             let (at, from) = ((start + done) / k, (start + done) % k);
-            row_of(at, &mut row);
+            self.stored().row(at, &mut row);
             let n = (k - from).min(out.len() - done);
             out[done..done + n].copy_from_slice(&row[from..from + n]);
             done += n;
@@ -268,11 +236,7 @@ fn room(cx: &Cx, spec: &Parameter, product: Product, precision: &Precision, back
 
 /// Looks up rows of the embedding into `x` f32 `[T, D]`.
 pub(crate) fn embed(cx: &Cx, table: &Param, ids: &Tensor, x: &mut Tensor) {
-    match table.stored() {
-        Stored::Table(t) | Stored::Both(t, _) => hadal_ops::embedding::forward(cx, t, ids, x),
-        Stored::Packed(head) => hadal_ops::embedding::forward_packed(cx, head, ids, x),
-        Stored::Quantised(head) => hadal_ops::embedding::forward_quantised(cx, head, ids, x),
-    }
+    table.stored().embed(cx, &table.spec.shape, ids, x);
 }
 
 /// Adds to the embedding's gradient, unless it is frozen.
@@ -344,11 +308,12 @@ impl Grads {
 
 #[cfg(test)]
 mod tests {
-    use super::{Param, Purpose};
+    use super::Param;
+    use crate::stored::Form;
     use hadal_ops::{Cx, DType};
     use hadal_weights::ModelConfig;
     use hadal_weights::list::parameters;
-    use hadal_weights::precision::{Precision, RunFormats};
+    use hadal_weights::precision::RunFormats;
 
     #[test]
     fn weights_to_be_read_take_what_their_file_takes_for_every_built_in_configuration() {
@@ -364,14 +329,8 @@ mod tests {
                     // touched.
                     let groups = std::mem::replace(&mut spec.groups, 1);
                     spec.shape[0] /= groups;
-                    let param = Param::new(
-                        &cx,
-                        spec,
-                        index,
-                        &Precision::COMPUTE,
-                        Purpose::Inference(RunFormats::COMPUTE),
-                        DType::Bf16,
-                    );
+                    let form = Form::of(&spec, DType::Bf16, RunFormats::COMPUTE, true, false);
+                    let Ok(param) = Param::to_run(spec, index, form, &mut cx.room());
                     stored += groups * param.stored().bytes();
                 }
                 let share = stored as f64 / file as f64;

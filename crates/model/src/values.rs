@@ -22,13 +22,29 @@ pub trait Values: Sync {
         out.iter_mut().zip(values).for_each(|(o, v)| *o = bf16::from_f32(v));
         Ok(())
     }
+
+    /// Whether a parameter's values are all stored as E4M3 codes with scales, which [`Values::read_codes`] and
+    /// [`Values::scales`] give.
+    fn coded(&self, _of: &Parameter) -> bool {
+        false
+    }
+
+    /// Reads codes of a part, starting at its element `start`.
+    fn read_codes(&self, part: &Part, _start: usize, _out: &mut [u8]) -> Result<(), Error> {
+        unreachable!("`{}` is not stored as codes", part.name)
+    }
+
+    /// The scales of a part that is stored as codes, in rows of blocks.
+    fn scales(&self, part: &Part) -> Result<Vec<f32>, Error> {
+        unreachable!("`{}` is not stored as codes", part.name)
+    }
 }
 
 /// Number of elements that a task reads at a time.
 const PIECE: usize = 1 << 16;
 
 /// Reads the elements of a parameter from `start` on, across its parts.
-fn pieces<T>(
+pub(crate) fn pieces<T>(
     spec: &Parameter,
     start: usize,
     out: &mut [T],
@@ -108,5 +124,17 @@ impl Values for Checkpoint {
 
     fn read_bf16(&self, _of: &Parameter, part: &Part, start: usize, out: &mut [bf16]) -> Result<(), Error> {
         self.read_from(&part.name, start, out)
+    }
+
+    fn coded(&self, of: &Parameter) -> bool {
+        of.parts.iter().all(|part| self.info(&part.name).is_some_and(|i| *i.dtype == Dtype::F8E4M3))
+    }
+
+    fn read_codes(&self, part: &Part, start: usize, out: &mut [u8]) -> Result<(), Error> {
+        self.stored_bytes(&part.name, start, out)
+    }
+
+    fn scales(&self, part: &Part) -> Result<Vec<f32>, Error> {
+        Self::scales(self, &part.name)
     }
 }

@@ -3,6 +3,7 @@
 use crate::kernel::Blocks;
 use crate::profile::{Profile, ProfileRow, Scope};
 use crate::{DType, DisjointMut, Isa, Pool, Tensor, Threads};
+use std::convert::Infallible;
 
 /// Device, memory pool, threads, instruction path and compute format. It is cheap to clone. Clones share pool and
 /// threads.
@@ -101,6 +102,10 @@ impl Cx {
     #[allow(clippy::unused_self, reason = "a device's memory will be the context's")]
     pub fn fixed(&self, shape: &[usize], dtype: DType) -> Tensor {
         Tensor::fixed(shape, dtype)
+    }
+    /// [`Cx::fixed`] for the arrays of a weight.
+    pub fn room(&self) -> impl FnMut(&'static str, &[usize], DType) -> Result<Tensor, Infallible> {
+        |_, shape, dtype| Ok(self.fixed(shape, dtype))
     }
     /// A tensor of the given f32 values, rounded to `dtype`.
     pub fn tensor(&self, shape: &[usize], values: &[f32], dtype: DType) -> Tensor {

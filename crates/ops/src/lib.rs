@@ -24,7 +24,10 @@ pub mod head;
 mod isa;
 mod kernel;
 pub mod latent;
+#[cfg(test)]
+mod layout_tests;
 pub mod linear;
+mod mapping;
 mod math;
 pub mod moe;
 mod par;
@@ -45,10 +48,11 @@ pub use cx::Cx;
 pub use hadal_base::{Purpose, Rng};
 pub use half::bf16;
 pub use isa::Isa;
+pub use mapping::{LAYOUT, Mapping};
 pub use par::{Chunks, DisjointMut, Threads};
 pub use pool::Pool;
 pub use profile::{ProfileRow, Scope};
-pub use tensor::{DType, Device, MatMut, MatRef, Tensor};
+pub use tensor::{DType, Device, MatMut, MatRef, Room, Tensor};
 
 /// Whether an operation overwrites its output or adds to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,14 @@
 //! `Tensor`: an owned, contiguous, row-major array from a pool; `MatRef`/`MatMut`: a range of its columns.
 
 use crate::fixed::Fixed;
+use crate::mapping::Mapping;
 use crate::pool::{Buffer, Pool};
 use half::bf16;
 use std::fmt;
+use std::sync::Arc;
+
+// Tensors in files have little-endian elements.
+const _: () = assert!(cfg!(target_endian = "little"), "files in memory need a little-endian processor");
 
 /// Element types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,7 +49,12 @@ enum Memory {
     Pooled(Option<Buffer>, Pool),
     /// Its own memory.
     Own(Fixed),
+    /// A place in a file, read-only.
+    File(Arc<Mapping>, usize),
 }
+
+/// Provides one of the arrays of a weight, given its name, shape and type: fresh memory, or a place in a file.
+pub type Room<'a, E> = dyn FnMut(&'static str, &[usize], DType) -> Result<Tensor, E> + 'a;
 
 /// An owned, contiguous, row-major array. Dropping it returns its memory to the pool if it came from one.
 pub struct Tensor {
@@ -72,6 +82,19 @@ impl Tensor {
     /// Zeros in memory of exactly their size, outside of any pool.
     pub(crate) fn fixed(shape: &[usize], dtype: DType) -> Self {
         Self::over(Memory::Own(Fixed::new(shape.iter().product::<usize>() * dtype.size())), shape, dtype)
+    }
+
+    /// Elements in a file, which stay there, from byte `start` on. The file may hold any bits. The tensor cannot be
+    /// written.
+    ///
+    /// # Panics
+    /// If `start` is not a multiple of 64, or the file is too short.
+    pub fn mapped(file: &Arc<Mapping>, start: usize, shape: &[usize], dtype: DType) -> Self {
+        let (bytes, total) = (shape.iter().product::<usize>() * dtype.size(), file.bytes().len());
+        assert!(start.is_multiple_of(64), "mapped: {shape:?} at byte {start}, which is not a multiple of 64");
+        let fits = start.checked_add(bytes).is_some_and(|end| end <= total);
+        assert!(fits, "mapped: {shape:?} in {dtype:?} at byte {start} of a file of {total} bytes");
+        Self::over(Memory::File(file.clone(), start), shape, dtype)
     }
 
     fn over(memory: Memory, shape: &[usize], dtype: DType) -> Self {
@@ -139,6 +162,7 @@ impl Tensor {
         match &self.memory {
             Memory::Pooled(buffer, _) => buffer.as_ref().map_or(std::ptr::null(), Buffer::as_ptr).cast(),
             Memory::Own(memory) => memory.as_ptr().cast(),
+            Memory::File(file, start) => file.bytes()[*start..].as_ptr().cast(),
         }
     }
     fn ptr_mut<T>(&mut self, dtype: DType) -> *mut T {
@@ -146,12 +170,19 @@ impl Tensor {
         match &mut self.memory {
             Memory::Pooled(buffer, _) => buffer.as_mut().map_or(std::ptr::null_mut(), Buffer::as_mut_ptr).cast(),
             Memory::Own(memory) => memory.as_mut_ptr().cast(),
+            Memory::File(..) => panic!("tensor {:?} is in a file and cannot be written", &self.shape[..self.rank]),
         }
+    }
+
+    /// The bytes of the elements, of any type.
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the memory is initialised and holds so many bytes.
+        unsafe { std::slice::from_raw_parts(self.ptr(self.dtype), self.bytes()) }
     }
 
     /// Host elements. Panics for another type.
     pub fn f32(&self) -> &[f32] {
-        // SAFETY: the buffer is initialised, aligned to 64 bytes and holds len() elements of the checked type.
+        // SAFETY: the memory is initialised, aligned to 64 bytes and holds len() elements of the checked type.
         unsafe { std::slice::from_raw_parts(self.ptr(DType::F32), self.len()) }
     }
     /// Mutable host elements. Panics for another type.

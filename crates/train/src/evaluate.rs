@@ -142,7 +142,7 @@ fn unscored(window: &EvalWindow) -> Option<Vec<f32>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use hadal_data::tokenizer::TrainOptions;
     use hadal_data::{Document, EvalOptions, Tokenizer};
@@ -153,7 +153,7 @@ mod tests {
 
     /// A small configuration, and windows of at most `seq_len` tokens over texts. The tokenizer has the configuration's
     /// size and is trained on the texts.
-    fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
+    pub(crate) fn windows(texts: &[&str], seq_len: usize, overlap: usize) -> (ModelConfig, EvalSet) {
         let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/mtp2/config.json");
         let mut config = ModelConfig::from_file(fixture).unwrap();
         let document = Document { id: "a".into(), group: "a".into(), text: texts.join("\n") };

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod checkpoint;
 pub mod corpus;
+pub mod divergence;
 pub mod evaluate;
 pub mod extend;
 pub mod objective;

@@ -109,7 +109,9 @@ impl Optimizer {
                 (Stored::Both(table, packed), _) => adamw::step_packed(cx, table, grad, m, v, &hp, packed),
                 (Stored::Table(table), _) => adamw::step(cx, table, grad, m, v, &hp),
                 (Stored::Packed(_), None) => unreachable!("what is only packed has its master here"),
-                (Stored::Quantised(_), _) => unreachable!("a model that is trained has no quantised weights"),
+                (Stored::Coded(_) | Stored::Quantised(_), _) => {
+                    unreachable!("a model that is trained has none that only run")
+                }
             }
         });
     }

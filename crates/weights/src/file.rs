@@ -3,9 +3,11 @@
 use crate::error::Error;
 use crate::header::{self, Dtype, Slot};
 use hadal_base::{IoContext, open_regular, read_exact_at};
+use hadal_ops::Mapping;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open file of tensors. Its contents are not trusted: the whole header is checked when the file is opened.
 pub struct TensorFile {
@@ -42,6 +44,19 @@ impl TensorFile {
     /// Type and shape of a tensor, if the file has it.
     pub fn info(&self, name: &str) -> Option<(&Dtype, &[usize])> {
         self.slots.get(name).map(|slot| (&slot.dtype, slot.shape.as_slice()))
+    }
+
+    /// The whole file in memory.
+    pub(crate) fn map(&self) -> Result<Arc<Mapping>, Error> {
+        Ok(Mapping::of(&self.file).at("map", &self.path)?)
+    }
+    /// The place of a tensor, if the file has it.
+    pub(crate) fn slot(&self, name: &str) -> Option<&Slot> {
+        self.slots.get(name)
+    }
+    /// All tensors with their places, in no particular order.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (&str, &Slot)> {
+        self.slots.iter().map(|(name, slot)| (name.as_str(), slot))
     }
 
     /// Fills `out` with bytes of a tensor, starting at its byte `at`.

@@ -96,25 +96,36 @@ pub(crate) fn quantise(
     let across = cols.div_ceil(TILE);
     let bands = values.chunks(TILE * cols).zip(codes.chunks_mut(TILE * cols)).zip(scales.chunks_mut(across));
     for (band, ((values, codes), scales)) in bands.enumerate() {
-        // Ordered magnitudes have ordered bit patterns. Infinity and NaN come after every number.
-        scales.fill(0.0);
-        for row in values.chunks_exact(cols) {
-            for (block, amax) in row.chunks(TILE).zip(scales.iter_mut()) {
-                let most = block.iter().fold(amax.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
-                *amax = f32::from_bits(most);
-            }
-        }
-        // Comparisons with NaN are false, which is the desired result here.
-        let fits = |amax: f32| amax.is_finite() && scale_of(amax, format) <= MAX_SCALE;
-        if scales.iter().any(|amax| !fits(*amax)) {
-            let at = values.iter().position(|v| !fits(v.abs()));
-            return Err(band * TILE * cols + at.expect("a maximum that does not fit is one of the values"));
-        }
-        scales.iter_mut().for_each(|s| *s = scale_of(*s, format));
+        band_scales(values, cols, format, scales).map_err(|at| band * TILE * cols + at)?;
         for (row, out) in values.chunks_exact(cols).zip(codes.chunks_exact_mut(cols)) {
             encode(row, scales, out);
         }
     }
+    Ok(())
+}
+
+/// The scales of a band of at most 128 rows of a matrix, one for every 128 columns, as f32. The error is the index of a
+/// value that is not finite, or too large for a scale.
+pub fn block_scales(values: &[f32], cols: usize, scales: &mut [f32]) -> Result<(), usize> {
+    band_scales(values, cols, ScaleFormat::F32, scales)
+}
+
+fn band_scales(values: &[f32], cols: usize, format: ScaleFormat, scales: &mut [f32]) -> Result<(), usize> {
+    // Ordered magnitudes have ordered bit patterns. Infinity and NaN come after every number.
+    scales.fill(0.0);
+    for row in values.chunks_exact(cols) {
+        for (block, amax) in row.chunks(TILE).zip(scales.iter_mut()) {
+            let most = block.iter().fold(amax.to_bits(), |m, v| m.max(v.to_bits() & 0x7fff_ffff));
+            *amax = f32::from_bits(most);
+        }
+    }
+    // Comparisons with NaN are false, which is the desired result here.
+    let fits = |amax: f32| amax.is_finite() && scale_of(amax, format) <= MAX_SCALE;
+    if scales.iter().any(|amax| !fits(*amax)) {
+        let at = values.iter().position(|v| !fits(v.abs()));
+        return Err(at.expect("a maximum that does not fit is one of the values"));
+    }
+    scales.iter_mut().for_each(|s| *s = scale_of(*s, format));
     Ok(())
 }
 

@@ -356,25 +356,37 @@ impl SaveTensor {
 
 /// Sorts tensors as the format's own writer does. Returns the bytes before their data.
 pub(crate) fn render(tensors: &mut [&SaveTensor]) -> Vec<u8> {
+    tensors.sort_by(|a, b| b.dtype.format().cmp(&a.dtype.format()).then_with(|| a.name.cmp(&b.name)));
+    let tensors = tensors.iter().map(|t| (t.name.as_str(), t.dtype.format().1, t.shape.as_slice(), t.bytes()));
+    assemble(&[("format", "pt")], tensors, LENGTH)
+}
+
+/// The bytes before the data of tensors, given by name, type, shape and number of bytes. The data begins at a multiple
+/// of `align`.
+pub(crate) fn assemble<'a>(
+    metadata: &[(&str, &str)],
+    tensors: impl Iterator<Item = (&'a str, &'static str, &'a [usize], usize)>,
+    align: usize,
+) -> Vec<u8> {
     #[derive(Serialize)]
     struct Place<'a> {
         dtype: &'static str,
         shape: &'a [usize],
         data_offsets: (usize, usize),
     }
-    tensors.sort_by(|a, b| b.dtype.format().cmp(&a.dtype.format()).then_with(|| a.name.cmp(&b.name)));
     // The text is assembled here because a JSON map type would sort the names again.
     let text = |value: &str| serde_json::to_string(value).expect("strings have a JSON form");
-    let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
+    let metadata: Vec<String> = metadata.iter().map(|(key, value)| format!("{}:{}", text(key), text(value))).collect();
+    let mut json = format!(r#"{{"__metadata__":{{{}}}"#, metadata.join(","));
     let mut at = 0;
-    for t in tensors {
-        let place = Place { dtype: t.dtype.format().1, shape: &t.shape, data_offsets: (at, at + t.bytes()) };
-        at += t.bytes();
+    for (name, dtype, shape, bytes) in tensors {
+        let place = Place { dtype, shape, data_offsets: (at, at + bytes) };
+        at += bytes;
         let place = serde_json::to_string(&place).expect("numbers have a JSON form");
-        json.extend([",", &text(&t.name), ":", &place]);
+        json.extend([",", &text(name), ":", &place]);
     }
     json.push('}');
-    while !json.len().is_multiple_of(LENGTH) {
+    while !(LENGTH + json.len()).is_multiple_of(align) {
         json.push(' ');
     }
     let mut out = (json.len() as u64).to_le_bytes().to_vec();

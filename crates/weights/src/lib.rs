@@ -2,7 +2,8 @@
 //!
 //! [`config`] reads `config.json`. From it, [`list`] makes the single list of a model's tensors. [`reader`](Checkpoint)
 //! and [`writer`](write_into) handle safetensors in one file or several. [`audit`](Audit) compares a checkpoint with
-//! the list. [`convert`](convert_into) converts from file to file. [`precision`] has the types of the precision table.
+//! the list. [`convert`](convert_into) converts from file to file. [`PackedFile`] has weights as they are run.
+//! [`precision`] has the types of the precision table.
 
 mod audit;
 mod beside;
@@ -25,6 +26,7 @@ mod index;
 mod keys;
 pub mod list;
 mod mtp;
+mod packed;
 pub mod precision;
 mod quantization;
 mod reader;
@@ -41,9 +43,10 @@ pub use config::{ConfigError, ModelConfig, ModelType, ScoringFunc, TopkMethod};
 pub use convert::{Conversion, Converted, convert_into};
 pub use error::Error;
 pub use file::TensorFile;
-pub use fp8::{ScaleFormat, scale_name, scale_shape};
+pub use fp8::{ScaleFormat, block_scales, scale_name, scale_shape};
 pub use header::Dtype;
 pub use list::{WeightFormat, expected, is_fp8, is_router_bias};
+pub use packed::{PackedFile, PackedSummary, PackedWriter};
 pub use quantization::Quantization;
 pub use reader::{Checkpoint, Element, Info};
 pub use relative::Relative;

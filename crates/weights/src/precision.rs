@@ -48,9 +48,15 @@ pub enum Product {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunFormat {
-    /// The compute format of the context: bf16, or f32.
+    /// E4M3 codes for what the checkpoint has in FP8, and the compute format for everything else. The bits of results are
+    /// those of `Compute`.
     #[default]
+    Stored,
+    /// The compute format of the context: bf16, or f32.
     Compute,
+    /// E4M3 codes in blocks of 128x128 for what is FP8 in the released weights ([`crate::is_fp8`]). They are taken from
+    /// the checkpoint or quantised. In f32, this is `Compute`.
+    Fp8,
     /// 8 bits and a scale for each 32 inputs.
     Int8,
     /// 4 bits from a code book and a scale for each 32 inputs.
@@ -70,8 +76,14 @@ pub struct RunFormats {
 
 impl RunFormats {
     /// Everything in the compute format: the bits of training's forward pass.
-    pub const COMPUTE: Self =
-        Self { attention: RunFormat::Compute, experts: RunFormat::Compute, head: RunFormat::Compute };
+    pub const COMPUTE: Self = Self::all(RunFormat::Compute);
+    /// Everything as the checkpoint stores it. It has the same bits.
+    pub const STORED: Self = Self::all(RunFormat::Stored);
+
+    /// The same format for everything.
+    pub const fn all(format: RunFormat) -> Self {
+        Self { attention: format, experts: format, head: format }
+    }
 }
 
 /// Format of an activation that is kept for backward.

@@ -14,6 +14,7 @@ use crate::header::{Dtype, SaveDtype, Slot};
 use crate::index::Index;
 use crate::list::{WeightFormat, is_router_bias};
 use crate::mtp::Mtp;
+use crate::packed::PACKED;
 use crate::quantization::Quantization;
 use crate::shard::Shards;
 use hadal_base::IoContext;
@@ -265,7 +266,7 @@ impl Checkpoint {
     }
 
     /// Reads stored bytes unchanged, starting at element `start`. An element that is infinite or NaN is an error.
-    pub(crate) fn stored_bytes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
+    pub fn stored_bytes(&self, name: &str, start: usize, out: &mut [u8]) -> Result<(), Error> {
         let (slot, shard) = self.slot(name)?;
         let size = slot.dtype.bytes().unwrap_or(1);
         self.shards.read(shard, slot.bytes.start + start * size, out)?;
@@ -383,6 +384,12 @@ fn what_else(dir: &Path) -> String {
         .unwrap_or_default();
     let has = |end: &str| names.iter().any(|n| n.ends_with(end));
     let hint = match () {
+        () if dir.join(PACKED).is_file() => {
+            return format!(
+                "its {PACKED} was packed by `hadal quantize`, to be run only; to convert it or to train, use the checkpoint that it was \
+                 made from"
+            );
+        }
         () if has(".safetensors") => "; there are .safetensors files, but none with such a name",
         () if has(".bin") || has(".pt") || has(".pth") => "; convert PyTorch's files to safetensors first",
         () if has(".gguf") => "; GGUF files are not read",

@@ -19,6 +19,11 @@ pub(crate) struct EvalArgs {
     /// Also write the loss at each place in the window to this folder, as a picture and as JSON lines
     #[arg(long, value_name = "DIR")]
     pub(crate) by_position: Option<PathBuf>,
+    /// Compare with this model, whose weights are in the format of the computation: perplexity of both, KL divergence of
+    /// the predictions, and how often the most likely token is the same. To measure a storage format, name the same
+    /// checkpoint
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) against: Option<PathBuf>,
     /// Print JSON as the last line
     #[arg(long)]
     pub(crate) json: bool,
@@ -69,6 +74,9 @@ pub(crate) struct InspectArgs {
     /// Sequence length in tokens, for the FLOPs of attention [default: the length in the recipe, or 4096]
     #[arg(long, value_parser = at_least_one)]
     pub(crate) seq_len: Option<usize>,
+    /// Also read all weights that `hadal quantize` packed, and compare their checksums
+    #[arg(long)]
+    pub(crate) deep: bool,
     /// Print JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,12 +1,12 @@
 //! Functions that several commands need: opening a model with its tokenizer, continuing a prompt, formatting numbers.
 
 use crate::cli::{FieldArgs, FormArgs, ModelArgs, SampleArgs};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use hadal_data::{SourceOptions, Texts, read_paths};
 use hadal_infer::{Acceptance, Engine, EngineOptions, Event, Grammar, Loaded, Request, Reuse, Stop, TextOptions, run};
 use hadal_ops::Cx;
-use hadal_weights::Checkpoint;
 use hadal_weights::folder::model_folder;
+use hadal_weights::{Checkpoint, PackedFile};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -22,8 +22,13 @@ pub(crate) fn read_text(paths: &[PathBuf], field: &FieldArgs) -> Result<Texts> {
 
 /// Opens the model that `args` names, with a context of at least this many tokens.
 pub(crate) fn load(args: &ModelArgs, context: Option<usize>) -> Result<Loaded> {
-    let cx = Cx::cpu(args.threads, args.dtype.dtype());
-    let loaded = Loaded::open(&model_folder(&args.model)?, context, args.formats(), cx)?;
+    let (cx, folder) = (Cx::cpu(args.threads, args.dtype.dtype()), model_folder(&args.model)?);
+    ensure!(
+        !(args.has_formats() && PackedFile::is_in(&folder)),
+        "the weights in {} are packed already: leave out --weights and --attention-weights",
+        folder.display()
+    );
+    let loaded = Loaded::open(&folder, context, args.formats()?, cx)?;
     notify(loaded.notice.as_deref());
     Ok(loaded)
 }

@@ -9,7 +9,7 @@ use hadal_recipe::recipe::{RECIPES, Recipe};
 use hadal_weights::folder::config_folder;
 use hadal_weights::hub::RepoId;
 use hadal_weights::precision::Formats;
-use hadal_weights::{ModelConfig, Relative};
+use hadal_weights::{ModelConfig, PackedFile, PackedSummary, Relative};
 use std::path::Path;
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
@@ -17,9 +17,18 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         let text = if args.json { format!("{:#}\n", relative.to_value()) } else { relative.to_string() };
         return show(&text).context("cannot write to standard output");
     }
+    let packed = packed(&args.config, args.deep)?;
     let Found { config, seq_len, formats } = find(&args.config, &args.set)?;
     let found = count::inspect(&config, args.seq_len.or(seq_len), formats.as_ref());
-    let text = if args.json { serde_json::to_string_pretty(&found)? + "\n" } else { found.to_string() };
+    let text = match packed {
+        Some(packed) if args.json => {
+            let mut found = serde_json::to_value(&found)?;
+            found["packed"] = serde_json::to_value(&packed)?;
+            format!("{found:#}\n")
+        }
+        None if args.json => serde_json::to_string_pretty(&found)? + "\n",
+        packed => found.to_string() + &packed.map(|p| format!("\n{p}\n")).unwrap_or_default(),
+    };
     show(&text).context("cannot write to standard output")
 }
 
@@ -28,6 +37,23 @@ fn relative(name: &str) -> Option<Relative> {
     let path = Path::new(name);
     let file = if path.is_file() { path.to_owned() } else { config_folder(path).ok()?.join("config.json") };
     Relative::from_file(&file)
+}
+
+/// What a folder that `hadal quantize` wrote holds. With `deep`, everything is read and compared with its checksum.
+fn packed(name: &str, deep: bool) -> Result<Option<PackedSummary>> {
+    let path = Path::new(name);
+    if !(path.is_dir() && PackedFile::is_in(path)) {
+        ensure!(
+            !deep,
+            "--deep reads weights that `hadal quantize` packed; `hadal import --deep` reads those of a checkpoint"
+        );
+        return Ok(None);
+    }
+    let file = PackedFile::open(path)?;
+    if deep {
+        file.verify(|_| {})?;
+    }
+    Ok(Some(file.summary()))
 }
 
 /// The configuration that a name stands for. A recipe also gives sequence length and formats.

@@ -18,5 +18,6 @@ pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod niah;
 pub(crate) mod pretrain;
+pub(crate) mod quantize;
 pub(crate) mod quickstart;
 pub(crate) mod tokenizer;

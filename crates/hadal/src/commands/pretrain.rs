@@ -3,13 +3,19 @@
 use crate::cli::PretrainArgs;
 use anyhow::Result;
 use hadal_lab::objective;
+use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::Recipe;
 use hadal_train::extend::{is_finished, run_extensions};
 use hadal_train::run;
 use hadal_train::session::Session;
+use hadal_weights::Checkpoint;
 
 pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.set)?;
+    if let Some(init) = &args.init {
+        // A folder that is no checkpoint is found before the text is read.
+        Checkpoint::open_with(init, Plan::draft(&recipe)?.model)?;
+    }
     let session = if args.resume {
         Session::resume_with(&recipe, &crate::line)?
     } else {

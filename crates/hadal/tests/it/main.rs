@@ -14,6 +14,8 @@ mod memory;
 mod models;
 mod nudge;
 mod old_run;
+#[cfg(target_os = "linux")]
+mod packed;
 mod resume;
 mod setup;
 mod spikes;

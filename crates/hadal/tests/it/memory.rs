@@ -17,7 +17,7 @@ use std::time::Duration;
 const LIMIT: usize = 24_000_000;
 
 /// Largest resident memory in bytes. It includes the program and its libraries, which are large in a test build.
-const RESIDENT: usize = 48_000_000;
+pub(crate) const RESIDENT: usize = 48_000_000;
 
 /// A checkpoint in BF16, in files of 9 MB. With a `hidden_size` of 1024 it has about 70 MB.
 pub(crate) fn checkpoint(folder: &Path, hidden_size: usize) -> usize {
@@ -136,7 +136,7 @@ fn lies_are_refused_in_80_megabytes() {
 
 /// Runs the program with `limit` as the system's limit on its private memory. Returns its largest resident memory,
 /// mapped files included.
-fn run_limited(limit: usize, args: &[&str]) -> usize {
+pub(crate) fn run_limited(limit: usize, args: &[&str]) -> usize {
     let mut child = limited(limit, args);
     let mut most = 0;
     loop {
@@ -154,7 +154,7 @@ fn run_limited(limit: usize, args: &[&str]) -> usize {
     most
 }
 
-fn limited(limit: usize, args: &[&str]) -> Child {
+pub(crate) fn limited(limit: usize, args: &[&str]) -> Child {
     let script = format!("ulimit -d {} && exec \"$0\" \"$@\"", limit / 1024);
     let mut command = Command::new("sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_hadal")]).args(args);

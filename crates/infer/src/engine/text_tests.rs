@@ -62,7 +62,11 @@ impl Said {
 }
 
 fn alone(request: &Request, (cx, model): &(Cx, Model)) -> Said {
-    let mut engine = Engine::new(cx, model, EngineOptions { cache_tokens: 4096, rows: 4096, sequences: 16 });
+    let mut engine = Engine::new(
+        cx,
+        model,
+        EngineOptions { cache_tokens: 4096, rows: 4096, sequences: 16, ..EngineOptions::default() },
+    );
     let mut said = Said::default();
     run(cx, model, &mut engine, request, &mut |event| {
         said.hear(event.clone());
@@ -106,7 +110,8 @@ fn log_probabilities_of_a_prompt_are_those_of_the_whole_models_logits() {
         let logits = model.logits(cx, &Input::of(cx, &[&ids], 0), None, None).0;
         let rows: Vec<&[f32]> = logits.f32().chunks_exact(VOCABULARY).collect();
         for (rows_of_a_pass, from, top) in [(512, 0, 3), (7, 1, 0), (150, 140, 1), (64, 299, VOCABULARY + 5)] {
-            let options = EngineOptions { cache_tokens: 512, rows: rows_of_a_pass, sequences: 4 };
+            let options =
+                EngineOptions { cache_tokens: 512, rows: rows_of_a_pass, sequences: 4, ..EngineOptions::default() };
             let mut engine = Engine::new(cx, model, options);
             let scored = score(cx, model, &mut engine, &prompt, Score { from, top }).unwrap();
             assert_eq!(scored.len(), 300 - from.max(1));
@@ -143,7 +148,11 @@ fn what_stands_before_the_scored_tokens_is_computed_once() {
         reuse: Reuse::Given,
         ..Request::default()
     };
-    let mut engine = Engine::new(cx, model, EngineOptions { cache_tokens: 1024, rows: 100, sequences: 4 });
+    let mut engine = Engine::new(
+        cx,
+        model,
+        EngineOptions { cache_tokens: 1024, rows: 100, sequences: 4, ..EngineOptions::default() },
+    );
     let mut said: Vec<Said> = (0..3).map(|_| Said::default()).collect();
     let ids: Vec<RequestId> = (0..3).map(|n| engine.submit(model, &ask(n)).unwrap()).collect();
     let mut cached = Vec::new();
@@ -271,7 +280,7 @@ proptest! {
             .map(|request| Request { reuse: Reuse::Given, ..request })
             .collect();
         let largest = lengths.iter().map(|n| pages_for(n + 30)).max().unwrap();
-        let options = EngineOptions { cache_tokens: (largest + spare) * PAGE, rows, sequences };
+        let options = EngineOptions { cache_tokens: (largest + spare) * PAGE, rows, sequences, ..EngineOptions::default() };
         let mut engine = Engine::new(cx, model, options);
         let ids: Vec<RequestId> = requests.iter().map(|r| engine.submit(model, r).unwrap()).collect();
         let mut said: Vec<Said> = requests.iter().map(|_| Said::default()).collect();

@@ -191,7 +191,7 @@ fn packed_weights_take_what_is_predicted() {
             let model = Model::new(&Cx::cpu(1, f.compute), &config, f.table);
             let bytes = |p: &&crate::Param| match p.stored() {
                 Stored::Packed(packed) | Stored::Both(_, packed) => packed.bytes(),
-                Stored::Table(_) | Stored::Quantised(_) => 0,
+                _ => 0,
             };
             let packed: usize = model.params().iter().map(bytes).sum();
             assert_eq!(packed as u64, training_memory(&config, &f).packed, "{f:?}");

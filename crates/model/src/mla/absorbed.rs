@@ -13,33 +13,36 @@ use hadal_ops::attention::{self, AttnShape};
 use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, latent, linear, linear::PackedWeight};
 use std::convert::Infallible;
 
-/// `W_UK` and `W_UV` by head, packed for the absorbed products.
+/// `W_UK^T` `[H, dc, dn]` and `W_UV` `[H, dv, dc]`, packed for the absorbed products.
 pub struct Absorbed {
     uk: PackedWeight,
     uv: PackedWeight,
 }
 
 impl Mla {
-    /// Packs the up-projection by head.
+    /// Packs the up-projection by head, in the compute format, whatever the form of the weight itself.
     pub fn absorb(&self, cx: &Cx) -> Absorbed {
         let AttnShape { heads, d_nope, d_v, .. } = self.shape;
         let dc = self.kv_rank;
         let up = &self.kv_up.param;
-        // Packs `n` rows of each head, starting at `first`, in the format of the weight's own products.
-        let pack = |first: usize, n: usize, backward: bool| {
-            let mut packed = PackedWeight::new(cx, heads, n, dc, cx.compute(), backward);
-            let done: Result<(), Infallible> = packed.fill(cx, DType::F32, &|row, out| {
-                for (i, out) in out.f32_mut().chunks_exact_mut(dc).enumerate() {
-                    let (head, at) = ((row + i) / n, (row + i) % n);
-                    up.read((head * (d_nope + d_v) + first + at) * dc, out);
-                }
-                Ok(())
-            });
-            match done {
-                Ok(()) => packed,
+        let start = |head: usize| head * (d_nope + d_v) * dc;
+        let mut uk = PackedWeight::new(cx, heads, dc, d_nope, cx.compute(), false);
+        let Ok(()) = uk.fill(cx, DType::F32, &|row, out: &mut Tensor| {
+            let (head, first) = (row / dc, row % dc);
+            let mut of_head = vec![0.0; d_nope * dc];
+            up.read(start(head), &mut of_head);
+            for (i, out) in out.f32_mut().chunks_exact_mut(d_nope).enumerate() {
+                let column = of_head[first + i..].iter().step_by(dc);
+                out.iter_mut().zip(column).for_each(|(to, from)| *to = *from);
             }
-        };
-        let (uk, uv) = (pack(0, d_nope, true), pack(d_nope, d_v, false));
+            Ok::<_, Infallible>(())
+        });
+        let mut uv = PackedWeight::new(cx, heads, d_v, dc, cx.compute(), false);
+        let Ok(()) = uv.fill(cx, DType::F32, &|row, out: &mut Tensor| {
+            let (head, first) = (row / d_v, row % d_v);
+            up.read(start(head) + (d_nope + first) * dc, out.f32_mut());
+            Ok::<_, Infallible>(())
+        });
         Absorbed { uk, uv }
     }
 
@@ -104,7 +107,7 @@ impl Mla {
         // Fold W_UK into the query for each head.
         let q_nope = order.to_heads(cx, q.columns(0..d_nope));
         let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
-        linear::grouped_backward_input(cx, &q_nope, &cache.view.uk, order.offsets(), &mut q_c, Acc::Write);
+        linear::grouped_forward(cx, &q_nope, &cache.view.uk, order.offsets(), &mut q_c, Acc::Write);
         let q_c = order.to_tokens(cx, q_c);
         let mut q_lat = cx.empty(&[b * heads, dc + d_rope], cx.compute());
         elementwise::cast(cx, &q_c, q_lat.columns_mut(0..dc));

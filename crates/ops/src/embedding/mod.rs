@@ -9,8 +9,6 @@ mod tests;
 
 use crate::elementwise::{check_rows, gather, scatter_add};
 use crate::kernel::{Blocks, expect_float};
-use crate::linear::PackedWeight;
-use crate::quant::QuantWeight;
 use crate::{Acc, Cx, DType, Device, DisjointMut, MatRef, Tensor};
 
 /// Overwrites `x` [T, D].
@@ -26,18 +24,9 @@ pub fn forward(cx: &Cx, table: &Tensor, ids: &Tensor, x: &mut Tensor) {
     }
 }
 
-/// Like [`forward`] into `x` f32 [T, D], but reads the panels of the head that shares the table.
-pub fn forward_packed(cx: &Cx, table: &PackedWeight, ids: &Tensor, x: &mut Tensor) {
-    lookup(cx, (table.n() * table.groups(), table.k()), &|row, out| table.row(row, out), ids, x);
-}
-
-/// The same with a quantised head.
-pub fn forward_quantised(cx: &Cx, table: &QuantWeight, ids: &Tensor, x: &mut Tensor) {
-    lookup(cx, (table.n() * table.groups(), table.k()), &|row, out| table.row(row, out), ids, x);
-}
-
-/// Looks up rows of a table of `(rows, columns)` with a function that gives one.
-fn lookup(
+/// Like [`forward`] into `x` f32 [T, D], but the table of `(rows, columns)` is a head's weight, whose form has a function
+/// that gives a row.
+pub fn forward_by(
     cx: &Cx,
     (rows, cols): (usize, usize),
     row_of: &(dyn Fn(usize, &mut [f32]) + Sync),

@@ -12,7 +12,7 @@ pub(crate) unsafe fn to_bf16(isa: Isa, from: *const u8, n: usize, to: *mut u16) 
     #[cfg(target_arch = "x86_64")]
     if isa.has_avx512() && is_x86_feature_detected!("avx512vbmi") {
         // SAFETY: the caller's promise, and the processor was asked.
-        unsafe { tables::to_bf16(from, n, to) };
+        unsafe { tables::look_up(&tables::VALUE, from, n, to) };
         return;
     }
     // SAFETY: the caller's promise.
@@ -36,26 +36,51 @@ impl Pointwise for Plain<'_> {
     }
 }
 
-/// With AVX-512 VBMI, both bytes of the value are looked up in tables of 128 entries, for 64 codes at a time.
+/// The bf16 bits of the positive code `c`.
+const fn bits(c: u8) -> u16 {
+    let (e, m) = ((c >> 3) as u16, (c & 7) as u16);
+    if c == 0x7f {
+        0x7fc0
+    } else if e > 0 {
+        (e + 120) << 7 | m << 4
+    } else if m == 0 {
+        0
+    } else {
+        // m * 2^-9, whose leading bit is at 2^p.
+        let p = m.ilog2() as u16;
+        (118 + p) << 7 | (m << (7 - p)) & 0x7f
+    }
+}
+
+/// The value of each positive code.
+pub(super) static VALUES: [f32; 128] = {
+    let mut values = [0.0; 128];
+    let mut c = 0;
+    while c < 128 {
+        values[c] = f32::from_bits((bits(c as u8) as u32) << 16);
+        c += 1;
+    }
+    values
+};
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use tables::look_up;
+
+/// Other processors have no such instruction, and do not call this.
+///
+/// # Safety
+/// There is nothing to promise.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn look_up(_: &super::widen::Table, _: *const u8, _: usize, _: *mut u16) {
+    unreachable!("tables are looked up with AVX-512 VBMI");
+}
+
+/// With AVX-512 VBMI, both bytes of the bf16 of a code are looked up in tables of 128 entries, for 64 codes at a time.
 #[cfg(target_arch = "x86_64")]
 mod tables {
+    use super::super::widen::Table;
+    use super::bits;
     use std::arch::x86_64::*;
-
-    /// The bf16 bits of the positive code `c`.
-    const fn bits(c: u8) -> u16 {
-        let (e, m) = ((c >> 3) as u16, (c & 7) as u16);
-        if c == 0x7f {
-            0x7fc0
-        } else if e > 0 {
-            (e + 120) << 7 | m << 4
-        } else if m == 0 {
-            0
-        } else {
-            // m * 2^-9, whose leading bit is at 2^p.
-            let p = m.ilog2() as u16;
-            (118 + p) << 7 | (m << (7 - p)) & 0x7f
-        }
-    }
 
     const fn table(shift: u32) -> [u8; 128] {
         let mut t = [0; 128];
@@ -66,18 +91,22 @@ mod tables {
         }
         t
     }
-    static LOW: [u8; 128] = table(0);
-    static HIGH: [u8; 128] = table(8);
+    /// The codes' own values.
+    pub(super) static VALUE: Table = Table { low: table(0), high: table(8) };
     /// Puts the codes in such an order that unpacking, which works on pieces of 128 bits, restores the original order.
     static ORDER: [u64; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
+    /// The table's entry for each of `n` codes at `from`, with the code's sign.
+    ///
+    /// # Safety
+    /// Both must be valid for `n` elements, and the processor must have AVX-512 VBMI.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-    pub(super) unsafe fn to_bf16(from: *const u8, n: usize, to: *mut u16) {
+    pub(in super::super) unsafe fn look_up(table: &Table, from: *const u8, n: usize, to: *mut u16) {
         // SAFETY: tables have 128 entries; masked loads and stores touch the n elements that the caller promises.
         unsafe {
             let half = |t: &[u8; 128], i: usize| _mm512_loadu_si512(t.as_ptr().add(64 * i).cast());
-            let low = [half(&LOW, 0), half(&LOW, 1)];
-            let high = [half(&HIGH, 0), half(&HIGH, 1)];
+            let low = [half(&table.low, 0), half(&table.low, 1)];
+            let high = [half(&table.high, 0), half(&table.high, 1)];
             let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
             let sign = _mm512_set1_epi8(-128);
             for i in (0..n).step_by(64) {

@@ -16,6 +16,7 @@ pub(crate) mod grid;
 #[cfg(target_arch = "x86_64")]
 mod rows512;
 mod tiles;
+pub(crate) mod widen;
 
 pub use codec::{encode, scale_of};
 pub use format::{E4M3, E5M2, E5M6, MiniFloat, scale_from_ue8m0, ue8m0_from_scale};

@@ -40,7 +40,7 @@ pub use peak::{peak_gflops, peak_int8_gops};
 pub(crate) use scaled::{ScaledProduct, multiply_scaled};
 #[cfg(test)]
 pub(crate) use task::CACHED;
-pub(crate) use task::{Product, multiply};
+pub(crate) use task::{Codes, Product, multiply};
 
 use crate::{Acc, DType, Isa};
 

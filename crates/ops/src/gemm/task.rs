@@ -3,7 +3,8 @@
 //! A task has up to [`ROWS`] rows and so many panels that its part of B has about [`B_BYTES`]. This part is in the
 //! second-level cache together with A's part. The results never depend on the division.
 
-use super::{BLOCK, LANES, Microkernel, Out, STEP_BYTES, Tile, fetch, panel_bytes, steps};
+use super::{BLOCK, LANES, Microkernel, Out, SCALED, STEP_BYTES, Tile, fetch, panel_bytes, steps};
+use crate::fp8::widen::Widener;
 use crate::slots::Slots;
 use crate::{Acc, Cx, DType};
 
@@ -34,11 +35,33 @@ pub(crate) struct Product {
     /// Bytes from one row of A to the next.
     pub(crate) a_row: usize,
     pub(crate) b: *const u8,
+    /// If B is E4M3 codes, which stand for bf16: their scales.
+    pub(crate) codes: Option<Codes>,
     pub(crate) c: *mut u8,
     /// Bytes from one row of C to the next.
     pub(crate) c_row: usize,
     pub(crate) c_dtype: DType,
     pub(crate) acc: Acc,
+}
+
+/// Scales of a B in codes, `[ceil(k/128)][lanes]`. The panels are `[ceil(n/16)][ceil(k/2)][16][2]` codes.
+#[derive(Clone, Copy)]
+pub(crate) struct Codes {
+    pub(crate) scales: *const f32,
+    /// Number of lanes with scales, in whole panels.
+    pub(crate) lanes: usize,
+}
+
+impl Product {
+    /// Bytes of a step of a panel of B.
+    fn step(&self) -> usize {
+        if self.codes.is_some() { STEP_BYTES / 2 } else { STEP_BYTES }
+    }
+    /// Bytes of a panel that was widened from codes. It is one cache line more than a block, so that panels do not use
+    /// the same cache sets.
+    fn wide(&self) -> usize {
+        if self.codes.is_some() { steps(self.dtype, self.k).min(BLOCK) * STEP_BYTES + 64 } else { 0 }
+    }
 }
 
 // SAFETY: a product only names memory; what tasks do with it is `multiply`'s contract.
@@ -69,6 +92,10 @@ impl Blocks {
     fn of(kernel: &Microkernel, p: &Product, rows: usize) -> Self {
         let bytes = if p.m < LANES { B_BYTES_FEW } else { B_BYTES };
         let most = (bytes / (steps(p.dtype, p.k).clamp(1, BLOCK) * STEP_BYTES)).max(1);
+        if p.codes.is_some() {
+            // Widened panels should stay in the cache, also for few rows.
+            return Self::cut(p.m, p.n, rows, most.max(4), 1);
+        }
         if p.m <= kernel.rows {
             // One tile of rows: it reads as many panels at a time as it can.
             return Self::cut(p.m, p.n, rows, most, (kernel.panels)(p.m));
@@ -148,19 +175,23 @@ pub(crate) unsafe fn multiply(cx: &Cx, groups: usize, product: impl Fn(usize) ->
     let blocks = |g: usize, rows: usize| Blocks::of(&kernel, &product(g), rows);
     let rows = rows_of_blocks(cx, groups, &blocks);
     let first = product(0);
-    let far = groups * panel_bytes(first.dtype, first.n, first.k) > CACHED;
+    let far = groups * panel_bytes(first.dtype, first.n, first.k) / STEP_BYTES * first.step() > CACHED;
     // Sums of several blocks are added in f32 before they are rounded.
     let long = first.c_dtype == DType::Bf16 && steps(first.dtype, first.k) > BLOCK;
     // Room for the sums of any block, whatever the groups' sizes.
     let panels = |m: usize| Blocks::of(&kernel, &Product { m, ..first }, rows).panels;
     let widest = (1..=kernel.rows).map(panels).fold(panels(rows), usize::max);
-    let slots = long.then(|| Slots::new(cx, cx.threads().count(), rows * widest * LANES * 4));
+    let sums = if long { rows * widest * LANES * 4 } else { 0 };
+    let scratch = sums + widest * first.wide();
+    let slots = (scratch > 0).then(|| Slots::new(cx, cx.threads().count(), scratch));
     let size = |g: usize| (product(g).m, product(g).n);
     each_block(cx, groups, rows, &blocks, size, |g, _, part| {
         let p = product(g);
-        let run = |sums: *mut u8| {
-            // SAFETY: the caller's promise; blocks of one product are disjoint in C.
-            unsafe { block(cx, &p, part, far, sums.cast()) };
+        let run = |scratch: *mut u8| {
+            // The sums come first, then the widened panels.
+            let own = if long { scratch } else { std::ptr::null_mut() };
+            // SAFETY: the caller's promise; blocks of one product are disjoint in C. The scratch has room for both.
+            unsafe { block(cx, &p, part, far, own.cast(), scratch.wrapping_add(sums)) };
         };
         slots.as_ref().map_or_else(|| run(std::ptr::null_mut()), |slots| slots.with(run));
     });
@@ -171,7 +202,26 @@ pub(super) fn cut(n: usize, parts: usize, i: usize) -> usize {
     n * i / parts
 }
 
-unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
+/// Widens steps `from..to` of a part's panels, one panel every `p.wide()` bytes.
+unsafe fn widen(cx: &Cx, p: &Product, codes: Codes, part: Part, (from, to): (usize, usize), wide: *mut u8) {
+    let (panel0, panel1) = part.panels;
+    let total = steps(p.dtype, p.k);
+    let mut widener = Widener::new(cx.isa());
+    for step in (from..to).step_by(SCALED) {
+        let count = SCALED.min(to - step);
+        for panel in panel0..panel1 {
+            // SAFETY: the panels' codes and scales exist, as the caller promises, and so does the room for them.
+            unsafe {
+                let from_codes = p.b.add((panel * total + step) * p.step());
+                let scales = codes.scales.add(step / SCALED * codes.lanes + panel * LANES);
+                let to = wide.add((panel - panel0) * p.wide() + (step - from) * STEP_BYTES);
+                widener.panel(from_codes, count, scales, to.cast());
+            }
+        }
+    }
+}
+
+unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32, wide: *mut u8) {
     let Part { rows: (row0, row1), panels: (panel0, panel1) } = part;
     let total = steps(p.dtype, p.k);
     // With odd k, only half of a row's last step exists.
@@ -192,11 +242,19 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
         let last = step1 == total;
         let acc = if step0 == 0 { p.acc } else { Acc::Add };
         let sums_row = panels * LANES;
+        // The first step of this block in the part's first panel, and the bytes from one panel to the next.
+        let (b_at, b_panel) = if let Some(codes) = p.codes {
+            // SAFETY: the caller's promise; BLOCK is a multiple of the steps that share scales.
+            unsafe { widen(cx, p, codes, part, (step0, step1), wide) };
+            (wide.cast_const(), p.wide())
+        } else {
+            (p.b.wrapping_add((panel0 * total + step0) * STEP_BYTES), total * STEP_BYTES)
+        };
         for j in 0..panel_tiles {
             let (j0, j1) = (panel0 + cut(panels, panel_tiles, j), panel0 + cut(panels, panel_tiles, j + 1));
             for i in 0..row_tiles {
                 let (i0, i1) = (row0 + row_at(i), row0 + row_at(i + 1));
-                if far && j + 1 < panel_tiles && row_tiles > 1 {
+                if far && p.codes.is_none() && j + 1 < panel_tiles && row_tiles > 1 {
                     // Meanwhile the next panels are prefetched, a part of them with every tile of rows.
                     let (from, to) =
                         (step0 + cut(step1 - step0, row_tiles, i), step0 + cut(step1 - step0, row_tiles, i + 1));
@@ -219,8 +277,8 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
                         a_row: p.a_row,
                         a_panel: 0,
                         half: step1 > whole,
-                        b: p.b.add((j0 * total + step0) * STEP_BYTES),
-                        b_panel: total * STEP_BYTES,
+                        b: b_at.add((j0 - panel0) * b_panel),
+                        b_panel,
                         steps: step1.min(whole) - step0,
                         sums: std::ptr::null(),
                         sums_row,
@@ -229,7 +287,7 @@ unsafe fn block(cx: &Cx, p: &Product, part: Part, far: bool, sums: *mut f32) {
                         cols,
                         out: Out::new(p.c_dtype, acc),
                         scales: None,
-                        ahead: if far && row_tiles == 1 { AHEAD } else { 0 },
+                        ahead: if far && p.codes.is_none() && row_tiles == 1 { AHEAD } else { 0 },
                     };
                     if !sums.is_null() && last {
                         (tile.sums, tile.out) = (at, Out::new(p.c_dtype, p.acc));

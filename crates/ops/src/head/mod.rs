@@ -18,7 +18,6 @@ mod tests;
 
 use crate::kernel::{expect_float, with_elem};
 use crate::linear::{self, PackedWeight};
-use crate::quant::{self, QuantWeight};
 use crate::{Acc, Cx, DType, Device, Tensor};
 
 /// Tokens per chunk. dz exists for this many tokens at a time, and each chunk is one product for dW.
@@ -36,20 +35,23 @@ pub struct HeadGrad<'a> {
     pub dw: Option<(&'a mut Tensor, Acc)>,
 }
 
-/// `out` f32 [T, V] `= h W^T`: all logits. It is for inference.
-pub fn logits(cx: &Cx, h: &Tensor, w: &PackedWeight, out: &mut Tensor) {
-    linear::forward(cx, h, w, out, Acc::Write);
-}
-
-/// The losses f32 `[T]` of `targets` under a quantised head, 0 where there is no target.
-pub fn quantised_losses(cx: &Cx, h: &Tensor, w: &QuantWeight, targets: &Tensor, losses: &mut Tensor) {
+/// The losses f32 `[T]` of `targets`, 0 where there is no target, under a head of `v` tokens that only runs. `product`
+/// writes the logits of some rows of `h`.
+pub fn losses_by(
+    cx: &Cx,
+    h: &Tensor,
+    v: usize,
+    targets: &Tensor,
+    losses: &mut Tensor,
+    product: &dyn Fn(&Tensor, &mut Tensor),
+) {
     let _scope = cx.scope("head", 0, 0);
-    let (t, v) = (h.rows(), w.n());
+    let t = h.rows();
     assert!(targets.len() == t && losses.len() == t, "head: targets {targets:?}, losses {losses:?} for {t} tokens");
     for start in (0..t).step_by(LOGITS) {
         let rows = start..(start + LOGITS).min(t);
         let mut z = cx.empty(&[rows.len(), v], DType::F32);
-        quant::forward(cx, &cpu::rows(cx, h, rows.start, rows.len()), w, None, &mut z, Acc::Write);
+        product(&cpu::rows(cx, h, rows.start, rows.len()), &mut z);
         let factors = cpu::Factors { scale: 0.0, weights: None };
         let losses = &mut losses.f32_mut()[rows.clone()];
         let outputs = cpu::Outputs { losses, pred: None, dz: None };

@@ -221,9 +221,6 @@ fn the_prediction_is_the_first_of_the_largest() {
         assert_eq!(pred.i32(), [70, 0, 0, 0]);
         let losses = losses.f32();
         assert!(losses[0] == 0.0 && (losses[1] - 150f32.ln()).abs() < 1e-5 && losses[2].is_nan() && losses[3] == 0.0);
-        let mut z = cx.empty(&[4, v], DType::F32);
-        logits(&cx, &h, &packed, &mut z);
-        assert_eq!(&z.f32()[68..73], [0.0, 0.0, 1.0, 1.0, 0.0]);
     }
 }
 

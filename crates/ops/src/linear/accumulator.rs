@@ -95,7 +95,7 @@ impl Accumulator {
         let Some(promote) = self.promoted() else {
             return super::by_weight(cx, op, x, w, backward, offsets, y, acc);
         };
-        let product = ByWeight::new(op, &x, w, backward, offsets, &mut y);
+        let product = ByWeight::new(op, &x, (w.groups(), w.n(), w.k()), backward, offsets, &mut y);
         let mut kept = None;
         let x = x.tiles(cx, w.style(backward), (w.groups(), &product.groups), &mut kept);
         // SAFETY: shapes were checked above; groups' rows do not overlap since offsets ascend.

@@ -22,6 +22,9 @@
 pub mod accumulator;
 #[cfg(test)]
 mod blocks_tests;
+mod coded;
+#[cfg(test)]
+mod coded_tests;
 pub(crate) mod codes;
 #[cfg(test)]
 mod codes_tests;
@@ -35,6 +38,7 @@ mod split_tests;
 mod tests;
 mod weight;
 
+pub use coded::{CodedWeight, coded_forward};
 pub use grad::{backward_weight, grouped_backward_weight};
 pub use operand::Operand;
 pub use weight::PackedWeight;
@@ -123,7 +127,7 @@ fn by_weight(
     mut y: MatMut<'_>,
     acc: Acc,
 ) {
-    let product = ByWeight::new(op, &x, w, backward, offsets, &mut y);
+    let product = ByWeight::new(op, &x, (w.groups(), w.n(), w.k()), backward, offsets, &mut y);
     let ByWeight { k, n, ref groups, c, c_dtype, c_row, .. } = product;
     let _scope = cx.scope(op, 2 * (x.rows() * n * k) as u64, 0);
     let dtype = w.dtype();
@@ -144,7 +148,8 @@ fn by_weight(
             let (first, m) = groups.range(g);
             let (a, a_row) = (source.at(first, 0).ptr, source.stride);
             let b = if backward { w.backward_panels(g) } else { w.forward_panels(g) };
-            Product { m, n, k, dtype, a, a_row, b, c: c.get().add(first * c_row), c_row, c_dtype, acc }
+            let c = c.get().add(first * c_row);
+            Product { m, n, k, dtype, a, a_row, b, codes: None, c, c_row, c_dtype, acc }
         });
     }
 }
@@ -166,25 +171,23 @@ impl<'a> ByWeight<'a> {
     fn new(
         op: &str,
         x: &Operand<'_>,
-        w: &PackedWeight,
+        (count, of_n, of_k): (usize, usize, usize),
         backward: bool,
         offsets: Option<&'a Tensor>,
         y: &mut MatMut<'_>,
     ) -> Self {
-        assert!(offsets.is_some() || w.groups() == 1, "{op}: a weight of {} groups needs offsets", w.groups());
-        let (k, n) = if backward { (w.n(), w.k()) } else { (w.k(), w.n()) };
+        assert!(offsets.is_some() || count == 1, "{op}: a weight of {count} groups needs offsets");
+        let (k, n) = if backward { (of_n, of_k) } else { (of_k, of_n) };
         let shapes = (x.cols(), y.cols(), x.rows());
         assert!(
             shapes == (k, n, y.rows()),
-            "{op}: [{}, {}] by a weight of {} x {} into [{}, {}]",
+            "{op}: [{}, {}] by a weight of {of_n} x {of_k} into [{}, {}]",
             x.rows(),
             x.cols(),
-            w.n(),
-            w.k(),
             y.rows(),
             y.cols()
         );
-        let groups = Groups::new(op, offsets, w.groups(), x.rows());
+        let groups = Groups::new(op, offsets, count, x.rows());
         let (c_dtype, c_row) = (y.dtype(), y.stride() * y.dtype().size());
         let c = match c_dtype {
             DType::F32 => Shared(y.f32_mut().as_mut_ptr().cast()),

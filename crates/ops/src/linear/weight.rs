@@ -7,7 +7,7 @@ use crate::fp8::{E4M3, Style, TILE};
 use crate::gemm::pack::{lanes_from_cols, lanes_from_rows};
 use crate::gemm::places::{Panels, Rows};
 use crate::gemm::{LANES, STEP_BYTES, panel_bytes, steps};
-use crate::{Cx, DType, Tensor};
+use crate::{Cx, DType, Room, Tensor};
 
 /// Packed weights of at least this many bytes are assumed not to be in any cache when they are used.
 const STREAMED: usize = 4 << 20;
@@ -31,12 +31,25 @@ impl PackedWeight {
     /// Weights of zeros, to be packed later.
     pub fn new(cx: &Cx, groups: usize, n: usize, k: usize, dtype: DType, backward: bool) -> Self {
         assert!(dtype != DType::I32 && groups > 0, "packed weight: {groups} groups of {dtype:?}");
-        let room = |lanes, k| cx.fixed(&[groups * panel_bytes(dtype, lanes, k) / dtype.size()], dtype);
+        let room = |lanes, k| cx.fixed(&[panels_len(dtype, groups, lanes, k)], dtype);
         let scales =
             |lanes: usize, k: usize| cx.fixed(&[groups * k.div_ceil(TILE) * lanes.next_multiple_of(LANES)], DType::F32);
         let scales = (dtype == DType::U8).then(|| [scales(n, k), scales(k, n)]);
         let (forward, backward) = (room(n, k), backward.then(|| room(k, n)));
         Self { groups, n, k, dtype, forward, backward, scales, gradients: Style::TILES }
+    }
+    /// Packed floats that only `forward` reads, in the memory that `room` provides for their `panels`.
+    ///
+    /// # Errors
+    /// Those of `room`.
+    pub fn for_forward<E>(groups: usize, n: usize, k: usize, dtype: DType, room: &mut Room<'_, E>) -> Result<Self, E> {
+        assert!(matches!(dtype, DType::F32 | DType::Bf16) && groups > 0, "packed weight: {groups} groups of {dtype:?}");
+        let forward = room("panels", &[panels_len(dtype, groups, n, k)], dtype)?;
+        Ok(Self { groups, n, k, dtype, forward, backward: None, scales: None, gradients: Style::TILES })
+    }
+    /// The panels that `forward` reads.
+    pub fn panels(&self) -> &Tensor {
+        &self.forward
     }
     /// The same with another quantisation of the gradients in `backward_input`.
     pub fn with_gradients(mut self, style: Style) -> Self {
@@ -194,6 +207,11 @@ impl PackedWeight {
         let form = self.backward.as_ref().expect("backward_input: the weight has no backward form");
         start(form, group * panel_bytes(self.dtype, self.k, self.n))
     }
+}
+
+/// Elements of the panels of `groups` matrices.
+fn panels_len(dtype: DType, groups: usize, lanes: usize, k: usize) -> usize {
+    groups * panel_bytes(dtype, lanes, k) / dtype.size()
 }
 
 fn start(form: &Tensor, byte: usize) -> *const u8 {

@@ -4,7 +4,7 @@ use super::fit::FitPanel;
 use super::format::{BLOCK, GROUP, QuantFormat};
 use crate::gemm::LANES;
 use crate::kernel::dispatch;
-use crate::{Cx, DType, DisjointMut, MatRef, Tensor};
+use crate::{Cx, DType, DisjointMut, MatRef, Room, Tensor};
 
 /// Weights `[groups, n, k]` as codes and scales, in memory of exactly their size outside of the pool. The layout is
 /// described in the module's header.
@@ -19,8 +19,27 @@ pub struct QuantWeight {
 impl QuantWeight {
     /// Memory for weights. [`QuantWeight::fill`] or [`QuantWeight::pack`] must fill it before it is used.
     pub fn new(cx: &Cx, format: QuantFormat, groups: usize, n: usize, k: usize) -> Self {
+        match Self::in_room(format, groups, n, k, &mut cx.room()) {
+            Ok(weight) => weight,
+        }
+    }
+    /// Weights in the memory that `room` provides for their `panels`.
+    ///
+    /// # Errors
+    /// Those of `room`.
+    pub fn in_room<E>(
+        format: QuantFormat,
+        groups: usize,
+        n: usize,
+        k: usize,
+        room: &mut Room<'_, E>,
+    ) -> Result<Self, E> {
         assert!(groups > 0, "quant weight: no groups");
-        Self { format, groups, n, k, data: cx.fixed(&[format.bytes(groups, n, k)], DType::U8) }
+        Ok(Self { format, groups, n, k, data: room("panels", &[format.bytes(groups, n, k)], DType::U8)? })
+    }
+    /// All panels.
+    pub fn data(&self) -> &Tensor {
+        &self.data
     }
     /// The format of the weights.
     pub fn format(&self) -> QuantFormat {
