@@ -266,9 +266,10 @@ impl Engine {
             sequence.cached = found;
         }
         if sequence.forms.len() < found {
-            sequence.forms = hit.forms[..found].to_vec();
+            sequence.forms.clear();
+            sequence.forms.extend_from_slice(&hit.forms[..found]);
         }
-        sequence.pages = hit.pages.into_iter().chain(copied).collect();
+        sequence.pages.extend(hit.pages.into_iter().chain(copied));
         sequence.computed = found;
         let rank = |s: &Sequence| (-s.priority, s.id, s.sample);
         let at = self.running.partition_point(|s| rank(s) < rank(&sequence));

@@ -11,6 +11,7 @@ use crate::sample::{Adjusted, SampleParams, Sampler};
 use crate::score::{Scoring, log_sum_exp, most_likely};
 use crate::text::{Piece, Text};
 use hadal_model::Form;
+use hadal_ops::latent::pages_for;
 
 /// One sample of a request: all its tokens, and how far its latents are computed.
 pub(crate) struct Sequence {
@@ -50,7 +51,10 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(id: RequestId, sample: usize, request: &Request, longest: usize) -> Self {
-        let tokens: Vec<i32> = request.prompt.iter().map(|t| *t as i32).collect();
+        let end = request.end(longest);
+        // Room for all tokens and a draft, so that a step allocates nothing.
+        let mut tokens = Vec::with_capacity(end.max(request.prompt.len()) + 1);
+        tokens.extend(request.prompt.iter().map(|t| *t as i32));
         let params = SampleParams { sample: sample as u64, ..request.params };
         Self {
             id,
@@ -59,11 +63,11 @@ impl Sequence {
             waited: 0,
             reuse: request.reuse,
             prompt: tokens.len(),
-            end: request.end(longest),
-            forms: Vec::new(),
+            end,
+            forms: Vec::with_capacity(end + 1),
             computed: 0,
-            pages: Vec::new(),
-            drafts: Vec::new(),
+            pages: Vec::with_capacity(pages_for(end + 1)),
+            drafts: Vec::with_capacity(1),
             verified: Acceptance::default(),
             rate: Rate::default(),
             cached: 0,
