@@ -270,7 +270,7 @@ impl Engine {
         }
         sequence.pages = hit.pages.into_iter().chain(copied).collect();
         sequence.computed = found;
-        let rank = |s: &Sequence| (-s.priority, s.id, s.sample);
+        let rank = |s: &Sequence| (-i64::from(s.priority), s.id, s.sample);
         let at = self.running.partition_point(|s| rank(s) < rank(&sequence));
         self.running.insert(at, sequence);
         true

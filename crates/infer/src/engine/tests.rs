@@ -213,6 +213,30 @@ fn what_cannot_be_done_is_refused() {
     assert!(engine.is_idle());
 }
 
+/// Requests of any priority are taken, and the higher one goes first.
+#[test]
+fn any_priority_is_taken() {
+    let both = model(DType::F32);
+    let (cx, model) = both;
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
+    let submit = |engine: &mut Engine, priority: i32| {
+        let prompt = text(1, 5, model.config.vocab_size);
+        engine.submit(model, &Request { prompt, max_new: 2, priority, ..Request::default() }).unwrap()
+    };
+    let low = submit(&mut engine, i32::MIN);
+    let high = submit(&mut engine, i32::MAX);
+    let mut order = Vec::new();
+    while !engine.is_idle() {
+        engine.step(cx, model, &mut |event| {
+            if let Event::Finished { id, .. } = event {
+                order.push(id);
+            }
+        });
+    }
+    order.sort_unstable();
+    assert_eq!(order, [low, high]);
+}
+
 /// A request of a random schedule.
 #[derive(Clone, Debug)]
 struct Arrival {
