@@ -73,6 +73,9 @@ pub fn generate(
 ///
 /// # Errors
 /// If the engine cannot take the request.
+///
+/// # Panics
+/// If the engine is not idle, or the request is for several samples.
 pub fn run(
     cx: &Cx,
     model: &Model,
@@ -80,6 +83,8 @@ pub fn run(
     request: &Request,
     each: &mut dyn FnMut(&Event) -> bool,
 ) -> Result<Generation, RequestError> {
+    assert!(engine.is_idle(), "run: the engine has other requests");
+    assert!(request.samples <= 1, "run: {} samples instead of one", request.samples);
     let id = engine.submit(model, request)?;
     let mut done = Generation {
         tokens: Vec::new(),

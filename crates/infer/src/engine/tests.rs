@@ -213,6 +213,16 @@ fn what_cannot_be_done_is_refused() {
     assert!(engine.is_idle());
 }
 
+#[test]
+#[should_panic(expected = "run: the engine has other requests")]
+fn a_busy_engine_runs_no_single_request() {
+    let (cx, model) = model(DType::F32);
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
+    let prompt = text(1, 5, model.config.vocab_size);
+    engine.submit(model, &Request { prompt: prompt.clone(), max_new: 9, ..Request::default() }).unwrap();
+    let _ = generate(cx, model, &mut engine, &prompt, SampleParams::default(), &[], 1, &mut |_| true);
+}
+
 /// Requests of any priority are taken, and the higher one goes first.
 #[test]
 fn any_priority_is_taken() {
