@@ -49,7 +49,7 @@ struct Sizes {
 /// Writes `o_lat` (shapes above).
 ///
 /// # Panics
-/// If shapes or formats disagree, or a page is outside the pool.
+/// If shapes or formats disagree, if the rows were set for another number of heads, or if a page is outside the pool.
 pub fn decode(
     cx: &Cx,
     q_lat: &Tensor,
@@ -62,6 +62,11 @@ pub fn decode(
     o_lat: &mut Tensor,
 ) {
     let (b, dtype) = (rows.len(), o_lat.dtype());
+    assert!(
+        b == 0 || rows.heads() == heads,
+        "latent decode: {heads} heads, and the rows were set for {}",
+        rows.heads()
+    );
     assert!(scale > 0.0 && heads > 0 && dc > 0, "latent decode: {heads} heads, dc {dc}, scale {scale}");
     assert!(
         q_lat.rows() == b && q_lat.cols() == heads * (dc + dr),
