@@ -128,6 +128,8 @@ fn special(added: &Value, tokens: &AHashMap<Vec<u8>, u32>) -> Result<Vec<(String
     let mut all = Vec::with_capacity(map.len());
     for (id, token) in map {
         let number: Option<u32> = id.parse().ok().filter(|id| *id < MOST && !taken.contains(id));
+        // `07` and `+7` would be the same id as `7`.
+        let number = number.filter(|number| number.to_string() == *id);
         let name = token["content"].as_str().filter(|name| !name.is_empty());
         match (number, name) {
             (Some(number), Some(name)) => all.push((name.to_owned(), number)),
