@@ -8,7 +8,7 @@
 use crate::engine::{Engine, Event, Logprob, Request, RequestError, Reuse};
 use crate::generate::run;
 use hadal_model::Model;
-use hadal_ops::{Chunks, Cx, Tensor, elementwise};
+use hadal_ops::{Chunks, Cx, Tensor};
 
 /// Logits that are in memory at a time, for all rows together: 64 MB. Tests take few rows at a time.
 const LOGITS: usize = if cfg!(test) { 1 << 11 } else { 1 << 24 };
@@ -83,9 +83,7 @@ pub(crate) fn score_rows(
     for tokens in tokens.chunks((LOGITS / vocabulary).max(1)) {
         let rows: Vec<i32> = (row..row + tokens.len() as i32).collect();
         row += tokens.len() as i32;
-        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
-        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], &rows), &mut inputs);
-        let logits = model.project(cx, &inputs);
+        let logits = model.project_rows(cx, h, &rows);
         let logits = logits.f32();
         let mut scored = vec![ScoredToken::default(); tokens.len()];
         let places = Chunks::new(&mut scored, 1);

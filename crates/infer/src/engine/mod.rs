@@ -26,7 +26,7 @@ use crate::acceptance::Acceptance;
 use crate::generate::Stop;
 use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, Rows, Stretch};
 use hadal_ops::latent::{PAGE, pages_for};
-use hadal_ops::{Cx, Tensor, elementwise};
+use hadal_ops::{Cx, Tensor};
 use pages::Pages;
 use prefix::PrefixTree;
 pub use prefix::Reuse;
@@ -399,9 +399,7 @@ impl Engine {
         if rows.is_empty() {
             return;
         }
-        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
-        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], rows), &mut inputs);
-        let mut logits = model.project(cx, &inputs);
+        let mut logits = model.project_rows(cx, h, rows);
         let (mut left, vocab) = (logits.f32_mut(), model.config.vocab_size);
         for place in drawing {
             let rows = 1 + self.running[*place].drafts.len();
