@@ -52,7 +52,7 @@ impl Pages {
     }
 
     /// Notes that they are there for the first `tokens` tokens of such a sequence.
-    pub(crate) fn draft(&mut self, table: &[u32], tokens: usize) {
+    pub(crate) fn set_drafted(&mut self, table: &[u32], tokens: usize) {
         for (i, page) in table.iter().take(pages_for(tokens)).enumerate() {
             let drafted = &mut self.drafted[*page as usize];
             *drafted = (*drafted).max((tokens - i * PAGE).min(PAGE));
@@ -90,7 +90,7 @@ mod tests {
         let mut pages = Pages::new(4);
         let own: Vec<u32> = (0..3).filter_map(|_| pages.take()).collect();
         assert_eq!(pages.drafted(&own), 0);
-        pages.draft(&own, PAGE + 10);
+        pages.set_drafted(&own, PAGE + 10);
         assert_eq!(pages.drafted(&own), PAGE + 10);
         // Another one that shares the first page, and copies a part of the second.
         let copy = pages.take().unwrap();
@@ -99,7 +99,7 @@ mod tests {
         pages.copied(own[1], copy, 40);
         assert_eq!(pages.drafted(&[own[0], copy]), PAGE + 10);
         // Fewer than are there change nothing.
-        pages.draft(&own, 3);
+        pages.set_drafted(&own, 3);
         assert_eq!(pages.drafted(&own), PAGE + 10);
         pages.release(own[0]);
         assert_eq!((pages.take(), pages.drafted(&own)), (Some(own[0]), 0));

@@ -156,13 +156,13 @@ impl Engine {
                     from: at,
                     to: (at + rows).min(from + now),
                 }));
-                self.pages.draft(&sequence.pages, from + now);
+                self.pages.set_drafted(&sequence.pages, from + now);
             }
             if now == behind && self.has_page_for_draft(*place) {
                 room -= 1;
                 drafting.drafts.push(Draft { place: *place, planned: i });
                 let sequence = &self.running[*place];
-                self.pages.draft(&sequence.pages, sequence.computed + 1);
+                self.pages.set_drafted(&sequence.pages, sequence.computed + 1);
             }
         }
     }
