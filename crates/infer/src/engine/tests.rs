@@ -70,7 +70,8 @@ pub(super) fn alone(request: &Request, both: &(Cx, Model)) -> Vec<Answer> {
     run(&mut engine, both).into_values().map(|(answer, _)| answer).collect()
 }
 
-/// Greedy tokens and a sampled one after the other are those of whole forward passes over given tokens and the engine's own.
+/// Greedy tokens and a sampled one after the other are those of whole forward passes over given tokens and the engine's
+/// own.
 #[test]
 fn generate_gives_the_tokens_of_its_request() {
     for dtype in [DType::F32, DType::Bf16] {
