@@ -16,7 +16,7 @@ pub enum Stored {
     Packed(PackedWeight),
     /// E4M3 codes with scales, for the products of a model that only runs.
     Coded(CodedWeight),
-    /// Quantised, for the same.
+    /// Quantised in groups, for the products of a model that only runs.
     Quantised(QuantWeight),
     /// An f32 table and the panels packed from it: for the router and a tied embedding in training.
     Both(Tensor, PackedWeight),
@@ -36,8 +36,8 @@ pub(crate) enum StoredForm {
 }
 
 impl StoredForm {
-    /// The form of a parameter whose products are computed in `compute`. `halves` and `coded` say whether its values are
-    /// stored in BF16, or as codes.
+    /// The form of a parameter whose products are computed in `compute`. `halves` and `coded` say whether its values
+    /// are stored in BF16, or as codes.
     pub(crate) fn of(spec: &Parameter, compute: DType, formats: RunFormats, halves: bool, coded: bool) -> Self {
         match (spec.product(&Precision::COMPUTE), spec.role) {
             // A table is in BF16 only if that loses nothing.
@@ -118,13 +118,13 @@ impl Stored {
         }
     }
 
-    /// Whether it has a form for products of a model that only runs, which nothing but forward passes can read.
+    /// Whether only forward passes can read it.
     pub fn only_runs(&self) -> bool {
         matches!(self, Self::Coded(_) | Self::Quantised(_))
     }
 
-    /// `y (acc)= x W^T`, with each group on its rows `offsets[g]..offsets[g + 1]`. Without offsets there is one group of
-    /// all rows.
+    /// `y (acc)= x W^T`, with each group on its rows `offsets[g]..offsets[g + 1]`. Without offsets there is one group
+    /// of all rows.
     pub(crate) fn forward(&self, cx: &Cx, x: Operand<'_>, offsets: Option<&Tensor>, y: MatMut<'_>, acc: Acc) {
         let plain = |x| match x {
             Operand::Plain(x) => x,

@@ -8,8 +8,8 @@
 //!
 //! Shapes: q_lat `[B, H (dc + dr)]` with B rows. Each row belongs to a sequence and sees its first `len >= 1` tokens,
 //! including the row's own. A pass may skip the very first ones of each sequence. pool `[P * PAGE, dc + dr]` has the
-//! pages of all sequences ([`PagedRows`]); o_lat `[B, H dc]`. Pool and o_lat have the same compute format. q_lat has that
-//! format or f32; f32 is rounded if the products need it.
+//! pages of all sequences ([`PagedRows`]); o_lat `[B, H dc]`. Pool and o_lat have the same compute format. q_lat has
+//! that format or f32; f32 is rounded if the products need it.
 //!
 //! Precision as in `attention`. Order: keys are divided at multiples of `SPLIT`. Every part has its own maximum, sum
 //! and output, and is processed in blocks from its start. Then the parts are merged in ascending order. So the bits
