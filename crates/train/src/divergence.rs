@@ -4,7 +4,8 @@
 //! KL_t = sum_v p_tv (log p_tv - log q_tv)      p: the reference, q: the model
 //! ```
 //!
-//! Logits exist for a few tokens at a time. Probabilities and sums are f64. Tokens without a scored target do not count.
+//! Logits exist for a few tokens at a time. Probabilities and sums are f64. Tokens without a scored target do not
+//! count.
 
 use crate::evaluate::each_input;
 use hadal_data::EvalSet;
@@ -32,7 +33,7 @@ pub struct Divergence {
     pub loss: f64,
 }
 
-/// What one token contributes.
+/// The contribution of one token.
 #[derive(Clone, Copy, Default)]
 struct Term {
     kl: f64,
@@ -80,7 +81,7 @@ pub fn divergence(
     }
 }
 
-/// What the tokens `rows` contribute, whose logits are rows 0, 1, ... of both tensors.
+/// The contributions of the tokens `rows`. Their logits are rows 0, 1, ... of both tensors.
 fn terms(cx: &Cx, logits: &[Tensor; 2], rows: &[i32], targets: &[i32]) -> Vec<Term> {
     let mut all = vec![Term::default(); rows.len()];
     let to = Chunks::new(&mut all, 1);
@@ -116,7 +117,8 @@ mod tests {
     use hadal_weights::precision::{Precision, RunFormat, RunFormats};
     use hadal_weights::{Checkpoint, SaveOptions, WeightFormat};
 
-    /// Compared with a plain sum over all logits, in which probabilities are divided instead of subtracted as logarithms.
+    /// Compared with a plain sum over all logits, in which probabilities are divided instead of subtracted as
+    /// logarithms.
     #[test]
     fn it_is_the_sum_over_all_logits() {
         let texts = ["a text of some forty bytes, more or less, and then some more of it", "short", "and a third one"];

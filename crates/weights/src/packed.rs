@@ -122,7 +122,7 @@ impl PackedFile {
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.map
     }
-    /// Names and bytes of all arrays, in the order of the file.
+    /// Names and sizes in bytes of all arrays, in the order of the file.
     pub fn arrays(&self) -> impl Iterator<Item = (&str, usize)> {
         self.arrays.iter().map(|(name, _)| (name.as_str(), self.bytes(name).len()))
     }
@@ -210,8 +210,8 @@ pub struct PackedWriter<'a> {
 }
 
 impl<'a> PackedWriter<'a> {
-    /// Starts the file in an existing folder and writes `config.json`. Names and bytes of all arrays must be known.
-    /// Writing ends with [`Error::Stopped`] when `stop` is set.
+    /// Starts the file in an existing folder and writes `config.json`. The names and sizes in bytes of all arrays must
+    /// be known. Writing ends with [`Error::Stopped`] when `stop` is set.
     pub fn new(
         dir: &Path,
         config: &ModelConfig,
