@@ -5,10 +5,10 @@
 //! - [`OutputParser`] takes what a model writes apart, while it is written: thoughts, the answer, calls of tools.
 //! - [`Syntax`] says how a family writes them. It is recognised from the template, or named.
 
-//mod output;
+mod output;
 mod template;
 
-//pub use output::{CallSyntax, Delta, OutputParser, Syntax, Thoughts};
+pub use output::{CallSyntax, Delta, OutputParser, Syntax, Thoughts};
 pub use template::{ChatRequest, ChatTemplate, Rendered};
 
 /// A value as a template sees it: any JSON, with the keys of objects in their order. It can be read with `serde`.

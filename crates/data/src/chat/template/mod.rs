@@ -248,7 +248,10 @@ fn failure(origin: &str, error: &minijinja::Error) -> DataError {
         return DataError::Template { origin: origin.to_owned(), line: error.line(), problem, refused: true };
     }
     let problem = match error.kind() {
-        ErrorKind::OutOfFuel => "it takes too many steps; use a template of the model's publisher".to_owned(),
+        ErrorKind::OutOfFuel => {
+            let detail = error.detail().unwrap_or("it takes too many steps");
+            format!("{detail}; use a template of the model's publisher")
+        }
         ErrorKind::WriteFailure => "its output is too long; use a template of the model's publisher".to_owned(),
         ErrorKind::SyntaxError => format!("it is not valid ({detail}); copy the file again, or correct that line"),
         ErrorKind::UndefinedError | ErrorKind::InvalidOperation => {

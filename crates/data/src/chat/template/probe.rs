@@ -35,6 +35,9 @@ impl Default for Forms {
     }
 }
 
+/// Steps that a template may take for a message or two. The largest known one takes some thousands.
+const STEPS: u64 = 100_000;
+
 /// Text that no template has.
 const MARK: &str = "qzx";
 
@@ -42,7 +45,7 @@ const MARK: &str = "qzx";
 pub(super) fn forms(template: &Compiled, special: &BTreeMap<String, Value>) -> Forms {
     let run = |messages: Vec<Value>| {
         let request = ChatRequest { messages, now: Some(0), ..ChatRequest::default() };
-        let bounds = Bounds::of(&request);
+        let bounds = Bounds { steps: STEPS, output: 1 << 20 };
         template.run(special, &request, request.messages.clone(), &bounds).map(|rendered| rendered.text).ok()
     };
     let object = || map([("role", "user".into()), ("content", "a".into())]);

@@ -4,20 +4,21 @@
 use std::sync::{Arc, Mutex};
 
 use minijinja::syntax::SyntaxConfig;
+use minijinja::tests::is_sameas;
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 
 use super::clock::strftime;
 use super::rewrite::{GENERATION, GUARD, LIST};
-use super::text::{MAX_DEPTH, bad, printed, to_json};
+use super::text::{MAX_DEPTH, bad, endless, printed, to_json};
 use super::{ChatRequest, Rendered};
 
 /// Begins the detail of an error that the template itself raised.
 pub(super) const RAISED: &str = "raised: ";
 
 /// The most values that one variable of a template may hold, counted as often as they would be printed.
-const MAX_VALUES: usize = 1 << 20;
+const MAX_VALUES: usize = 1 << 17;
 
 /// The most elements of a list that a template changes.
 const MAX_CHANGED: usize = 1 << 14;
@@ -125,8 +126,9 @@ pub(super) fn environment() -> Environment<'static> {
     environment
 }
 
-/// The value, if it is small enough and not too deep to be printed. Values that can be read once become lists.
-fn guard(state: &mut State, value: Value) -> Result<Value, Error> {
+/// The value, if it is small enough and not too deep to be printed. Values that can be read once become lists. If the
+/// value becomes part of a namespace, it may not contain this namespace.
+fn guard(state: &mut State, value: Value, namespace: Option<Value>) -> Result<Value, Error> {
     let value = match value.kind() {
         ValueKind::Iterable => {
             let mut values = Vec::new();
@@ -139,33 +141,44 @@ fn guard(state: &mut State, value: Value) -> Result<Value, Error> {
         ValueKind::Invalid => value.try_iter().map(|_| value.clone())?,
         _ => value,
     };
-    check(state, &value, None)?;
+    check(state, &value, &namespace.map_or(Holder::Nothing, Holder::Namespace))?;
     Ok(value)
 }
 
-/// Counts the values inside a value. `forbidden` is a list that may not occur in it.
-fn check(state: &State, value: &Value, forbidden: Option<&Arc<List>>) -> Result<(), Error> {
+/// What a value becomes part of.
+enum Holder {
+    Nothing,
+    Namespace(Value),
+    List(Arc<List>),
+}
+
+impl Holder {
+    fn is(&self, value: &Value) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Namespace(namespace) => is_sameas(value, namespace),
+            Self::List(list) => value.downcast_object::<List>().is_some_and(|value| Arc::ptr_eq(&value, list)),
+        }
+    }
+}
+
+/// Counts the values inside a value. What the value becomes part of may not occur in it.
+fn check(state: &State, value: &Value, holder: &Holder) -> Result<(), Error> {
     let mut count = 0;
     let mut open = vec![(value.clone(), 0)];
     while let Some((value, depth)) = open.pop() {
         count += 1;
-        if count % 8 == 0 {
+        if count % 4 == 0 {
             state.consume_fuel(1)?;
         }
         if count > MAX_VALUES {
-            return Err(bad("a value of the template grows without end"));
+            return Err(endless("a value grows without end"));
         }
         if depth > MAX_DEPTH {
-            return Err(bad("a value of the template is nested too deep"));
+            return Err(endless("a value is nested too deep"));
         }
-        let Some(object) = value.as_object() else { continue };
-        if depth > 0 && object.type_name().ends_with("::Namespace") {
-            return Err(bad("a namespace cannot be stored inside another value"));
-        }
-        if let (Some(list), Some(forbidden)) = (value.downcast_object::<List>(), forbidden)
-            && Arc::ptr_eq(&list, forbidden)
-        {
-            return Err(bad("a list cannot hold itself"));
+        if holder.is(&value) {
+            return Err(endless("a list or namespace holds itself"));
         }
         let depth = depth + 1;
         match value.kind() {
@@ -233,7 +246,7 @@ impl Object for List {
                     _ => return Err(missing()),
                 };
                 let value = args.last().ok_or_else(missing)?;
-                check(state, value, Some(self))?;
+                check(state, value, &Holder::List(Arc::clone(self)))?;
                 let mut values = self.values();
                 let length = values.len();
                 let at =
@@ -243,7 +256,7 @@ impl Object for List {
             }
             "extend" => {
                 let [more] = args else { return Err(missing()) };
-                check(state, more, Some(self))?;
+                check(state, more, &Holder::List(Arc::clone(self)))?;
                 let more: Vec<Value> = more.try_iter()?.checked().collect::<Result<_, _>>()?;
                 let mut values = self.values();
                 values.extend(more);
@@ -264,7 +277,7 @@ impl Object for List {
 impl List {
     fn bounded(values: &[Value]) -> Result<Value, Error> {
         if values.len() > MAX_CHANGED {
-            return Err(bad("a list of the template grows without end"));
+            return Err(endless("a list grows without end"));
         }
         Ok(Value::from(()))
     }

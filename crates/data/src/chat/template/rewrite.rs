@@ -49,8 +49,9 @@ fn tag(text: &str, block: bool, lists: bool, out: &mut String) -> usize {
         return text.len();
     };
     let body = tag.body(text);
+    let start = tag.inner.end - body.len();
     if !block {
-        out.push_str(&text[..tag.inner.start]);
+        out.push_str(&text[..start]);
         out.push_str(&expression(body, lists));
         out.push_str(&text[tag.inner.end..tag.end]);
         return tag.end;
@@ -58,12 +59,12 @@ fn tag(text: &str, block: bool, lists: bool, out: &mut String) -> usize {
     let name: &str = body.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
     let arguments = &body[name.len()..];
     let close = &text[tag.inner.end..tag.end];
-    out.push_str(&text[..tag.inner.start]);
+    out.push_str(&text[..start]);
     match name {
         "raw" => {
             // Up to the tag that ends it, everything is text.
             let end = end_of_raw(&text[tag.end..]).map_or(text.len(), |end| tag.end + end);
-            out.push_str(&text[tag.inner.start..end]);
+            out.push_str(&text[start..end]);
             return end;
         }
         "generation" => out.push_str(&format!("call {GENERATION}()")),
@@ -79,16 +80,22 @@ fn tag(text: &str, block: bool, lists: bool, out: &mut String) -> usize {
             out.push_str(&format!("{name}{}", expression(arguments, lists)));
             let parameters = parameters(arguments, name == "call");
             if !parameters.is_empty() {
-                out.push_str(&format!(" %}}{{% set __checked = {GUARD}(({},))", parameters.join(", ")));
+                spaced(out);
+                out.push_str(&format!("%}}{{% set __checked = {GUARD}(({},))", parameters.join(", ")));
             }
         }
         _ => out.push_str(&format!("{name}{}", expression(arguments, lists))),
     }
+    spaced(out);
+    out.push_str(close);
+    tag.end
+}
+
+/// Adds white space before the end of a tag, if there is none.
+fn spaced(out: &mut String) {
     if !out.ends_with(char::is_whitespace) {
         out.push(' ');
     }
-    out.push_str(close);
-    tag.end
 }
 
 /// Where the text of a `raw` block ends: after its end tag.
@@ -113,7 +120,14 @@ fn assignment(text: &str, lists: bool) -> String {
     if value.is_empty() {
         return text.to_owned();
     }
-    format!("{} {}", &text[..equals.end], guarded(value, lists))
+    // A value that becomes part of a namespace.
+    match text[..equals.start].split_once('.') {
+        Some((namespace, _)) => {
+            let value = expression(value, lists);
+            format!("{} {GUARD}(({value}), {})", &text[..equals.end], namespace.trim())
+        }
+        None => format!("{} {}", &text[..equals.end], guarded(value, lists)),
+    }
 }
 
 /// `TARGETS in VALUES if CONDITION recursive`, with the values checked.
@@ -323,7 +337,7 @@ mod tests {
         let same =
             "a {{ x[1] }} {# {% set x = 1 %} #} {% raw %}{% set x = 1 %}{% endraw %} {% set x %}b{% endset %} { % }";
         assert_eq!(rewrite(same), same);
-        assert_eq!(rewrite("{%- set a.b = c == d -%}"), "{%- set a.b = __guard((c == d)) -%}");
+        assert_eq!(rewrite("{%- set a.b = c == d -%}"), "{%- set a.b = __guard((c == d), a) -%}");
         assert_eq!(
             rewrite("{% for a, b in c.items() if a in d %}"),
             "{% for a, b in __guard((c.items())) if a in d %}"

@@ -58,7 +58,7 @@ pub(super) fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<S
 
 fn write_json(spend: Spend, value: &Value, layout: &Layout, depth: usize, out: &mut String) -> Result<(), Error> {
     if depth > MAX_DEPTH {
-        return Err(bad("tojson: the value is too deep"));
+        return Err(endless("a value is nested too deep"));
     }
     spend(1)?;
     let break_line = |depth: usize, out: &mut String| {
@@ -186,7 +186,7 @@ pub(super) fn printed(state: &State, value: &Value) -> Result<String, Error> {
 
 fn write_repr(state: &State, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
     if depth > MAX_DEPTH {
-        return Err(bad("the value is too deep to print"));
+        return Err(endless("a value is nested too deep"));
     }
     state.consume_fuel(1)?;
     match value.kind() {
@@ -255,6 +255,11 @@ fn repr_string(text: &str, out: &mut String) {
 
 pub(super) fn bad(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, problem)
+}
+
+/// The template does not keep within bounds.
+pub(super) fn endless(problem: &'static str) -> Error {
+    Error::new(ErrorKind::OutOfFuel, problem)
 }
 
 #[cfg(test)]
