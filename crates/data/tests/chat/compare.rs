@@ -24,19 +24,19 @@ struct Case {
 
 /// What a comparison found.
 #[derive(Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// Prompts that are equal.
-    pub equal: usize,
+    pub(crate) equal: usize,
     /// Conversations that neither side can write.
-    pub refused: usize,
+    pub(crate) refused: usize,
     /// Conversations that only we can write: name and the other side's error.
-    pub only_ours: Vec<String>,
+    pub(crate) only_ours: Vec<String>,
     /// Prompts that differ, and conversations that only the other side can write.
-    pub different: Vec<String>,
+    pub(crate) different: Vec<String>,
 }
 
 /// Compares one template on all conversations.
-pub fn compare(template: &Path, expected: &Path, conversations: &Path) -> Outcome {
+pub(crate) fn compare(template: &Path, expected: &Path, conversations: &Path) -> Outcome {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let reference: Reference = serde_json::from_str(&read(expected)).expect("a reference of make_chat.py");
     let requests: BTreeMap<String, ChatRequest> = serde_json::from_str(&read(conversations)).expect("conversations");

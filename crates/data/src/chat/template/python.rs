@@ -10,7 +10,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 
 use super::clock::strftime;
-use super::rewrite::{GENERATION, GUARD, LIST};
+use super::rewrite::{GENERATION, GUARD, LIST, TEXT};
 use super::text::{MAX_DEPTH, bad, endless, printed, to_json};
 use super::{ChatRequest, Rendered};
 
@@ -88,10 +88,12 @@ pub(super) fn environment() -> Environment<'static> {
     });
     environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", |state: &State, value: &Value, options: Kwargs| to_json(state, value, options));
-    environment.add_filter("string", |state: &State, value: &Value| match value.as_str() {
-        Some(_) => Ok(value.clone()),
-        None => printed(state, value).map(Value::from),
-    });
+    let as_text = |state: &State, value: Value| match value.as_str() {
+        Some(_) => Ok(value),
+        None => printed(state, &value).map(Value::from),
+    };
+    environment.add_filter("string", as_text);
+    environment.add_function(TEXT, as_text);
     environment.add_filter("from_json", |text: &str| {
         serde_json::from_str::<Value>(text).map_err(|e| bad(format!("from_json: the text is not JSON ({e})")))
     });

@@ -3,6 +3,7 @@
 //! - `{% generation %}` becomes a call block, which marks the text of the assistant ([`super::python`]).
 //! - Every place that gives a value a name (`set`, `for`, `with`, arguments of a macro) checks the value's size and
 //!   depth with `__guard`. Without this, forty lines could double a list forty times, and printing it would never end.
+//! - What `~` joins is written as Python writes it.
 //! - If the template calls methods that change lists, its list literals become lists that can change.
 //!
 //! Nothing is added or removed that holds a line break. So the line numbers of errors stay right.
@@ -10,6 +11,7 @@
 /// Names that the rewritten source calls.
 pub(super) const GUARD: &str = "__guard";
 pub(super) const LIST: &str = "__list";
+pub(super) const TEXT: &str = "__text";
 pub(super) const GENERATION: &str = "__generation";
 
 /// Methods that change a list.
@@ -166,44 +168,73 @@ fn parameters(text: &str, must_begin: bool) -> Vec<&str> {
         .collect()
 }
 
-/// An expression, in which list literals become lists that can change.
+/// An expression, in which list literals become lists that can change, and what `~` joins is written as in Python.
 fn expression(text: &str, lists: bool) -> String {
-    if !lists {
-        return text.to_owned();
-    }
     let tokens = tokens(text);
-    let (mut out, mut copied, mut literal) = (String::new(), 0, Vec::new());
-    for (at, token) in tokens.iter().enumerate() {
-        let name = &text[token.start..token.end];
-        match (token.kind, name) {
-            (Kind::Open, "[") => {
-                let before = at.checked_sub(1).map(|before| &tokens[before]);
-                let starts = before.is_none_or(|t| match t.kind {
-                    Kind::Word => is_keyword(&text[t.start..t.end]),
-                    Kind::Open | Kind::Mark => true,
-                    Kind::Close | Kind::Text => false,
-                });
-                literal.push(starts);
-                if starts {
-                    out.push_str(&text[copied..token.start]);
-                    out.push_str(LIST);
-                    out.push_str("([");
-                    copied = token.end;
-                }
+    // Where to insert what. At one place, ends come before beginnings, and outer beginnings before inner ones.
+    let mut edits: Vec<(usize, usize, String)> = Vec::new();
+    for at in (0..tokens.len()).filter(|at| tokens[*at].is(text, "~")) {
+        let left = operand(text, &tokens, (0..at).rev());
+        let right = operand(text, &tokens, at + 1..tokens.len());
+        for (first, last) in [left, right].into_iter().flatten() {
+            let edit = (tokens[first].start, 1, format!("{TEXT}("));
+            if !edits.contains(&edit) {
+                edits.extend([edit, (tokens[last].end, 0, ")".to_owned())]);
             }
-            (Kind::Close, "]") if literal.pop() == Some(true) => {
-                out.push_str(&text[copied..token.start]);
-                out.push_str("])");
-                copied = token.end;
-            }
-            _ => {}
         }
+    }
+    let mut literal = Vec::new();
+    for (at, token) in tokens.iter().enumerate().filter(|_| lists) {
+        if token.is(text, "[") {
+            let starts = at == 0 || !tokens[at - 1].ends_operand(text);
+            literal.push(starts);
+            edits.extend(starts.then(|| (token.start, 2, format!("{LIST}("))));
+        } else if token.is(text, "]") && literal.pop() == Some(true) {
+            edits.push((token.end, 0, ")".to_owned()));
+        }
+    }
+    edits.sort();
+    let (mut out, mut copied) = (String::new(), 0);
+    for (at, _, insert) in edits {
+        out.push_str(&text[copied..at]);
+        out.push_str(&insert);
+        copied = at;
     }
     out.push_str(&text[copied..]);
     out
 }
 
-/// Words after which an operand follows.
+/// The first and last token of an operand of `~` that begins or ends beside it.
+fn operand(text: &str, tokens: &[Token], side: impl Iterator<Item = usize>) -> Option<(usize, usize)> {
+    let mut found: Option<(usize, usize)> = None;
+    let mut depth = None;
+    for at in side {
+        let token = &tokens[at];
+        let depth = *depth.get_or_insert(token.depth);
+        let sign = token.is(text, "-") || token.is(text, "+");
+        let ends = match token.kind {
+            _ if token.depth < depth => true,
+            _ if token.depth > depth => false,
+            Kind::Word => {
+                let negated = at > 0 && tokens[at - 1].is(text, "is");
+                is_keyword(&text[token.start..token.end])
+                    && !token.is(text, "is")
+                    && !(token.is(text, "not") && negated)
+            }
+            // A sign before an operand belongs to it.
+            Kind::Mark if sign => at > 0 && tokens[at - 1].ends_operand(text),
+            Kind::Mark => ![".", "|", "*", "/", "//", "%", "**"].iter().any(|mark| token.is(text, mark)),
+            Kind::Text | Kind::Open | Kind::Close => false,
+        };
+        if ends {
+            break;
+        }
+        found = Some(found.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
+    }
+    found
+}
+
+/// Words that are no operands.
 fn is_keyword(word: &str) -> bool {
     matches!(word, "in" | "not" | "and" | "or" | "if" | "else" | "is" | "elif" | "do")
 }
@@ -299,6 +330,21 @@ struct Token {
     depth: usize,
 }
 
+impl Token {
+    fn is(&self, text: &str, wanted: &str) -> bool {
+        self.kind != Kind::Text && &text[self.start..self.end] == wanted
+    }
+
+    /// Whether an operand can end with it.
+    fn ends_operand(&self, text: &str) -> bool {
+        match self.kind {
+            Kind::Word => !is_keyword(&text[self.start..self.end]),
+            Kind::Text | Kind::Close => true,
+            Kind::Open | Kind::Mark => false,
+        }
+    }
+}
+
 fn tokens(text: &str) -> Vec<Token> {
     let (mut tokens, mut at, mut depth) = (Vec::new(), 0, 0usize);
     while let Some(c) = text[at..].chars().next() {
@@ -348,7 +394,15 @@ mod tests {
             "{% macro f(a, b='x, y') %}{% set __checked = __guard((a, b,)) -%}"
         );
         assert_eq!(rewrite("{% with a = 1, b = [2, 3] %}"), "{% with a = __guard((1)), b = __guard(([2, 3])) %}");
-        assert_eq!(rewrite("{% set a = '%}' ~ \"}}\" %}"), "{% set a = __guard(('%}' ~ \"}}\")) %}");
+        assert_eq!(rewrite("{% set a = '%}' ~ \"}}\" %}"), "{% set a = __guard((__text('%}') ~ __text(\"}}\"))) %}");
+        for (source, expected) in [
+            ("a.b ~ c[d ~ 1] ~ e", "__text(a.b) ~ __text(c[__text(d) ~ __text(1)]) ~ __text(e)"),
+            ("f(a, b ~ c) + d|e ~ -g", "f(a, __text(b) ~ __text(c)) + __text(d|e) ~ __text(-g)"),
+            ("a if b is not c ~ d else (e ~ f)", "a if __text(b is not c) ~ __text(d) else (__text(e) ~ __text(f))"),
+            ("'~'", "'~'"),
+        ] {
+            assert_eq!(rewrite(&format!("{{{{ {source} }}}}")), format!("{{{{ {expected} }}}}"));
+        }
         assert_eq!(rewrite("{%- generation -%}x{% endgeneration %}"), "{%- call __generation() -%}x{% endcall %}");
     }
 
@@ -362,9 +416,18 @@ mod tests {
 
     #[test]
     fn what_is_broken_is_copied() {
-        for source in
-            ["{% set a = ", "{{ 'x }}", "{%", "{{", "{#", "{% for %}", "{% set = %}", "{% raw %}", "{% with %}"]
-        {
+        for source in [
+            "{% set a = ",
+            "{{ 'x }}",
+            "{%",
+            "{{",
+            "{#",
+            "{{ ~ }}",
+            "{% for %}",
+            "{% set = %}",
+            "{% raw %}",
+            "{% with %}",
+        ] {
             let written: String = rewrite(source).split_whitespace().collect();
             assert_eq!(written, source.split_whitespace().collect::<String>());
         }
