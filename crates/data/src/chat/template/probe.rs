@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::Value;
 use minijinja::value::ValueKind;
+use minijinja::{ErrorKind, Value};
 
 use super::{Bounds, ChatRequest, Compiled};
 
@@ -43,11 +43,12 @@ const MARK: &str = "qzx";
 
 /// The forms that a template can write.
 pub(super) fn forms(template: &Compiled, special: &BTreeMap<String, Value>) -> Forms {
-    let run = |messages: Vec<Value>| {
+    let try_run = |messages: Vec<Value>| {
         let request = ChatRequest { messages, now: Some(0), ..ChatRequest::default() };
         let bounds = Bounds { steps: STEPS, output: 1 << 20 };
-        template.run(special, &request, request.messages.clone(), &bounds).map(|rendered| rendered.text).ok()
+        template.run(special, &request, request.messages.clone(), &bounds).map(|rendered| rendered.text)
     };
+    let run = |messages| try_run(messages).ok();
     let object = || map([("role", "user".into()), ("content", "a".into())]);
     let called = |arguments: Value, content: Option<Value>| {
         let function = map([("name", "call_me".into()), ("arguments", arguments)]);
@@ -59,6 +60,10 @@ pub(super) fn forms(template: &Compiled, special: &BTreeMap<String, Value>) -> F
     let as_text = || Value::from(format!("{{\"{MARK}\": \"v\"}}"));
     let as_object = || map([(MARK, Value::from("v"))]);
     let mut forms = Forms::default();
+    let string = try_run(vec![map([("role", "user".into()), ("content", MARK.into())])]);
+    if string.as_ref().is_err_and(|error| error.kind() == ErrorKind::OutOfFuel) {
+        return forms;
+    }
     // The first content with which a call can be written. `transformers` leaves absent content out.
     let contents =
         [(Absent::Missing, None), (Absent::Null, Some(Value::from(()))), (Absent::Empty, Some(Value::from("")))];
@@ -75,8 +80,7 @@ pub(super) fn forms(template: &Compiled, special: &BTreeMap<String, Value>) -> F
     }
     let part = map([("type", "text".into()), ("text", MARK.into())]);
     let listed = run(vec![map([("role", "user".into()), ("content", Value::from(vec![part]))])]);
-    let string = run(vec![map([("role", "user".into()), ("content", MARK.into())])]);
-    forms.parts = string.is_none() || string == listed;
+    forms.parts = string.is_err() || string.ok() == listed;
     forms
 }
 
