@@ -10,6 +10,7 @@
 mod bytes;
 mod document;
 mod json;
+mod records;
 mod left_out;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -23,6 +24,7 @@ use walkdir::{DirEntry, WalkDir};
 use crate::error::{DataError, Result};
 pub use document::{Document, SourceOptions, Texts};
 use hadal_base::IoError;
+pub use records::read_records;
 pub use left_out::{LeftOut, Why};
 
 /// Endings of plain text and source code.

@@ -8,6 +8,7 @@
 
 mod clock;
 mod files;
+mod plain;
 mod probe;
 mod python;
 mod rewrite;
@@ -27,6 +28,7 @@ use serde::Deserialize;
 use crate::error::{DataError, Result};
 use crate::tokenizer::Tokenizer;
 use files::Sources;
+pub use plain::TextTemplate;
 use probe::Forms;
 use python::{CLOCK, Marks, RAISED};
 
