@@ -1,0 +1,24 @@
+//! Benchmarks: what to ask of a model, and what its answers are worth.
+//!
+//! - A [`Task`] is one file: prompt, examples, check and reward. Evaluation and reinforcement learning use the same object.
+//!   It never runs a model: it gives [`Request`]s and takes [`Answer`]s.
+//! - [`file`] reads task files of lm-evaluation-harness, as far as they need no Python.
+//! - [`checker`] says whether an answer is right: [`maths`], programs, instructions, a command of the user's own. Foreign
+//!   programs run in a [`sandbox`].
+//! - [`families`] makes questions from a seed, with a dial of difficulty.
+//! - [`stats`] says what scores tell.
+
+pub mod checker;
+pub mod error;
+pub mod families;
+pub mod file;
+pub mod filter;
+pub mod maths;
+pub mod metric;
+pub mod pattern;
+pub mod sandbox;
+pub mod stats;
+pub mod task;
+
+pub use error::{Place, Result, TaskError};
+pub use task::{Answer, Answered, Options, Outcome, Request, Task};
