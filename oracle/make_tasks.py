@@ -180,7 +180,25 @@ def evaluate(name):
     return result, {"name": name, "alias": name, "sample_len": size[0], **rounds[0]["totals"]}, task
 
 
+def hellaswag():
+    """Rows in the form of HellaSwag, and what the harness's own cleaning makes of them."""
+    import datasets
+    from lm_eval.tasks.hellaswag.utils import process_docs
+
+    row = lambda activity, a, b, endings: {"activity_label": activity, "ctx_a": a, "ctx_b": b, "endings": endings, "label": "1"}
+    rows = [
+        row("Cooking", "A man is shown. [header] He cooks", "he Then eats", [" one [step] two", "it's  fine", "x [title] y", "z"]),
+        row("Roof [title] work", "[header] How to climb [title] Look up.", "", ["a\nb", "[substeps] Go.  Stop.", "c", "\"d\""]),
+        row("Skiing", "Ünder the bridge", "über ALLES", ["日本", "e", "f ", " g"]),
+    ]
+    processed = process_docs(datasets.Dataset.from_list(rows))
+    kept = [{"query": doc["query"], "choices": doc["choices"]} for doc in processed]
+    text = json.dumps({"rows": rows, "processed": kept}, ensure_ascii=False, indent=1)
+    (HERE.parent / "hellaswag.json").write_text(text + "\n", "utf8")
+
+
 def main():
+    hellaswag()
     os.environ["DISABLE_MULTIPROC"] = "1"
     data(Path(sys.argv[1]).resolve())
     os.chdir(HERE)

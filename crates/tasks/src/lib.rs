@@ -6,6 +6,7 @@
 //! - [`checker`] says whether an answer is right: [`maths`], programs, instructions, a command of the user's own. Foreign
 //!   programs run in a [`sandbox`].
 //! - [`families`] makes questions from a seed, with a dial of difficulty.
+//! - [`suite`] finds tasks by name, and groups of them. The built-in benchmarks are files in `benchmarks/`.
 //! - [`stats`] says what scores tell.
 
 pub mod checker;
@@ -18,7 +19,9 @@ pub mod metric;
 pub mod pattern;
 pub mod sandbox;
 pub mod stats;
+pub mod suite;
 pub mod task;
 
 pub use error::{Place, Result, TaskError};
+pub use suite::Suite;
 pub use task::{Answer, Answered, Options, Outcome, Request, Task};

@@ -7,12 +7,14 @@
 //! | `sorting` | numbers or words in order | 2 d + 1 of them |
 //! | `edits` | steps of editing applied to letters | d steps, 2 d + 3 letters |
 //! | `programs` | what a small program prints | d statements |
+//! | `needle` | a number that stands somewhere in a text | 2^d sentences for each of d facts |
 //!
 //! A question belongs to a split by its own text: one of eight to `test`, one of eight to `validation`, the others to all
 //! other splits. So no question of the test is ever trained on, whatever the seeds are.
 
 mod countdown;
 mod edits;
+mod needle;
 mod programs;
 mod sorting;
 mod sums;
@@ -45,6 +47,8 @@ pub enum Family {
     Edits,
     /// What small programs print.
     Programs,
+    /// Numbers in a long text, as in [`hadal_data::needle`].
+    Needle,
 }
 
 /// A question with its answer.
@@ -77,7 +81,8 @@ impl Draw {
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 5] = [Self::Sums, Self::Countdown, Self::Sorting, Self::Edits, Self::Programs];
+    pub const ALL: [Self; 6] =
+        [Self::Sums, Self::Countdown, Self::Sorting, Self::Edits, Self::Programs, Self::Needle];
 
     /// The family's name in task files.
     pub fn name(self) -> &'static str {
@@ -87,6 +92,7 @@ impl Family {
             Self::Sorting => "sorting",
             Self::Edits => "edits",
             Self::Programs => "programs",
+            Self::Needle => "needle",
         }
     }
 
@@ -105,6 +111,7 @@ impl Family {
             Self::Sorting => sorting::question(&mut draw, difficulty),
             Self::Edits => edits::question(&mut draw, difficulty),
             Self::Programs => programs::question(&mut draw, difficulty),
+            Self::Needle => needle::question(&mut draw, difficulty),
         }
     }
 
@@ -118,7 +125,7 @@ impl Family {
             Self::Sums => words::number(answer).is_some_and(|number| Some(number) == words::number(expected)),
             Self::Countdown => countdown::check(&document["data"], answer),
             Self::Sorting => !answer.is_empty() && answer.split_whitespace().eq(expected.split_whitespace()),
-            Self::Edits | Self::Programs => !answer.is_empty() && answer == expected,
+            Self::Edits | Self::Programs | Self::Needle => !answer.is_empty() && answer == expected,
         }
     }
 }

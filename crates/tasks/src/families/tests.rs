@@ -17,7 +17,7 @@ fn document(family: Family, seed: u64, difficulty: u32) -> (Question, Value) {
 fn perturbed(family: Family, answer: &str, how: usize) -> String {
     match family {
         Family::Sums => words::words(words::number(answer).unwrap() + 1 + (how % 3) as i64),
-        Family::Programs => (answer.parse::<u64>().unwrap() + 1 + (how % 98) as u64).to_string(),
+        Family::Programs | Family::Needle => (answer.parse::<u64>().unwrap() + 1 + (how % 98) as u64).to_string(),
         // A number that is there once is used once more.
         Family::Countdown => format!("{answer} + {}", 1 + how % 25),
         Family::Edits => {

@@ -8,6 +8,7 @@ mod scalar;
 mod yaml;
 
 pub use include::load;
+pub(crate) use include::override_with;
 pub use yaml::{Entry, Node, Yaml, parse};
 
 #[cfg(test)]
