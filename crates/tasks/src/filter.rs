@@ -151,22 +151,29 @@ impl Step {
         Ok(match self {
             Self::Regex(filter) => each(&|text| filter.extract(text)),
             Self::MultiChoice { regex, ignore_case, ignore_punctuation, ignore } => {
-                let choices = Choices::of(document, &|text: &str| cleaned(text, *ignore_case, *ignore_punctuation, ignore))?;
+                let choices =
+                    Choices::of(document, &|text: &str| cleaned(text, *ignore_case, *ignore_punctuation, ignore))?;
                 each(&|text| {
                     let clean = cleaned(text, *ignore_case, *ignore_punctuation, ignore);
-                    regex.find(text).or_else(|| choices.find(text, &clean, regex)).unwrap_or_else(|| regex.fallback.clone())
+                    regex
+                        .find(text)
+                        .or_else(|| choices.find(text, &clean, regex))
+                        .unwrap_or_else(|| regex.fallback.clone())
                 })
             }
             Self::RemoveWhitespace => each(&|text| python_strip(text).to_owned()),
             Self::Lowercase => each(&str::to_lowercase),
             Self::Uppercase => each(&str::to_uppercase),
-            Self::Map { map, default } => Responses::Many(
-                items.iter().map(|item| map.get(&text(item)).unwrap_or(default).clone()).collect(),
-            ),
+            Self::Map { map, default } => {
+                Responses::Many(items.iter().map(|item| map.get(&text(item)).unwrap_or(default).clone()).collect())
+            }
             Self::TakeFirst => Responses::One(items.into_iter().next().ok_or("there is no answer to take")?),
             Self::TakeFirstK(k) => {
                 if items.len() < *k {
-                    return Err(format!("`take_first_k` needs {k} answers but there are {}; set `repeats: {k}`", items.len()));
+                    return Err(format!(
+                        "`take_first_k` needs {k} answers but there are {}; set `repeats: {k}`",
+                        items.len()
+                    ));
                 }
                 Responses::Many(items.into_iter().take(*k).collect())
             }

@@ -4,8 +4,8 @@ use crate::error::{Result, TaskError};
 use crate::file::{Node, Yaml};
 use crate::pattern::Pattern;
 use crate::stats;
-use crate::task::keys::Keys;
 use crate::task::OutputType;
+use crate::task::keys::Keys;
 
 /// A metric of a task.
 #[derive(Clone, Debug)]
@@ -103,9 +103,8 @@ impl ExactMatch {
 
     fn read(keys: &mut Keys) -> Result<Self> {
         let patterns = keys.texts("regexes_to_ignore")?.unwrap_or_default();
-        let compile = |pattern: &String| {
-            Pattern::new(pattern).map_err(|problem| keys.wrong("regexes_to_ignore", &problem))
-        };
+        let compile =
+            |pattern: &String| Pattern::new(pattern).map_err(|problem| keys.wrong("regexes_to_ignore", &problem));
         Ok(Self {
             regexes_to_ignore: patterns.iter().map(compile).collect::<Result<_>>()?,
             ignore_case: keys.bool("ignore_case")?.unwrap_or(false),
@@ -153,13 +152,16 @@ impl Metric {
                 "weighted_perplexity" => Aggregation::WeightedPerplexity,
                 "bits_per_byte" => Aggregation::BitsPerByte,
                 other => {
-                    let problem = format!("`{other}` is not known; use mean, median, perplexity, weighted_perplexity or \
-                                           bits_per_byte");
+                    let problem = format!(
+                        "`{other}` is not known; use mean, median, perplexity, weighted_perplexity or \
+                                           bits_per_byte"
+                    );
                     return Err(keys.wrong("aggregation", &problem));
                 }
             };
         }
-        let weighted = matches!(kind, MetricKind::WordPerplexity | MetricKind::BytePerplexity | MetricKind::BitsPerByte);
+        let weighted =
+            matches!(kind, MetricKind::WordPerplexity | MetricKind::BytePerplexity | MetricKind::BitsPerByte);
         let wants_weights = matches!(aggregation, Aggregation::WeightedPerplexity | Aggregation::BitsPerByte);
         if weighted != wants_weights {
             let problem = format!("does not fit the metric `{name}`; leave it out");
@@ -175,8 +177,17 @@ impl Metric {
 }
 
 fn names(output: OutputType) -> String {
-    let all = ["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "perplexity", "word_perplexity",
-        "byte_perplexity", "bits_per_byte"];
+    let all = [
+        "acc",
+        "acc_norm",
+        "acc_bytes",
+        "acc_mutual_info",
+        "exact_match",
+        "perplexity",
+        "word_perplexity",
+        "byte_perplexity",
+        "bits_per_byte",
+    ];
     all.into_iter().filter(|name| known(name, output).is_some()).collect::<Vec<_>>().join(", ")
 }
 
@@ -188,9 +199,7 @@ fn known(name: &str, output: OutputType) -> Option<(MetricKind, Aggregation, boo
         ("acc_norm", MultipleChoice) => (AccNorm, Aggregation::Mean, true),
         ("acc_bytes", MultipleChoice) => (AccBytes, Aggregation::Mean, true),
         ("acc_mutual_info", MultipleChoice) => (AccMutualInfo, Aggregation::Mean, true),
-        ("exact_match", MultipleChoice | GenerateUntil) => {
-            (ExactMatch(Box::default()), Aggregation::Mean, true)
-        }
+        ("exact_match", MultipleChoice | GenerateUntil) => (ExactMatch(Box::default()), Aggregation::Mean, true),
         ("perplexity", Loglikelihood) => (Perplexity, Aggregation::Perplexity, false),
         ("word_perplexity", LoglikelihoodRolling) => (WordPerplexity, Aggregation::WeightedPerplexity, false),
         ("byte_perplexity", LoglikelihoodRolling) => (BytePerplexity, Aggregation::WeightedPerplexity, false),

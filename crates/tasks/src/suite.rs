@@ -121,7 +121,8 @@ fn member_node(member: &Node, shared: &[Entry], keys: &Keys) -> Result<Node> {
     };
     let folder = member.place.file.parent().unwrap_or(Path::new(""));
     let found = name.and_then(|name| by_name(name, folder).transpose()).transpose()?;
-    let written_out = member.get("dataset_path").is_some() || member.get("generator").is_some() || member.get("group").is_some();
+    let written_out =
+        member.get("dataset_path").is_some() || member.get("generator").is_some() || member.get("group").is_some();
     let mut node = match found {
         Some(found) => found,
         None if written_out => Node { yaml: Yaml::Map(Vec::new()), place: member.place.clone() },

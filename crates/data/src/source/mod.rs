@@ -10,10 +10,10 @@
 mod bytes;
 mod document;
 mod json;
-mod records;
 mod left_out;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod records;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ use walkdir::{DirEntry, WalkDir};
 use crate::error::{DataError, Result};
 pub use document::{Document, SourceOptions, Texts};
 use hadal_base::IoError;
-pub use records::read_records;
 pub use left_out::{LeftOut, Why};
+pub use records::read_records;
 
 /// Endings of plain text and source code.
 const TEXT_ENDINGS: &[&str] = &[

@@ -85,7 +85,8 @@ impl Checker for CommandChecker {
         };
         if ran.status.is_none() {
             let seconds = self.limits.time.as_secs_f64();
-            return Err(self.wrong(format!("needs more than {seconds} seconds; give `seconds:` more, or speed it up{}", said())));
+            return Err(self
+                .wrong(format!("needs more than {seconds} seconds; give `seconds:` more, or speed it up{}", said())));
         }
         if !ran.success() {
             return Err(self.wrong(format!("ended with an error; run it by hand on one line{}", said())));
@@ -104,7 +105,10 @@ impl CommandChecker {
             }
             let wrong = |problem: String| self.wrong(format!("wrote on line {}: {problem}", number + 1));
             let reply: Reply = serde_json::from_slice(line).map_err(|e| {
-                wrong(format!("`{}`, but a line is {{\"id\": …, \"reward\": …}} ({e})", hadal_base::short(&String::from_utf8_lossy(line))))
+                wrong(format!(
+                    "`{}`, but a line is {{\"id\": …, \"reward\": …}} ({e})",
+                    hadal_base::short(&String::from_utf8_lossy(line))
+                ))
             })?;
             let Some(at) = asked.get(reply.id.as_str()) else {
                 return Err(wrong(format!("an id that was not asked for: `{}`", hadal_base::short(&reply.id))));

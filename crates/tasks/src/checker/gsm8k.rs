@@ -28,9 +28,9 @@ fn first_number(text: &str) -> Option<String> {
 
 fn last_number(text: &str) -> Option<String> {
     let end = text.rfind(|c: char| c.is_ascii_digit())? + 1;
-    let start = text[..end].rfind(|c: char| !(c.is_ascii_digit() || ".,".contains(c))).map_or(0, |at| {
-        at + text[at..].chars().next().map_or(1, char::len_utf8)
-    });
+    let start = text[..end]
+        .rfind(|c: char| !(c.is_ascii_digit() || ".,".contains(c)))
+        .map_or(0, |at| at + text[at..].chars().next().map_or(1, char::len_utf8));
     // A minus sign counts if no number stands before it, as in "10-3".
     let negative = text[..start].ends_with('-') && !text[..start - 1].ends_with(|c: char| c.is_alphanumeric());
     let number = cleaned(text[start..end].trim_start_matches(['.', ',']))?;
@@ -51,7 +51,9 @@ mod tests {
     #[test]
     fn the_final_number_counts() {
         let target = "She makes 9 * 2 = $<<9*2=18>>18 every day.\n#### 18";
-        for answer in ["9 * 2 = 18\n#### 18", "#### $18.00", "So the answer is 18.", "#### 18\n\nQuestion: 5", "It is $18"] {
+        for answer in
+            ["9 * 2 = 18\n#### 18", "#### $18.00", "So the answer is 18.", "#### 18\n\nQuestion: 5", "It is $18"]
+        {
             assert!(right(target, answer), "{answer}");
         }
         for answer in ["#### 17", "18 minus 1 is 17", "#### ", "no", "", "#### -18", "it is -18", "#### 1.8"] {

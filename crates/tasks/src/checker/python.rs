@@ -54,7 +54,8 @@ impl PythonChecker {
         };
         let (prompt, entry_point) = (field(&self.prompt)?, field(&self.entry_point)?);
         let program = program(prompt, entry_point, case.answer);
-        let asked = json!({ "prompt": prompt, "program": program, "entry_point": entry_point, "test": field(&self.test)? });
+        let asked =
+            json!({ "prompt": prompt, "program": program, "entry_point": entry_point, "test": field(&self.test)? });
         let asked = asked.to_string();
         if asked.len() > LONGEST {
             return Ok(false);

@@ -44,7 +44,11 @@ pub(super) fn question(draw: &mut Draw, difficulty: u32) -> Question {
     }
     let text = |letters: &[char]| letters.iter().collect::<String>();
     Question {
-        question: format!("Take the letters {}. Then, in this order: {}. What is the result?", text(&start), steps.join("; ")),
+        question: format!(
+            "Take the letters {}. Then, in this order: {}. What is the result?",
+            text(&start),
+            steps.join("; ")
+        ),
         answer: text(&now),
         data: Value::Null,
     }

@@ -81,8 +81,7 @@ impl Draw {
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 6] =
-        [Self::Sums, Self::Countdown, Self::Sorting, Self::Edits, Self::Programs, Self::Needle];
+    pub const ALL: [Self; 6] = [Self::Sums, Self::Countdown, Self::Sorting, Self::Edits, Self::Programs, Self::Needle];
 
     /// The family's name in task files.
     pub fn name(self) -> &'static str {

@@ -23,7 +23,8 @@ pub(super) fn question(draw: &mut Draw, difficulty: u32) -> Question {
     let numbers: Vec<String> = words.iter().map(|_| (10_000 + draw.below(90_000)).to_string()).collect();
     let mut sentences: Vec<String> = (0..facts << difficulty)
         .map(|_| {
-            let [who, what, how, thing] = [draw.choose(&WHO), draw.choose(&WHAT), draw.choose(&HOW), draw.choose(&WORDS)];
+            let [who, what, how, thing] =
+                [draw.choose(&WHO), draw.choose(&WHAT), draw.choose(&HOW), draw.choose(&WORDS)];
             format!("The {who} {what} the {how} {thing}.")
         })
         .collect();

@@ -6,9 +6,9 @@ use super::{Draw, Question};
 
 /// Words of different first letters, some of them long parts of others.
 const WORDS: [&str; 32] = [
-    "ant", "anthem", "bee", "beetle", "cat", "cattle", "dog", "dogma", "eel", "elk", "fox", "goat", "hen", "hare", "ibis",
-    "jay", "kite", "lark", "lion", "mole", "newt", "otter", "owl", "pig", "pigeon", "quail", "rat", "rattle", "seal", "toad",
-    "wolf", "yak",
+    "ant", "anthem", "bee", "beetle", "cat", "cattle", "dog", "dogma", "eel", "elk", "fox", "goat", "hen", "hare",
+    "ibis", "jay", "kite", "lark", "lion", "mole", "newt", "otter", "owl", "pig", "pigeon", "quail", "rat", "rattle",
+    "seal", "toad", "wolf", "yak",
 ];
 
 pub(super) fn question(draw: &mut Draw, difficulty: u32) -> Question {

@@ -64,7 +64,18 @@ proptest! {
 
 #[test]
 fn words_that_are_no_number_are_refused() {
-    for text in ["", "three twenty", "one one", "hundred", "minus", "twenty-eleven", "5", "a", "zero one", "one thousand thousand"] {
+    for text in [
+        "",
+        "three twenty",
+        "one one",
+        "hundred",
+        "minus",
+        "twenty-eleven",
+        "5",
+        "a",
+        "zero one",
+        "one thousand thousand",
+    ] {
         assert_eq!(words::number(text), None, "{text}");
     }
     assert_eq!(words::number("Negative forty-two"), Some(-42));
@@ -103,7 +114,8 @@ fn splits_share_no_question_and_a_seed_gives_the_same_documents() {
 #[test]
 fn difficulty_makes_questions_longer() {
     for family in Family::ALL {
-        let length = |difficulty| -> usize { (0..50).map(|seed| document(family, seed, difficulty).0.question.len()).sum() };
+        let length =
+            |difficulty| -> usize { (0..50).map(|seed| document(family, seed, difficulty).0.question.len()).sum() };
         assert!(length(1) < length(4) && length(4) < length(9), "{family:?}");
     }
 }

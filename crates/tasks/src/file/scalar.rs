@@ -10,7 +10,10 @@ pub(super) fn plain(text: &str) -> Yaml {
         "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => return Yaml::Bool(false),
         _ => {}
     }
-    integer(text).map(Yaml::Integer).or_else(|| float(text).map(Yaml::Float)).unwrap_or_else(|| Yaml::Text(text.to_owned()))
+    integer(text)
+        .map(Yaml::Integer)
+        .or_else(|| float(text).map(Yaml::Float))
+        .unwrap_or_else(|| Yaml::Text(text.to_owned()))
 }
 
 /// A whole number: decimal, `0b`, octal with a leading 0, `0x`, or sexagesimal.
@@ -63,7 +66,8 @@ fn float(text: &str) -> Option<f64> {
             let (whole, part) = mantissa.split_once('.')?;
             let digit = |c: char| c.is_ascii_digit() || c == '_';
             let begins = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
-            if !(whole.chars().all(digit) && part.chars().all(digit)) || !(begins(whole) || whole.is_empty() && begins(part))
+            if !(whole.chars().all(digit) && part.chars().all(digit))
+                || !(begins(whole) || whole.is_empty() && begins(part))
             {
                 return None;
             }

@@ -106,7 +106,11 @@ pub fn parse(text: &str, file: &Arc<Path>) -> Result<Node> {
     }
     match top {
         Some(node) if matches!(node.yaml, Yaml::Map(_)) => Ok(node),
-        _ => Err(reader.problem("a task file is a mapping of keys to values, such as `task: my_task`")),
+        Some(node) => {
+            let problem = "a task file is a mapping of keys to values, such as `task: my_task`".to_owned();
+            Err(TaskError::Yaml { place: node.place, problem })
+        }
+        None => Err(reader.problem("a task file is a mapping of keys to values, such as `task: my_task`")),
     }
 }
 

@@ -17,32 +17,38 @@ const PLACES: usize = 6;
 /// Places beyond these are noise of floating-point numbers.
 const MAX_PLACES: usize = 12;
 
+/// Whether two answers are equal. A set or list of one element is that element.
 pub(super) fn equal(a: &Answer, b: &Answer) -> bool {
+    match (a, b) {
+        (Answer::Set(_), Answer::Set(_) | Answer::Intervals { .. } | Answer::List(_)) => same(a, b),
+        (Answer::Set(elements), other) | (other, Answer::Set(elements)) => match elements.as_slice() {
+            [only] => same(only, other),
+            _ => same(a, b),
+        },
+        _ => same(a, b),
+    }
+}
+
+fn same(a: &Answer, b: &Answer) -> bool {
     use Answer::{Equation, Infinity, Intervals, List, Named, NotEqual, Positive, Set, Tuple, Words};
     match (a, b) {
-        (Named { name: m, value: a }, Named { name: n, value: b }) => m == n && equal(a, b),
+        (Named { name: m, value: a }, Named { name: n, value: b }) => m == n && same(a, b),
         (Named { name, value }, Equation(difference)) | (Equation(difference), Named { name, value }) => {
             let Answer::Scalar(value) = value.as_ref() else { return false };
-            let named = Expr::Add(
-                Box::new(Expr::Letter(name.clone())),
-                Box::new(Expr::Neg(Box::new(value.expr.clone()))),
-            );
+            let named =
+                Expr::Add(Box::new(Expr::Letter(name.clone())), Box::new(Expr::Neg(Box::new(value.expr.clone()))));
             same_or_opposite(&named, difference)
         }
-        (Named { value, .. }, other) | (other, Named { value, .. }) => equal(value, other),
+        (Named { value, .. }, other) | (other, Named { value, .. }) => same(value, other),
         (Set(a), Set(b)) | (List(a), List(b)) | (Set(a), List(b)) | (List(a), Set(b)) => same_elements(a, b),
         (Tuple(a), Tuple(b)) | (List(a), Tuple(b)) | (Tuple(a), List(b)) => {
-            a.len() == b.len() && a.len() <= MAX_ELEMENTS && a.iter().zip(b).all(|(a, b)| equal(a, b))
+            a.len() == b.len() && a.len() <= MAX_ELEMENTS && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
         (Intervals { letter: Some(x), .. }, Intervals { letter: Some(y), .. }) if x != y => false,
         (Intervals { .. }, Intervals { .. } | Tuple(_) | Set(_)) | (Tuple(_) | Set(_), Intervals { .. }) => {
             let merged = |answer| Region::of(&pieces(answer)?);
             merged(a).zip(merged(b)).is_some_and(|(a, b)| a.same(&b))
         }
-        (Set(elements), other) | (other, Set(elements)) => match elements.as_slice() {
-            [only] => equal(only, other),
-            _ => false,
-        },
         (Infinity { negative: a }, Infinity { negative: b }) => a == b,
         (Equation(a), Equation(b)) | (NotEqual(a), NotEqual(b)) => same_or_opposite(a, b),
         (Positive { difference: a, strict: s }, Positive { difference: b, strict: t }) => s == t && same_value(a, b),
@@ -57,7 +63,7 @@ fn same_elements(a: &[Answer], b: &[Answer]) -> bool {
     if a.len() > MAX_ELEMENTS || b.len() > MAX_ELEMENTS {
         return false;
     }
-    let covers = |a: &[Answer], b: &[Answer]| a.iter().all(|x| b.iter().any(|y| equal(x, y)));
+    let covers = |a: &[Answer], b: &[Answer]| a.iter().all(|x| b.iter().any(|y| same(x, y)));
     covers(a, b) && covers(b, a)
 }
 

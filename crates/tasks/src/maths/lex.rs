@@ -8,11 +8,7 @@ use num_traits::Pow;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
     /// Digits before and behind the point. `point` tells whether there is one.
-    Number {
-        whole: String,
-        part: String,
-        point: bool,
-    },
+    Number { whole: String, part: String, point: bool },
     /// A variable: a letter, possibly with an index.
     Letter(String),
     /// A command that stays as it is: `frac`, `sqrt`, `binom`, `pi`, `infty`, `cup`, `cap`, `in`, `emptyset`, `reals`.
@@ -88,7 +84,8 @@ const TEXTS: [&str; 8] = ["text", "textbf", "textit", "textrm", "textnormal", "m
 const FONTS: [&str; 5] = ["mathbf", "mathit", "boldsymbol", "bm", "mathsf"];
 
 const GREEK: [&str; 14] = [
-    "alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "rho", "sigma", "tau", "phi", "omega", "varphi", "epsilon",
+    "alpha", "beta", "gamma", "delta", "theta", "lambda", "mu", "rho", "sigma", "tau", "phi", "omega", "varphi",
+    "epsilon",
 ];
 
 /// Short words that are units after a number. Longer words need no list.
@@ -141,7 +138,8 @@ impl<'a> Lexer<'a> {
                 self.sign('≥');
             }
             '^' if ["^\\circ", "^{\\circ}", "^\\degree"].iter().any(|mark| self.rest.starts_with(mark)) => {
-                let mark = ["^\\circ", "^{\\circ}", "^\\degree"].into_iter().find(|mark| self.rest.starts_with(mark))?;
+                let mark =
+                    ["^\\circ", "^{\\circ}", "^\\degree"].into_iter().find(|mark| self.rest.starts_with(mark))?;
                 self.out.push(Token::Sign('°'));
                 self.rest = &self.rest[mark.len()..];
                 return Some(());

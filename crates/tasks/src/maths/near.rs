@@ -38,7 +38,8 @@ impl Near {
             // 64 more bits, so that the sums of rounded terms leave the last kept bit right to within one.
             let bits = BITS + 64;
             let arctan = |n: u32| {
-                let (n2, mut power, mut sum, mut k) = (BigInt::from(n * n), (BigInt::one() << bits) / n, BigInt::zero(), 0u32);
+                let (n2, mut power, mut sum, mut k) =
+                    (BigInt::from(n * n), (BigInt::one() << bits) / n, BigInt::zero(), 0u32);
                 while !power.is_zero() {
                     let term = &power / (2 * k + 1);
                     sum = if k % 2 == 0 { sum + term } else { sum - term };

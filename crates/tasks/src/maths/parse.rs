@@ -11,19 +11,30 @@ use super::tidy;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Answer {
     Scalar(Scalar),
-    Infinity { negative: bool },
+    Infinity {
+        negative: bool,
+    },
     Tuple(Vec<Answer>),
     Set(Vec<Answer>),
     /// Items that are separated by commas without brackets around them.
     List(Vec<Answer>),
-    Intervals { pieces: Vec<Piece>, letter: Option<String> },
+    Intervals {
+        pieces: Vec<Piece>,
+        letter: Option<String>,
+    },
     /// `x = value`.
-    Named { name: String, value: Box<Answer> },
+    Named {
+        name: String,
+        value: Box<Answer>,
+    },
     /// An equation, as the difference of its sides.
     Equation(Expr),
     NotEqual(Expr),
     /// An inequality: this is positive, or not negative.
-    Positive { difference: Expr, strict: bool },
+    Positive {
+        difference: Expr,
+        strict: bool,
+    },
     Words(String),
 }
 
@@ -111,13 +122,13 @@ fn item(tokens: &[Token], depth: usize) -> Option<Answer> {
     if let Some(words) = words(tokens) {
         return Some(Answer::Words(words));
     }
-    let relation = |token: &Token| matches!(token, Token::Sign('=' | '<' | '>' | '≤' | '≥' | '≠') | Token::Command("in"));
+    let relation =
+        |token: &Token| matches!(token, Token::Sign('=' | '<' | '>' | '≤' | '≥' | '≠') | Token::Command("in"));
     let parts = split(tokens, relation)?;
     if parts.len() > 1 {
         return relations(tokens, &parts, depth);
     }
-    let operators: Vec<&Token> =
-        tokens.iter().filter(|token| matches!(token, Token::Command("cup" | "cap"))).collect();
+    let operators: Vec<&Token> = tokens.iter().filter(|token| matches!(token, Token::Command("cup" | "cap"))).collect();
     if !operators.is_empty() {
         let parts = split(tokens, |token| matches!(token, Token::Command("cup" | "cap")))?;
         return unions(&parts, &operators, depth);
@@ -154,7 +165,8 @@ fn everything() -> Answer {
 /// A set, tuple or interval. The outer option is empty if the item is none of them.
 fn bracketed(tokens: &[Token], depth: usize) -> Option<Option<Answer>> {
     let (Some(Token::Sign(open)), Some(Token::Sign(close))) = (tokens.first(), tokens.last()) else { return None };
-    if closing(tokens, 0)? != tokens.len() - 1 {
+    let opens = matches!(open, '(' | '[' | '{' | '⟨');
+    if !opens || tokens.len() < 2 || closing(tokens, 0)? != tokens.len() - 1 {
         return None;
     }
     let inside = &tokens[1..tokens.len() - 1];

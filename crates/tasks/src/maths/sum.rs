@@ -1,6 +1,5 @@
 //! Sums, products and powers: the expressions inside of answers.
 
-use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::Signed;
 
@@ -234,7 +233,7 @@ impl Parser {
             }
             Token::Number { whole, part, .. } => {
                 self.at += 1;
-                Some(Expr::Number(BigRational::from_integer(BigInt::ZERO) + Token::number(&whole, &part)?))
+                Some(Expr::Number(Token::number(&whole, &part)?))
             }
             _ => self.atom(depth + 1),
         }

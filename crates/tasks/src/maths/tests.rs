@@ -21,7 +21,7 @@ fn pairs() -> Vec<Pair> {
 }
 
 #[test]
-fn no_wrong_answer_passes_and_at_most_three_of_a_hundred_right_ones_fail() {
+fn no_wrong_answer_passes_and_no_right_one_fails() {
     let pairs = pairs();
     let right = pairs.iter().filter(|pair| pair.equal).count();
     assert!(pairs.len() >= 300 && right * 2 <= pairs.len() + 8 && right * 2 >= pairs.len() - 8);
@@ -31,7 +31,8 @@ fn no_wrong_answer_passes_and_at_most_three_of_a_hundred_right_ones_fail() {
     };
     let (passed, failed) = (wrong(false), wrong(true));
     assert!(passed.is_empty(), "wrong answers that pass: {passed:#?}");
-    assert!(failed.len() * 100 <= right * 3, "right answers that fail: {failed:#?}");
+    // The requirement is at most 3 of 100. All pass.
+    assert!(failed.is_empty(), "right answers that fail: {failed:#?}");
 }
 
 #[test]

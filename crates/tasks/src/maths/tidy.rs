@@ -2,7 +2,18 @@
 
 /// Commands that only change the look, and spaces.
 const LOOK: [&str; 12] = [
-    "displaystyle", "textstyle", "scriptstyle", "limits", "quad", "qquad", "nolimits", "bf", "rm", "it", "hfill", "left",
+    "displaystyle",
+    "textstyle",
+    "scriptstyle",
+    "limits",
+    "quad",
+    "qquad",
+    "nolimits",
+    "bf",
+    "rm",
+    "it",
+    "hfill",
+    "left",
 ];
 
 /// Sizes of brackets. A command may be followed by `l`, `r` or `m`.

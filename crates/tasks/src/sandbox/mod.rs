@@ -92,11 +92,12 @@ impl Sandbox {
         add(&["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]);
         add(&["--size", &files.to_string(), "--tmpfs", "/tmp"]);
         // `/dev/shm` would be memory without a bound.
-        add(&["--size", "65536", "--tmpfs", "/dev/shm", "--remount-ro", "/"]);
+        add(&["--size", "65536", "--tmpfs", "/dev/shm"]);
         match &self.folder {
             Some(folder) => add(&["--ro-bind", &folder.to_string_lossy(), FOLDER, "--chdir", FOLDER]),
             None => add(&["--chdir", "/tmp"]),
         }
+        add(&["--remount-ro", "/"]);
         // Limits are set inside, so that they do not hold for bwrap itself.
         let seconds = time.as_secs().max(1) + 1;
         add(&["--", "prlimit", &format!("--as={memory}"), &format!("--cpu={seconds}")]);
@@ -117,17 +118,22 @@ fn is_super_user() -> bool {
 fn works() -> std::result::Result<(), String> {
     let sandbox = Sandbox { limits: Limits::default(), folder: None };
     let found = |name: &str| {
-        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+        std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).is_file()))
     };
     if !found("bwrap") {
-        return Err("foreign programs run in a sandbox, and `bwrap` is not installed; install the package `bubblewrap`, for \
+        return Err(
+            "foreign programs run in a sandbox, and `bwrap` is not installed; install the package `bubblewrap`, for \
                     example with `apt-get install bubblewrap`"
-            .to_owned());
+                .to_owned(),
+        );
     }
     for name in ["prlimit", "setpriv"] {
         if !found(name) {
-            return Err(format!("foreign programs run in a sandbox, and `{name}` is not installed; install the package \
-                                `util-linux`"));
+            return Err(format!(
+                "foreign programs run in a sandbox, and `{name}` is not installed; install the package \
+                                `util-linux`"
+            ));
         }
     }
     let output = sandbox.command(&["true"]).output().map_err(|e| format!("`bwrap` cannot be started: {e}"))?;

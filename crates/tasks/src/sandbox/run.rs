@@ -60,7 +60,8 @@ impl Sandbox {
         // The command holds its ends of pipes until it is gone.
         drop(command);
         let most = self.limits.output;
-        let keep = |reader: Option<Box<dyn Read + Send>>| reader.map(|r| std::thread::spawn(move || first_bytes(r, most)));
+        let keep =
+            |reader: Option<Box<dyn Read + Send>>| reader.map(|r| std::thread::spawn(move || first_bytes(r, most)));
         let stdout = keep(child.stdout.take().map(|out| Box::new(out) as Box<dyn Read + Send>));
         let stderr = keep(child.stderr.take().map(|out| Box::new(out) as Box<dyn Read + Send>));
         Ok(Running { child, until: Instant::now() + self.limits.time, stdout, stderr })

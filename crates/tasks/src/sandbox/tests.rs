@@ -29,10 +29,12 @@ fn shell(sandbox: &Sandbox, script: &str) -> (bool, String, String) {
 /// Processes of this machine whose command line holds a word.
 fn processes_with(word: &str) -> usize {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let holds = |path: PathBuf| std::fs::read(path.join("cmdline")).is_ok_and(|line| {
-        let own = path.file_name().is_some_and(|name| name.to_string_lossy() == std::process::id().to_string());
-        !own && String::from_utf8_lossy(&line).contains(word)
-    });
+    let holds = |path: PathBuf| {
+        std::fs::read(path.join("cmdline")).is_ok_and(|line| {
+            let own = path.file_name().is_some_and(|name| name.to_string_lossy() == std::process::id().to_string());
+            !own && String::from_utf8_lossy(&line).contains(word)
+        })
+    };
     entries.filter(|entry| holds(entry.path())).count()
 }
 
@@ -56,7 +58,8 @@ fn there_is_no_network() {
     assert!(std::process::Command::new("bash").args(["-c", &connect]).status().unwrap().success());
     let ran = sandbox.run(&["bash", "-c", &connect], b"").unwrap();
     assert!(!ran.success());
-    let (_, interfaces, _) = shell(&sandbox, "ls /sys/class/net 2>/dev/null; cat /proc/net/dev | tail -n +3 | cut -d: -f1");
+    let (_, interfaces, _) =
+        shell(&sandbox, "ls /sys/class/net 2>/dev/null; cat /proc/net/dev | tail -n +3 | cut -d: -f1");
     assert_eq!(interfaces.split_whitespace().collect::<Vec<_>>(), ["lo"]);
 }
 
@@ -66,7 +69,9 @@ fn the_users_files_cannot_be_read() {
     let home = tempfile::tempdir().unwrap();
     let secret = home.path().join("secret");
     std::fs::write(&secret, "a secret").unwrap();
-    for path in [secret.to_str().unwrap(), "/etc/passwd", "/etc/shadow", "/root", "/home", "/proc/1/environ", "/sys/kernel"] {
+    for path in
+        [secret.to_str().unwrap(), "/etc/passwd", "/etc/shadow", "/root", "/home", "/proc/1/environ", "/sys/kernel"]
+    {
         let (_, out, _) = shell(&sandbox, &format!("cat {path}; ls -A {path}"));
         assert!(out.trim().is_empty() || path == "/proc/1/environ" && !out.contains("HOME=/root"), "{path}: {out}");
     }
@@ -120,9 +125,11 @@ use std::process::Stdio;
 fn memory_is_limited() {
     let Some(sandbox) = sandbox(quick()) else { return };
     // A string that doubles, in a language that every system has.
-    let (success, out, _) = shell(&sandbox, "awk 'BEGIN { x = \"0123456789abcdef\"; for (i = 0; i < 28; i++) x = x x; print length(x) }'");
+    let (success, out, _) =
+        shell(&sandbox, "awk 'BEGIN { x = \"0123456789abcdef\"; for (i = 0; i < 28; i++) x = x x; print length(x) }'");
     assert!(!success && out.trim().is_empty(), "{out}");
-    let small = shell(&sandbox, "awk 'BEGIN { x = \"0123456789abcdef\"; for (i = 0; i < 12; i++) x = x x; print length(x) }'");
+    let small =
+        shell(&sandbox, "awk 'BEGIN { x = \"0123456789abcdef\"; for (i = 0; i < 12; i++) x = x x; print length(x) }'");
     assert_eq!(small.1.trim(), "65536");
 }
 
@@ -133,7 +140,10 @@ fn files_are_limited() {
     let size: u64 = out.trim().parse().unwrap_or(0);
     assert!(size <= 1 << 20, "{success} {size}");
     // Many small files fill the same space.
-    let (_, out, _) = shell(&sandbox, "for i in 1 2 3 4 5 6 7 8; do head -c 500000 /dev/zero > /tmp/f$i; done 2>/dev/null; cat /tmp/f* | wc -c");
+    let (_, out, _) = shell(
+        &sandbox,
+        "for i in 1 2 3 4 5 6 7 8; do head -c 500000 /dev/zero > /tmp/f$i; done 2>/dev/null; cat /tmp/f* | wc -c",
+    );
     assert!(out.trim().parse::<u64>().unwrap() <= 1 << 20, "{out}");
     let (success, _, _) = shell(&sandbox, "head -c 5000000 /dev/zero > /dev/shm/a");
     assert!(!success);
@@ -148,7 +158,8 @@ fn children_do_not_survive() {
     let word = "4711.0815";
     // The program ends at once. Its child has left the session.
     let start = std::time::Instant::now();
-    let (success, out, _) = shell(&sandbox, &format!("setsid sleep {word} & nohup sleep {word} >/dev/null 2>&1 & echo started"));
+    let (success, out, _) =
+        shell(&sandbox, &format!("setsid sleep {word} & nohup sleep {word} >/dev/null 2>&1 & echo started"));
     assert!(success && out.contains("started"));
     assert!(start.elapsed() < Duration::from_secs(4));
     std::thread::sleep(Duration::from_millis(100));
@@ -178,6 +189,7 @@ fn a_machine_without_bubblewrap_is_told_its_name() {
     }
     let test = "sandbox::tests::a_machine_without_bubblewrap_is_told_its_name";
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let status = command.args(["--exact", test]).env("HADAL_TEST_NO_BWRAP", "1").env("PATH", "/nowhere").status().unwrap();
+    let status =
+        command.args(["--exact", test]).env("HADAL_TEST_NO_BWRAP", "1").env("PATH", "/nowhere").status().unwrap();
     assert!(status.success());
 }

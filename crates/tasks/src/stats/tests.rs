@@ -7,7 +7,18 @@ use super::*;
 #[test]
 fn the_quantiles_are_those_of_tables() {
     // Tables of Student's distribution, to three digits behind the point.
-    for (degrees, expected) in [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (10, 2.228), (29, 2.045), (120, 1.980), (1000, 1.962), (1001, 1.962)] {
+    for (degrees, expected) in [
+        (1, 12.706),
+        (2, 4.303),
+        (3, 3.182),
+        (4, 2.776),
+        (5, 2.571),
+        (10, 2.228),
+        (29, 2.045),
+        (120, 1.980),
+        (1000, 1.962),
+        (1001, 1.962),
+    ] {
         let quantile = t_quantile(degrees).unwrap();
         assert!((quantile - expected).abs() < 6e-4, "{degrees}: {quantile}");
     }
@@ -71,8 +82,9 @@ fn intervals_contain_the_truth_as_often_as_they_say() {
     let rounds = 1000;
     for round in 0..rounds {
         let draws = rng.substream(round);
-        let groups: Vec<Vec<f64>> =
-            (0..30).map(|g| (0..4).map(|i| draws.normal(10 * g) + 0.5 * draws.normal(10 * g + 1 + i)).collect()).collect();
+        let groups: Vec<Vec<f64>> = (0..30)
+            .map(|g| (0..4).map(|i| draws.normal(10 * g) + 0.5 * draws.normal(10 * g + 1 + i)).collect())
+            .collect();
         let estimate = clustered(&groups).unwrap();
         let (low, high) = estimate.interval().unwrap();
         inside += usize::from(low <= 0.0 && 0.0 <= high);

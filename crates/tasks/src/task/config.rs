@@ -140,6 +140,43 @@ pub struct Generation {
     pub top_k: Option<usize>,
 }
 
+/// Keys that are read.
+const KEYS: [&str; 30] = [
+    "task",
+    "task_alias",
+    "dataset_path",
+    "dataset_name",
+    "dataset_kwargs",
+    "training_split",
+    "validation_split",
+    "test_split",
+    "fewshot_split",
+    "fewshot_config",
+    "num_fewshot",
+    "doc_to_text",
+    "doc_to_target",
+    "doc_to_choice",
+    "doc_to_image",
+    "doc_to_audio",
+    "description",
+    "gen_prefix",
+    "target_delimiter",
+    "fewshot_delimiter",
+    "output_type",
+    "generation_kwargs",
+    "repeats",
+    "filter_list",
+    "metric_list",
+    "use_prompt",
+    "checker",
+    "reward",
+    "generator",
+    "include",
+];
+
+/// Keys whose values are Python.
+const PYTHON: [&str; 4] = ["process_docs", "process_results", "custom_dataset", "class"];
+
 /// Keys that change nothing here: names for tables, and searches for contamination.
 const IGNORED: [&str; 6] =
     ["tag", "metadata", "should_decontaminate", "doc_to_decontamination_query", "unsafe_code", "group"];
@@ -148,15 +185,18 @@ impl Config {
     /// Checks a task file. `folder` is where the program looks for data files first.
     pub fn of(node: &Node, data: Option<&std::path::Path>) -> Result<Self> {
         let mut keys = Keys::new(node, "")?;
+        keys.only(&[&KEYS[..], &PYTHON, &IGNORED].concat())?;
         let task = match keys.node("task")?.map(|node| &node.yaml) {
             Some(Yaml::Text(name)) => name.clone(),
-            Some(_) => return Err(keys.wrong("task", "give the task's name; a group has `group` beside its list of tasks")),
+            Some(_) => {
+                return Err(keys.wrong("task", "give the task's name; a group has `group` beside its list of tasks"));
+            }
             None => return Err(keys.wrong("task", "is missing; give the task a name")),
         };
         for key in ["doc_to_image", "doc_to_audio"] {
             keys.refuse(key, "only text is supported")?;
         }
-        for key in ["process_docs", "process_results", "custom_dataset", "class"] {
+        for key in PYTHON {
             keys.refuse(key, "needs Python, which task files may not run; use templates or `checker:`")?;
         }
         keys.refuse("use_prompt", "promptsource is not supported; write the template into `doc_to_text`")?;
@@ -174,7 +214,8 @@ impl Config {
         };
         let missing = |keys: &Keys, key| keys.wrong(key, "is missing; name a field or write a template");
         let rolling = output == OutputType::LoglikelihoodRolling;
-        let empty = || Source { node: Node { yaml: Yaml::Text(String::new()), place: node.place.clone() }, key: "doc_to_text" };
+        let empty =
+            || Source { node: Node { yaml: Yaml::Text(String::new()), place: node.place.clone() }, key: "doc_to_text" };
         let text = source(&mut keys, "doc_to_text")?.or_else(|| field(&keys, "doc_to_text", "question"));
         let text = text.or_else(|| rolling.then(empty)).ok_or_else(|| missing(&keys, "doc_to_text"))?;
         let target = source(&mut keys, "doc_to_target")?.or_else(|| field(&keys, "doc_to_target", "answer"));
@@ -200,26 +241,37 @@ impl Config {
         };
         let fewshot = fewshot(&mut keys, defaults, num_fewshot)?;
         let splits = ["training_split", "validation_split", "test_split"];
-        let [training_split, validation_split, test_split] = [keys.text(splits[0])?, keys.text(splits[1])?, keys.text(splits[2])?];
+        let [training_split, validation_split, test_split] =
+            [keys.text(splits[0])?, keys.text(splits[1])?, keys.text(splits[2])?];
         let generation = generation(&mut keys, &fewshot_delimiter)?;
         let repeats = keys.count("repeats")?.unwrap_or(1);
         if repeats == 0 {
             return Err(keys.wrong("repeats", "give a number from 1 up"));
         }
         let checker = keys.node("checker")?.cloned();
-        let filters = Pipeline::list(&mut keys, checker.is_some())?;
-        let metrics = metrics(&mut keys, output, checker.is_some())?;
+        // A synthetic family has a checker of its own.
+        let checked = checker.is_some() || generated && output == OutputType::GenerateUntil;
+        let filters = Pipeline::list(&mut keys, checked)?;
+        let metrics = metrics(&mut keys, output, checked)?;
         let reward = keys.text("reward")?;
         if let Some(reward) = &reward
             && !metrics.iter().any(|metric| metric.name == *reward)
         {
             let names: Vec<&str> = metrics.iter().map(|metric| metric.name.as_str()).collect();
-            return Err(keys.wrong("reward", &format!("there is no metric `{reward}`; name one of: {}", names.join(", "))));
+            return Err(
+                keys.wrong("reward", &format!("there is no metric `{reward}`; name one of: {}", names.join(", ")))
+            );
         }
-        let reward = reward.map(|name| (name, keys.wrong("reward", "")))
-            .map(|(name, at)| (name, match at { TaskError::Key { place, .. } => place, _ => node.place.clone() }));
+        let reward = reward.map(|name| (name, keys.wrong("reward", ""))).map(|(name, at)| {
+            (
+                name,
+                match at {
+                    TaskError::Key { place, .. } => place,
+                    _ => node.place.clone(),
+                },
+            )
+        });
         let alias = keys.text("task_alias")?;
-        keys.finish()?;
         Ok(Self {
             task,
             alias,
@@ -268,7 +320,9 @@ fn documents(keys: &mut Keys, data: Option<&std::path::Path>) -> Result<Document
     let kwargs = keys.node("dataset_kwargs")?;
     if let Some(generator) = keys.node("generator")? {
         if path.is_some() {
-            return Err(keys.wrong("dataset_path", "a task has either `dataset_path` or `generator`; remove one of them"));
+            return Err(
+                keys.wrong("dataset_path", "a task has either `dataset_path` or `generator`; remove one of them")
+            );
         }
         return Ok(Documents::Generator { node: generator.clone() });
     }
@@ -297,9 +351,11 @@ fn documents(keys: &mut Keys, data: Option<&std::path::Path>) -> Result<Document
     let resolve = |name: &str| {
         let beside = files.place.file.parent().unwrap_or(std::path::Path::new("")).join(name);
         let given = data.map(|folder| folder.join(name));
-        [given, Some(beside.clone())].into_iter().flatten().find(|path| path.exists()).unwrap_or_else(|| {
-            if std::path::Path::new(name).exists() { PathBuf::from(name) } else { beside }
-        })
+        [given, Some(beside.clone())]
+            .into_iter()
+            .flatten()
+            .find(|path| path.exists())
+            .unwrap_or_else(|| if std::path::Path::new(name).exists() { PathBuf::from(name) } else { beside })
     };
     let names = |node: &Node| {
         let text = |node: &Node| match &node.yaml {
@@ -313,9 +369,11 @@ fn documents(keys: &mut Keys, data: Option<&std::path::Path>) -> Result<Document
     };
     let wrong = || inner.wrong("data_files", "give the name of a file, a list of them, or a mapping of splits to them");
     let splits = match &files.yaml {
-        Yaml::Map(entries) => {
-            entries.iter().map(|e| Some((e.key.clone(), names(&e.value)?))).collect::<Option<Vec<_>>>().ok_or_else(wrong)?
-        }
+        Yaml::Map(entries) => entries
+            .iter()
+            .map(|e| Some((e.key.clone(), names(&e.value)?)))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(wrong)?,
         // A file without a split is the split `train`.
         _ => vec![("train".to_owned(), names(files).ok_or_else(wrong)?)],
     };
@@ -341,7 +399,8 @@ fn fewshot(keys: &mut Keys, defaults: Fewshot, shots: usize) -> Result<Fewshot> 
         _ => return Err(inner.wrong("sampler", &format!("{sampler_missing}; add it"))),
     }
     inner.refuse("process_docs", "needs Python, which task files may not run")?;
-    inner.refuse("fewshot_indices", "`first_n` does not read it; put the examples in order into a file or `samples`")?;
+    inner
+        .refuse("fewshot_indices", "`first_n` does not read it; put the examples in order into a file or `samples`")?;
     let samples = match inner.node("samples")? {
         None => None,
         Some(Node { yaml: Yaml::List(items), .. }) => Some(items.clone()),

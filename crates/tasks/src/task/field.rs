@@ -112,9 +112,8 @@ impl Field {
     pub(super) fn choices(&self, document: &Document, number: usize) -> Result<Vec<String>> {
         let (value, template) = self.raw(document, number)?;
         let value = match value {
-            Value::String(text) if template => {
-                literal(&text).ok_or_else(|| self.wrong(number, "the template does not give a list, such as `['a', 'b']`"))?
-            }
+            Value::String(text) if template => literal(&text)
+                .ok_or_else(|| self.wrong(number, "the template does not give a list, such as `['a', 'b']`"))?,
             other => other,
         };
         let Value::Array(items) = value else {

@@ -16,7 +16,11 @@ impl<'a> Keys<'a> {
     pub(crate) fn new(node: &'a Node, prefix: &str) -> Result<Self> {
         let Yaml::Map(entries) = &node.yaml else {
             let key = prefix.trim_end_matches('.').to_owned();
-            return Err(TaskError::Key { place: node.place.clone(), key, problem: "give a mapping of keys".to_owned() });
+            return Err(TaskError::Key {
+                place: node.place.clone(),
+                key,
+                problem: "give a mapping of keys".to_owned(),
+            });
         };
         Ok(Self { entries, prefix: prefix.to_owned(), taken: Vec::new(), place: node.place.clone() })
     }
@@ -79,9 +83,7 @@ impl<'a> Keys<'a> {
             Some(Yaml::Float(value)) => Ok(Some(*value)),
             Some(Yaml::Integer(value)) => Ok(Some(*value as f64)),
             // YAML 1.1 reads `1e-5` as text.
-            Some(Yaml::Text(text)) => {
-                text.parse().map(Some).map_err(|_| self.wrong(key, "give a number"))
-            }
+            Some(Yaml::Text(text)) => text.parse().map(Some).map_err(|_| self.wrong(key, "give a number")),
             Some(_) => Err(self.wrong(key, "give a number")),
         }
     }
@@ -114,15 +116,28 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Refuses keys that are not known, before anything else is said about them.
+    pub(crate) fn only(&mut self, known: &[&'static str]) -> Result<()> {
+        let taken = std::mem::replace(&mut self.taken, known.to_vec());
+        self.all_known()?;
+        self.taken = taken;
+        Ok(())
+    }
+
     /// Refuses the keys that were not taken.
     pub(crate) fn finish(self) -> Result<()> {
+        self.all_known()
+    }
+
+    fn all_known(&self) -> Result<()> {
         match self.entries.iter().find(|entry| !self.taken.contains(&entry.key.as_str())) {
             None => Ok(()),
             Some(entry) => {
                 if let Yaml::Function(name) = &entry.value.yaml {
                     return Err(self.wrong(&entry.key, &function_refused(name)));
                 }
-                let known = self.taken.iter().copied().filter(|key| close(key, &entry.key)).collect::<Vec<_>>().join("`, `");
+                let known =
+                    self.taken.iter().copied().filter(|key| close(key, &entry.key)).collect::<Vec<_>>().join("`, `");
                 let hint = if known.is_empty() { "remove it".to_owned() } else { format!("did you mean `{known}`?") };
                 Err(self.wrong(&entry.key, &format!("there is no such key; {hint}")))
             }

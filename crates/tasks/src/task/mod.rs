@@ -122,7 +122,9 @@ impl Task {
         };
         let splits = [("test_split", &config.test_split), ("validation_split", &config.validation_split)];
         let Some((key, name)) = splits.iter().find_map(|(key, name)| Some((*key, name.as_ref()?))) else {
-            return Err(config.wrong("test_split", "is missing, and so is `validation_split`; name the split to evaluate"));
+            return Err(
+                config.wrong("test_split", "is missing, and so is `validation_split`; name the split to evaluate")
+            );
         };
         let split = documents::split(&config, generator.as_ref(), name, key)?;
         let field = |source: &Source| Field::new(source, &split.columns);
@@ -186,7 +188,10 @@ impl Task {
         Ok(match self.config.output {
             OutputType::GenerateUntil => {
                 let generation = self.config.generation.clone();
-                contexts.into_iter().map(|prompt| Request::Generate { prompt, generation: generation.clone() }).collect()
+                contexts
+                    .into_iter()
+                    .map(|prompt| Request::Generate { prompt, generation: generation.clone() })
+                    .collect()
             }
             OutputType::Loglikelihood => {
                 let continuation = self.target_text(document)?;

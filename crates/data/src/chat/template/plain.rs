@@ -26,16 +26,15 @@ impl TextTemplate {
         environment.add_filter("tojson", html_json);
         environment.set_fuel(Some(STEPS));
         extend(&mut environment);
-        environment
-            .add_template_owned("text", rewrite::rewrite(source))
-            .map_err(|error| failure(origin, &error))?;
+        environment.add_template_owned("text", rewrite::rewrite(source)).map_err(|error| failure(origin, &error))?;
         Ok(Self { environment, origin: origin.to_owned() })
     }
 
     /// Renders the template. `values` is a mapping of names to values.
     pub fn render(&self, values: &Value) -> Result<String> {
         let mut out = Limited { bytes: Vec::new(), limit: OUTPUT };
-        let rendered = self.environment.get_template("text").and_then(|t| t.render_captured_to(values.clone(), &mut out));
+        let rendered =
+            self.environment.get_template("text").and_then(|t| t.render_captured_to(values.clone(), &mut out));
         rendered.map_err(|error| failure(&self.origin, &error))?;
         Ok(String::from_utf8_lossy(&out.bytes).into_owned())
     }

@@ -309,6 +309,11 @@ fn method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Res
             parts.reverse();
             parts.into_iter().map(Value::from).collect()
         }),
+        (Some(text), "index", [wanted]) => {
+            let wanted = wanted.as_str().ok_or_else(|| bad("index: look for text in text"))?;
+            let at = text.find(wanted).map(|at| Value::from(text[..at].chars().count()));
+            Some(at.ok_or_else(|| bad(format!("index: {wanted} is not in the text")))?)
+        }
         (None, "index", [wanted]) if value.kind() == ValueKind::Seq => {
             let items: Vec<Value> = value.try_iter()?.checked().collect::<Result<_, _>>()?;
             let at = items.iter().position(|item| item == wanted);

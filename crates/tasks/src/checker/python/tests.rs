@@ -39,8 +39,19 @@ fn addition() -> Value {
 
 #[test]
 fn right_functions_pass_and_wrong_ones_fail() {
-    let right = ["    return a + b\n", "```python\ndef add(a, b):\n    return a + b\n```", "    print('x')\n    return a + b\n```\nDone."];
-    let wrong = ["    return a - b\n", "", "    return None\n", "  return a + b\n x", "    raise ValueError()\n", "    while True: pass\n"];
+    let right = [
+        "    return a + b\n",
+        "```python\ndef add(a, b):\n    return a + b\n```",
+        "    print('x')\n    return a + b\n```\nDone.",
+    ];
+    let wrong = [
+        "    return a - b\n",
+        "",
+        "    return None\n",
+        "  return a + b\n x",
+        "    raise ValueError()\n",
+        "    while True: pass\n",
+    ];
     let Some(verdicts) = verdicts(&addition(), &[&right[..], &wrong].concat(), 1.5) else { return };
     assert_eq!(verdicts, [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
 }

@@ -28,7 +28,11 @@ filter_list:
 fn open(text: &str) -> Result<Task, String> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("t.yaml"), text).unwrap();
-    std::fs::write(folder.path().join("data.jsonl"), "{\"question\": \"1?\", \"answer\": \"1\"}\n{\"question\": \"2?\", \"answer\": null}\n").unwrap();
+    std::fs::write(
+        folder.path().join("data.jsonl"),
+        "{\"question\": \"1?\", \"answer\": \"1\"}\n{\"question\": \"2?\", \"answer\": null}\n",
+    )
+    .unwrap();
     let suite = Suite::open(&folder.path().join("t.yaml"), &Options::default());
     suite.map(|mut suite| suite.tasks.remove(0)).map_err(|error| error.to_string())
 }
@@ -46,14 +50,24 @@ fn mistakes_name_their_line_and_key() {
         ("doc_to_target: answer", "doc_to_tarket: answer", 9, "doc_to_tarket` | did you mean `doc_to_target`"),
         ("output_type: generate_until", "output_type: generate", 6, "output_type` | loglikelihood_rolling"),
         ("dataset_path: json", "dataset_path: openai/gsm8k", 2, "dataset_path` | downloaded"),
-        ("doc_to_text: \"Q: {{question}}\"", "doc_to_text: !function utils.text", 8, "doc_to_text` | `!function utils.text` needs Python"),
+        (
+            "doc_to_text: \"Q: {{question}}\"",
+            "doc_to_text: !function utils.text",
+            8,
+            "doc_to_text` | `!function utils.text` needs Python",
+        ),
         ("num_fewshot: 0", "process_docs: !function utils.docs", 10, "process_docs` | !function utils.docs"),
         ("num_fewshot: 0", "process_results: utils.docs", 10, "process_results` | Python"),
         ("num_fewshot: 0", "num_fewshot: 2", 1, "fewshot_config` | first_n"),
         ("num_fewshot: 0", "num_fewshot: -1", 10, "num_fewshot` | from 0 up"),
         ("num_fewshot: 0", "num_fewshot: two", 10, "num_fewshot` | whole number"),
-        ("num_fewshot: 0", "num_fewshot: 1\nfewshot_config:\n  sampler: default", 12, "fewshot_config.sampler` | first_n"),
-        ("num_fewshot: 0", "num_fewshot: 5\nfewshot_config: {sampler: first_n}", 1, "num_fewshot` | there are 1"),
+        (
+            "num_fewshot: 0",
+            "num_fewshot: 1\nfewshot_config:\n  sampler: default",
+            12,
+            "fewshot_config.sampler` | first_n",
+        ),
+        ("num_fewshot: 0", "num_fewshot: 5\nfewshot_config: {sampler: first_n}", 1, "num_fewshot` | there are 2"),
         ("num_fewshot: 0", "repeats: 0", 10, "repeats` | from 1 up"),
         ("num_fewshot: 0", "generation_kwargs:\n  until: 3.5", 11, "generation_kwargs.until` | text"),
         ("num_fewshot: 0", "generation_kwargs:\n  beams: 3", 11, "generation_kwargs.beams` | no such key"),
@@ -63,10 +77,20 @@ fn mistakes_name_their_line_and_key() {
         ("num_fewshot: 0", "generator: {family: sums}", 2, "dataset_path` | either"),
         ("  - metric: exact_match", "  - metric: bleu", 12, "metric_list.metric` | exact_match"),
         ("  - metric: exact_match", "  - metric: !function utils.f", 12, "metric_list.metric` | !function utils.f"),
-        ("  - metric: exact_match", "  - metric: exact_match\n    ignore_cases: true", 13, "metric_list.ignore_cases` | ignore_case"),
+        (
+            "  - metric: exact_match",
+            "  - metric: exact_match\n    ignore_cases: true",
+            13,
+            "metric_list.ignore_cases` | ignore_case",
+        ),
         ("  - metric: exact_match", "  - metric: exact_match\n  - metric: exact_match", 13, "metric_list` | twice"),
         ("      - function: regex", "      - function: regexp", 16, "filter_list.filter.function` | majority_vote"),
-        ("        regex_pattern: \"([0-9]+)\"", "        regex_pattern: \"([0-9+\"", 17, "regex_pattern` | not a regular expression"),
+        (
+            "        regex_pattern: \"([0-9]+)\"",
+            "        regex_pattern: \"([0-9+\"",
+            17,
+            "regex_pattern` | not a regular expression",
+        ),
         ("test_split: test", "test_split: validation", 1, "test_split` | data_files` has: test"),
         ("    test: data.jsonl", "    test: 5", 4, "data_files` | splits"),
         ("test_split: test", "", 1, "test_split` | is missing"),
@@ -78,7 +102,9 @@ fn mistakes_name_their_line_and_key() {
         }
     }
     assert!(changed("    test: data.jsonl", "    test: lost.jsonl").err().unwrap().contains("lost.jsonl"));
-    assert!(changed("doc_to_text: \"Q: {{question}}\"", "doc_to_text: \"{{question\"").err().unwrap().contains("t.yaml:8"));
+    assert!(
+        changed("doc_to_text: \"Q: {{question}}\"", "doc_to_text: \"{{question\"").err().unwrap().contains("t.yaml:8")
+    );
 }
 
 #[test]

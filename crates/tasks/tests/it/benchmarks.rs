@@ -98,7 +98,8 @@ fn choices(task: &Task, right: usize) -> (Vec<(String, String)>, f64) {
         Request::Likelihood { context, continuation } => (context.clone(), continuation.clone()),
         other => panic!("{other:?}"),
     };
-    let likelihood = |at: usize| vec![Answer::Likelihood { logprob: if at == right { -1.0 } else { -50.0 }, greedy: false }];
+    let likelihood =
+        |at: usize| vec![Answer::Likelihood { logprob: if at == right { -1.0 } else { -50.0 }, greedy: false }];
     let answers = (0..requests.len()).map(likelihood).collect();
     let totals = task.score(&[Answered { document: 0, answers }]).unwrap().totals;
     (requests.iter().map(pair).collect(), totals[0].value)
@@ -109,10 +110,14 @@ fn multiple_choice_is_asked_by_letter_or_by_text() {
     let row = json!({"question": " Which? ", "choices": ["a", "b", "c", "d"], "answer": 2, "subject": "high_school"});
     let task = open("mmlu", &[("mmlu_test.jsonl", &[row.clone()]), ("mmlu_dev.jsonl", &[row])]);
     let (pairs, acc) = choices(&task, 2);
-    assert_eq!(pairs[2].0, "The following are multiple choice questions (with answers) about high school.\n\nWhich?\nA. a\nB. b\nC. c\nD. d\nAnswer:");
+    assert_eq!(
+        pairs[2].0,
+        "The following are multiple choice questions (with answers) about high school.\n\nWhich?\nA. a\nB. b\nC. c\nD. d\nAnswer:"
+    );
     assert_eq!((pairs[2].1.as_str(), acc), (" C", 1.0));
     assert_eq!(choices(&task, 1).1, 0.0);
-    let row = json!({"question": "Which?", "choices": {"text": ["x", "it's y"], "label": ["1", "2"]}, "answerKey": "2"});
+    let row =
+        json!({"question": "Which?", "choices": {"text": ["x", "it's y"], "label": ["1", "2"]}, "answerKey": "2"});
     let task = open("arc", &[("arc_test.jsonl", &[row])]);
     let (pairs, acc) = choices(&task, 1);
     assert_eq!((pairs[1].0.as_str(), pairs[1].1.as_str(), acc), ("Question: Which?\nAnswer:", " it's y", 1.0));
@@ -121,7 +126,7 @@ fn multiple_choice_is_asked_by_letter_or_by_text() {
 #[test]
 fn hellaswags_texts_are_cleaned_as_the_harness_cleans_them() {
     // Queries and choices come from lm_eval.tasks.hellaswag.utils.process_docs.
-    let fixture: Value = serde_json::from_str(include_str!("fixtures/hellaswag.json")).unwrap();
+    let fixture: Value = serde_json::from_str(include_str!("../fixtures/hellaswag.json")).unwrap();
     let rows: Vec<Value> = fixture["rows"].as_array().unwrap().clone();
     let task = open("hellaswag", &[("hellaswag_val.jsonl", &rows)]);
     for (document, expected) in fixture["processed"].as_array().unwrap().iter().enumerate() {

@@ -24,7 +24,9 @@ fn open(name: &str) -> Task {
 fn answer(given: &Value) -> Answer {
     match given {
         Value::String(text) => Answer::Text(text.clone()),
-        Value::Array(pair) => Answer::Likelihood { logprob: pair[0].as_f64().unwrap(), greedy: pair[1].as_bool().unwrap() },
+        Value::Array(pair) => {
+            Answer::Likelihood { logprob: pair[0].as_f64().unwrap(), greedy: pair[1].as_bool().unwrap() }
+        }
         number => Answer::Rolling(number.as_f64().unwrap()),
     }
 }
