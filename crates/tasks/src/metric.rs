@@ -192,8 +192,10 @@ fn names(output: OutputType) -> String {
 }
 
 fn known(name: &str, output: OutputType) -> Option<(MetricKind, Aggregation, bool)> {
-    use MetricKind::*;
-    use OutputType::*;
+    use MetricKind::{
+        Acc, AccBytes, AccMutualInfo, AccNorm, BitsPerByte, BytePerplexity, ExactMatch, Perplexity, WordPerplexity,
+    };
+    use OutputType::{GenerateUntil, Loglikelihood, LoglikelihoodRolling, MultipleChoice};
     Some(match (name, output) {
         ("acc", Loglikelihood | MultipleChoice) => (Acc, Aggregation::Mean, true),
         ("acc_norm", MultipleChoice) => (AccNorm, Aggregation::Mean, true),
@@ -211,7 +213,7 @@ fn known(name: &str, output: OutputType) -> Option<(MetricKind, Aggregation, boo
 impl Aggregation {
     /// The value of all documents. Nothing if there are none.
     pub fn value(self, scores: &[Score]) -> Option<f64> {
-        let plain = || scores.iter().map(|score| score.value()).collect::<Vec<_>>();
+        let plain = || scores.iter().map(Score::value).collect::<Vec<_>>();
         let weighted = || {
             let (sum, weight) = scores.iter().fold((0.0, 0.0), |(sum, weight), score| match score {
                 Score::Weighted(value, w) => (sum + value, weight + w),
@@ -238,7 +240,7 @@ impl Aggregation {
     /// The standard error of the value, where the harness has a formula for it. (For medians and perplexities it draws
     /// samples with Python's generator. We give none.)
     pub fn standard_error(self, scores: &[Score]) -> Option<f64> {
-        let values: Vec<f64> = scores.iter().map(|score| score.value()).collect();
+        let values: Vec<f64> = scores.iter().map(Score::value).collect();
         (self == Self::Mean && values.len() > 1).then(|| stats::standard_error(&values))
     }
 }

@@ -153,7 +153,7 @@ fn t_distribution(t: f64, degrees: usize) -> f64 {
     let square = cosine * cosine;
     let terms = |first: f64, start: usize| {
         let (mut term, mut sum, mut k) = (first, first, start);
-        while k + 2 <= degrees - 1 {
+        while k + 2 < degrees {
             term *= (k + 1) as f64 / (k + 2) as f64 * square;
             sum += term;
             k += 2;

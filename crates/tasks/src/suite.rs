@@ -70,19 +70,8 @@ impl Suite {
     /// Adds a task or group. Gives the names of its tasks.
     fn add(&mut self, node: &Node, options: &Options, depth: usize) -> Result<Vec<String>> {
         let mut keys = Keys::new(node, "")?;
-        let members = match keys.node("task")? {
-            Some(Node { yaml: Yaml::List(members), .. }) => members,
-            _ => {
-                let task = Task::open(node, options)?;
-                let name = task.name().to_owned();
-                if self.tasks.len() >= MOST_TASKS {
-                    return Err(keys.wrong("task", &format!("more than {MOST_TASKS} tasks; evaluate fewer at a time")));
-                }
-                if !self.tasks.iter().any(|other| other.name() == name) {
-                    self.tasks.push(task);
-                }
-                return Ok(vec![name]);
-            }
+        let Some(Node { yaml: Yaml::List(members), .. }) = keys.node("task")? else {
+            return self.add_task(node, options);
         };
         if depth >= MAX_DEPTH {
             return Err(keys.wrong("task", "groups are nested too deep, or a group holds itself"));
@@ -103,6 +92,21 @@ impl Suite {
         }
         self.groups.push(Group { name: group, tasks: tasks.clone(), metrics });
         Ok(tasks)
+    }
+}
+
+impl Suite {
+    fn add_task(&mut self, node: &Node, options: &Options) -> Result<Vec<String>> {
+        let task = Task::open(node, options)?;
+        let name = task.name().to_owned();
+        if self.tasks.len() >= MOST_TASKS {
+            let problem = format!("more than {MOST_TASKS} tasks; evaluate fewer at a time");
+            return Err(Keys::new(node, "")?.wrong("task", &problem));
+        }
+        if !self.tasks.iter().any(|other| other.name() == name) {
+            self.tasks.push(task);
+        }
+        Ok(vec![name])
     }
 }
 

@@ -77,14 +77,14 @@ pub(crate) fn read(node: &Node) -> Result<Box<dyn Checker>> {
         "contains" => Box::new(Each(move |case: &Case| truth(contains::contains(case.answer, &case.target)))),
         "instructions" => Box::new(instructions::InstructionChecker::read(&mut keys)?),
         "python" => Box::new(python::PythonChecker::read(&mut keys)?),
-        family => match Family::named(family) {
-            Some(family) => Box::new(Each(move |case: &Case| truth(family.check(case.document, case.answer)))),
-            None => {
+        family => {
+            let Some(family) = Family::named(family) else {
                 let families: Vec<&str> = Family::ALL.iter().map(|family| family.name()).collect();
                 let known = [&NAMES[..], &families].concat().join(", ");
                 return Err(keys.wrong("name", &format!("there is no checker `{name}`; use one of: {known}")));
-            }
-        },
+            };
+            Box::new(Each(move |case: &Case| truth(family.check(case.document, case.answer))))
+        }
     };
     keys.finish()?;
     Ok(checker)

@@ -27,7 +27,8 @@ fn load_one(path: &Path, open: &mut Vec<PathBuf>, files: &mut usize) -> Result<N
     let (full, bytes) = read(path).map_err(TaskError::io("read", path))?;
     let file: Arc<Path> = Arc::from(path);
     let text = String::from_utf8(bytes).map_err(|e| {
-        let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = before.split(|b| *b == b'\n').count();
         let place = crate::error::Place { file: Arc::clone(&file), line };
         TaskError::Yaml { place, problem: "this line is not UTF-8; save the file as UTF-8".to_owned() }
     })?;

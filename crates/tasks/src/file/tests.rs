@@ -56,7 +56,7 @@ fn files_that_grow_without_end_are_refused() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for i in 1..12 {
         let items = vec![format!("*a{}", i - 1); 10].join(", ");
-        bomb += &format!("a{i}: &a{i} [{items}]\n");
+        bomb.extend([format!("a{i}: &a{i} [{items}]\n")]);
     }
     assert!(read(&bomb).unwrap_err().contains("too many values"));
     assert!(read(&format!("a: {}", "[".repeat(5000))).is_err());

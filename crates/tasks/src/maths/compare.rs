@@ -40,8 +40,8 @@ fn same(a: &Answer, b: &Answer) -> bool {
             same_or_opposite(&named, difference)
         }
         (Named { value, .. }, other) | (other, Named { value, .. }) => same(value, other),
-        (Set(a), Set(b)) | (List(a), List(b)) | (Set(a), List(b)) | (List(a), Set(b)) => same_elements(a, b),
-        (Tuple(a), Tuple(b)) | (List(a), Tuple(b)) | (Tuple(a), List(b)) => {
+        (Set(a) | List(a), Set(b) | List(b)) => same_elements(a, b),
+        (Tuple(a), Tuple(b) | List(b)) | (List(a), Tuple(b)) => {
             a.len() == b.len() && a.len() <= MAX_ELEMENTS && a.iter().zip(b).all(|(a, b)| same(a, b))
         }
         (Intervals { letter: Some(x), .. }, Intervals { letter: Some(y), .. }) if x != y => false,

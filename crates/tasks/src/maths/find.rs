@@ -58,7 +58,7 @@ fn sentence(text: &str) -> &str {
 
 /// The last formula between dollars or in `\(…\)` or `\[…\]`.
 fn last_formula(text: &str) -> Option<&str> {
-    let bracketed = [("\\(", "\\)"), ("\\[", "\\]")].into_iter().filter_map(|(open, close)| {
+    let mut bracketed = [("\\(", "\\)"), ("\\[", "\\]")].into_iter().filter_map(|(open, close)| {
         let (before, _) = text.rsplit_once(close)?;
         let (_, formula) = before.rsplit_once(open)?;
         Some(formula.trim())
@@ -69,5 +69,5 @@ fn last_formula(text: &str) -> Option<&str> {
         let start = end.rfind('$')?;
         Some(end[start + 1..].trim()).filter(|formula| !formula.is_empty() && !formula.contains('\n'))
     };
-    bracketed.last().or_else(dollars)
+    bracketed.next_back().or_else(dollars)
 }

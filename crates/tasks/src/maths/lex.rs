@@ -123,8 +123,14 @@ impl<'a> Lexer<'a> {
         let second = self.rest[c.len_utf8()..].chars().next();
         match c {
             '\\' => return self.command(),
-            '0'..='9' => return self.number(),
-            '.' if second.is_some_and(|c| c.is_ascii_digit()) => return self.number(),
+            '0'..='9' => {
+                self.number();
+                return Some(());
+            }
+            '.' if second.is_some_and(|c| c.is_ascii_digit()) => {
+                self.number();
+                return Some(());
+            }
             '*' if second == Some('*') => {
                 self.rest = &self.rest[1..];
                 self.sign('^');
@@ -145,7 +151,10 @@ impl<'a> Lexer<'a> {
                 return Some(());
             }
             c if c.is_whitespace() || c == '~' => {}
-            c if c.is_ascii_alphabetic() => return self.word(),
+            c if c.is_ascii_alphabetic() => {
+                self.word();
+                return Some(());
+            }
             _ => self.sign(match c {
                 '−' | '–' => '-',
                 '×' | '·' | '⋅' => '*',
@@ -190,7 +199,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Digits with separators of thousands, and digits behind a point.
-    fn number(&mut self) -> Option<()> {
+    fn number(&mut self) {
         let mut whole = self.digits();
         // `{,}` and `\,` always separate thousands. A comma or a space does so outside of brackets.
         let separators: &[&str] = if self.depth == 0 { &["{,}", "\\,", ",\\,", ",", " "] } else { &["{,}", "\\,"] };
@@ -209,7 +218,6 @@ impl<'a> Lexer<'a> {
             point = true;
         }
         self.out.push(Token::Number { whole, part, point });
-        Some(())
     }
 
     fn digits(&mut self) -> String {
@@ -220,7 +228,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Letters that are not set as text: variables, a word, or a unit.
-    fn word(&mut self) -> Option<()> {
+    fn word(&mut self) {
         let end = self.rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         self.rest = rest;
@@ -242,7 +250,6 @@ impl<'a> Lexer<'a> {
                 self.out.extend(letters.into_iter().map(Token::Letter));
             }
         }
-        Some(())
     }
 
     /// The index of a variable: `_1` or `_{12}`.

@@ -142,10 +142,10 @@ fn item(tokens: &[Token], depth: usize) -> Option<Answer> {
         [Token::Sign('-'), Token::Command("infty")] => return Some(Answer::Infinity { negative: true }),
         _ => {}
     }
-    if let Some(bracketed) = bracketed(tokens, depth) {
-        return bracketed;
+    match bracketed(tokens, depth) {
+        Bracketed::Whole(answer) => answer,
+        Bracketed::Other => scalar(tokens).map(Answer::Scalar),
     }
-    scalar(tokens).map(Answer::Scalar)
 }
 
 /// The words of an item that has nothing else.
@@ -162,47 +162,63 @@ fn everything() -> Answer {
     Answer::Intervals { pieces: vec![whole], letter: None }
 }
 
-/// A set, tuple or interval. The outer option is empty if the item is none of them.
-fn bracketed(tokens: &[Token], depth: usize) -> Option<Option<Answer>> {
-    let (Some(Token::Sign(open)), Some(Token::Sign(close))) = (tokens.first(), tokens.last()) else { return None };
+/// What a bracket around an item makes of it.
+enum Bracketed {
+    /// A set, tuple or interval. Nothing if it is a wrong one.
+    Whole(Option<Answer>),
+    /// An expression, or no bracket around the whole.
+    Other,
+}
+
+/// A set, tuple or interval.
+fn bracketed(tokens: &[Token], depth: usize) -> Bracketed {
+    let (Some(Token::Sign(open)), Some(Token::Sign(close))) = (tokens.first(), tokens.last()) else {
+        return Bracketed::Other;
+    };
     let opens = matches!(open, '(' | '[' | '{' | '⟨');
-    if !opens || tokens.len() < 2 || closing(tokens, 0)? != tokens.len() - 1 {
-        return None;
+    if !opens || tokens.len() < 2 || closing(tokens, 0) != Some(tokens.len() - 1) {
+        return Bracketed::Other;
     }
     let inside = &tokens[1..tokens.len() - 1];
     if *open == '⟨' {
         let elements = if inside.is_empty() { Some(Vec::new()) } else { items(inside, depth + 1) };
-        return Some(elements.map(Answer::Set));
+        return Bracketed::Whole(elements.map(Answer::Set));
     }
     // Braces without a backslash only group.
     if *open == '{' {
-        return list(inside, depth + 1).filter(|inner| !matches!(inner, Answer::Scalar(_))).map(Some);
+        return match list(inside, depth + 1) {
+            None | Some(Answer::Scalar(_)) => Bracketed::Other,
+            inner => Bracketed::Whole(inner),
+        };
     }
-    if split(inside, |token| *token == Token::Sign(','))?.len() < 2 {
-        return None;
+    if split(inside, |token| *token == Token::Sign(',')).is_none_or(|parts| parts.len() < 2) {
+        return Bracketed::Other;
     }
     if (*open, *close) == ('(', ')') {
-        return Some(items(inside, depth + 1).map(Answer::Tuple));
+        return Bracketed::Whole(items(inside, depth + 1).map(Answer::Tuple));
     }
     let piece = || {
         let [low, high] = <[Answer; 2]>::try_from(items(inside, depth + 1)?).ok()?;
         let piece = Piece {
-            low: end(low, true)?,
-            high: end(high, false)?,
+            low: end(low, true).ok()?,
+            high: end(high, false).ok()?,
             low_closed: *open == '[',
             high_closed: *close == ']',
         };
         Some(Answer::Intervals { pieces: vec![piece], letter: None })
     };
-    Some(piece())
+    Bracketed::Whole(piece())
 }
 
-/// The end of an interval. Infinity must have the right sign.
-fn end(answer: Answer, low: bool) -> Option<Option<Expr>> {
+/// Something that cannot be the end of an interval.
+struct NoEnd;
+
+/// The end of an interval: a number, or nothing if it is infinite. Infinity must have the right sign.
+fn end(answer: Answer, low: bool) -> Result<Option<Expr>, NoEnd> {
     match answer {
-        Answer::Scalar(scalar) => Some(Some(scalar.expr)),
-        Answer::Infinity { negative } => (negative == low).then_some(None),
-        _ => None,
+        Answer::Scalar(scalar) => Ok(Some(scalar.expr)),
+        Answer::Infinity { negative } if negative == low => Ok(None),
+        _ => Err(NoEnd),
     }
 }
 
@@ -212,7 +228,7 @@ pub(super) fn pieces(answer: &Answer) -> Option<Vec<Piece>> {
         Answer::Intervals { pieces, .. } => Some(pieces.clone()),
         Answer::Tuple(ends) => {
             let [low, high] = ends.as_slice() else { return None };
-            let (low, high) = (end(low.clone(), true)?, end(high.clone(), false)?);
+            let (low, high) = (end(low.clone(), true).ok()?, end(high.clone(), false).ok()?);
             Some(vec![Piece { low, high, low_closed: false, high_closed: false }])
         }
         Answer::Set(elements) => {

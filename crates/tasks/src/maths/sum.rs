@@ -58,7 +58,10 @@ impl Parser {
         if depth > MAX_DEPTH {
             return None;
         }
-        let negative = if self.take('-') { true } else { self.take('+') && false };
+        let negative = self.take('-');
+        if !negative {
+            self.take('+');
+        }
         let first = self.product(depth)?;
         let mut sum = if negative { Expr::Neg(Box::new(first)) } else { first };
         let mut terms = 0;

@@ -39,13 +39,12 @@ pub(super) fn tidy(text: &str) -> String {
             match after.chars().next() {
                 // Thin spaces inside of numbers separate thousands. `lex.rs` looks at them.
                 Some(',') => out.push_str("\\,"),
-                Some('!') => {}
                 Some(';' | ':' | ' ') => out.push(' '),
+                Some('!') | None => {}
                 Some(c) => {
                     out.push('\\');
                     out.push(c);
                 }
-                None => {}
             }
             rest = after.get(after.chars().next().map_or(0, char::len_utf8)..).unwrap_or("");
             continue;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 fn open(name: &str, files: &[(&str, &[Value])]) -> Task {
     let folder = tempfile::tempdir().unwrap();
     for (file, rows) in files {
-        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        let text = rows.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         std::fs::write(folder.path().join(file), text).unwrap();
     }
     let options = Options { data: Some(folder.path().to_owned()), num_fewshot: Some(0), ..Options::default() };
@@ -35,7 +35,10 @@ fn score(task: &Task, texts: &[&str], metric: &str) -> f64 {
 #[test]
 fn gsm8k_has_both_filters_and_a_reward() {
     let row = json!({"question": "How many?", "answer": "Two.\n#### 1,234"});
-    let task = open("gsm8k", &[("gsm8k_train.jsonl", &[row.clone()]), ("gsm8k_test.jsonl", &[row])]);
+    let task = open(
+        "gsm8k",
+        &[("gsm8k_train.jsonl", std::slice::from_ref(&row)), ("gsm8k_test.jsonl", std::slice::from_ref(&row))],
+    );
     assert_eq!(prompt(&task), "Question: How many?\nAnswer:");
     let answered = |text: &str| [Answered { document: 0, answers: vec![vec![Answer::Text(text.to_owned())]] }];
     let values = |text: &str| {
@@ -108,7 +111,10 @@ fn choices(task: &Task, right: usize) -> (Vec<(String, String)>, f64) {
 #[test]
 fn multiple_choice_is_asked_by_letter_or_by_text() {
     let row = json!({"question": " Which? ", "choices": ["a", "b", "c", "d"], "answer": 2, "subject": "high_school"});
-    let task = open("mmlu", &[("mmlu_test.jsonl", &[row.clone()]), ("mmlu_dev.jsonl", &[row])]);
+    let task = open(
+        "mmlu",
+        &[("mmlu_test.jsonl", std::slice::from_ref(&row)), ("mmlu_dev.jsonl", std::slice::from_ref(&row))],
+    );
     let (pairs, acc) = choices(&task, 2);
     assert_eq!(
         pairs[2].0,
