@@ -18,6 +18,7 @@ use hadal_ops::latent::{PAGE, PagedRows};
 use hadal_ops::rope::RopeTable;
 use hadal_ops::{Cx, DType, Tensor, elementwise};
 use hadal_weights::ModelConfig;
+use hadal_weights::list::Role;
 
 /// The form of a token's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +95,40 @@ impl AbsorbedViews {
                 (*of, *view) = (version, attn.absorb(cx));
             }
         }
+    }
+}
+
+/// Bytes of the weights that a pass of generated tokens reads, without drafts.
+#[derive(Clone, Copy, Debug)]
+pub struct PassBytes {
+    /// What every pass reads: all but the experts. `W_UK` and `W_UV` are read from their views.
+    pub always: usize,
+    /// Matrices of one expert of one layer. Rounded down.
+    pub expert: usize,
+}
+
+impl PassBytes {
+    /// Counts the main model's weights and the views.
+    pub fn of(model: &Model, views: &AbsorbedViews) -> Self {
+        let (mut always, mut experts, mut count) = (0, 0, 0);
+        let tied = model.head.is_none();
+        for param in model.params() {
+            let (bytes, spec) = (param.stored().bytes(), &param.spec);
+            let main = spec.layer.is_none_or(|layer| layer < model.blocks.len());
+            match spec.role {
+                _ if !main => {}
+                Role::Embedding if !tied => {}
+                Role::KeyValueUp => {}
+                Role::ExpertGateUp | Role::ExpertDown => {
+                    experts += bytes;
+                    // An expert has both matrices.
+                    count += if spec.role == Role::ExpertDown { spec.groups } else { 0 };
+                }
+                _ => always += bytes,
+            }
+        }
+        always += views.layers[..model.blocks.len()].iter().map(|(_, view)| view.bytes()).sum::<usize>();
+        Self { always, expert: experts / count.max(1) }
     }
 }
 

@@ -33,7 +33,7 @@ pub use adapter::Adapter;
 pub use balance::update_bias;
 pub use batch::{IGNORE, Input, MtpInput, Segment, Targets};
 pub use block::{Block, BlockDeferred, BlockSaved, Mlp};
-pub use cached::{AbsorbedViews, Cache, Form, LatentPool, LayerCache, Rows, Stretch};
+pub use cached::{AbsorbedViews, Cache, Form, LatentPool, LayerCache, PassBytes, Rows, Stretch};
 pub use ffn::Ffn;
 pub use linear::Linear;
 pub use load::save_parameters;

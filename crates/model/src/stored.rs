@@ -7,6 +7,7 @@ use hadal_ops::{Cx, embedding};
 use hadal_weights::is_fp8;
 use hadal_weights::list::{Parameter, Role};
 use hadal_weights::precision::{Precision, Product, RunFormat, RunFormats};
+use std::convert::Infallible;
 
 /// The run-time form of a weight.
 pub enum Stored {
@@ -92,6 +93,32 @@ impl Stored {
             StoredForm::Coded => Self::Coded(CodedWeight::in_room(groups, n, k, room)?),
             StoredForm::Quantised(format) => Self::Quantised(QuantWeight::in_room(format, groups, n, k, room)?),
         })
+    }
+
+    /// Matrices `(groups, n, k)` for the products of a model that only runs. `read` gives a band of rows in f32.
+    pub(crate) fn grouped(
+        cx: &Cx,
+        form: StoredForm,
+        (groups, n, k): (usize, usize, usize),
+        read: &(dyn Fn(usize, &mut Tensor) + Sync),
+    ) -> Self {
+        let read = |row: usize, out: &mut Tensor| {
+            read(row, out);
+            Ok::<(), Infallible>(())
+        };
+        match form {
+            StoredForm::Quantised(format) => {
+                let mut weight = QuantWeight::new(cx, format, groups, n, k);
+                let Ok(()) = weight.fill(cx, DType::F32, &read);
+                Self::Quantised(weight)
+            }
+            StoredForm::Packed(dtype) => {
+                let mut weight = PackedWeight::new(cx, groups, n, k, dtype, false);
+                let Ok(()) = weight.fill(cx, DType::F32, &read);
+                Self::Packed(weight)
+            }
+            StoredForm::Table(_) | StoredForm::Coded => panic!("no matrices are made in the form {}", form.name()),
+        }
     }
 
     /// The arrays of a weight of a model that only runs, by the names that [`Stored::in_room`] gives them.

@@ -25,7 +25,7 @@ mod text_tests;
 
 use crate::acceptance::Acceptance;
 use crate::generate::Stop;
-use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, Rows, Stretch};
+use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, PassBytes, Rows, Stretch};
 use hadal_ops::latent::{PAGE, pages_for};
 use hadal_ops::{Cx, Tensor};
 use pages::Pages;
@@ -365,6 +365,11 @@ impl Engine {
     /// Releases pages of a sequence.
     fn release(&mut self, pages: Vec<u32>) {
         pages.into_iter().for_each(|page| self.pages.release(page));
+    }
+
+    /// Bytes of the weights that a pass of generated tokens reads, without drafts.
+    pub fn pass_bytes(&self, model: &Model) -> PassBytes {
+        PassBytes::of(model, &self.views)
     }
 
     /// Runs the planned rows. Returns the head's inputs of all of them.
