@@ -1,11 +1,14 @@
 //! The commands and their options, as `--help` shows them.
 
 mod measure;
+mod serve;
 
 pub(crate) use measure::{
     BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
     ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
 };
+
+pub(crate) use serve::{LogForm, ServeArgs};
 
 use anyhow::{Result, ensure};
 use clap::builder::NonEmptyStringValueParser;
@@ -42,6 +45,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Complete code between a prefix and a suffix (fill in the middle), once or interactively
     Complete(CompleteArgs),
+    /// Serve a model over HTTP with OpenAI's API
+    Serve(ServeArgs),
     /// Measure bits per byte and perplexity on text
     Eval(EvalArgs),
     /// Ask for facts hidden in long texts (needle in a haystack), for each text length and needle depth

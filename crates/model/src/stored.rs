@@ -119,6 +119,17 @@ impl Stored {
         }
     }
 
+    /// The name of its format.
+    pub fn format(&self) -> &'static str {
+        let form = match self {
+            Self::Table(t) | Self::Both(t, _) => Form::Table(t.dtype()),
+            Self::Packed(p) => Form::Packed(p.panels().dtype()),
+            Self::Coded(_) => Form::Coded,
+            Self::Quantised(q) => Form::Quantised(q.format()),
+        };
+        form.name()
+    }
+
     /// Whether it has a form for products of a model that only runs, which nothing but forward passes can read.
     pub fn only_runs(&self) -> bool {
         matches!(self, Self::Coded(_) | Self::Quantised(_))

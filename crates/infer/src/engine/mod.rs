@@ -426,6 +426,6 @@ impl Engine {
         let generated = s.tokens.len() - s.prompt;
         let usage = Usage { prompt: s.prompt, cached: s.cached, generated, drafts: s.verified };
         self.release(s.pages);
-        each(Event::Finished { id: s.id, sample: s.sample, stop, usage });
+        each(Event::Finished { id: s.id, sample: s.sample, stop, end: s.ended, usage });
     }
 }

@@ -149,9 +149,20 @@ pub enum Event {
         sample: usize,
         /// Why.
         stop: Stop,
+        /// The stop token that ended it, if log-probabilities are asked for.
+        end: Option<NewToken>,
         /// Its tokens.
         usage: Usage,
     },
+}
+
+impl Event {
+    /// Of which request it tells.
+    pub fn id(&self) -> RequestId {
+        match self {
+            Self::Token { id, .. } | Self::Text { id, .. } | Self::Scored { id, .. } | Self::Finished { id, .. } => *id,
+        }
+    }
 }
 
 /// Why a request cannot be taken.

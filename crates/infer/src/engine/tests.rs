@@ -56,7 +56,7 @@ pub(super) fn keep(answers: &mut Answers, event: Event) {
             let bits = token.logprob.map_or(0, f32::to_bits);
             answers.entry((id, sample)).or_default().0.push((token.token, bits));
         }
-        Event::Finished { id, sample, stop, usage } => {
+        Event::Finished { id, sample, stop, usage, .. } => {
             answers.entry((id, sample)).or_default().1 = Some((stop, usage));
         }
         Event::Text { .. } | Event::Scored { .. } => {}

@@ -1,0 +1,74 @@
+//! Conversations: what a model's format of them must offer, and `POST /v1/chat/completions`.
+//!
+//! How a family writes conversations, and how its models write thoughts and calls of tools, is not known here. A
+//! [`ChatFormat`] knows it.
+
+pub(crate) mod endpoint;
+mod messages;
+mod said;
+
+use serde_json::{Map, Value};
+
+/// A conversation that is to be continued.
+#[derive(Clone, Debug, Default)]
+pub struct Chat {
+    /// Its messages, as clients send them. Contents are strings, or absent.
+    pub messages: Vec<Value>,
+    /// Tools that the model may call, as clients send them.
+    pub tools: Vec<Value>,
+    /// Further names for the template, such as whether to think.
+    pub names: Map<String, Value>,
+}
+
+/// A conversation as its model reads it.
+pub struct Turn {
+    /// The prompt, with special tokens by name.
+    pub prompt: String,
+    /// The text that ends the thoughts that the model begins with, if it does. A form that the answer must have begins
+    /// after it.
+    pub thinks_until: Option<String>,
+    /// A new parser of what the model says, for each sample.
+    pub parser: Box<dyn Fn() -> Box<dyn OutputParser> + Send>,
+}
+
+/// How a model's conversations are written and read.
+pub trait ChatFormat: Send + Sync {
+    /// Writes a conversation.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, and what to do.
+    fn write(&self, chat: &Chat) -> Result<Turn, String>;
+}
+
+/// Takes what a model says apart. How the text is cut must not matter.
+pub trait OutputParser: Send {
+    /// What the next piece of text adds.
+    fn push(&mut self, text: &str) -> Vec<Delta>;
+    /// What the end adds.
+    fn finish(&mut self) -> Vec<Delta>;
+}
+
+/// A part of what a model says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    /// Part of the answer.
+    Content(String),
+    /// Part of the thoughts before it.
+    Reasoning(String),
+    /// A call of a tool begins.
+    Call {
+        /// Its number in the message.
+        index: usize,
+        /// A name for it that is unique.
+        id: String,
+        /// The tool.
+        name: String,
+    },
+    /// Part of a call's arguments, as JSON text.
+    Arguments {
+        /// The call's number.
+        index: usize,
+        /// The text.
+        text: String,
+    },
+}

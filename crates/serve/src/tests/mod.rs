@@ -1,0 +1,162 @@
+//! The server on loopback, with a small model of the whole architecture.
+
+mod chats;
+mod client;
+mod completions;
+mod faults;
+mod operations;
+
+use crate::chat::{Chat, ChatFormat, Delta, OutputParser, Turn};
+use crate::{ServeOptions, Server};
+use client::get;
+use hadal_data::tokenizer::TrainOptions;
+use hadal_data::{Document, Tokenizer};
+use hadal_infer::{EngineOptions, Loaded, Speculation};
+use hadal_model::{Fresh, Model};
+use hadal_ops::{Cx, DType};
+use hadal_weights::precision::{Precision, RunFormats};
+use hadal_weights::{ModelConfig, SaveOptions, WeightFormat};
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::thread::JoinHandle;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+const VOCABULARY: usize = 320;
+
+/// A folder with the model and its tokenizer.
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"{"name": "Ada", "born": 1815, "tags": [true, false, null]}, { "é": [[1, 2], []] }"#.repeat(3);
+    let document = Document { id: "a".into(), group: "a".into(), text };
+    let options = TrainOptions { vocab_size: 310, ..TrainOptions::default() };
+    Tokenizer::train(&[document], &options).unwrap().0.save(folder.path()).unwrap();
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/yarn/config.json");
+    let config = ModelConfig { vocab_size: VOCABULARY, ..ModelConfig::from_file(fixture).unwrap() };
+    let cx = Cx::cpu(1, DType::F32);
+    let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
+    model.save_into(folder.path(), WeightFormat::F32, &SaveOptions::default()).unwrap();
+    folder
+});
+
+fn loaded() -> Loaded {
+    Loaded::open(FOLDER.path(), None, RunFormats::default(), Cx::cpu(1, DType::F32)).unwrap()
+}
+
+/// A server that ends when this is dropped.
+struct Running {
+    address: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(options: ServeOptions) -> Self {
+        let server = Server::start(loaded(), Some(Box::new(Halves)), "127.0.0.1:0".parse().unwrap(), options).unwrap();
+        let address = server.address();
+        let (end, ended) = oneshot::channel::<()>();
+        let wait = move || {
+            server.wait(async {
+                let _ = ended.await;
+            })
+        };
+        let thread = std::thread::spawn(move || wait().unwrap());
+        Self { address, end: Some(end), thread: Some(thread) }
+    }
+
+    fn new() -> Self {
+        Self::start(options())
+    }
+
+    /// Begins to end it.
+    fn end(&mut self) {
+        drop(self.end.take());
+    }
+
+    /// Waits for its end.
+    fn join(&mut self) {
+        self.end();
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    /// A figure of its metrics.
+    fn figure(&self, name: &str) -> f64 {
+        let text = get(self.address, "/metrics").body;
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        line.unwrap_or_else(|| panic!("{name} is not in {text}")).rsplit(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking());
+        }
+    }
+}
+
+fn options() -> ServeOptions {
+    let engine = EngineOptions { cache_tokens: 4096, rows: 64, sequences: 8, speculation: Speculation::Auto };
+    ServeOptions { name: "tiny".into(), engine, ..ServeOptions::default() }
+}
+
+/// The text that ends the thoughts in the tests' format, and its token.
+const END: (&str, &str) = ("<|fim_end|>", "5");
+
+/// A format for tests. The model thinks until [`END`]. If its answer has a `1`, the rest is the arguments of a call.
+struct Halves;
+
+impl ChatFormat for Halves {
+    fn write(&self, chat: &Chat) -> Result<Turn, String> {
+        let mut prompt = String::from("<|bos_token|>");
+        for message in &chat.messages {
+            prompt += message["content"].as_str().ok_or("a message has no content")?;
+        }
+        Ok(Turn {
+            prompt,
+            thinks_until: Some(END.0.into()),
+            parser: Box::new(|| Box::new(Half::Thinks(String::new()))),
+        })
+    }
+}
+
+enum Half {
+    Thinks(String),
+    Answers,
+    Calls,
+}
+
+impl OutputParser for Half {
+    fn push(&mut self, text: &str) -> Vec<Delta> {
+        let mut deltas = Vec::new();
+        let mut text = text.to_owned();
+        if let Self::Thinks(thoughts) = self {
+            *thoughts += &text;
+            let Some((before, after)) = thoughts.split_once(END.0) else { return deltas };
+            deltas.push(Delta::Reasoning(before.into()));
+            text = after.into();
+            *self = Self::Answers;
+        }
+        for c in text.chars() {
+            let delta = match (&self, c) {
+                (Self::Calls, c) => Delta::Arguments { index: 0, text: c.into() },
+                (_, '1') => {
+                    *self = Self::Calls;
+                    Delta::Call { index: 0, id: "call-0".into(), name: "tool".into() }
+                }
+                (_, c) => Delta::Content(c.into()),
+            };
+            deltas.push(delta);
+        }
+        deltas
+    }
+
+    fn finish(&mut self) -> Vec<Delta> {
+        match self {
+            Self::Thinks(thoughts) => vec![Delta::Reasoning(std::mem::take(thoughts))],
+            _ => Vec::new(),
+        }
+    }
+}
