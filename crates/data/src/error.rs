@@ -55,6 +55,18 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
+    /// A chat template cannot be used, or does not accept the messages.
+    #[error("chat template ({origin}){}: {problem}", line.map(|l| format!(", line {l}")).unwrap_or_default())]
+    Template {
+        /// Where the template comes from.
+        origin: String,
+        /// Line number in the template, from 1.
+        line: Option<usize>,
+        /// What is wrong and what to do.
+        problem: String,
+        /// Whether the template itself refused the messages. Then the fault is the messages'.
+        refused: bool,
+    },
     /// A packed token file is damaged, or the file is of another kind.
     #[error("{}: {problem}; pack the text again (`hadal data pack`)", path.display())]
     Shard {

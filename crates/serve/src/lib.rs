@@ -26,6 +26,6 @@ mod tokens;
 mod worker;
 
 pub use app::ServeOptions;
-pub use chat::{Chat, ChatFormat, Delta, OutputParser, Turn};
+pub use chat::{Chat, ChatFormat, Delta, Parser, Template, Turn};
 pub use keys::{Keys, KeysError};
 pub use server::{ServeError, Server, signals};

@@ -6,9 +6,11 @@ use anyhow::{Context, Result};
 use hadal_infer::{EngineOptions, Loaded, Speculation};
 use hadal_model::LatentPool;
 use hadal_ops::latent::pages_for;
-use hadal_serve::{Keys, ServeOptions, Server, signals};
+use hadal_serve::{Keys, ServeOptions, Server, Template, signals};
+use hadal_weights::folder::model_folder;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
@@ -17,6 +19,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let keys = args.api_keys.as_deref().map(Keys::read).transpose()?;
     let start = Instant::now();
     let loaded = load(&args.model, None)?;
+    let template = Template::load(&model_folder(&args.model.model)?, Arc::clone(&loaded.tokenizer))?;
     let seconds = start.elapsed().as_secs_f64();
     let engine = EngineOptions {
         cache_tokens: args.cache_tokens,
@@ -36,8 +39,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         origins: args.cors.clone(),
         log_prompts: args.log_prompts,
     };
-    let about = about(&loaded, &options, seconds);
-    let server = Server::start(loaded, None, SocketAddr::new(args.host, args.port), options)?;
+    let about = about(&loaded, &options, template.origin(), seconds);
+    let server = Server::start(loaded, Some(Box::new(template)), SocketAddr::new(args.host, args.port), options)?;
     say!("{about}");
     say!("listening on http://{}/v1", server.address());
     server.wait(signals()).context("the server ended")
@@ -51,7 +54,7 @@ fn name(args: &ServeArgs) -> String {
 }
 
 /// What was loaded, and what it takes.
-fn about(loaded: &Loaded, options: &ServeOptions, seconds: f64) -> String {
+fn about(loaded: &Loaded, options: &ServeOptions, template: &str, seconds: f64) -> String {
     let (cx, model) = (&loaded.cx, &loaded.model);
     let mut formats: BTreeMap<&str, usize> = BTreeMap::new();
     for param in model.params() {
@@ -64,7 +67,7 @@ fn about(loaded: &Loaded, options: &ServeOptions, seconds: f64) -> String {
     let drafts = options.engine.speculation != Speculation::Off;
     let cache = LatentPool::bytes(cx, &model.config, pages, drafts);
     format!(
-        "{}: loaded in {seconds:.1} s\nweights {} ({})\ncache up to {} for {} tokens; a request may have {}\n{} threads, {}",
+        "{}: loaded in {seconds:.1} s\nweights {} ({})\ncache up to {} for {} tokens; a request may have {}\nchat template: {template}\n{} threads, {}",
         options.name,
         size(model.bytes()),
         formats.join(", "),

@@ -41,8 +41,8 @@ pub(crate) fn take(fields: &mut Fields) -> Result<Chat, ApiError> {
             return Err(fields.error("tool_choice", message));
         }
     }
-    let names = fields.object("chat_template_kwargs")?.map(Fields::rest).unwrap_or_default();
-    Ok(Chat { messages, tools, names })
+    let values = fields.object("chat_template_kwargs")?.map(Fields::rest).unwrap_or_default();
+    Ok(Chat { messages, tools, values })
 }
 
 /// A message with its content as one string.

@@ -1,13 +1,16 @@
 //! Conversations: what a model's format of them must offer, and `POST /v1/chat/completions`.
 //!
-//! How a family writes conversations, and how its models write thoughts and calls of tools, is not known here. A
-//! [`ChatFormat`] knows it.
+//! How a family writes conversations, and how its models write thoughts and calls of tools, is `data`'s. [`Template`] is
+//! the format of a checkpoint.
 
 pub(crate) mod endpoint;
 mod messages;
 mod said;
+mod template;
 
+pub use hadal_data::chat::Delta;
 use serde_json::{Map, Value};
+pub use template::Template;
 
 /// A conversation that is to be continued.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +19,8 @@ pub struct Chat {
     pub messages: Vec<Value>,
     /// Tools that the model may call, as clients send them.
     pub tools: Vec<Value>,
-    /// Further names for the template, such as whether to think.
-    pub names: Map<String, Value>,
+    /// Further values for the template, such as whether to think.
+    pub values: Map<String, Value>,
 }
 
 /// A conversation as its model reads it.
@@ -28,7 +31,7 @@ pub struct Turn {
     /// after it.
     pub thinks_until: Option<String>,
     /// A new parser of what the model says, for each sample.
-    pub parser: Box<dyn Fn() -> Box<dyn OutputParser> + Send>,
+    pub parser: Box<dyn Fn() -> Box<dyn Parser> + Send>,
 }
 
 /// How a model's conversations are written and read.
@@ -41,34 +44,9 @@ pub trait ChatFormat: Send + Sync {
 }
 
 /// Takes what a model says apart. How the text is cut must not matter.
-pub trait OutputParser: Send {
+pub trait Parser: Send {
     /// What the next piece of text adds.
     fn push(&mut self, text: &str) -> Vec<Delta>;
     /// What the end adds.
     fn finish(&mut self) -> Vec<Delta>;
-}
-
-/// A part of what a model says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delta {
-    /// Part of the answer.
-    Content(String),
-    /// Part of the thoughts before it.
-    Reasoning(String),
-    /// A call of a tool begins.
-    Call {
-        /// Its number in the message.
-        index: usize,
-        /// A name for it that is unique.
-        id: String,
-        /// The tool.
-        name: String,
-    },
-    /// Part of a call's arguments, as JSON text.
-    Arguments {
-        /// The call's number.
-        index: usize,
-        /// The text.
-        text: String,
-    },
 }

@@ -1,6 +1,6 @@
 //! The answer of a chat: what a model says, taken apart into thoughts, text and calls of tools.
 
-use super::{Delta, OutputParser, Turn};
+use super::{Delta, Parser, Turn};
 use crate::answer::Answer;
 use crate::app::{App, unix_seconds};
 use crate::sampling::Asked;
@@ -26,7 +26,7 @@ pub(crate) struct Said {
 
 /// A sample on its way.
 struct Choice {
-    parser: Box<dyn OutputParser>,
+    parser: Box<dyn Parser>,
     line: Line,
     /// Whether it has called a tool.
     calls: bool,
@@ -79,8 +79,15 @@ impl Said {
     /// The parts of a choice for what its parser found.
     fn parts(&mut self, choice: usize, deltas: Vec<Delta>, mut placed: Vec<Placed>) -> Vec<Part> {
         self.choices[choice].calls |= deltas.iter().any(|delta| matches!(delta, Delta::Call { .. }));
+        let name = &self.name;
+        let named = |delta| match delta {
+            Delta::Call { index, id: None, name: tool } => {
+                Delta::Call { index, id: Some(format!("call-{name}-{choice}-{index}")), name: tool }
+            }
+            delta => delta,
+        };
         let part = |delta| Part { choice, what: What::More(delta), placed: std::mem::take(&mut placed) };
-        let mut parts: Vec<Part> = deltas.into_iter().map(part).collect();
+        let mut parts: Vec<Part> = deltas.into_iter().map(named).map(part).collect();
         if !placed.is_empty() {
             parts.push(Part { choice, what: What::Nothing, placed });
         }
@@ -183,7 +190,7 @@ impl Answer for Said {
             What::Begin | What::Nothing => {}
             What::More(Delta::Content(text)) => whole.content += &text,
             What::More(Delta::Reasoning(text)) => whole.reasoning += &text,
-            What::More(Delta::Call { id, name, .. }) => whole.calls.push((id, name, String::new())),
+            What::More(Delta::Call { id, name, .. }) => whole.calls.push((id.unwrap_or_default(), name, String::new())),
             What::More(Delta::Arguments { index, text }) => {
                 if let Some((_, _, arguments)) = whole.calls.get_mut(index) {
                     *arguments += &text;

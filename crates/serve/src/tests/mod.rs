@@ -6,7 +6,7 @@ mod completions;
 mod faults;
 mod operations;
 
-use crate::chat::{Chat, ChatFormat, Delta, OutputParser, Turn};
+use crate::chat::{Chat, ChatFormat, Delta, Parser, Turn};
 use crate::{ServeOptions, Server};
 use client::get;
 use hadal_data::tokenizer::TrainOptions;
@@ -128,7 +128,7 @@ enum Half {
     Calls,
 }
 
-impl OutputParser for Half {
+impl Parser for Half {
     fn push(&mut self, text: &str) -> Vec<Delta> {
         let mut deltas = Vec::new();
         let mut text = text.to_owned();
@@ -144,7 +144,7 @@ impl OutputParser for Half {
                 (Self::Calls, c) => Delta::Arguments { index: 0, text: c.into() },
                 (_, '1') => {
                     *self = Self::Calls;
-                    Delta::Call { index: 0, id: "call-0".into(), name: "tool".into() }
+                    Delta::Call { index: 0, id: None, name: "tool".into() }
                 }
                 (_, c) => Delta::Content(c.into()),
             };
