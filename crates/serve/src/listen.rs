@@ -15,9 +15,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// Longest time for a client to send the head of its next request.
-const HEAD_TIME: Duration = Duration::from_secs(60);
+const HEAD_TIME: Duration = Duration::from_mins(1);
 /// Longest time for a client to read something.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 /// Largest head of a request in bytes.
 const HEAD: usize = 64 << 10;
 

@@ -70,7 +70,7 @@ async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     let place =
         PATHS.iter().position(|path| own == *path || own.strip_prefix(path).is_some_and(|p| p.starts_with('/')));
     let path = place.map_or("other", |place| PATHS[place]);
-    let keys = app.options.keys.as_ref().filter(|_| !place.is_some_and(|place| place < OPEN));
+    let keys = app.options.keys.as_ref().filter(|_| place.is_none_or(|place| place >= OPEN));
     let key = keys.map(|keys| keys.find(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes))).transpose();
     let mut name = None;
     let response = match key {

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Sends a completion, and returns the connection once the answer has begun.
 fn ask(address: &str, body: &str) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(2))).unwrap();
     let length = body.len();
     write!(
         stream,
