@@ -57,7 +57,8 @@ pub(crate) enum Command {
     Export(ExportArgs),
     /// Check a Hugging Face checkpoint tensor by tensor and convert it, also from and to FP8
     Import(ImportArgs),
-    /// Pack a model's weights as they are stored while it runs, so that it starts at once and processes share its memory
+    /// Pack a model's weights as they are stored while it runs, so that it starts at once and processes share its
+    /// memory
     Quantize(QuantizeArgs),
     /// Write everything a forward and backward pass computes, for comparison with other implementations
     Dump(DumpArgs),
@@ -278,18 +279,18 @@ pub(crate) struct FormArgs {
 /// Options of every command that runs a model.
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// A run's folder, one of its checkpoints, a Hugging Face checkpoint, the name of a repository there (ORG/NAME), or a
-    /// folder that `hadal quantize` wrote
+    /// A run's folder, one of its checkpoints, a Hugging Face checkpoint, the name of a repository there (ORG/NAME), or
+    /// a folder that `hadal quantize` wrote
     pub(crate) model: PathBuf,
     /// Format of the computation
     #[arg(long, value_enum, default_value_t = Format::Bf16)]
     pub(crate) dtype: Format,
-    /// Storage format of the weights while the model runs [default: fp8 for what the checkpoint has in FP8, full for the
-    /// rest; both give the same results]
+    /// Storage format of the weights while the model runs [default: fp8 for what the checkpoint has in FP8, full for
+    /// the rest; both give the same results]
     #[arg(long, value_enum)]
     pub(crate) weights: Option<RunWeights>,
-    /// Storage format of the weights of attention and of the output head [default: int8 with --weights int4, otherwise as
-    /// --weights]
+    /// Storage format of the weights of attention and of the output head [default: int8 with --weights int4, otherwise
+    /// as --weights]
     #[arg(long, value_enum)]
     pub(crate) attention_weights: Option<RunWeights>,
     /// Number of threads (0: one for each core)
@@ -322,7 +323,7 @@ impl ModelArgs {
 pub(crate) enum Speculate {
     /// Never
     Off,
-    /// While measured times and acceptance say that it pays
+    /// While it pays, according to measured times and acceptance
     Auto,
     /// Always, if the model has a module
     Always,
@@ -344,8 +345,8 @@ impl Speculate {
 pub(crate) enum RunWeights {
     /// In the format of the computation
     Full,
-    /// E4M3 with one scale per block of 128x128, for all weights that are FP8 in the released checkpoints: half the memory
-    /// of BF16. Weights of an FP8 checkpoint stay as they are
+    /// E4M3 with one scale per block of 128x128, for all weights that are FP8 in the released checkpoints: half the
+    /// memory of BF16. Weights of an FP8 checkpoint stay as they are
     Fp8,
     /// 8 bits, with one scale per 32 weights: about half the memory of BF16
     Int8,
@@ -385,7 +386,8 @@ impl Format {
 pub(crate) struct QuantizeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Folder to write. All commands that run a model take it. It is not a checkpoint: keep that to train or convert it
+    /// Folder to write. All commands that run a model take it. It is not a checkpoint: keep the checkpoint to train or
+    /// convert the model
     #[arg(long)]
     pub(crate) out: PathBuf,
 }

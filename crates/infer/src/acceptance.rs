@@ -4,8 +4,8 @@
 //!
 //! A small model's own text soon repeats itself and is easy to predict. A given text is not.
 //!
-//! Every position counts here. The engine's own counts ([`crate::Load::drafts`]) are of drafts that it made. It makes none
-//! for the token after an accepted draft, which comes from the same pass.
+//! Every position counts here. The engine's own counts ([`crate::Load::drafts`]) are of drafts that it made. It makes
+//! none for the token after an accepted draft, which comes from the same pass.
 
 use crate::engine::{Engine, RequestError};
 use crate::generate::{Generation, generate};

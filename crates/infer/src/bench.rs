@@ -1,8 +1,8 @@
 //! Measures how fast a model reads and generates, on random tokens.
 //!
 //! Random weights draft nothing right, and the acceptance of a trained module depends on the text. So acceptance can be
-//! forced: a first run without drafts tells the tokens, and in the measured run each draft is replaced by the right token
-//! with the given probability, or by a wrong one. The module is run all the same.
+//! forced: a first run without drafts gives the right tokens. In the measured run each draft is replaced by the right
+//! token with the given probability, and otherwise by a wrong one. The module still runs.
 
 use crate::acceptance::Acceptance;
 use crate::engine::{Engine, EngineOptions, Event, ForcedDrafts, Request, RequestError, Reuse, Speculation};
@@ -40,7 +40,7 @@ pub struct InferRates {
     pub prefill: f64,
     /// Tokens of all sequences that are generated per second. 0 if none were asked for.
     pub decode: f64,
-    /// Drafts that were verified in the measurement, and accepted.
+    /// Drafts that were verified and accepted in the measurement.
     pub drafts: Acceptance,
     /// Distinct experts per pass while generating, drafts included, summed over layers.
     pub experts: f64,
@@ -69,7 +69,7 @@ pub fn bench(cx: &Cx, model: &Model, settings: InferSettings, seed: u64) -> Resu
     measure(cx, model, settings, seed, forced, &mut |_| {})
 }
 
-/// Reads and generates with these drafts, and tells of each event.
+/// Reads and generates with these drafts, and gives each event to `each`.
 fn measure(
     cx: &Cx,
     model: &Model,

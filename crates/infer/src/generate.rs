@@ -12,11 +12,11 @@ use std::time::Instant;
 pub enum Stop {
     /// A stop token was generated. It is not part of the result.
     Token,
-    /// The stop string with this number was generated. Its tokens are part of the tokens.
+    /// The stop string with this number was generated. The tokens include those of the stop string.
     Text(usize),
     /// The text is complete by its grammar, and nothing can follow.
     Grammar,
-    /// There is no token that the grammar allows, or following it takes too much work.
+    /// The grammar allows no token, or needs too much work.
     Stuck,
     /// The requested number of tokens was generated, or the model's longest context is full.
     Length,
@@ -35,12 +35,12 @@ pub struct Generation {
     pub stop: Stop,
     /// Seconds for the prompt, and seconds for the new tokens.
     pub seconds: (f64, f64),
-    /// Drafts of the new tokens that were verified, and accepted.
+    /// Drafts of the new tokens that were verified and accepted.
     pub drafts: Acceptance,
 }
 
-/// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop. The engine must be
-/// idle. The result has the bits of a cold start.
+/// Continues `prompt` by at most `max_new` tokens and passes each to `each`, which returns false to stop. The engine
+/// must be idle. The result has the bits of a cold start.
 ///
 /// # Errors
 /// If the prompt is empty or does not fit into the model's context or the engine's cache.
@@ -68,11 +68,14 @@ pub fn generate(
     })
 }
 
-/// Runs a request for one sample to its end and passes each event to `each`, which returns false to stop. The engine must be
-/// idle.
+/// Runs a request for one sample to its end and passes each event to `each`, which returns false to stop. The engine
+/// must be idle.
 ///
 /// # Errors
 /// If the engine cannot take the request.
+///
+/// # Panics
+/// If the engine is not idle, or the request is for several samples.
 pub fn run(
     cx: &Cx,
     model: &Model,
@@ -80,6 +83,8 @@ pub fn run(
     request: &Request,
     each: &mut dyn FnMut(&Event) -> bool,
 ) -> Result<Generation, RequestError> {
+    assert!(engine.is_idle(), "run: the engine has other requests");
+    assert!(request.samples <= 1, "run: {} samples instead of one", request.samples);
     let id = engine.submit(model, request)?;
     let mut done = Generation {
         tokens: Vec::new(),

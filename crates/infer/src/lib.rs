@@ -1,5 +1,5 @@
-//! Inference: the engine, what goes into it and what comes out (tokens, text, log-probabilities), and questions about long
-//! texts.
+//! Inference: the engine, what goes into it and what comes out (tokens, text, log-probabilities), and questions about
+//! long texts.
 
 mod acceptance;
 pub mod bench;

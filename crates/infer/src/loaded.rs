@@ -54,16 +54,17 @@ pub struct Loaded {
     pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// A message for the user, if there is one.
+    /// A message for the user.
     pub notice: Option<String>,
-    /// The vocabulary as grammars need it, once one was asked for.
+    /// The vocabulary for grammars. It is built for the first one.
     grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
 
 impl Loaded {
-    /// Opens the model in `folder`: a checkpoint, or weights that `hadal quantize` packed. The context is the one in its
-    /// configuration, or at least `context` tokens, even if it was not trained for that many. The weights of a checkpoint
-    /// are stored in `formats` while the model runs. Packed weights have their own formats and stay in their file.
+    /// Opens the model in `folder`: a checkpoint, or weights that `hadal quantize` packed. The context is the one in
+    /// its configuration, or at least `context` tokens, even if it was not trained for that many. The weights of a
+    /// checkpoint are stored in `formats` while the model runs. Packed weights have their own formats and stay in their
+    /// file.
     pub fn open(folder: &Path, context: Option<usize>, formats: RunFormats, cx: Cx) -> Result<Self, LoadError> {
         // The small file is read first, so that its errors appear before the weights are loaded.
         let tokenizer =

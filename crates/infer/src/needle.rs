@@ -1,8 +1,9 @@
 //! Needle in a haystack (report 4.3): whether a model finds a fact that it has read.
 //!
-//! The log-probabilities of the right answer tell what greedy generation would produce. Generation gives the answer as long
-//! as each of its tokens is the most likely one after the tokens before it. At the first token that is not, it fails.
-//! Logits are computed only for the few tokens of the answer. The text is read in pieces, so memory does not grow with it.
+//! The log-probabilities of the right answer tell what greedy generation would produce. Generation gives the answer as
+//! long as each of its tokens is the most likely one after the tokens before it. At the first token that is not, it
+//! fails. Logits are computed only for the few tokens of the answer. The text is read in pieces, so memory does not
+//! grow with it.
 
 use crate::engine::{Engine, RequestError};
 use crate::score::{Score, score};
@@ -26,8 +27,8 @@ impl Retrieval {
     }
 }
 
-/// Asks for the tokens of `ids` at `answer`. The question stands before them. The engine must be idle. It computes only once
-/// what several texts begin with.
+/// Asks for the tokens of `ids` at `answer`. The question stands before them. The engine must be idle. If several texts
+/// begin alike, their beginning is computed once.
 ///
 /// # Errors
 /// If the text has unknown tokens, or does not fit into the model's context or the engine's cache.

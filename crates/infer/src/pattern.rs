@@ -1,7 +1,7 @@
 //! A sequence that is looked for in a stream: a string in bytes, or tokens in tokens.
 //!
-//! What has come so far is known by one number: how many items at its end are the first items of the pattern (Knuth, Morris
-//! and Pratt). No item is looked at twice, however the stream is cut.
+//! The state is one number: how many of the last items are the first items of the pattern (Knuth, Morris and Pratt). No
+//! item is looked at twice, however the stream is cut.
 
 /// A pattern with at least one item.
 #[derive(Clone, Debug)]
@@ -12,7 +12,7 @@ pub(crate) struct Pattern<T> {
 }
 
 impl<T: PartialEq> Pattern<T> {
-    /// `None` without items: nothing is everywhere.
+    /// `None` without items: such a pattern would be everywhere.
     pub(crate) fn new(items: Vec<T>) -> Option<Self> {
         let count = items.len();
         let mut pattern = Self { items, borders: Vec::with_capacity(count) };

@@ -1,4 +1,4 @@
-//! Chooses the next token from logits: temperature, top-k, top-p, min-p.
+//! Chooses the next token from logits: penalties and biases, temperature, top-k, top-p, min-p.
 
 use hadal_base::{Purpose, Rng};
 use std::collections::BTreeMap;
@@ -28,15 +28,15 @@ impl Default for SampleParams {
     }
 }
 
-/// Changes of the logits before a token is drawn, as the field's programs have them.
+/// Penalties and biases: changes of the logits before a token is drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adjust {
-    /// Divides positive logits of tokens that were there before, in prompt or continuation, and multiplies negative ones (1:
-    /// none).
+    /// For tokens of the prompt or the continuation, positive logits are divided by this and negative ones multiplied
+    /// (1: no penalty).
     pub repetition: f32,
-    /// Subtracted from the logits of tokens that the continuation has.
+    /// Subtracted from the logits of tokens of the continuation.
     pub presence: f32,
-    /// Subtracted for each time that the continuation has the token.
+    /// Subtracted once for each time that the continuation has the token.
     pub frequency: f32,
     /// Added to the logits of single tokens. Minus infinity forbids one.
     pub bias: Vec<(u32, f32)>,
@@ -48,10 +48,10 @@ impl Default for Adjust {
     }
 }
 
-/// The same on its way through a continuation.
+/// Penalties and biases, with the tokens that are counted so far.
 pub(crate) struct Adjusted {
     adjust: Adjust,
-    /// Tokens of prompt and continuation, with how often the latter has each. Ordered, so that runs repeat.
+    /// Tokens of prompt and continuation, with their number in the continuation. Ordered, so that runs repeat.
     seen: BTreeMap<u32, u32>,
 }
 
@@ -64,7 +64,7 @@ impl Adjusted {
         adjusted
     }
 
-    /// Whether anything depends on what was there before.
+    /// Whether there are penalties, which depend on earlier tokens.
     fn counts(&self) -> bool {
         (self.adjust.repetition, self.adjust.presence, self.adjust.frequency) != (1.0, 0.0, 0.0)
     }
@@ -87,7 +87,7 @@ impl Adjusted {
         }
     }
 
-    /// Hears of a new token.
+    /// Counts a new token.
     pub(crate) fn count(&mut self, token: u32) {
         if self.counts() {
             *self.seen.entry(token).or_default() += 1;

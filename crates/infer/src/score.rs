@@ -1,43 +1,43 @@
-//! Log-probabilities of given tokens: what a model makes of a text that it did not write.
+//! Log-probabilities of given tokens, for example of a text that the model did not write.
 //!
-//! The row of a token gives the logits of the token after it. Logits are computed for the rows that are wanted and for some
-//! of them at a time, so memory does not grow with the text. A row has the same bits in every pass, so a text has the same
-//! log-probabilities alone and among others. They are the logarithm of the softmax of [`Model::project`]'s logits: the
-//! largest logit and all differences in f32, the sum of the exponentials in f64.
+//! The row of a token gives the logits of the token after it. Logits are computed for the rows that are wanted and for
+//! some of them at a time, so memory does not grow with the text. A row has the same bits in every pass, so a text has
+//! the same log-probabilities alone and among others. They are the logarithm of the softmax of [`Model::project`]'s
+//! logits: the largest logit and all differences in f32, the sum of the exponentials in f64.
 
 use crate::engine::{Engine, Event, Logprob, Request, RequestError, Reuse};
 use crate::generate::run;
 use hadal_model::Model;
-use hadal_ops::{Chunks, Cx, Tensor, elementwise};
+use hadal_ops::{Chunks, Cx, Tensor};
 
-/// Logits that are in memory at a time, for all rows together: 64 MB. Tests take few rows at a time.
+/// Number of logits in memory at a time, for all rows together: 64 MB. Tests take few rows at a time.
 const LOGITS: usize = if cfg!(test) { 1 << 11 } else { 1 << 24 };
 
 /// Which log-probabilities of a prompt are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Score {
-    /// The first token of the prompt to score. The prompt's first token has no log-probability, so 0 counts as 1. Latents of
-    /// the tokens before may be re-used from earlier requests.
+    /// The first token of the prompt to score. The prompt's first token has no log-probability, so 0 counts as 1.
+    /// Latents of the tokens before may be re-used from earlier requests.
     pub from: usize,
-    /// Number of most likely tokens to tell of at each place.
+    /// Number of most likely tokens to return for each place.
     pub top: usize,
 }
 
-/// What a model makes of a token of a prompt.
+/// A token of a prompt with its log-probability.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScoredToken {
     /// The token.
     pub token: u32,
     /// The natural logarithm of its probability.
     pub logprob: f32,
-    /// Number of tokens that are more likely. Of equally likely ones, the lower one counts as more likely. A token of rank 0
-    /// is the one that greedy generation takes.
+    /// Number of tokens that are more likely. Of equally likely ones, the lower one counts as more likely. A token of
+    /// rank 0 is the one that greedy generation takes.
     pub rank: usize,
     /// The most likely tokens at its place, most likely first.
     pub top: Vec<Logprob>,
 }
 
-/// How far the scoring of a prompt is.
+/// The progress of scoring a prompt.
 pub(crate) struct Scoring {
     next: usize,
     top: usize,
@@ -55,8 +55,8 @@ impl Scoring {
         self.next
     }
 
-    /// The tokens to score in a pass over the tokens from `start` to `end` of a prompt of `prompt` tokens, and their number
-    /// of most likely ones.
+    /// The tokens to score in a pass over the tokens from `start` to `end` of a prompt of `prompt` tokens, and their
+    /// number of most likely ones.
     pub(crate) fn in_pass(&self, start: usize, end: usize, prompt: usize) -> (std::ops::Range<usize>, usize) {
         (self.next.max(start + 1)..(end + 1).min(prompt), self.top)
     }
@@ -67,8 +67,8 @@ impl Scoring {
     }
 }
 
-/// Scores `tokens`. The first of them is predicted by row `row` of the head's inputs `h`, the others by the rows after it.
-/// Calls `each` with some of them at a time, in order.
+/// Scores `tokens`. The first of them is predicted by row `row` of the head's inputs `h`, the others by the rows after
+/// it. Calls `each` with some of them at a time, in order.
 pub(crate) fn score_rows(
     cx: &Cx,
     model: &Model,
@@ -83,21 +83,19 @@ pub(crate) fn score_rows(
     for tokens in tokens.chunks((LOGITS / vocabulary).max(1)) {
         let rows: Vec<i32> = (row..row + tokens.len() as i32).collect();
         row += tokens.len() as i32;
-        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
-        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], &rows), &mut inputs);
-        let logits = model.project(cx, &inputs);
+        let logits = model.project_rows(cx, h, &rows);
         let logits = logits.f32();
         let mut scored = vec![ScoredToken::default(); tokens.len()];
         let places = Chunks::new(&mut scored, 1);
         cx.threads().each(tokens.len(), |i| {
-            places.take(i)[0] = judge(&logits[i * vocabulary..(i + 1) * vocabulary], tokens[i] as usize, top);
+            places.take(i)[0] = score_token(&logits[i * vocabulary..(i + 1) * vocabulary], tokens[i] as usize, top);
         });
         each(scored);
     }
 }
 
-/// What logits say of a token.
-fn judge(logits: &[f32], token: usize, top: usize) -> ScoredToken {
+/// Scores a token, given the logits at its place.
+fn score_token(logits: &[f32], token: usize, top: usize) -> ScoredToken {
     let (normal, own) = (log_sum_exp(logits), logits[token]);
     let rank =
         logits[..token].iter().filter(|l| **l >= own).count() + logits[token..].iter().filter(|l| **l > own).count();
@@ -127,9 +125,9 @@ pub(crate) fn most_likely(logits: &[f32], n: usize, normal: f32) -> Vec<Logprob>
     order.into_iter().map(|token| Logprob { token, logprob: logits[token as usize] - normal }).collect()
 }
 
-/// Scores the tokens of a text from token `from` on, with the `top` most likely tokens at each place. The engine must be
-/// idle. Latents of the tokens before `from` are re-used if an earlier text began with them. The result has the bits of a
-/// cold start.
+/// Scores the tokens of a text from token `from` on, with the `top` most likely tokens at each place. The engine must
+/// be idle. Latents of the tokens before `from` are re-used if an earlier text began with them. The result has the bits
+/// of a cold start.
 ///
 /// # Errors
 /// If the text is empty, has unknown tokens, or does not fit into the model's context or the engine's cache.
@@ -159,10 +157,10 @@ mod tests {
     #[test]
     fn rank_0_is_what_greedy_generation_takes() {
         let logits = [1.0, 3.0, 3.0, 2.0, 3.0, f32::NEG_INFINITY];
-        let ranks: Vec<usize> = (0..6).map(|token| judge(&logits, token, 0).rank).collect();
+        let ranks: Vec<usize> = (0..6).map(|token| score_token(&logits, token, 0).rank).collect();
         assert_eq!(ranks, [4, 0, 1, 3, 2, 5]);
         assert_eq!(argmax(&logits), 1);
-        let tops: Vec<u32> = judge(&logits, 0, 3).top.iter().map(|t| t.token).collect();
+        let tops: Vec<u32> = score_token(&logits, 0, 3).top.iter().map(|t| t.token).collect();
         assert_eq!(tops, [1, 2, 4]);
     }
 }

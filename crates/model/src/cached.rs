@@ -229,7 +229,7 @@ pub struct Cache<'a> {
     pub views: &'a AbsorbedViews,
     /// The rows.
     pub rows: &'a Rows,
-    /// Experts that passes used, summed over their layers. Every pass adds its own.
+    /// Number of distinct experts that passes used, summed over layers. Every pass adds its own.
     pub experts: usize,
 }
 

@@ -1,12 +1,12 @@
 //! Drafts of the first MTP module in passes that continue sequences (report 2.2 and 5.4.3).
 //!
-//! The module's row of token `j` joins the main model's output of token `j - 1` with token `j`, and predicts token `j + 1`.
-//! Its latent is stored in the page of token `j`. So it depends on no token after those of its page, like the latents of
-//! the main model, and sequences that begin with the same tokens can share it.
+//! The module's row of token `j` joins the main model's output of token `j - 1` with token `j`, and predicts token `j +
+//! 1`. Its latent is stored in the page of token `j`. So it depends on no token after those of its page, like the
+//! latents of the main model, and sequences that begin with the same tokens can share it.
 //!
-//! The module is one block, so its latents depend on inputs alone. A row whose draft nobody wants needs no attention and
-//! no feed-forward layer. [`Model::keep_draft_latents`] computes its latent alone. The main model's outputs are in the
-//! pool, so that this can be done at any later time, and only if drafts are wanted.
+//! The module is one block, so its latents depend on inputs alone. A row whose draft nobody wants needs no attention
+//! and no feed-forward layer. [`Model::keep_draft_latents`] computes its latent alone. The main model's outputs are in
+//! the pool, so that this can be done at any later time, and only if drafts are wanted.
 
 use crate::cached::Cache;
 use crate::model::Model;
@@ -27,7 +27,7 @@ impl Model {
         z
     }
 
-    /// Stores the latents of such rows, and computes nothing else.
+    /// Stores the latents of such rows and computes nothing else.
     ///
     /// # Panics
     /// As [`Model::draft`].

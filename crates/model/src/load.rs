@@ -2,7 +2,7 @@
 
 use crate::model::Model;
 use crate::param::Param;
-use crate::stored::Form;
+use crate::stored::StoredForm;
 use crate::values::Values;
 use hadal_ops::Cx;
 use hadal_weights::list::{Parameter, Part, parameters};
@@ -26,7 +26,7 @@ impl Model {
         checkpoint.audit()?.into_result()?;
         let config = checkpoint.config();
         let param = |(index, spec): (usize, Parameter)| {
-            let form = Form::of(&spec, cx.compute(), formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
+            let form = StoredForm::of(&spec, cx.compute(), formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
             let Ok(param) = Param::to_run(spec, index, form, &mut cx.room());
             param
         };

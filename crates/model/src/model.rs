@@ -15,7 +15,7 @@ use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
 use crate::values::{Fresh, Values};
 use hadal_ops::head::{self, HeadGrad};
-use hadal_ops::{Acc, Cx, DType, Tensor, moe, reduce, rope::RopeTable};
+use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, moe, reduce, rope::RopeTable};
 use hadal_weights::Error;
 use hadal_weights::ModelConfig;
 use hadal_weights::list::{Role, parameters};
@@ -493,6 +493,13 @@ impl Model {
         let mut out = cx.empty(&[h.rows(), self.config.vocab_size], DType::F32);
         self.head().stored().forward(cx, h.into(), None, (&mut out).into(), Acc::Write);
         out
+    }
+
+    /// Logits f32 `[rows, V]` for these rows of the head inputs `h_td`.
+    pub fn project_rows(&self, cx: &Cx, h: &Tensor, rows: &[i32]) -> Tensor {
+        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
+        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], rows), &mut inputs);
+        self.project(cx, &inputs)
     }
 }
 

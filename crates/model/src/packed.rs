@@ -2,9 +2,9 @@
 
 use crate::model::Model;
 use crate::param::Param;
-use crate::stored::{Form, Stored};
+use crate::stored::{Stored, StoredForm};
 use crate::values::Values;
-use hadal_ops::{Cx, DType};
+use hadal_ops::Cx;
 use hadal_weights::list::{Parameter, parameters};
 use hadal_weights::precision::{Precision, RunFormats};
 use hadal_weights::{Checkpoint, Error, PackedFile, PackedWriter};
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 /// The name of an array of a parameter in a file.
-fn name_of(spec: &Parameter, form: Form, array: &str) -> String {
+fn name_of(spec: &Parameter, form: StoredForm, array: &str) -> String {
     format!("{}.{}.{array}", spec.name(), form.name())
 }
 
@@ -32,10 +32,10 @@ pub fn write_packed(
 ) -> Result<u64, Error> {
     checkpoint.audit()?.into_result()?;
     let config = checkpoint.config();
-    let all: Vec<(Parameter, Form)> = parameters(config)
+    let all: Vec<(Parameter, StoredForm)> = parameters(config)
         .into_iter()
         .map(|spec| {
-            let form = Form::of(&spec, cx.compute(), formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
+            let form = StoredForm::of(&spec, cx.compute(), formats, checkpoint.halves(&spec), checkpoint.coded(&spec));
             (spec, form)
         })
         .collect();
@@ -67,19 +67,18 @@ impl Model {
     /// If the file does not hold exactly the weights of its configuration, or was packed for another compute format.
     pub fn map(cx: &Cx, file: &PackedFile) -> Result<Self, Error> {
         if file.compute() != cx.compute() {
-            let name = |dtype| if dtype == DType::F32 { "f32" } else { "bf16" };
-            let (has, asked) = (name(file.compute()), name(cx.compute()));
+            let (has, asked) = (file.compute().name(), cx.compute().name());
             return Err(file.unusable(&format!("was packed for computing in {has}, not in {asked} (--dtype)")));
         }
         let (mut params, mut used) = (Vec::new(), 0);
         for (index, spec) in parameters(file.config()).into_iter().enumerate() {
             let first = |form| match form {
-                Form::Table(_) => "table",
-                Form::Coded => "codes",
-                Form::Packed(_) | Form::Quantised(_) => "panels",
+                StoredForm::Table(_) => "table",
+                StoredForm::Coded => "codes",
+                StoredForm::Packed(_) | StoredForm::Quantised(_) => "panels",
             };
-            let there = |form: &Form| file.has(&name_of(&spec, *form, first(*form)));
-            let Some(form) = Form::all(&spec, cx.compute()).into_iter().find(there) else {
+            let there = |form: &StoredForm| file.has(&name_of(&spec, *form, first(*form)));
+            let Some(form) = StoredForm::all(&spec, cx.compute()).into_iter().find(there) else {
                 return Err(file.unusable(&format!("has no weights for `{}`, which config.json asks for", spec.name())));
             };
             let of = spec.clone();

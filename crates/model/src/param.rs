@@ -6,7 +6,7 @@
 //! the embedding table in training) is its own master and is updated in place.
 
 use crate::codes;
-use crate::stored::{Form, Stored};
+use crate::stored::{Stored, StoredForm};
 use crate::values::{Values, read_all, read_from};
 use hadal_ops::fp8::{Shape, Style};
 use hadal_ops::linear::PackedWeight;
@@ -62,7 +62,12 @@ impl Param {
     }
 
     /// A parameter of a model that only runs, in the memory that `room` provides for its arrays.
-    pub(crate) fn to_run<E>(spec: Parameter, index: usize, form: Form, room: &mut Room<'_, E>) -> Result<Self, E> {
+    pub(crate) fn to_run<E>(
+        spec: Parameter,
+        index: usize,
+        form: StoredForm,
+        room: &mut Room<'_, E>,
+    ) -> Result<Self, E> {
         let stored = Stored::in_room(&spec, form, room)?;
         Ok(Self { spec, index, held: Arc::new(Versioned { stored, version: 0 }) })
     }
@@ -309,7 +314,7 @@ impl Grads {
 #[cfg(test)]
 mod tests {
     use super::Param;
-    use crate::stored::Form;
+    use crate::stored::StoredForm;
     use hadal_ops::{Cx, DType};
     use hadal_weights::ModelConfig;
     use hadal_weights::list::parameters;
@@ -329,7 +334,7 @@ mod tests {
                     // touched.
                     let groups = std::mem::replace(&mut spec.groups, 1);
                     spec.shape[0] /= groups;
-                    let form = Form::of(&spec, DType::Bf16, RunFormats::COMPUTE, true, false);
+                    let form = StoredForm::of(&spec, DType::Bf16, RunFormats::COMPUTE, true, false);
                     let Ok(param) = Param::to_run(spec, index, form, &mut cx.room());
                     stored += groups * param.stored().bytes();
                 }

@@ -16,7 +16,7 @@ pub enum Stored {
     Packed(PackedWeight),
     /// E4M3 codes with scales, for the products of a model that only runs.
     Coded(CodedWeight),
-    /// Quantised, for the same.
+    /// Quantised in groups, for the products of a model that only runs.
     Quantised(QuantWeight),
     /// An f32 table and the panels packed from it: for the router and a tied embedding in training.
     Both(Tensor, PackedWeight),
@@ -24,7 +24,7 @@ pub enum Stored {
 
 /// The form of a weight of a model that only runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum StoredForm {
     /// A table of this type.
     Table(DType),
     /// Panels of this type.
@@ -35,9 +35,9 @@ pub(crate) enum Form {
     Quantised(QuantFormat),
 }
 
-impl Form {
-    /// The form of a parameter whose products are computed in `compute`. `halves` and `coded` say whether its values are
-    /// stored in BF16, or as codes.
+impl StoredForm {
+    /// The form of a parameter whose products are computed in `compute`. `halves` and `coded` say whether its values
+    /// are stored in BF16, or as codes.
     pub(crate) fn of(spec: &Parameter, compute: DType, formats: RunFormats, halves: bool, coded: bool) -> Self {
         match (spec.product(&Precision::COMPUTE), spec.role) {
             // A table is in BF16 only if that loses nothing.
@@ -77,8 +77,7 @@ impl Form {
     /// Its name in files.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Table(DType::Bf16) | Self::Packed(DType::Bf16) => "bf16",
-            Self::Table(_) | Self::Packed(_) => "f32",
+            Self::Table(dtype) | Self::Packed(dtype) => dtype.name(),
             Self::Coded => "e4m3",
             Self::Quantised(QuantFormat::Int8) => "int8",
             Self::Quantised(QuantFormat::Int4) => "int4",
@@ -88,13 +87,13 @@ impl Form {
 
 impl Stored {
     /// A weight in the memory that `room` provides for its arrays.
-    pub(crate) fn in_room<E>(spec: &Parameter, form: Form, room: &mut Room<'_, E>) -> Result<Self, E> {
+    pub(crate) fn in_room<E>(spec: &Parameter, form: StoredForm, room: &mut Room<'_, E>) -> Result<Self, E> {
         let (groups, n, k) = (spec.groups, spec.n(), spec.k());
         Ok(match form {
-            Form::Table(dtype) => Self::Table(room("table", &spec.shape, dtype)?),
-            Form::Packed(dtype) => Self::Packed(PackedWeight::for_forward(groups, n, k, dtype, room)?),
-            Form::Coded => Self::Coded(CodedWeight::in_room(groups, n, k, room)?),
-            Form::Quantised(format) => Self::Quantised(QuantWeight::in_room(format, groups, n, k, room)?),
+            StoredForm::Table(dtype) => Self::Table(room("table", &spec.shape, dtype)?),
+            StoredForm::Packed(dtype) => Self::Packed(PackedWeight::for_forward(groups, n, k, dtype, room)?),
+            StoredForm::Coded => Self::Coded(CodedWeight::in_room(groups, n, k, room)?),
+            StoredForm::Quantised(format) => Self::Quantised(QuantWeight::in_room(format, groups, n, k, room)?),
         })
     }
 
@@ -130,13 +129,13 @@ impl Stored {
         form.name()
     }
 
-    /// Whether it has a form for products of a model that only runs, which nothing but forward passes can read.
+    /// Whether only forward passes can read it.
     pub fn only_runs(&self) -> bool {
         matches!(self, Self::Coded(_) | Self::Quantised(_))
     }
 
-    /// `y (acc)= x W^T`, with each group on its rows `offsets[g]..offsets[g + 1]`. Without offsets there is one group of
-    /// all rows.
+    /// `y (acc)= x W^T`, with each group on its rows `offsets[g]..offsets[g + 1]`. Without offsets there is one group
+    /// of all rows.
     pub(crate) fn forward(&self, cx: &Cx, x: Operand<'_>, offsets: Option<&Tensor>, y: MatMut<'_>, acc: Acc) {
         let plain = |x| match x {
             Operand::Plain(x) => x,

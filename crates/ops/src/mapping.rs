@@ -1,4 +1,4 @@
-//! Files in memory: a file's pages are mapped, not copied, and several processes share them. They are read-only.
+//! Files that are mapped into memory. Their pages are read-only and not copied, and several processes share them.
 //!
 //! Only files that appear whole and are not changed afterwards may be mapped. If such a file is cut short while it is
 //! mapped, the system ends the process at the first missing page, as it does for a program's own file.
@@ -12,13 +12,13 @@ use std::io;
 use std::sync::Arc;
 
 /// The number of the layout of packed weights: panels, codes, scales, code books. It is stored with packed weights in
-/// files. It must change when their bytes change, and so must `layout_tests.rs`.
+/// files. It must change when their bytes change. Then `layout_tests.rs` must change as well.
 pub const LAYOUT: u32 = 1;
 
 /// Bytes that one task brings into memory at a time.
 const PIECE: usize = 32 << 20;
 
-/// A file in memory. Tensors may lie in it ([`crate::Tensor::mapped`]).
+/// A file that is mapped into memory. Tensors may lie in it ([`crate::Tensor::mapped`]).
 pub struct Mapping(Mmap);
 
 impl Mapping {
@@ -54,7 +54,8 @@ impl Mapping {
     }
 }
 
-/// Bytes that the system can provide without moving anything to disk. Pages of files count, because they can be dropped.
+/// Bytes that the system can provide without moving anything to disk. Pages of files count, because they can be
+/// dropped.
 #[cfg(target_os = "linux")]
 fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;

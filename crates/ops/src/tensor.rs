@@ -24,6 +24,16 @@ pub enum DType {
 }
 
 impl DType {
+    /// Its name in files and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::I32 => "i32",
+            Self::U8 => "u8",
+        }
+    }
+
     /// Bytes per element.
     pub const fn size(self) -> usize {
         match self {

@@ -4,12 +4,13 @@
 //! KL_t = sum_v p_tv (log p_tv - log q_tv)      p: the reference, q: the model
 //! ```
 //!
-//! Logits exist for a few tokens at a time. Probabilities and sums are f64. Tokens without a scored target do not count.
+//! Logits exist for a few tokens at a time. Probabilities and sums are f64. Tokens without a scored target do not
+//! count.
 
 use crate::evaluate::each_input;
 use hadal_data::EvalSet;
 use hadal_model::Model;
-use hadal_ops::{Chunks, Cx, Tensor, elementwise};
+use hadal_ops::{Chunks, Cx, Tensor};
 use serde::Serialize;
 
 /// Number of tokens whose logits exist at a time, for both models.
@@ -32,7 +33,7 @@ pub struct Divergence {
     pub loss: f64,
 }
 
-/// What one token contributes.
+/// The contribution of one token.
 #[derive(Clone, Copy, Default)]
 struct Term {
     kl: f64,
@@ -53,9 +54,10 @@ pub fn divergence(
     each_input(cx, set, &mut |input, done| {
         let hidden = [reference, model].map(|m| m.head_inputs(cx, input));
         let (targets, weights) = (input.targets.ids.i32(), input.targets.weights.f32());
-        let counted: Vec<usize> = (0..targets.len()).filter(|t| targets[*t] >= 0 && weights[*t] > 0.0).collect();
+        let counted = (0..targets.len()).filter(|t| targets[*t] >= 0 && weights[*t] > 0.0);
+        let counted: Vec<i32> = counted.map(|row| row as i32).collect();
         for rows in counted.chunks(ROWS) {
-            let logits = [(reference, &hidden[0]), (model, &hidden[1])].map(|(m, h)| m.project(cx, &pick(cx, h, rows)));
+            let logits = [(reference, &hidden[0]), (model, &hidden[1])].map(|(m, h)| m.project_rows(cx, h, rows));
             for term in terms(cx, &logits, rows, targets) {
                 sum.tokens += 1;
                 sum.kl += term.kl;
@@ -79,16 +81,8 @@ pub fn divergence(
     }
 }
 
-/// Some rows of `h`.
-fn pick(cx: &Cx, h: &Tensor, rows: &[usize]) -> Tensor {
-    let rows: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
-    let mut out = cx.empty(&[rows.len(), h.cols()], h.dtype());
-    elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], &rows), &mut out);
-    out
-}
-
-/// What the tokens `rows` contribute, whose logits are rows 0, 1, ... of both tensors.
-fn terms(cx: &Cx, logits: &[Tensor; 2], rows: &[usize], targets: &[i32]) -> Vec<Term> {
+/// The contributions of the tokens `rows`. Their logits are rows 0, 1, ... of both tensors.
+fn terms(cx: &Cx, logits: &[Tensor; 2], rows: &[i32], targets: &[i32]) -> Vec<Term> {
     let mut all = vec![Term::default(); rows.len()];
     let to = Chunks::new(&mut all, 1);
     let v = logits[0].cols();
@@ -97,7 +91,7 @@ fn terms(cx: &Cx, logits: &[Tensor; 2], rows: &[usize], targets: &[i32]) -> Vec<
         let [log_p, log_q] = [p, q].map(log_sum);
         let (log_p_of, log_q_of) = (|j: usize| f64::from(p[j]) - log_p, |j: usize| f64::from(q[j]) - log_q);
         let kl = (0..v).map(|j| log_p_of(j).exp() * (log_p_of(j) - log_q_of(j))).sum();
-        let target = targets[rows[i]] as usize;
+        let target = targets[rows[i] as usize] as usize;
         to.take(i)[0] = Term { kl, same_top: top(p) == top(q), losses: [-log_p_of(target), -log_q_of(target)] };
     });
     all
@@ -123,7 +117,8 @@ mod tests {
     use hadal_weights::precision::{Precision, RunFormat, RunFormats};
     use hadal_weights::{Checkpoint, SaveOptions, WeightFormat};
 
-    /// Compared with a plain sum over all logits, in which probabilities are divided instead of subtracted as logarithms.
+    /// Compared with a plain sum over all logits, in which probabilities are divided instead of subtracted as
+    /// logarithms.
     #[test]
     fn it_is_the_sum_over_all_logits() {
         let texts = ["a text of some forty bytes, more or less, and then some more of it", "short", "and a third one"];

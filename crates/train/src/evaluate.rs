@@ -11,7 +11,7 @@ use std::path::Path;
 /// Number of full windows whose tokens are processed together ...
 const WINDOWS: usize = 8;
 /// ... and the limit in tokens, so that memory does not grow with the window. A longer window is processed alone.
-const TOKENS: usize = 16_384;
+const TOKENS: usize = 2048;
 
 /// Summed loss and number of targets at one place of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -45,11 +45,6 @@ const SUMS: &str = "checksums";
 /// What to do about a file that cannot be used.
 const AGAIN: &str = "run `hadal quantize` again with the checkpoint";
 
-/// The name of a compute format.
-fn name_of(dtype: DType) -> &'static str {
-    if dtype == DType::F32 { "f32" } else { "bf16" }
-}
-
 /// An open file of packed weights, with its configuration.
 pub struct PackedFile {
     file: TensorFile,
@@ -82,7 +77,7 @@ impl PackedFile {
             }
             None => return Err(malformed(format!("was not written by `hadal quantize`: {AGAIN}"))),
         }
-        let compute = [DType::Bf16, DType::F32].into_iter().find(|dtype| metadata(COMPUTE) == Some(name_of(*dtype)));
+        let compute = [DType::Bf16, DType::F32].into_iter().find(|dtype| metadata(COMPUTE) == Some(dtype.name()));
         let damaged = |what: &str| malformed(format!("has a damaged header ({what}): {AGAIN}"));
         let compute = compute.ok_or_else(|| damaged(COMPUTE))?;
         let mut slots: Vec<_> = file.slots().collect();
@@ -127,7 +122,7 @@ impl PackedFile {
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.map
     }
-    /// Names and bytes of all arrays, in the order of the file.
+    /// Names and sizes in bytes of all arrays, in the order of the file.
     pub fn arrays(&self) -> impl Iterator<Item = (&str, usize)> {
         self.arrays.iter().map(|(name, _)| (name.as_str(), self.bytes(name).len()))
     }
@@ -147,7 +142,7 @@ impl PackedFile {
             let form = name.rsplit('.').nth(1).unwrap_or_default();
             *bytes.entry(form.to_owned()).or_insert(0) += size as u64;
         }
-        PackedSummary { layout: LAYOUT, compute: name_of(self.compute), bytes }
+        PackedSummary { layout: LAYOUT, compute: self.compute.name(), bytes }
     }
 
     /// An error about this file that says what to do.
@@ -215,8 +210,8 @@ pub struct PackedWriter<'a> {
 }
 
 impl<'a> PackedWriter<'a> {
-    /// Starts the file in an existing folder and writes `config.json`. Names and bytes of all arrays must be known.
-    /// Writing ends with [`Error::Stopped`] when `stop` is set.
+    /// Starts the file in an existing folder and writes `config.json`. The names and sizes in bytes of all arrays must
+    /// be known. Writing ends with [`Error::Stopped`] when `stop` is set.
     pub fn new(
         dir: &Path,
         config: &ModelConfig,
@@ -240,7 +235,7 @@ impl<'a> PackedWriter<'a> {
         let sum = |i: usize| format!("{:016x}", self.sums.get(i).copied().unwrap_or(0));
         let sums: String = (0..self.arrays.len()).map(sum).collect();
         let number = LAYOUT.to_string();
-        let metadata = [(NUMBER, number.as_str()), (COMPUTE, name_of(self.compute)), (SUMS, &sums)];
+        let metadata = [(NUMBER, number.as_str()), (COMPUTE, self.compute.name()), (SUMS, &sums)];
         let shapes: Vec<[usize; 1]> = self.arrays.iter().map(|(_, bytes)| [*bytes]).collect();
         let tensors =
             self.arrays.iter().zip(&shapes).map(|((name, bytes), shape)| (name.as_str(), "U8", &shape[..], *bytes));

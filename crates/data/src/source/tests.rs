@@ -78,7 +78,7 @@ fn exercises_are_question_and_answer() {
     // Not if another field was asked for, and only for strings.
     let options = SourceOptions { text_field: "body".into(), group_field: None };
     let error = read_paths(&[dir.path().join("x.jsonl")], &options).unwrap_err().to_string();
-    assert!(error.contains("no document has a field `body` (the first has: answer, question)"), "{error}");
+    assert!(error.contains("no document has a field `body` (the first has: question, answer)"), "{error}");
     write(dir.path(), "x.jsonl", b"{\"question\":\"1 + 1?\",\"answer\":2}\n");
     let error = read_paths(&[dir.path().join("x.jsonl")], &SourceOptions::default()).unwrap_err().to_string();
     assert!(error.contains("no document has a field `text`"), "{error}");

@@ -1,18 +1,20 @@
 //! `tiktoken.model`: the vocabulary of Kimi-K2 and Moonlight, which come without a `tokenizer.json`.
 //!
-//! A line is a token in base64 and its rank, which is its id. A merge joins two neighbours whose joined bytes are a token, the
-//! lowest rank first, then the leftmost; a piece of text that is a token as a whole is that token, whether merges reach it or
-//! not. Text is cut by one expression, that of the released `tokenization_kimi.py` ([`EXPRESSION`]). The special tokens stand
-//! in `added_tokens_decoder` of `tokenizer_config.json`. The ids are the tiktoken library's.
+//! A line is a token in base64 and its rank, which is its id. A merge joins two neighbours whose joined bytes are a
+//! token. The lowest rank is merged first, and of equal ones the leftmost. A piece of text that is a token as a whole
+//! becomes that token, even if no merges lead to it. Text is cut by the expression of the released
+//! `tokenization_kimi.py` ([`EXPRESSION`]). The special tokens are in `added_tokens_decoder` of
+//! `tokenizer_config.json`. The ids are those of the tiktoken library.
 //!
-//! Departures: the released Python code cuts runs of more than 25,000 characters with or without white space, and it names
-//! the ids between the special tokens `<|reserved_token_N|>`. Here a run is one text, and those ids have no name.
+//! There are two departures. The released Python code cuts runs of more than 25,000 characters with or without white
+//! space. Here a run is one text. That code also names the ids between the special tokens `<|reserved_token_N|>`. Here
+//! those ids have no name.
 
 use ahash::AHashMap;
 use regex::Regex;
 use serde_json::Value;
 
-/// The alternatives in their order, but for white space in front of a word, which needs a look-ahead: see [`Kimi::split`].
+/// The alternatives in their order. White space in front of a word needs a look-ahead, so [`Kimi::split`] handles it.
 const EXPRESSION: [&str; 7] = [
     r"[\p{Han}]+",
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -31,10 +33,10 @@ impl Kimi {
         Self(Regex::new(&EXPRESSION.join("|")).expect("a constant expression"))
     }
 
-    /// Calls `each` with every piece of `text` in order; together the pieces are the text.
+    /// Calls `each` with every piece of `text` in order. Together the pieces are the text.
     ///
-    /// The last alternatives of the expression are `\s+(?!\S)|\s+`: white space in front of a visible character leaves its last
-    /// character to the next piece, unless it is that character alone.
+    /// The last alternatives of the released expression are `\s+(?!\S)|\s+`. So white space in front of a visible
+    /// character leaves its last character to the next piece, unless it has only one.
     pub(super) fn split<'t>(&self, text: &'t str, mut each: impl FnMut(&'t str)) {
         let mut at = 0;
         while let Some(found) = self.0.find_at(text, at) {
@@ -57,7 +59,7 @@ impl Kimi {
     }
 }
 
-/// What the files say.
+/// The contents of both files.
 pub(super) struct Ranks {
     /// Tokens by their bytes.
     pub(super) tokens: AHashMap<Vec<u8>, u32>,
@@ -69,14 +71,14 @@ pub(super) struct Ranks {
 const MOST: u32 = 1 << 24;
 
 impl Ranks {
-    /// Reads both files; the error names the line or the key.
+    /// Reads both files. The error names the line or the key.
     pub(super) fn read(model: &str, config: Option<&str>) -> Result<Self, String> {
         let tokens = tokens(model)?;
         let config = config
             .ok_or("tokenizer_config.json is missing beside it, which names the special tokens: copy it there")?;
         let config: Value =
             serde_json::from_str(config).map_err(|e| format!("its tokenizer_config.json is not JSON ({e})"))?;
-        // Other vocabularies of this kind are cut by other expressions, which stand in code.
+        // Other vocabularies of this kind are cut by other expressions, which are only in their code.
         let class = &config["tokenizer_class"];
         if *class != "TikTokenTokenizer" {
             return Err(format!(
@@ -92,7 +94,7 @@ fn tokens(model: &str) -> Result<AHashMap<Vec<u8>, u32>, String> {
     let mut tokens = AHashMap::new();
     let mut seen = Vec::new();
     for (number, line) in model.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
-        let wrong = |what: &str| format!("line {}: {what}; copy the file anew", number + 1);
+        let wrong = |what: &str| format!("line {}: {what}; copy the file again", number + 1);
         let (token, rank) = line.split_once(' ').ok_or_else(|| wrong("must be a token in base64 and its rank"))?;
         let rank: u32 = rank.trim().parse().map_err(|_| wrong("the rank is not a whole number"))?;
         if rank >= MOST {
@@ -111,14 +113,14 @@ fn tokens(model: &str) -> Result<AHashMap<Vec<u8>, u32>, String> {
         }
     }
     match (0..=255u8).find(|byte| !tokens.contains_key([*byte].as_slice())) {
-        Some(byte) => Err(format!("has no token for byte {byte}; copy the file anew")),
+        Some(byte) => Err(format!("has no token for byte {byte}; copy the file again")),
         None => Ok(tokens),
     }
 }
 
-/// The tokens of `added_tokens_decoder`, all of them special: a prompt may name them, and text may not.
+/// The tokens of `added_tokens_decoder`. All of them are special: a prompt may name them, and text may not.
 fn special(added: &Value, tokens: &AHashMap<Vec<u8>, u32>) -> Result<Vec<(String, u32)>, String> {
-    let wrong = |what: String| format!("its tokenizer_config.json has {what}; copy the file anew");
+    let wrong = |what: String| format!("its tokenizer_config.json has {what}; copy the file again");
     let map = match added {
         Value::Null => return Ok(Vec::new()),
         Value::Object(map) => map,
@@ -128,6 +130,8 @@ fn special(added: &Value, tokens: &AHashMap<Vec<u8>, u32>) -> Result<Vec<(String
     let mut all = Vec::with_capacity(map.len());
     for (id, token) in map {
         let number: Option<u32> = id.parse().ok().filter(|id| *id < MOST && !taken.contains(id));
+        // `07` and `+7` would be the same id as `7`.
+        let number = number.filter(|number| number.to_string() == *id);
         let name = token["content"].as_str().filter(|name| !name.is_empty());
         match (number, name) {
             (Some(number), Some(name)) => all.push((name.to_owned(), number)),

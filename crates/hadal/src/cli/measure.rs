@@ -19,9 +19,9 @@ pub(crate) struct EvalArgs {
     /// Also write the loss at each place in the window to this folder, as a picture and as JSON lines
     #[arg(long, value_name = "DIR")]
     pub(crate) by_position: Option<PathBuf>,
-    /// Compare with this model, whose weights are in the format of the computation: perplexity of both, KL divergence of
-    /// the predictions, and how often the most likely token is the same. To measure a storage format, name the same
-    /// checkpoint
+    /// Compare with this model: perplexity of both, KL divergence of the predictions, and how often the most likely
+    /// token is the same. Its weights are stored in the format of the computation, unless `hadal quantize` packed them.
+    /// To measure a storage format, name the same checkpoint
     #[arg(long, value_name = "MODEL")]
     pub(crate) against: Option<PathBuf>,
     /// Print JSON as the last line
@@ -66,7 +66,8 @@ pub(crate) struct NiahArgs {
 
 #[derive(Args)]
 pub(crate) struct InspectArgs {
-    /// A config.json, a checkpoint's folder, a repository (ORG/NAME), a recipe, or a built-in name (deepseek-v3, v2-lite-shape, small, quickstart)
+    /// A config.json, a checkpoint's folder, a repository (ORG/NAME), a recipe, or a built-in name (deepseek-v3,
+    /// v2-lite-shape, small, quickstart)
     pub(crate) config: String,
     /// Change a key of the recipe (a built-in name then means the recipe)
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -152,7 +153,8 @@ pub(crate) enum BenchCommand {
     Train(BenchTrainArgs),
     /// Measure how fast a model reads and generates, on random tokens
     Infer(BenchInferArgs),
-    /// Measure the error of FP8 products with a tensor core's short accumulator, with and without promotion (report 3.5.2)
+    /// Measure the error of FP8 products with a tensor core's short accumulator, with and without promotion (report
+    /// 3.5.2)
     Accumulator(BenchAccumulatorArgs),
 }
 
@@ -237,8 +239,8 @@ pub(crate) struct BenchInferArgs {
     /// Let the model's MTP module draft tokens
     #[arg(long, value_enum, default_value_t = Speculate::Auto)]
     pub(crate) speculation: Speculate,
-    /// Share of drafts to accept: each draft is replaced by the right token with this probability, or by a wrong one. A run
-    /// without drafts tells the tokens beforehand
+    /// Share of drafts to accept: each draft is replaced by the right token with this probability, and otherwise by a
+    /// wrong one. A first run without drafts gives the right tokens
     #[arg(long, value_name = "P", value_parser = share)]
     pub(crate) acceptance: Option<f32>,
     /// Number of repetitions; the median is shown

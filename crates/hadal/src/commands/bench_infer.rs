@@ -1,7 +1,7 @@
 //! `hadal bench infer`: measures how fast a model reads and generates.
 
 use super::common::{accepted, load};
-use crate::cli::BenchInferArgs;
+use crate::cli::{BenchInferArgs, Speculate};
 use anyhow::{Result, ensure};
 use hadal_infer::Acceptance;
 use hadal_infer::bench::{InferRates, InferSettings, bench};
@@ -10,6 +10,10 @@ use serde_json::json;
 use std::time::Instant;
 
 pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
+    ensure!(
+        args.acceptance.is_none() || args.speculation != Speculate::Off,
+        "--acceptance is the share of drafts to accept, and --speculation off makes none: leave out one of the two"
+    );
     let loaded = load(&args.model, None)?;
     let longest = loaded.model.config.max_position_embeddings;
     let (threads, isa) = (loaded.cx.threads().count(), loaded.cx.isa().name());

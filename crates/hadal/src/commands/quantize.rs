@@ -1,5 +1,5 @@
-//! `hadal quantize`: packs the weights of a checkpoint as they are stored while a model runs, into a folder that is mapped
-//! into memory.
+//! `hadal quantize`: packs the weights of a checkpoint as they are stored while a model runs, into a folder that is
+//! mapped into memory.
 
 use super::common::open;
 use super::folder::write;

@@ -183,6 +183,8 @@ fn speculation_changes_the_speed_and_not_the_text() {
     let line = ok(args.iter().chain(&["--speculation", "always", "--acceptance", "1", "--json"]));
     let results: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert_eq!(results["results"][0]["acceptance"], 1.0, "{line}");
+    let error = fails(args.iter().chain(&["--speculation", "off", "--acceptance", "1"]));
+    assert!(error.contains("--speculation off makes none"), "{error}");
 }
 
 #[test]

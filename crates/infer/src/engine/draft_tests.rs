@@ -10,8 +10,8 @@ use hadal_ops::DType;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-/// A draft is the module's if its logit is this close to the best one of the module's forward pass. Generated tokens attend
-/// in the absorbed form there. Logits are of the order of ten, and the forms differ by 2e-6 of that in f32
+/// A draft is the module's if its logit is this close to the best one of the module's forward pass. Generated tokens
+/// attend in the absorbed form there. Logits are of the order of ten, and the forms differ by 2e-6 of that in f32
 /// (`model/tests/it/cached.rs`).
 const TIE: f32 = 1e-3;
 
@@ -55,8 +55,8 @@ pub(super) fn are_the_modules(
 const ALWAYS: EngineOptions =
     EngineOptions { cache_tokens: 4096, rows: 512, sequences: 8, speculation: Speculation::Always };
 
-/// The counts of a greedy continuation are those of the module's forward pass over it. A token after an accepted draft is
-/// drawn in the same pass, so it has no draft of its own.
+/// The counts of a greedy continuation are those of the module's forward pass over it. A token after an accepted draft
+/// is drawn in the same pass, so it has no draft of its own.
 #[test]
 fn acceptance_is_that_of_the_modules_forward_pass() {
     let both = model(DType::F32);

@@ -1,12 +1,13 @@
 //! The engine: many requests at once over one pool of latent pages.
 //!
-//! A step is one pass of the model over rows of several sequences. Each sequence that generates has one row, or two with a
-//! draft of its next token ([`speculation`]). Pieces of prompts take the rows that are left, so a long prompt delays the others by one pass at most. Sequences that begin with
-//! the same tokens share pages ([`prefix`]). When pages run out, prefixes that nobody uses are dropped first. Then the
-//! sequence that came last is preempted. Its latents are computed again later, in the same attention forms.
+//! A step is one pass of the model over rows of several sequences. Each sequence that generates has one row, or two
+//! with a draft of its next token ([`speculation`]). Pieces of prompts take the rows that are left, so a long prompt
+//! delays the others by one pass at most. Sequences that begin with the same tokens share pages ([`prefix`]). When
+//! pages run out, prefixes that nobody uses are dropped first. Then the sequence that came last is preempted. Its
+//! latents are computed again later, in the same attention forms.
 //!
-//! None of this changes what a sequence computes. A row has the same bits in every pass, and the attention form of a token
-//! never changes. So a request gives the same tokens and log-probabilities alone and among others.
+//! None of this changes what a sequence computes. A row has the same bits in every pass, and the attention form of a
+//! token never changes. So a request gives the same tokens and log-probabilities alone and among others.
 
 #[cfg(test)]
 mod draft_tests;
@@ -26,7 +27,7 @@ use crate::acceptance::Acceptance;
 use crate::generate::Stop;
 use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, Rows, Stretch};
 use hadal_ops::latent::{PAGE, pages_for};
-use hadal_ops::{Cx, Tensor, elementwise};
+use hadal_ops::{Cx, Tensor};
 use pages::Pages;
 use prefix::PrefixTree;
 pub use prefix::Reuse;
@@ -49,7 +50,7 @@ pub struct EngineOptions {
     pub cache_tokens: usize,
     /// Rows of a pass. Sequences that generate come first, one row each, and one more for a draft.
     pub rows: usize,
-    /// Sequences that are worked on at a time.
+    /// Number of sequences that run at the same time.
     pub sequences: usize,
     /// Whether the model's MTP module drafts tokens. A model without one never does.
     pub speculation: Speculation,
@@ -61,22 +62,22 @@ impl Default for EngineOptions {
     }
 }
 
-/// What the engine is doing.
+/// The state of an engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Sequences that are worked on.
+    /// Running sequences.
     pub running: usize,
-    /// Sequences that wait.
+    /// Waiting sequences.
     pub waiting: usize,
     /// Pages of the cache.
     pub pages: usize,
-    /// Pages that nobody has.
+    /// Free pages.
     pub free_pages: usize,
-    /// Pages kept for sequences that begin alike.
+    /// Pages in the prefix tree.
     pub prefix_pages: usize,
-    /// Sequences that were preempted so far.
+    /// Preemptions so far.
     pub preemptions: u64,
-    /// Drafts that were verified so far, and accepted.
+    /// Drafts so far that were verified and accepted.
     pub drafts: Acceptance,
     /// Passes so far.
     pub passes: u64,
@@ -108,13 +109,14 @@ pub struct Engine {
 #[derive(Default)]
 struct Lists {
     planned: Vec<Planned>,
-    /// Running sequences whose next token is drawn, and the rows of the pass from which it is drawn and those after drafts.
+    /// Running sequences whose next token is drawn.
     drawing: Vec<usize>,
+    /// Rows of the pass that give their logits: the last row of each, and the rows of its drafts.
     rows: Vec<i32>,
     done: Vec<(usize, Stop)>,
 }
 
-/// What a pass takes of a running sequence.
+/// The tokens of a running sequence that a pass computes.
 struct Planned {
     /// Place in `running`.
     place: usize,
@@ -150,8 +152,8 @@ impl Engine {
     /// Takes a request. Its tokens come from the steps that follow.
     ///
     /// # Errors
-    /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache. If a stop string is
-    /// empty, or the constraint is for another vocabulary.
+    /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache, if a stop
+    /// string is empty, or if the constraint is for another vocabulary.
     pub fn submit(&mut self, model: &Model, request: &Request) -> Result<RequestId, RequestError> {
         let longest = model.config.max_position_embeddings;
         request.check(longest, model.config.vocab_size, self.pages.total() * PAGE)?;
@@ -175,7 +177,7 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    /// What it is doing.
+    /// The state of the engine.
     pub fn load(&self) -> Load {
         Load {
             running: self.running.len(),
@@ -190,12 +192,13 @@ impl Engine {
         }
     }
 
-    /// Forgets the latents that are kept for sequences that begin alike: the weights have changed, or memory is short.
+    /// Drops the latents in the prefix tree. They are outdated when the weights have changed. Pages that a running
+    /// sequence uses stay, so the engine should be idle.
     pub fn forget_prefixes(&mut self) {
         self.prefixes.clear(&mut self.pages);
     }
 
-    /// Makes one pass, and tells of each new token and of what ended. Does nothing when there is nothing to do.
+    /// Makes one pass and gives its events to `each`. Does nothing if the engine is idle.
     pub fn step(&mut self, cx: &Cx, model: &Model, each: &mut dyn FnMut(Event)) {
         self.admit();
         self.end_full(each);
@@ -235,8 +238,8 @@ impl Engine {
         }
     }
 
-    /// Moves a waiting sequence to the running ones, with what was found of its tokens. Leaves it where it is, and says so,
-    /// if another one is about to compute a page that it can share.
+    /// Moves a waiting sequence to the running ones, with the latents that the prefix tree has of its tokens. Leaves it
+    /// where it is and returns false if another one is about to compute a page that it can share.
     fn admit_one(&mut self, place: usize) -> bool {
         let sequence = &self.waiting[place];
         let known = &sequence.tokens[..sequence.reusable()];
@@ -249,7 +252,8 @@ impl Engine {
             return false;
         }
         hit.pages.iter().for_each(|page| self.pages.share(*page));
-        // Of a page that is wanted in part, the tokens are copied, if there is room.
+        // If only the first tokens of a page are wanted, they are copied to a page of the sequence's own, if there is
+        // one.
         let copied = hit.part.and_then(|(page, tokens)| {
             self.pages.share(page);
             let own = self.take_page();
@@ -266,11 +270,12 @@ impl Engine {
             sequence.cached = found;
         }
         if sequence.forms.len() < found {
-            sequence.forms = hit.forms[..found].to_vec();
+            sequence.forms.clear();
+            sequence.forms.extend_from_slice(&hit.forms[..found]);
         }
-        sequence.pages = hit.pages.into_iter().chain(copied).collect();
+        sequence.pages.extend(hit.pages.into_iter().chain(copied));
         sequence.computed = found;
-        let rank = |s: &Sequence| (-s.priority, s.id, s.sample);
+        let rank = |s: &Sequence| (-i64::from(s.priority), s.id, s.sample);
         let at = self.running.partition_point(|s| rank(s) < rank(&sequence));
         self.running.insert(at, sequence);
         true
@@ -294,7 +299,7 @@ impl Engine {
         }
     }
 
-    /// A page, if need be from a prefix that nobody uses.
+    /// Takes a free page. If there is none, a prefix that nobody uses is dropped.
     fn take_page(&mut self) -> Option<u32> {
         loop {
             match self.pages.take() {
@@ -304,7 +309,7 @@ impl Engine {
         }
     }
 
-    /// What the next pass takes of which sequence, in the order of service, with pages for it.
+    /// Plans the next pass: how far it computes which sequences, in the order of service. Takes the pages for it.
     fn plan(&mut self, planned: &mut Vec<Planned>) {
         planned.clear();
         // Those that had a draft in the last pass will want one.
@@ -325,7 +330,7 @@ impl Engine {
                 } else if self.running.len() > place + 1 {
                     self.preempt();
                 } else {
-                    // The last one has no one to ask. It takes what there is, and waits for the rest.
+                    // The last sequence can preempt no other one. It uses the pages that it has, and waits for more.
                     end = end.min(self.running[place].pages.len() * PAGE);
                     break;
                 }
@@ -345,7 +350,8 @@ impl Engine {
         planned.sort_unstable_by_key(|p| (p.form == Form::Absorbed, p.place));
     }
 
-    /// The last running sequence gives its pages back and waits. What it computed stays in the tree while there is room.
+    /// Preempts the last running sequence: it releases its pages and waits. Its latents stay in the prefix tree while
+    /// there is room.
     fn preempt(&mut self) {
         let Some(mut sequence) = self.running.pop() else { return };
         self.preemptions += 1;
@@ -355,7 +361,7 @@ impl Engine {
         self.waiting.push_front(sequence);
     }
 
-    /// Gives pages of a sequence back.
+    /// Releases pages of a sequence.
     fn release(&mut self, pages: Vec<u32>) {
         pages.into_iter().for_each(|page| self.pages.release(page));
     }
@@ -399,9 +405,7 @@ impl Engine {
         if rows.is_empty() {
             return;
         }
-        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
-        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], rows), &mut inputs);
-        let mut logits = model.project(cx, &inputs);
+        let mut logits = model.project_rows(cx, h, rows);
         let (mut left, vocab) = (logits.f32_mut(), model.config.vocab_size);
         for place in drawing {
             let rows = 1 + self.running[*place].drafts.len();
@@ -411,14 +415,14 @@ impl Engine {
                 done.push((*place, stop));
             }
         }
-        // From the last on, so that places stay true.
+        // From the last place to the first, so that the other places stay valid.
         done.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
         for (place, stop) in done {
             self.finish(*place, *stop, each);
         }
     }
 
-    /// Ends a sequence: its latents are kept for others, its pages are its own no longer.
+    /// Ends a sequence. Its latents go to the prefix tree, and its pages are released.
     fn finish(&mut self, place: usize, stop: Stop, each: &mut dyn FnMut(Event)) {
         let mut s = self.running.remove(place);
         let stop = s.finish(stop, each);

@@ -1,43 +1,47 @@
 //! Decides when drafts pay.
 //!
-//! A draft costs a second row of the pass, which pulls other experts, and a row of the MTP module and the head. It wins a
-//! token if it is accepted. Let a pass without drafts take 1, a pass with a draft for every sequence `1 + c`, and let a
-//! share `p` of the drafts be accepted. The drafts give `1 + p` tokens in place of one, so they pay while `p > c`. This
-//! holds for each sequence on its own: `p` is its acceptance, and `c` belongs to the number of sequences in the pass.
+//! A draft costs a second row of the pass, which pulls other experts, and a row of the MTP module and the head. It wins
+//! a token if it is accepted. Let a pass without drafts take 1, a pass with a draft for every sequence `1 + c`, and let
+//! a share `p` of the drafts be accepted. The drafts give `1 + p` tokens in place of one, so they pay while `p > c`.
+//! This holds for each sequence on its own: `p` is its acceptance, and `c` belongs to the number of sequences in the
+//! pass.
 //!
-//! Both are estimated from what was measured. `c` needs both kinds of pass, so one pass in [`REFRESH`] is without drafts.
-//! Little is known of a new sequence, so what is known of all counts for it. As long as little is known of any, one sequence
-//! of a pass has a draft.
+//! Both are estimated from measurements. `c` needs passes of both kinds, so one pass in [`REFRESH`] is without drafts.
+//! The estimate for a new sequence is that of all sequences. Until enough drafts are verified, only one sequence per
+//! pass has a draft.
 //!
-//! A sequence whose drafts do not pay tries one now and then. Such a trial is paid from a credit: [`SHARE`] of the time of
-//! passes without drafts. An accepted trial gives its gain back, so good drafts are soon tried again. So trials cost at most
-//! this share of the time. Drafts that were wrongly expected to pay cost a few passes at the start of a sequence.
+//! A sequence whose drafts do not pay tries one now and then. Such a trial is paid from a credit: [`SHARE`] of the time
+//! of passes without drafts. An accepted trial gives its gain back, so good drafts are soon tried again. So trials cost
+//! at most this share of the time. Drafts that were wrongly expected to pay cost a few passes at the start of a
+//! sequence.
 //!
 //! The decision never changes what is generated, only how fast.
 
-/// A pass without drafts comes after so many with drafts.
+/// Number of passes with drafts after which one without drafts comes.
 const REFRESH: u32 = 64;
 /// Share of the time that trials may cost.
 const SHARE: f64 = 0.01;
 /// Most credit, in passes without drafts.
 const MOST_CREDIT: f64 = 32.0;
-/// By how much drafts must pay before they begin.
+/// Gain that a sequence must expect of drafts before it begins to draft.
 const MARGIN: f64 = 0.05;
 /// Acceptance before anything is known.
 const PRIOR: f64 = 0.7;
-/// What is known of all sequences counts as so many drafts of each, and the prior as so many of all.
+/// In the acceptance of a sequence, that of all sequences counts as this many drafts. In the acceptance of all, the
+/// prior does.
 const WEIGHT: f64 = 4.0;
 /// Drafts over which acceptance is averaged: of a sequence, and of all.
 const MEMORY: (f64, f64) = (12.0, 64.0);
 /// Relative cost of drafts before anything is known.
 const GUESS: f64 = 0.5;
-/// Before so many drafts of all sequences are verified, one sequence of a pass has a draft.
+/// Until this many drafts of all sequences are verified, only one sequence per pass has a draft.
 const LEARN: f64 = 16.0;
 /// Passes over which times are averaged.
 const PASSES: f64 = 8.0;
-/// Fewer rows than these say nothing about the cost of a row.
+/// The time of fewer rows than this says nothing about the cost of a row.
 const FEW_ROWS: usize = 16;
-/// A latent of the module, as a share of a row of a prompt, before it is measured. It needs two of a row's products.
+/// Cost of a latent of the module before it is measured, as a share of the cost of a row of a prompt. A latent needs
+/// two of a row's products.
 const LATENT: f64 = 0.02;
 
 /// What is known about drafts for a sequence. Times are in seconds.
@@ -66,7 +70,7 @@ pub(crate) enum Choice {
     Rest,
 }
 
-/// Chooses. Drafts that are already made go on with a smaller gain than new ones need.
+/// Chooses. A sequence that drafts already goes on with a smaller gain than one that begins.
 pub(crate) fn choose(o: &Outlook, drafting: bool, credit: f64) -> Choice {
     let margin = if drafting { 0.0 } else { MARGIN };
     let drafts = o.left as f64 / (1.0 + o.acceptance);
@@ -100,7 +104,7 @@ impl Recent {
     }
 }
 
-/// How a sequence's drafts have fared.
+/// The acceptance of a sequence's drafts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Rate {
     recent: Recent,
@@ -120,24 +124,24 @@ struct Cost {
     since: u32,
 }
 
-/// A pass as it was.
+/// The measurements of a pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Measured {
     /// Its time in seconds, everything included.
     pub(crate) seconds: f64,
     /// Sequences for which it had a draft.
     pub(crate) drafts: usize,
-    /// The module's latents that were missing, and the time that they took.
+    /// Number of the module's latents that were missing, and the time to compute them.
     pub(crate) behind: (usize, f64),
 }
 
-/// Estimates of all sequences.
+/// The estimates for all sequences.
 pub(crate) struct Pace {
     costs: Vec<Cost>,
     /// Place in `costs` of the pass that is being planned.
     at: usize,
     sequences: usize,
-    /// Drafts that it may still have.
+    /// Drafts that this pass may still have.
     room: usize,
     /// Drafts of all sequences.
     recent: Recent,
@@ -167,7 +171,7 @@ impl Pace {
         }
     }
 
-    /// A pass begins in which so many sequences generate.
+    /// Begins a pass in which `sequences` sequences generate.
     pub(crate) fn begin(&mut self, sequences: usize) {
         self.sequences = sequences.max(1);
         self.at = bucket(self.sequences);
@@ -177,8 +181,8 @@ impl Pace {
         }
     }
 
-    /// Whether this pass should have a draft for a sequence. `behind` of the module's latents are missing, and `left` tokens
-    /// are expected to come.
+    /// Whether this pass should have a draft for a sequence. `behind` of the module's latents are missing, and `left`
+    /// tokens are expected to come.
     pub(crate) fn wants(&mut self, rate: &mut Rate, behind: usize, left: usize) -> bool {
         let cost = &self.costs[self.at];
         let unknown = cost.plain_passes < 2;
@@ -202,7 +206,7 @@ impl Pace {
         wanted
     }
 
-    /// A draft was compared with the token that was drawn.
+    /// Counts a draft that was compared with the drawn token.
     pub(crate) fn verified(&mut self, rate: &mut Rate, accepted: bool) {
         rate.recent.add(accepted, MEMORY.0);
         self.recent.add(accepted, MEMORY.1);
@@ -211,14 +215,14 @@ impl Pace {
         }
     }
 
-    /// A pass that read so many rows of prompts has ended after so many seconds.
+    /// Ends a pass of `seconds` seconds that read `rows` rows of prompts.
     pub(crate) fn read(&mut self, rows: usize, seconds: f64) {
         if !self.measured && rows >= FEW_ROWS {
             self.row = LATENT * seconds / rows as f64;
         }
     }
 
-    /// The pass has ended. It had rows of generating sequences alone.
+    /// Ends a pass that had only rows of generating sequences.
     pub(crate) fn end(&mut self, pass: Measured) {
         let Measured { mut seconds, drafts, behind: (rows, spent) } = pass;
         if rows >= FEW_ROWS {
@@ -252,7 +256,7 @@ impl Pace {
         if cost.drafted == 0.0 {
             cost.extra = self.extra;
         }
-        // What was known before counts as one pass.
+        // The earlier estimate counts as one pass.
         cost.drafted += share;
         cost.extra += (extra - cost.extra) * share / (1.0 + cost.drafted).min(PASSES);
         self.extra = cost.extra;
@@ -263,7 +267,8 @@ impl Pace {
     }
 }
 
-/// Numbers of sequences with about the same costs have the same place: each of the first eight its own, then each doubling.
+/// Place in the list of costs. The numbers of sequences up to eight have a place each. After that, each doubling has
+/// one.
 fn bucket(sequences: usize) -> usize {
     match sequences {
         0..=8 => sequences.saturating_sub(1),
@@ -309,7 +314,8 @@ mod tests {
         assert_eq!([1, 2, 8, 9, 16, 17, 32, 33, 64, 65].map(bucket), [0, 1, 7, 8, 8, 9, 9, 10, 10, 11]);
     }
 
-    /// Times of passes in a world where drafts cost `extra` and a share `p` of them is accepted. `p` may change on the way.
+    /// Times of passes in a world where drafts cost `extra` and a share `p` of them is accepted. `p` may change on the
+    /// way.
     struct World {
         pace: Pace,
         rates: Vec<Rate>,

@@ -1,7 +1,9 @@
-//! Which pages of the latent pool are taken, by how many, and what they hold of the MTP module.
+//! Reference counts of the pages of the latent pool, and for which tokens they hold latents of the MTP module.
 //!
-//! Invariants: a page is free, or has as many references as sequences and prefix nodes hold it. Only a page with one
-//! reference is written. Freed pages are taken again in the order of their numbers, so that a run can be repeated.
+//! Invariants: a page is free, or has as many references as sequences and prefix nodes hold it. The latents of the
+//! tokens in the prefix tree are never written again. The sequence that wrote them may write behind them in the same
+//! page: others copy the tokens of a page that is not full. Freed pages are taken again in the order of their numbers,
+//! so that a run can be repeated.
 
 use hadal_ops::latent::{PAGE, pages_for};
 use std::cmp::Reverse;
@@ -11,8 +13,8 @@ use std::collections::BinaryHeap;
 #[derive(Debug)]
 pub(crate) struct Pages {
     references: Vec<u32>,
-    /// Of each page, the first tokens for which it has the MTP module's latents. They depend on these tokens and those
-    /// before alone, so all who share the page may use them, and any of them may add some.
+    /// For each page, how many of its first tokens have latents of the MTP module. These depend only on the tokens of
+    /// the page and those before. So all who share the page may use them, and any of them may add more.
     drafted: Vec<usize>,
     free: BinaryHeap<Reverse<u32>>,
 }
@@ -23,11 +25,11 @@ impl Pages {
         Self { references: vec![0; n], drafted: vec![0; n], free: (0..n as u32).map(Reverse).collect() }
     }
 
-    /// Pages in all.
+    /// Number of pages.
     pub(crate) fn total(&self) -> usize {
         self.references.len()
     }
-    /// Pages that nobody has.
+    /// Number of free pages.
     pub(crate) fn free(&self) -> usize {
         self.free.len()
     }
@@ -45,27 +47,27 @@ impl Pages {
         self.drafted[to as usize] = self.drafted[from as usize].min(tokens);
     }
 
-    /// Tokens from the start of a sequence with these pages for which the MTP module's latents are there.
+    /// How many first tokens of a sequence with these pages have latents of the MTP module.
     pub(crate) fn drafted(&self, table: &[u32]) -> usize {
         let full = table.iter().take_while(|page| self.drafted[**page as usize] == PAGE).count();
         full * PAGE + table.get(full).map_or(0, |page| self.drafted[*page as usize])
     }
 
-    /// Notes that they are there for the first `tokens` tokens of such a sequence.
-    pub(crate) fn draft(&mut self, table: &[u32], tokens: usize) {
+    /// Notes that the first `tokens` tokens of such a sequence have them.
+    pub(crate) fn set_drafted(&mut self, table: &[u32], tokens: usize) {
         for (i, page) in table.iter().take(pages_for(tokens)).enumerate() {
             let drafted = &mut self.drafted[*page as usize];
             *drafted = (*drafted).max((tokens - i * PAGE).min(PAGE));
         }
     }
 
-    /// One more has this page.
+    /// Adds a reference to a page.
     pub(crate) fn share(&mut self, page: u32) {
         debug_assert!(self.references[page as usize] > 0, "page {page} is free");
         self.references[page as usize] += 1;
     }
 
-    /// One less has this page.
+    /// Removes a reference. A page without references is free.
     pub(crate) fn release(&mut self, page: u32) {
         let count = &mut self.references[page as usize];
         debug_assert!(*count > 0, "page {page} is free");
@@ -75,7 +77,7 @@ impl Pages {
         }
     }
 
-    /// How many have this page.
+    /// Number of references to a page.
     pub(crate) fn references(&self, page: u32) -> u32 {
         self.references[page as usize]
     }
@@ -90,7 +92,7 @@ mod tests {
         let mut pages = Pages::new(4);
         let own: Vec<u32> = (0..3).filter_map(|_| pages.take()).collect();
         assert_eq!(pages.drafted(&own), 0);
-        pages.draft(&own, PAGE + 10);
+        pages.set_drafted(&own, PAGE + 10);
         assert_eq!(pages.drafted(&own), PAGE + 10);
         // Another one that shares the first page, and copies a part of the second.
         let copy = pages.take().unwrap();
@@ -99,7 +101,7 @@ mod tests {
         pages.copied(own[1], copy, 40);
         assert_eq!(pages.drafted(&[own[0], copy]), PAGE + 10);
         // Fewer than are there change nothing.
-        pages.draft(&own, 3);
+        pages.set_drafted(&own, 3);
         assert_eq!(pages.drafted(&own), PAGE + 10);
         pages.release(own[0]);
         assert_eq!((pages.take(), pages.drafted(&own)), (Some(own[0]), 0));

@@ -1,11 +1,11 @@
 //! The prefix tree: latents of tokens that were computed before, for sequences that begin with the same tokens.
 //!
-//! A node is a page: up to [`PAGE`] tokens after those of its parent. Only full pages have children. Latents depend on the
-//! attention forms of all tokens before. So a node has the form of each of its tokens, and its children differ in tokens or
-//! forms. Generated tokens are kept as well: the next turn of a conversation re-uses the whole turn before.
+//! A node is a page: up to [`PAGE`] tokens after those of its parent. Only full pages have children. Latents depend on
+//! the attention forms of all tokens before. So a node has the form of each of its tokens, and its children differ in
+//! tokens or forms. Generated tokens are kept as well: the next turn of a conversation re-uses the whole turn before.
 //!
 //! A page that a sequence finds whole is shared. If it can use only a part of a page, the first tokens are copied. When
-//! pages run out, leaves that no sequence shares are dropped. The one that was unused for longest goes first.
+//! pages run out, leaves that no sequence shares are dropped. The one that was unused for longest is dropped first.
 
 use super::pages::Pages;
 use hadal_model::Form;
@@ -88,7 +88,8 @@ impl PrefixTree {
         self.nodes[i].as_mut().expect("a node of the tree")
     }
 
-    /// The longest stretch of `ids` from their start that is there with forms that `wanted` accepts, by place and form.
+    /// Finds the longest beginning of `ids` in the tree in which `wanted` accepts the place and the form of every
+    /// token.
     pub(crate) fn find(&mut self, ids: &[i32], wanted: impl Fn(usize, Form) -> bool) -> Hit {
         let mut hit = Hit::default();
         self.clock += 1;
@@ -99,7 +100,7 @@ impl PrefixTree {
                 let same = node.ids.iter().zip(rest).zip(&node.forms).enumerate();
                 same.take_while(|(i, ((a, b), form))| a == b && wanted(before + i, **form)).count()
             };
-            // Of equal ones the first: the order in which they were added.
+            // If several are equally long, the one that was added first.
             let best = self
                 .node(at)
                 .children
@@ -121,8 +122,8 @@ impl PrefixTree {
         hit
     }
 
-    /// Keeps the latents of a sequence that lie in `pages`, which the tree shares from then on. Pages of tokens that are
-    /// there already stay with the sequence alone.
+    /// Adds the pages of a sequence. The tree shares them from then on. A page whose tokens are in the tree already is
+    /// not added.
     pub(crate) fn add(&mut self, ids: &[i32], forms: &[Form], pages: &[u32], counts: &mut Pages) {
         self.clock += 1;
         let mut at = 0;
@@ -165,7 +166,7 @@ impl PrefixTree {
         place
     }
 
-    /// Gives up the leaf that was unused for longest and that no sequence shares. Says whether there was one.
+    /// Drops the leaf that was unused for longest, of those that no sequence shares. Returns false if there is none.
     pub(crate) fn evict(&mut self, counts: &mut Pages) -> bool {
         let alone = |(i, node): (usize, &Option<Node>)| {
             let node = node.as_ref().filter(|n| i > 0 && n.children.is_empty() && counts.references(n.page) == 1)?;
@@ -179,7 +180,7 @@ impl PrefixTree {
         true
     }
 
-    /// Gives up everything that no sequence shares.
+    /// Drops everything that no sequence shares.
     pub(crate) fn clear(&mut self, counts: &mut Pages) {
         while self.evict(counts) {}
     }

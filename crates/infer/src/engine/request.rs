@@ -1,4 +1,4 @@
-//! What is asked of the engine, and what it answers.
+//! Requests to the engine, and the events with which it answers.
 
 use super::prefix::Reuse;
 use crate::acceptance::Acceptance;
@@ -13,21 +13,21 @@ use crate::text::{Piece, TextOptions};
 pub struct Request {
     /// The prompt's tokens, at least one.
     pub prompt: Vec<u32>,
-    /// How tokens are drawn. The number of the sample is the engine's.
+    /// How tokens are drawn. The engine sets the number of the sample.
     pub params: SampleParams,
     /// Penalties and biases.
     pub adjust: Adjust,
     /// Continuations to make (0 counts as 1).
     pub samples: usize,
-    /// Most new tokens of each.
+    /// Largest number of new tokens of each.
     pub max_new: usize,
     /// Tokens that end a continuation. They are not part of it.
     pub stop: Vec<u32>,
-    /// Log-probabilities of the tokens, and of so many of the most likely ones beside each.
+    /// Return the log-probability of each new token, and this number of the most likely tokens at its place.
     pub logprobs: Option<usize>,
-    /// The text of the continuations, and stop strings. Without this, there are tokens alone.
+    /// The text of the continuations, and stop strings. Without this, there are only tokens.
     pub text: Option<TextOptions>,
-    /// What the continuations may be.
+    /// The grammar of the continuations.
     pub constraint: Option<Constraint>,
     /// Log-probabilities of the prompt. With `max_new` 0, nothing else is computed.
     pub score: Option<Score>,
@@ -76,7 +76,7 @@ impl Request {
     }
 }
 
-/// Number of a request of an engine.
+/// The number of a request in its engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(crate) u64);
 
@@ -100,58 +100,58 @@ pub struct NewToken {
     pub top: Vec<Logprob>,
 }
 
-/// Tokens of a finished continuation.
+/// Numbers of tokens of a finished continuation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Of the prompt.
+    /// Tokens of the prompt.
     pub prompt: usize,
-    /// Of these, tokens whose latents were re-used when it began.
+    /// Tokens of the prompt whose latents were re-used at the start.
     pub cached: usize,
-    /// New ones.
+    /// New tokens.
     pub generated: usize,
-    /// Drafts of these that were verified, and accepted.
+    /// Drafts of the new tokens that were verified and accepted.
     pub drafts: Acceptance,
 }
 
-/// What the engine tells of a request.
+/// Something that happened to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// A new token of sample `sample`.
+    /// A new token.
     Token {
-        /// Of which request.
+        /// The request.
         id: RequestId,
-        /// Of which sample.
+        /// The number of the sample.
         sample: usize,
         /// The token.
         token: NewToken,
     },
-    /// Sample `sample` has more text. It comes after the tokens that it is of, if the request asks for text.
+    /// More text, if the request asks for text. It comes after the tokens that complete it.
     Text {
-        /// Of which request.
+        /// The request.
         id: RequestId,
-        /// Of which sample.
+        /// The number of the sample.
         sample: usize,
         /// The text.
         piece: Piece,
     },
     /// Log-probabilities of the next tokens of a prompt, if the request asks for them.
     Scored {
-        /// Of which request.
+        /// The request.
         id: RequestId,
         /// The tokens, in the order of the prompt.
         tokens: Vec<ScoredToken>,
     },
-    /// Sample `sample` has ended.
+    /// The end of a continuation.
     Finished {
-        /// Of which request.
+        /// The request.
         id: RequestId,
-        /// Which sample.
+        /// The number of the sample.
         sample: usize,
-        /// Why.
+        /// Why it ended.
         stop: Stop,
         /// The stop token that ended it, if log-probabilities are asked for.
         end: Option<NewToken>,
-        /// Its tokens.
+        /// The numbers of its tokens.
         usage: Usage,
     },
 }
@@ -192,7 +192,8 @@ pub enum RequestError {
     },
     /// A text to score is longer than the model's context.
     #[error(
-        "the text to score has {tokens} tokens, and the model's context of {longest} allows one more than that: shorten it"
+        "the text to score has {tokens} tokens, but a text may have one token more than the model's context of {longest}: \
+         shorten it"
     )]
     LongText {
         /// Of the text.

@@ -1,4 +1,4 @@
-//! Log-probabilities of prompts on their way through the engine.
+//! Log-probabilities of prompts, from the rows of the engine's passes.
 
 use super::{Engine, Event, Planned};
 use crate::score::score_rows;
@@ -6,7 +6,8 @@ use hadal_model::Model;
 use hadal_ops::{Cx, Tensor};
 
 impl Engine {
-    /// Tells of the log-probabilities that the rows of a pass give. `h` has the head's inputs of the planned rows.
+    /// Gives `each` the log-probabilities that follow from the rows of a pass. `h` has the head's inputs of the planned
+    /// rows.
     pub(super) fn score(
         &mut self,
         cx: &Cx,

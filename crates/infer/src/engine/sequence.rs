@@ -1,4 +1,4 @@
-//! A continuation on its way.
+//! The state of a continuation, from its prompt to its end.
 
 use super::pace::Rate;
 use super::pages::Pages;
@@ -11,6 +11,7 @@ use crate::sample::{Adjusted, SampleParams, Sampler};
 use crate::score::{Scoring, log_sum_exp, most_likely};
 use crate::text::{Piece, Text};
 use hadal_model::Form;
+use hadal_ops::latent::pages_for;
 
 /// One sample of a request: all its tokens, and how far its latents are computed.
 pub(crate) struct Sequence {
@@ -22,21 +23,21 @@ pub(crate) struct Sequence {
     pub(crate) reuse: Reuse,
     /// Prompt and new tokens.
     pub(crate) tokens: Vec<i32>,
-    /// How each token attends, as far as that is fixed: once computed, or found, it never changes.
+    /// The attention form of each token that was computed or found. It never changes.
     pub(crate) forms: Vec<Form>,
     pub(crate) prompt: usize,
-    /// Most tokens that it may come to.
+    /// Largest number of tokens, prompt included.
     pub(crate) end: usize,
     /// Tokens whose latents are in its pages.
     pub(crate) computed: usize,
     pub(crate) pages: Vec<u32>,
-    /// Drafts of the tokens that come next, in the pass that is under way. They stand at the end of `tokens`.
+    /// Drafts in the current pass. They are the last of `tokens`.
     pub(crate) drafts: Vec<i32>,
     /// Drafts that were compared with the drawn tokens.
     pub(crate) verified: Acceptance,
-    /// How they have fared.
+    /// Their acceptance.
     pub(crate) rate: Rate,
-    /// Prompt tokens that were found when it began.
+    /// Prompt tokens that were found in the prefix tree at the start.
     pub(crate) cached: usize,
     /// Prompt tokens whose log-probabilities are still wanted.
     pub(crate) scoring: Option<Scoring>,
@@ -52,7 +53,10 @@ pub(crate) struct Sequence {
 
 impl Sequence {
     pub(crate) fn new(id: RequestId, sample: usize, request: &Request, longest: usize) -> Self {
-        let tokens: Vec<i32> = request.prompt.iter().map(|t| *t as i32).collect();
+        let end = request.end(longest);
+        // Room for all tokens and a draft, so that a step allocates nothing.
+        let mut tokens = Vec::with_capacity(end.max(request.prompt.len()) + 1);
+        tokens.extend(request.prompt.iter().map(|t| *t as i32));
         let params = SampleParams { sample: sample as u64, ..request.params };
         Self {
             id,
@@ -61,11 +65,11 @@ impl Sequence {
             waited: 0,
             reuse: request.reuse,
             prompt: tokens.len(),
-            end: request.end(longest),
-            forms: Vec::new(),
+            end,
+            forms: Vec::with_capacity(end + 1),
             computed: 0,
-            pages: Vec::new(),
-            drafts: Vec::new(),
+            pages: Vec::with_capacity(pages_for(end + 1)),
+            drafts: Vec::with_capacity(1),
             verified: Acceptance::default(),
             rate: Rate::default(),
             cached: 0,
@@ -82,7 +86,8 @@ impl Sequence {
         }
     }
 
-    /// Tokens to compute before there is something to draw. After the last token nothing is drawn.
+    /// Number of tokens to compute before the next one is drawn. Nothing is drawn after the last one, so it is not
+    /// computed.
     fn known(&self) -> usize {
         if self.tokens.len() < self.end { self.tokens.len() } else { self.tokens.len() - 1 }
     }
@@ -92,13 +97,13 @@ impl Sequence {
         self.tokens.len() >= self.end && self.scoring.is_none()
     }
 
-    /// First tokens whose latents it may take from others. The pass of the last one gives the logits of the next one, and so
-    /// does the pass before a token whose log-probability is wanted.
+    /// Number of first tokens whose latents may come from the prefix tree. The last token is always computed, because
+    /// its row gives the logits of the next one. So is the token before the first one to score.
     pub(crate) fn reusable(&self) -> usize {
         self.scoring.as_ref().map_or(self.tokens.len(), Scoring::next) - 1
     }
 
-    /// The form of token `i`: what it was found with, or what it is.
+    /// The attention form of token `i`: the one in `forms`, or the one that it will have.
     pub(crate) fn form(&self, i: usize) -> Form {
         let own = if i < self.prompt { Form::Decompressed } else { Form::Absorbed };
         self.forms.get(i).copied().unwrap_or(own)
@@ -112,7 +117,7 @@ impl Sequence {
         (self.computed + same, form)
     }
 
-    /// Whether its prompt is computed and one generated token waits.
+    /// Whether everything is computed except for the last token, which was generated.
     pub(crate) fn decodes(&self) -> bool {
         self.computed + 1 == self.tokens.len() && self.computed >= self.prompt
     }
@@ -123,20 +128,20 @@ impl Sequence {
         self.computed = end;
     }
 
-    /// Lets others share the latents of its first `tokens` tokens, unless it shares nothing.
+    /// Adds its first `tokens` tokens to the prefix tree, unless it shares nothing.
     pub(crate) fn keep(&self, tokens: usize, prefixes: &mut PrefixTree, pages: &mut Pages) {
         if self.reuse != Reuse::None {
             prefixes.add(&self.tokens[..tokens], &self.forms[..tokens], &self.pages, pages);
         }
     }
 
-    /// Changes logits as they are changed before a token is drawn.
+    /// Applies penalties and biases.
     pub(crate) fn adjust(&self, logits: &mut [f32]) {
         self.adjusted.apply(logits);
     }
 
-    /// Draws the next token from the logits after the last one, and tells of it. Returns why the continuation ends with it,
-    /// if it does.
+    /// Draws the next token from the logits after the last one and gives it to `each`. Returns the reason if the
+    /// continuation ends.
     pub(crate) fn draw(&mut self, logits: &mut [f32], each: &mut dyn FnMut(Event)) -> Option<Stop> {
         // Log-probabilities are the model's own, before anything is changed.
         let raw = self.logprobs.map(|n| (n, logits.to_vec()));
@@ -162,14 +167,14 @@ impl Sequence {
         text.or(grammar).or_else(|| (self.tokens.len() >= self.end).then_some(Stop::Length))
     }
 
-    /// Tells of the text that was held back to the end. Returns why the continuation ends.
+    /// Gives `each` the text that was held back. Returns the reason for the end: this text may complete a stop string.
     pub(crate) fn finish(&mut self, stop: Stop, each: &mut dyn FnMut(Event)) -> Stop {
-        // A stop string has cut off what comes after it.
+        // No text comes after a stop string.
         let text = self.text.as_mut().filter(|_| !matches!(stop, Stop::Text(_))).map(Text::finish);
         text.and_then(|said| self.say(said, each)).unwrap_or(stop)
     }
 
-    /// Tells of a piece of text. Returns the end, if a stop string has come.
+    /// Gives `each` a piece of text. Returns the reason if a stop string ends the continuation.
     fn say(&self, (piece, stop): (Piece, Option<usize>), each: &mut dyn FnMut(Event)) -> Option<Stop> {
         if !piece.is_empty() {
             each(Event::Text { id: self.id, sample: self.sample, piece });

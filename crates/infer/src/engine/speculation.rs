@@ -1,19 +1,20 @@
-//! Speculation with the MTP module (report 5.4.3): a sequence that generates has a second row in the pass, a draft of its
-//! next token.
+//! Speculation with the MTP module (report 5.4.3): a sequence that generates has a second row in the pass, a draft of
+//! its next token.
 //!
-//! The module makes the draft: the most likely token after the last drawn one. The pass then gives the logits after both.
-//! The token at each place is drawn from the main model's logits as without drafts, by (seed, request, sample, position).
-//! The draft is accepted if it equals the token drawn at its place. Then the row of the draft is a row of the sequence, and
-//! another token is drawn from its logits. Otherwise the row is forgotten, and the next pass overwrites its latents. So
-//! tokens and log-probabilities have the bits that they have without drafts, in every setting of sampling.
+//! The module makes the draft: the most likely token after the last drawn one. The pass then gives the logits after
+//! both. The token at each place is drawn from the main model's logits as without drafts, by (seed, request, sample,
+//! position). The draft is accepted if it equals the token drawn at its place. Then the row of the draft is a row of
+//! the sequence, and another token is drawn from its logits. Otherwise the row is forgotten, and the next pass
+//! overwrites its latents. So tokens and log-probabilities have the bits that they have without drafts, in every
+//! setting of sampling.
 //!
-//! This accepts a draft x with probability p(x), where p is the distribution of the main model after temperature, penalties
-//! and cuts. No scheme accepts a fixed draft more often. A draft drawn from the module's own distribution q, with rejection
-//! sampling, would be accepted with probability `sum_x min(p(x), q(x))`. That is more where p is flat and q is close to it.
-//! But then the tokens would depend on the module and on whether it was used.
+//! This accepts a draft x with probability p(x), where p is the distribution of the main model after temperature,
+//! penalties and cuts. No scheme accepts a fixed draft more often. A draft drawn from the module's own distribution q,
+//! with rejection sampling, would be accepted with probability `sum_x min(p(x), q(x))`. That is more where p is flat
+//! and q is close to it. But then the tokens would depend on the module and on whether it was used.
 //!
-//! The module's latents are computed late: only for a sequence that gets a draft, and from outputs of the main model that
-//! the pool keeps. So a sequence may rest and draft at any time, after any hit of a prefix, and after preemption.
+//! The module's latents are computed late: only for a sequence that gets a draft, and from outputs of the main model
+//! that the pool keeps. So a sequence may rest and draft at any time, after any hit of a prefix, and after preemption.
 
 use super::pace::{Measured, Pace, Rate};
 use super::{Engine, Event, Planned, RequestId};
@@ -28,10 +29,11 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Most of the module's latents that a step computes, in rows of a pass. They need a small part of a row's products.
+/// Most latents of the module that a step computes, as a multiple of the rows of a pass. A latent needs a small part of
+/// a row's products.
 const LATENTS: usize = 16;
 
-/// A sequence is expected to have as many new tokens as it has already, and so many more.
+/// A sequence is expected to generate as many tokens again as it has generated, and this many more.
 const EXPECTED: usize = 64;
 
 /// Whether the MTP module drafts tokens. It never changes what is generated.
@@ -40,7 +42,7 @@ const EXPECTED: usize = 64;
 pub enum Speculation {
     /// Never.
     Off,
-    /// While measured times and acceptance say that it pays.
+    /// While it pays, according to measured times and acceptance.
     #[default]
     Auto,
     /// For every sequence that generates.
@@ -103,7 +105,7 @@ impl Drafting {
         one
     }
 
-    /// The pass has ended after so many seconds. It had so many rows of sequences that do not generate yet.
+    /// Ends a pass of `seconds` seconds. `reading` of its rows were of sequences that do not generate yet.
     pub(crate) fn end(&mut self, seconds: f64, reading: usize) {
         if reading == 0 {
             self.pace.end(Measured { seconds, ..self.measured });
@@ -156,13 +158,13 @@ impl Engine {
                     from: at,
                     to: (at + rows).min(from + now),
                 }));
-                self.pages.draft(&sequence.pages, from + now);
+                self.pages.set_drafted(&sequence.pages, from + now);
             }
             if now == behind && self.has_page_for_draft(*place) {
                 room -= 1;
                 drafting.drafts.push(Draft { place: *place, planned: i });
                 let sequence = &self.running[*place];
-                self.pages.draft(&sequence.pages, sequence.computed + 1);
+                self.pages.set_drafted(&sequence.pages, sequence.computed + 1);
             }
         }
     }
@@ -235,8 +237,8 @@ impl Engine {
         }
     }
 
-    /// Draws tokens of a sequence from the logits of its last rows: its next token, and one more after each draft that equals
-    /// the token drawn at its place. Says why the sequence ended, if it did.
+    /// Draws tokens of a sequence from the logits of its last rows: its next token, and one more after each draft that
+    /// equals the token drawn at its place. Returns the reason if the sequence ends.
     pub(super) fn draw_and_verify(
         &mut self,
         place: usize,
@@ -261,8 +263,8 @@ impl Engine {
         None
     }
 
-    /// Replaces the drafts of known continuations, to measure the speed at a given acceptance. Without a module, there are
-    /// none.
+    /// Replaces the drafts of known continuations, to measure the speed at a given acceptance. Does nothing without a
+    /// module.
     pub(crate) fn force_drafts(&mut self, forced: ForcedDrafts) {
         if let Some(drafting) = &mut self.drafting {
             drafting.forced = Some(forced);
@@ -270,12 +272,12 @@ impl Engine {
     }
 }
 
-/// Drafts that are right with a given probability. They stand in for the module's, which is run all the same.
+/// Drafts that are right with a given probability. They replace the module's drafts. The module still runs.
 #[derive(Clone, Debug)]
 pub(crate) struct ForcedDrafts {
     share: f64,
     rng: Rng,
-    /// What sequences will answer, as an engine without drafts has said.
+    /// The continuations, from an engine without drafts.
     answers: BTreeMap<(RequestId, usize), Vec<u32>>,
 }
 
@@ -284,12 +286,13 @@ impl ForcedDrafts {
         Self { share, rng: Rng::new(seed, Purpose::Test, u64::MAX), answers: BTreeMap::new() }
     }
 
-    /// Adds what a sample of a request will answer.
+    /// Adds the continuation of a sample of a request.
     pub(crate) fn expect(&mut self, id: RequestId, sample: usize, tokens: Vec<u32>) {
         self.answers.insert((id, sample), tokens);
     }
 
-    /// The draft of token `place` of a continuation: the right token or another one. The module's own if it is not known.
+    /// The draft of token `place` of a continuation: the right token or another one. If the continuation is not known,
+    /// the module's own.
     fn draft(&self, sequence: (RequestId, usize), place: usize, own: u32, vocab: usize) -> u32 {
         let Some(right) = self.answers.get(&sequence).and_then(|tokens| tokens.get(place)) else { return own };
         let (RequestId(id), sample) = sequence;

@@ -70,7 +70,8 @@ pub(super) fn alone(request: &Request, both: &(Cx, Model)) -> Vec<Answer> {
     run(&mut engine, both).into_values().map(|(answer, _)| answer).collect()
 }
 
-/// Greedy tokens and a sampled one after the other are those of whole forward passes over given tokens and the engine's own.
+/// Greedy tokens and a sampled one after the other are those of whole forward passes over given tokens and the engine's
+/// own.
 #[test]
 fn generate_gives_the_tokens_of_its_request() {
     for dtype in [DType::F32, DType::Bf16] {
@@ -211,6 +212,40 @@ fn what_cannot_be_done_is_refused() {
     assert!(refused(&mut engine, vec![1; 10], usize::MAX).contains("together"));
     assert!(refused(&mut engine, vec![1 << 30], 1).contains("vocabulary"));
     assert!(engine.is_idle());
+}
+
+#[test]
+#[should_panic(expected = "run: the engine has other requests")]
+fn a_busy_engine_runs_no_single_request() {
+    let (cx, model) = model(DType::F32);
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
+    let prompt = text(1, 5, model.config.vocab_size);
+    engine.submit(model, &Request { prompt: prompt.clone(), max_new: 9, ..Request::default() }).unwrap();
+    let _ = generate(cx, model, &mut engine, &prompt, SampleParams::default(), &[], 1, &mut |_| true);
+}
+
+/// Requests of any priority are taken, and the higher one goes first.
+#[test]
+fn any_priority_is_taken() {
+    let both = model(DType::F32);
+    let (cx, model) = both;
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
+    let submit = |engine: &mut Engine, priority: i32| {
+        let prompt = text(1, 5, model.config.vocab_size);
+        engine.submit(model, &Request { prompt, max_new: 2, priority, ..Request::default() }).unwrap()
+    };
+    let low = submit(&mut engine, i32::MIN);
+    let high = submit(&mut engine, i32::MAX);
+    let mut order = Vec::new();
+    while !engine.is_idle() {
+        engine.step(cx, model, &mut |event| {
+            if let Event::Finished { id, .. } = event {
+                order.push(id);
+            }
+        });
+    }
+    order.sort_unstable();
+    assert_eq!(order, [low, high]);
 }
 
 /// A request of a random schedule.

@@ -35,7 +35,8 @@ fn model(dtype: DType) -> &'static (Cx, Model) {
     })
 }
 
-/// What a request says: tokens with the bits of their log-probabilities, text with the places of tokens, the prompt's scores.
+/// What a request says: tokens with the bits of their log-probabilities, text with the places of tokens, the prompt's
+/// scores.
 #[derive(Debug, Default, PartialEq)]
 struct Said {
     tokens: Vec<(u32, u32)>,

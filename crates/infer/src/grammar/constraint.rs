@@ -1,4 +1,4 @@
-//! A grammar that is ready for use, and its way through a continuation.
+//! A grammar that is ready for use, and its state in a continuation.
 
 use crate::generate::Stop;
 use crate::pattern::Pattern;
@@ -28,37 +28,38 @@ impl Constraint {
         Self { start: Arc::new(start), ends, vocabulary, after: None }
     }
 
-    /// The same grammar, which begins when the continuation has had these tokens in a row. Until then everything is
-    /// allowed. So a model can think freely before it answers in a given form. Without tokens, it begins at once.
+    /// The same grammar, which begins after these tokens in a row. Until then every token is allowed. So a model can
+    /// think freely before it answers in a given form. Without tokens, it begins at once.
     pub fn after(self, tokens: &[u32]) -> Self {
         Self { after: Pattern::new(tokens.to_vec()).map(Arc::new), ..self }
     }
 
-    /// Number of tokens of the model that it is for.
+    /// Vocabulary size of the model that it is for.
     pub(crate) fn vocabulary(&self) -> usize {
         self.vocabulary
     }
 
-    /// The start of a continuation. It shares nothing that changes with others: limits count the work of one sequence.
+    /// The state at the start of a continuation. It shares no state that changes with others, because limits count the
+    /// work of one sequence.
     pub(crate) fn follow(&self) -> Follower {
         let waiting = self.after.clone().map(|pattern| (pattern, 0));
         Follower { matcher: self.start.deep_clone(), ends: Arc::clone(&self.ends), waiting }
     }
 }
 
-/// Where a continuation is in its grammar.
+/// The state of a grammar in a continuation.
 pub(crate) struct Follower {
     matcher: Matcher,
     ends: Arc<[u32]>,
-    /// The tokens after which the grammar begins, and how many of them were there last. `None` once it has begun.
+    /// The tokens after which the grammar begins, and how many of them the last tokens are. `None` once it has begun.
     waiting: Option<(Arc<Pattern<u32>>, usize)>,
 }
 
 impl Follower {
-    /// Takes the chance of all tokens that may not come next.
+    /// Sets the logits of all tokens that may not come next to minus infinity.
     ///
     /// # Errors
-    /// Says why the continuation must end if there is no way on.
+    /// The reason for the end, if no token can follow.
     pub(crate) fn mask(&mut self, logits: &mut [f32]) -> Result<(), Stop> {
         if self.waiting.is_some() {
             return Ok(());
@@ -83,7 +84,7 @@ impl Follower {
         self.waiting.is_none() && self.ends.contains(&token)
     }
 
-    /// Goes on by a token that is not an end. Returns why the continuation ends with it, if it does.
+    /// Takes the next token, which is not an end. Returns the reason if the continuation ends with it.
     pub(crate) fn advance(&mut self, token: u32) -> Option<Stop> {
         if let Some((pattern, matched)) = &mut self.waiting {
             *matched = pattern.step(*matched, &token);

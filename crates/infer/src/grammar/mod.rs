@@ -1,13 +1,13 @@
 //! Grammars: which text a continuation may be. A JSON schema, a regular expression or a context-free grammar becomes a
-//! [`Constraint`]. Before each draw, tokens that the grammar does not allow lose their chance. The `llguidance` crate
-//! computes which ones these are.
+//! [`Constraint`]. Before each draw, the logits of tokens that the grammar does not allow become minus infinity. The
+//! `llguidance` crate computes which tokens these are.
 //!
 //! The vocabulary is a tree of the tokens' bytes. It is built once per tokenizer ([`Grammars`]) and shared by all
-//! constraints. Special tokens are no text, so a grammar never allows them unless it names them. At its end it allows the
-//! tokens that end a text.
+//! constraints. Special tokens are not text, so a grammar never allows them unless it names them. At its end it allows
+//! the tokens that end a text.
 //!
-//! A grammar may come from someone who means harm. Its size and nesting are limited, and so is the work for building it
-//! and for each token. It is built on a thread with a large stack, because the builder calls itself for nested parts.
+//! A grammar may come from an attacker. Its size and nesting are limited, and so is the work for building it and for
+//! each token. It is built on a thread with a large stack, because the builder calls itself for nested parts.
 
 mod constraint;
 #[cfg(test)]
@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// Longest regular expression, also inside of a JSON schema, in bytes. The time to build one grows with its square.
 const LONGEST_REGEX: usize = 1 << 14;
-/// Longest message of the builder that is passed on, in bytes. It may quote the grammar.
+/// Longest message of the builder that an error repeats, in bytes. It may quote the grammar.
 const LONGEST_MESSAGE: usize = 600;
 /// Most brackets inside one another.
 const MOST_NESTED: usize = 200;
@@ -112,7 +112,8 @@ pub struct Grammars {
 }
 
 impl Grammars {
-    /// For a model whose vocabulary has `vocabulary` tokens, at least as many as the tokenizer. The tokens `ends` end a text.
+    /// For a model whose vocabulary has `vocabulary` tokens, at least as many as the tokenizer. The tokens `ends` end a
+    /// text.
     ///
     /// # Errors
     /// If the vocabulary is too large.

@@ -1,4 +1,4 @@
-//! Random logits under a grammar give text of the grammar. Grammars that mean harm are errors.
+//! Random logits under a grammar give text of the grammar. Hostile grammars do no harm.
 
 use super::*;
 use crate::generate::Stop;
@@ -161,7 +161,7 @@ fn a_grammar_waits_for_the_tokens_it_comes_after() {
 }
 
 #[test]
-fn a_way_that_is_closed_is_said() {
+fn a_grammar_that_allows_no_token_is_stuck() {
     let constraint = GRAMMARS.constraint(&Grammar::Regex("x".into())).unwrap();
     let mut logits = vec![0.0; VOCABULARY];
     logits[TOKENIZER.encode("x")[0] as usize] = f32::NEG_INFINITY;
@@ -192,10 +192,10 @@ fn mistakes_are_named() {
     assert!(regex(&format!("a{}", "*".repeat(10_000))).len() < 2 * LONGEST_MESSAGE);
 }
 
-/// Each of these would take minutes or gigabytes, or overflow the stack, if nothing was limited. Those that are accepted end
-/// soon, one way or another.
+/// Each of these would take minutes or gigabytes, or overflow the stack, if nothing was limited. Those that are
+/// accepted end soon, one way or another.
 #[test]
-fn grammars_that_mean_harm_do_none() {
+fn hostile_grammars_do_no_harm() {
     let numbered = |n: usize, each: &dyn Fn(usize) -> String| (0..n).map(each).collect::<Vec<_>>();
     let defs = |last: usize, each: &dyn Fn(usize) -> String| {
         let defs = numbered(last, &|i| format!(r#""d{i}": {}"#, each(i + 1))).join(",");

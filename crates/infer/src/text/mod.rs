@@ -1,7 +1,7 @@
 //! The text of a continuation, piece by piece.
 //!
-//! A piece never splits a character: the bytes of one may come in several tokens. Text that may be the beginning of a stop
-//! string is held back until that is decided. What comes out does not depend on how the text is cut into tokens.
+//! A piece never splits a character: the bytes of one may come in several tokens. Text that may be the beginning of a
+//! stop string is held back until that is decided. What comes out does not depend on how the text is cut into tokens.
 //!
 //! The stop string that is complete first ends the text. If several end at the same byte, it is the longest one.
 
@@ -50,22 +50,22 @@ impl fmt::Debug for TextOptions {
 pub struct Piece {
     /// The text, in whole characters. It is final.
     pub text: String,
-    /// For each of the next tokens of the continuation, where its text begins: in bytes from the start of the whole text.
-    /// A token's text ends where that of the next one begins. It is what the token completes: if a character is spread over
-    /// several tokens, it belongs to the last of them.
+    /// For each of the next tokens of the continuation, where its text begins: in bytes from the start of the whole
+    /// text. A token's text ends where that of the next one begins. If a character is spread over several tokens, it
+    /// belongs to the last of them.
     ///
     /// Tokens of a stop string that the text does not contain are in no piece.
     pub offsets: Vec<usize>,
 }
 
 impl Piece {
-    /// Whether it says nothing.
+    /// Whether there is neither text nor a token.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty() && self.offsets.is_empty()
     }
 }
 
-/// The text of a sequence on its way.
+/// The text of a sequence that is being generated.
 pub(crate) struct Text {
     options: TextOptions,
     stops: Stops,
@@ -74,7 +74,7 @@ pub(crate) struct Text {
     held: String,
     /// Bytes of text given out.
     given: usize,
-    /// Where the tokens begin that no piece has told of yet.
+    /// Where the tokens begin that are in no piece yet.
     offsets: VecDeque<usize>,
 }
 
@@ -91,8 +91,8 @@ impl Text {
         }
     }
 
-    /// Takes the next token. Returns the text that is decided by it, and the number of the stop string that it completes.
-    /// Nothing may follow a stop string.
+    /// Takes the next token. Returns the text that is final with it, and the number of the stop string that it
+    /// completes. Nothing may follow a stop string.
     pub(crate) fn push(&mut self, token: u32) -> (Piece, Option<usize>) {
         let tokenizer = Arc::clone(&self.options.tokenizer);
         let shown = self.options.show_special || !tokenizer.is_special(token);
@@ -110,8 +110,8 @@ impl Text {
         (self.give(self.held.len() - open), stop)
     }
 
-    /// Ends the text after its last token: what was held back is text. Returns it, and the number of a stop string that the
-    /// replacement of an incomplete character completes.
+    /// Ends the text after its last token: what was held back is text. Returns it, and the number of a stop string that
+    /// the replacement of an incomplete character completes.
     pub(crate) fn finish(&mut self) -> (Piece, Option<usize>) {
         let seen = self.held.len();
         self.utf8.finish(&mut self.held);

@@ -14,8 +14,8 @@ impl Stops {
         Self { all: strings.iter().map(|s| (pattern(s), 0)).collect() }
     }
 
-    /// Takes the next byte. Returns the number of the string that ends with it, the longest if there are several. Nothing
-    /// may come after that.
+    /// Takes the next byte. Returns the number of the string that ends with it, the longest if there are several.
+    /// Nothing may come after that.
     pub(crate) fn push(&mut self, byte: u8) -> Option<usize> {
         let mut found: Option<usize> = None;
         for i in 0..self.all.len() {

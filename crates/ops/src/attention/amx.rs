@@ -1,8 +1,8 @@
 //! The micro-kernel of [`super::tile`] with AMX, for BF16: eight rows by four panels in the registers of sums.
 //!
 //! Sixteen steps are one instruction. A row of a tile of B is a step's sixteen lanes, so panels are read as they are. A
-//! tile of A has a row's neighbouring words side by side. Where words of a row are apart, they are transposed first. Steps
-//! after the last sixteen are padded with zeros.
+//! tile of A has a row's neighbouring words side by side. Where words of a row are apart, they are transposed first.
+//! Steps after the last sixteen are padded with zeros.
 
 use super::tile::{Panels, ROWS, Rows, Start};
 use super::transpose::transpose16;

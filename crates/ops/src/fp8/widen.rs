@@ -1,7 +1,7 @@
 //! Panels of E4M3 codes with scales, as panels of the bf16 numbers that they stand for.
 //!
-//! A weight is `bf16(code * scale)`: the product is rounded to f32 and then to bf16, both to nearest even. These are the
-//! bits of a checkpoint's weight that is dequantised when it is read.
+//! A weight is `bf16(code * scale)`: the product is rounded to f32 and then to bf16, both to nearest even. These are
+//! the bits of a checkpoint's weight that is dequantised when it is read.
 
 use super::codec::{Codec, FourThree};
 use super::grid::{VALUES, look_up};
@@ -13,8 +13,8 @@ use crate::math::bf16_bits;
 /// Codes of a step.
 const STEP: usize = 2 * LANES;
 
-/// Widens panels. The lanes of a panel nearly always share a scale. Then the weights of all codes are computed once, and
-/// looked up.
+/// Widens panels. The lanes of a panel nearly always share a scale. Then the weights of all codes are computed once,
+/// and looked up.
 pub(crate) struct Widener {
     isa: Isa,
     /// The scale of the table. NaN before the first one.

@@ -1,11 +1,11 @@
 //! Register tiles with AMX: up to 32 rows by pairs of panels, 32 x 1024 products per instruction.
 //!
-//! Sixteen steps of a panel (P16) are what an AMX tile of B is: 16 rows of 64 bytes. A tile of A is sixteen plain rows
-//! of 64 bytes, that is of sixteen steps. Packed rows are transposed first. The tile registers hold four sums (2 x 2, or
-//! one by four panels), two tiles of A and two of B.
+//! A tile of B is sixteen steps of a panel (P16): 16 rows of 64 bytes. A tile of A is sixteen plain rows of 64 bytes,
+//! which are sixteen steps as well. Packed rows are transposed first. The tile registers hold four sums (2 x 2, or one
+//! by four panels), two tiles of A and two of B.
 //!
 //! The instruction adds the products of a lane over the sixteen steps in a fixed order, to a sum that it reads once. So
-//! the order of a sum is a function of k here, too. It differs from the order of the AVX-512 path.
+//! the order of a sum depends only on k, as on the other paths. It differs from the order of the AVX-512 path.
 
 use super::pack512::transpose16;
 use super::{LANES, Microkernel, SCALED, STEP_BYTES, Scales, Tile, avx512, outer};

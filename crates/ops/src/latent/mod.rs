@@ -8,8 +8,8 @@
 //!
 //! Shapes: q_lat `[B, H (dc + dr)]` with B rows. Each row belongs to a sequence and sees its first `len >= 1` tokens,
 //! including the row's own. A pass may skip the very first ones of each sequence. pool `[P * PAGE, dc + dr]` has the
-//! pages of all sequences ([`PagedRows`]); o_lat `[B, H dc]`. Pool and o_lat have the same compute format. q_lat has that
-//! format or f32; f32 is rounded if the products need it.
+//! pages of all sequences ([`PagedRows`]); o_lat `[B, H dc]`. Pool and o_lat have the same compute format. q_lat has
+//! that format or f32; f32 is rounded if the products need it.
 //!
 //! Precision as in `attention`. Order: keys are divided at multiples of `SPLIT`. Every part has its own maximum, sum
 //! and output, and is processed in blocks from its start. Then the parts are merged in ascending order. So the bits
@@ -49,7 +49,7 @@ struct Sizes {
 /// Writes `o_lat` (shapes above).
 ///
 /// # Panics
-/// If shapes or formats disagree, or a page is outside the pool.
+/// If shapes or formats disagree, if the rows were set for another number of heads, or if a page is outside the pool.
 pub fn decode(
     cx: &Cx,
     q_lat: &Tensor,
@@ -62,6 +62,11 @@ pub fn decode(
     o_lat: &mut Tensor,
 ) {
     let (b, dtype) = (rows.len(), o_lat.dtype());
+    assert!(
+        b == 0 || rows.heads() == heads,
+        "latent decode: {heads} heads, and the rows were set for {}",
+        rows.heads()
+    );
     assert!(scale > 0.0 && heads > 0 && dc > 0, "latent decode: {heads} heads, dc {dc}, scale {scale}");
     assert!(
         q_lat.rows() == b && q_lat.cols() == heads * (dc + dr),

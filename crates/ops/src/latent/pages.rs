@@ -15,6 +15,8 @@ pub fn pages_for(tokens: usize) -> usize {
 /// The rows of a pass over sequences whose latents are in pages. Token `j` of a sequence is in row `table[j / PAGE] *
 /// PAGE + j % PAGE` of the pool.
 pub struct PagedRows {
+    /// The number of heads for which the rows are grouped.
+    heads: usize,
     /// First tokens of every sequence that no row sees.
     skip: usize,
     /// Pages of each sequence, i32 `[S, P]`.
@@ -30,7 +32,7 @@ impl PagedRows {
     /// No rows.
     pub fn new(cx: &Cx) -> Self {
         let ints = |cols: usize| cx.empty(&[0, cols], DType::I32);
-        Self { skip: 0, tables: ints(1), rows: ints(2), groups: ints(2) }
+        Self { heads: 0, skip: 0, tables: ints(1), rows: ints(2), groups: ints(2) }
     }
 
     /// Sets the rows `(sequence, end)`, which see the tokens `skip..end` of sequences with these tables. The memory is
@@ -47,7 +49,7 @@ impl PagedRows {
         rows: impl Iterator<Item = (usize, usize)> + Clone,
     ) {
         assert!(skip < PAGE, "latent decode: {skip} tokens of a page of {PAGE} cannot be skipped");
-        self.skip = skip;
+        (self.heads, self.skip) = (heads, skip);
         let (sequences, most) = tables.clone().fold((0, 1), |(n, most), table| (n + 1, most.max(table.len())));
         self.tables.resize(&[sequences, most]);
         for (into, table) in self.tables.i32_mut().chunks_exact_mut(most).zip(tables.clone()) {
@@ -89,6 +91,10 @@ impl PagedRows {
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// The number of heads for which the rows are grouped.
+    pub(super) fn heads(&self) -> usize {
+        self.heads
     }
     /// Number of first tokens that no row sees.
     pub(super) fn skip(&self) -> usize {

@@ -63,7 +63,8 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
         let table = self.rows.table(row0);
         // Rows of the pool are whole words, so the products can read them where they are.
         let direct = size_of::<E>() * K::PAIR == 4 && d.is_multiple_of(K::PAIR);
-        // SAFETY: the pieces hold BLOCK keys and nh_pad lanes; the partial rows are this task's alone. Pages are in the pool.
+        // SAFETY: the pieces hold BLOCK keys and nh_pad lanes; the partial rows are this task's alone. Pages are in the
+        // pool.
         unsafe {
             for r in 0..rows {
                 let q = self.q[((row0 + r) * z.heads + h0) * d..].as_ptr();
@@ -83,7 +84,8 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
                 let nk = BLOCK.min(end - k0) - (first - k0);
                 let nk_pad = nk.next_multiple_of(ROWS);
                 let src = self.pool[(table[k0 / PAGE] as usize * PAGE + first - k0) * d..].as_ptr();
-                // The page's rows after the last key are never seen. Where keys are skipped, they may end before the strip does.
+                // No lane sees the page's rows after the last key. Where keys are skipped, the page may end before the
+                // strip.
                 let keys = if direct && first - k0 + nk_pad <= PAGE {
                     Rows { ptr: src.cast(), rs: d / K::PAIR, cs: 1 }
                 } else {

@@ -223,6 +223,16 @@ fn a_row_that_sees_nothing_is_refused() {
 }
 
 #[test]
+#[should_panic(expected = "latent decode: 40 heads, and the rows were set for 1")]
+fn rows_for_another_number_of_heads_are_refused() {
+    let cx = Cx::cpu(1, DType::F32);
+    let mut rows = PagedRows::new(&cx);
+    rows.set(1, 0, [&[0][..]].into_iter(), (1..9).map(|end| (0, end)));
+    let (q, pool) = (cx.zeros(&[8, 40 * 6], DType::F32), cx.zeros(&[PAGE, 6], DType::F32));
+    decode(&cx, &q, &pool, &rows, 40, 4, 2, 1.0, &mut cx.empty(&[8, 40 * 4], DType::F32));
+}
+
+#[test]
 #[should_panic(expected = "latent decode: pool is")]
 fn a_page_outside_the_pool_is_refused() {
     let cx = Cx::cpu(1, DType::F32);

@@ -1,8 +1,8 @@
 //! Linear layers whose weights stay E4M3 codes at run time, for inference: `y[T, n] (acc)= x[T, k] W[n, k]^T`.
 //!
-//! A weight is `bf16(code * scale)`. Its tasks widen the codes to these numbers, a block of the contraction at a time, and
-//! multiply them as BF16. Inputs are not quantised. So the result has the bits of the product with a BF16 weight of the
-//! same values ([`super::grouped_forward`]), on every instruction path, in half of the memory.
+//! A weight is `bf16(code * scale)`. Its tasks widen the codes to these numbers, a block of the contraction at a time,
+//! and multiply them as BF16. Inputs are not quantised. So the result has the bits of the product with a BF16 weight of
+//! the same values ([`super::grouped_forward`]), on every instruction path, in half of the memory.
 //!
 //! There is one scale per row and 128 of k, so that a matrix may consist of parts, each with its own blocks of 128x128.
 //!
@@ -69,11 +69,11 @@ impl CodedWeight {
         self.codes.bytes() + self.scales.bytes()
     }
 
-    /// Packs all rows in bands. `codes` gives a band of codes `[rows, k]` from a row on; `scales` gives the scales of one
-    /// row, for every 128 of k. Rows are counted over all groups. Several threads call both.
+    /// Packs all rows in bands. `codes` gives a band of codes `[rows, k]` from a row on. `scales` gives the scales of
+    /// one row, one for every 128 of k. Rows are counted over all groups. Several threads call both.
     ///
     /// # Errors
-    /// The first error of `codes` ends it and comes back.
+    /// Returns the first error of `codes`.
     pub fn fill<E: Send>(
         &mut self,
         cx: &Cx,

@@ -1,5 +1,5 @@
-//! The kernel with AVX2: codes and inputs become 16-bit numbers, whose products are added in pairs exactly. (`vpmaddubsw`
-//! would saturate.) Processors with AVX-VNNI multiply bytes directly.
+//! The kernel with AVX2: codes and inputs become 16-bit numbers, whose products are added in pairs exactly.
+//! (`vpmaddubsw` would saturate.) Processors with AVX-VNNI multiply bytes directly.
 
 use super::format::{LINE, QuantFormat, STEP, STEPS, TABLE, WIDE};
 use super::tile::{Kernel, Tile};
@@ -16,7 +16,7 @@ pub(super) const PAIRS: Kernel = Kernel { run: run::<false>, widen, rows: 2, pan
 unsafe fn run<const VNNI: bool>(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {
     debug_assert_eq!(panels, 1);
     let four = format == QuantFormat::Int4;
-    // SAFETY: the caller answers for the tile and the processor.
+    // SAFETY: the caller promises a valid tile and a processor with the instructions.
     unsafe {
         match (VNNI, rows, four) {
             (true, 1, false) => vnni::<1, false>(t),

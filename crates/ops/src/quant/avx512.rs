@@ -1,7 +1,7 @@
-//! The kernel with AVX-512: 64 products an instruction, a tile's integer sums in registers.
+//! The kernel with AVX-512: 64 products per instruction, with a tile's integer sums in registers.
 //!
-//! Int4 codes are looked up on the way. `vpermb` reads only the low six bits of an index, so with a table that repeats four
-//! times neither half of a byte needs a mask.
+//! Int4 codes are looked up on the way. `vpermb` reads only the low six bits of an index, so with a table that repeats
+//! four times neither half of a byte needs a mask.
 
 use super::format::{LINE, QuantFormat, STEP, STEPS, TABLE, WIDE};
 use super::tile::{Kernel, Tile};
@@ -30,7 +30,7 @@ unsafe fn run(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {
     macro_rules! tiles {
         ($four:literal $far:literal: $($r:literal: $($p:literal)*;)*) => {
             match (rows, panels) {
-                // SAFETY: the caller answers for the tile and the processor.
+                // SAFETY: the caller promises a valid tile and a processor with the instructions.
                 $($(($r, $p) => unsafe { tile::<$r, $p, $four, $far>(t) },)*)*
                 _ => unreachable!("tile of {rows} rows by {panels} panels"),
             }
@@ -139,7 +139,7 @@ unsafe fn tile<const R: usize, const P: usize, const FOUR: bool, const FAR: bool
     }
 }
 
-/// A line of a panel. If FAR, the one so many bytes ahead is asked for.
+/// A line of a panel. If FAR, the line `ahead` bytes further on is prefetched.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn line<const FAR: bool>(p: *const u8, ahead: usize) -> __m512i {

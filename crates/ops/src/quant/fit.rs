@@ -16,8 +16,8 @@ type Group = [Lanes; GROUP];
 /// Magnitudes below this count as zero, so that scales and their inverses stay in f32's normal range.
 pub(super) const TINY: f32 = 1.0 / (1u128 << 100) as f32;
 
-/// What a group's largest weight is divided by, relative to the largest code, before least squares: a larger divisor leaves
-/// room for the weights between, a smaller one cuts the largest weight off.
+/// Where a group's largest weight lies before least squares, as a multiple of one end of the code book. Above 1 the
+/// largest weight is clipped, and the others are spread over more codes. Below 1 no weight is clipped.
 const SPREADS: [f32; 7] = [0.78, 0.85, 0.91, 0.96, 1.0, 1.06, 1.14];
 
 /// Quantises some rows (at most 16), from row `row` of `from` on, into a panel.
@@ -72,7 +72,7 @@ fn lanes<E: Elem>(from: &[E], lane: usize, to: &mut Group) {
     }
 }
 
-/// Scales and codes into their places.
+/// Writes scales and codes to their places.
 #[inline(always)]
 fn write(format: QuantFormat, block: &mut [u8], group: usize, scales: &[u16; LANES], codes: &[[u8; LANES]; GROUP]) {
     for (lane, scale) in scales.iter().enumerate() {
@@ -107,7 +107,8 @@ fn largest(values: &Group) -> Lanes {
     top.map(magnitude)
 }
 
-/// A magnitude from its bits (the larger the bits, the larger the magnitude): NaN if it is not finite, zero if it is tiny.
+/// A magnitude from its bits (the larger the bits, the larger the magnitude): NaN if it is not finite, zero if it is
+/// tiny.
 #[inline(always)]
 pub(super) fn magnitude(bits: u32) -> f32 {
     let value = f32::from_bits(bits);
@@ -115,7 +116,7 @@ pub(super) fn magnitude(bits: u32) -> f32 {
     if bits >= 0x7f80_0000 { f32::NAN } else { value }
 }
 
-/// One over a scale; zero for what has none.
+/// One over a scale, or zero if the scale is zero or NaN.
 #[inline(always)]
 fn inverse(scale: f32) -> f32 {
     // A comparison with NaN is false.
@@ -168,8 +169,8 @@ fn nearest(v: f32) -> (u32, f32) {
     (code, value)
 }
 
-/// Int4: of several scales that map the largest weight near one or the other end of the code book, the one whose codes leave
-/// the least squared error under their best scale, `sum w c / sum c^2`.
+/// Int4: of several scales that map the largest weight near one or the other end of the code book, the one whose codes
+/// leave the least squared error under their best scale, `sum w c / sum c^2`.
 #[inline(always)]
 fn uneven(values: &Group) -> ([u16; LANES], [[u8; LANES]; GROUP]) {
     let top = largest(values);

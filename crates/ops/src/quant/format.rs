@@ -18,9 +18,9 @@ pub(super) const WIDE: usize = LINE + BLOCK * LANES;
 pub(super) const OFFSET: i32 = 128;
 
 /// Values of Int4's codes. Fitted by Lloyd's iteration over groups of 32 with their best scales, three quarters of them
-/// normal and one quarter Laplacian, then rounded. They lie closer around zero, where weights are dense. Zero is one of them,
-/// so that padding is exact. The negative side reaches further: a scale may be negative, so the group's largest weight
-/// decides which side is which.
+/// normal and one quarter Laplacian, then rounded. They lie closer around zero, where weights are dense. Zero is one of
+/// them, so that padding is exact. The negative side reaches further: a scale may be negative, so the group's largest
+/// weight decides which side is which.
 pub(super) const BOOK: [i8; 16] = [-127, -97, -75, -58, -44, -31, -19, -9, 0, 10, 20, 32, 45, 60, 79, 104];
 /// The code of zero.
 pub(super) const ZERO: u8 = 8;

@@ -12,7 +12,7 @@ const TASK: usize = 1 << 15;
 /// Some rows of x: codes `[T, k]`, k in whole blocks, and a scale and a correction for each group of 32 of them.
 pub(super) struct Inputs {
     codes: Tensor,
-    /// Pairs `[T, groups]` of a scale and what a sum over the group begins with, as [`Meta`].
+    /// Pairs `[T, groups]` of a scale and the start of the integer sum, as [`Meta`].
     meta: Tensor,
 }
 
@@ -90,7 +90,7 @@ impl<E: Elem> Pointwise for Row<'_, E> {
     }
 }
 
-/// The codes of a group; its scale, and as the bits of an f32 what the integer sum begins with.
+/// Writes the codes of a group. Returns its scale and the start of the integer sum, as the bits of an f32.
 #[inline(always)]
 fn group(v: &[f32; GROUP], codes: &mut [u8; GROUP]) -> [f32; 2] {
     let mut top = 0;

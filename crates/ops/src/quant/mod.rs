@@ -8,23 +8,25 @@
 //! y[t, j] = sum_b (s[j, b] r[t, b]) (sum_i c[j, i] q[t, i])
 //! ```
 //!
-//! Precision: the inner sum is an exact integer. It becomes an f32 exactly and is added to the outer sum, which starts from
-//! zero and ascends in b, by one fused multiply-add with the factor `s r`, rounded once. The sum is added to the old value of
-//! y, or replaces it, and is rounded to y's format. The same is done on every instruction path, so that **the bits of a row of
-//! y depend only on that row of x, on the weight and on the old row of y**: not on the other rows, threads, groups or path.
+//! Precision: the inner sum is an exact integer. It becomes an f32 exactly and is added to the outer sum, which starts
+//! from zero and ascends in b, by one fused multiply-add with the factor `s r`, rounded once. The sum is added to the
+//! old value of y, or replaces it, and is rounded to y's format. The same is done on every instruction path, so that
+//! **the bits of a row of y depend only on that row of x, on the weight and on the old row of y**: not on the other
+//! rows, threads, groups or path.
 //!
 //! | format | codes | bits per weight | error of normal weights (RMS) |
 //! | --- | --- | --- | --- |
 //! | [`QuantFormat::Int8`] | -127..=127 | 8.5 | 0.54 % |
 //! | [`QuantFormat::Int4`] | a code book of sixteen of these | 4.5 | 7.3 % |
 //!
-//! Special values: a group of 32 that has NaN or an infinity, in a row of x or of W, has the scale NaN. So NaN or an infinity
-//! in x makes its row of y NaN, and no other row. A group whose largest magnitude is below 2^-100 counts as zero.
+//! Special values: a group of 32 that has NaN or an infinity, in a row of x or of W, has the scale NaN. So NaN or an
+//! infinity in x makes its row of y NaN, and no other row. A group whose largest magnitude is below 2^-100 counts as
+//! zero.
 //!
-//! **Layout.** Sixteen outputs make a panel. A panel is one sequence of blocks of 64 inputs (the last padded with zeros). A
-//! block begins with a line of 64 bytes that has two scales for each lane. The codes follow, plus 128, in steps of four
-//! inputs: sixteen lanes of four bytes, which one `vpdpbusd` multiplies with four inputs of a row. Int4 packs two steps into
-//! a line: the first in the low halves of its bytes, the second in the high ones.
+//! **Layout.** Sixteen outputs make a panel. A panel is one sequence of blocks of 64 inputs (the last padded with
+//! zeros). A block begins with a line of 64 bytes that has two scales for each lane. The codes follow, plus 128, in
+//! steps of four inputs: sixteen lanes of four bytes, which one `vpdpbusd` multiplies with four inputs of a row. Int4
+//! packs two steps into a line: the first in the low halves of its bytes, the second in the high ones.
 //!
 //! Panics when shapes disagree, x or y are not floating point, or a weight of several groups comes without offsets.
 
@@ -51,8 +53,8 @@ use crate::kernel::expect_float;
 use crate::linear::Groups;
 use crate::{Acc, Cx, MatMut, MatRef, Tensor};
 
-/// `y[r, n] (acc)= x[r, k] W_g[n, k]^T` for the rows r of every group g. x and y are f32 or bf16. Rows from `offsets[G]` on,
-/// and before `offsets[0]`, are left as they are. Without offsets there is one group of all rows.
+/// `y[r, n] (acc)= x[r, k] W_g[n, k]^T` for the rows r of every group g. x and y are f32 or bf16. Rows from
+/// `offsets[G]` on, and before `offsets[0]`, are left as they are. Without offsets there is one group of all rows.
 pub fn forward<'a, 'b, 'c>(
     cx: &Cx,
     x: impl Into<MatRef<'a>>,

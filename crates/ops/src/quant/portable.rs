@@ -14,7 +14,7 @@ unsafe fn run(t: &Tile, format: QuantFormat, rows: usize, panels: usize) {
         sums.fill(0.0);
     }
     for b in 0..t.blocks {
-        // SAFETY: and so many blocks of the panel and the row.
+        // SAFETY: the caller promises `blocks` blocks of the panel and of the row.
         let (block, x, meta) = unsafe {
             (
                 std::slice::from_raw_parts(t.w.add(b * format.block_bytes()), format.block_bytes()),

@@ -90,7 +90,13 @@ pub(super) fn multiply(cx: &Cx, x: &MatRef<'_>, w: &QuantWeight, groups: &Groups
             let (rb, pb) = (task / cut.of_panels, task % cut.of_panels);
             let rows = (rb * cut.rows, ((rb + 1) * cut.rows).min(m));
             let panels = (pb * cut.panels, ((pb + 1) * cut.panels).min(n.div_ceil(LANES)));
-            let part = Part { row: row - first + rows.0, rows: rows.1 - rows.0, group: g, panel: panels.0, panels: panels.1 - panels.0 };
+            let part = Part {
+                row: row - first + rows.0,
+                rows: rows.1 - rows.0,
+                group: g,
+                panel: panels.0,
+                panels: panels.1 - panels.0,
+            };
             slots.with(|scratch| {
                 let sums: *mut f32 = scratch.cast();
                 let sums_row = part.panels * LANES;
@@ -149,7 +155,7 @@ unsafe fn sum(kernel: &Kernel, inputs: &Inputs, w: &QuantWeight, part: Part, far
             (kernel.run)(&whole, format, part.rows, part.panels);
             return;
         }
-        // While the first tile of rows reads these blocks, or Int4 is widened, the next ones come nearer.
+        // While the first tile of rows reads these blocks, or while Int4 is widened, the next blocks are prefetched.
         let next = if far { CHUNK * format.block_bytes() } else { 0 };
         for b0 in (0..blocks.max(1)).step_by(CHUNK) {
             let count = CHUNK.min(blocks - b0);

@@ -81,9 +81,9 @@ proptest! {
     }
 }
 
-/// Checks a row of y against f64. With a value v of x comes a code q, `|v - r q| <= r / 2` but for the rounding of `127 / max`,
-/// of its product with v, and of r (three roundings, of values up to 127). The sum has a rounding for each group; each
-/// factor has one more.
+/// Checks a row of y against f64. With a value v of x comes a code q, `|v - r q| <= r / 2` but for the rounding of `127
+/// / max`, of its product with v, and of r (three roundings, of values up to 127). The sum has a rounding for each
+/// group; each factor has one more.
 fn near(
     x: &[f32],
     w: &QuantWeight,
@@ -164,7 +164,7 @@ fn bits_do_not_depend_on_company_or_threads() {
     }
 }
 
-/// The same of weights so large that they are asked for ahead of their use.
+/// The same for weights so large that they are prefetched.
 #[test]
 fn large_weights_give_the_same_bits() {
     for format in FORMATS {

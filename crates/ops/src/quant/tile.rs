@@ -6,12 +6,12 @@ use super::portable;
 use super::{avx2, avx512};
 use crate::Isa;
 
-/// What a group of 32 of a row of x has beside its codes.
+/// The scale and the correction of a group of 32 inputs of a row.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Meta {
     pub(super) scale: f32,
-    /// -128 times the sum of the codes: what an integer sum over the group begins with.
+    /// The number with which the integer sum over the group begins: -128 times the sum of the codes.
     pub(super) start: i32,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Tile {
     pub(super) sums_row: usize,
     /// Whether the sums start from zero, or from what is there.
     pub(super) first: bool,
-    /// How many bytes ahead of its use each line of a panel is asked for; zero if it need not be.
+    /// How many bytes ahead of its use each line of a panel is prefetched (0: not at all).
     pub(super) ahead: usize,
 }
 
@@ -47,11 +47,11 @@ pub(super) struct Tile {
 /// The tile's pointers must be valid for its extents, and the processor must have the instructions.
 pub(super) type RunTile = unsafe fn(&Tile, QuantFormat, usize, usize);
 
-/// Makes Int8 blocks of a number of Int4 blocks: `(from, blocks, ahead, to)`. Scales are copied. Lines `ahead` bytes further
-/// on are asked for.
+/// Widens Int4 blocks to Int8 blocks: `(from, blocks, ahead, to)`. Scales are copied. Lines `ahead` bytes further on
+/// are prefetched.
 ///
 /// # Safety
-/// Source and target must be valid for so many blocks, and the processor must have the instructions.
+/// Source and target must be valid for `blocks` blocks, and the processor must have the instructions.
 pub(super) type Widen = unsafe fn(*const u8, usize, usize, *mut u8);
 
 /// The kernels of an instruction path.
@@ -61,7 +61,7 @@ pub(super) struct Kernel {
     pub(super) widen: Widen,
     /// Largest number of rows of a tile.
     pub(super) rows: usize,
-    /// Most panels of a tile of so many rows, which reads them in this format.
+    /// Largest number of panels of a tile with `rows` rows, if the panels are read in this format.
     pub(super) panels: fn(rows: usize, QuantFormat) -> usize,
 }
 

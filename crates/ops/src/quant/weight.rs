@@ -93,12 +93,12 @@ impl QuantWeight {
         });
     }
 
-    /// Quantises all rows in bands of some of them, which `read` gives from a row on (rows of all groups are counted on), as
-    /// f32 or bf16 as `source` says. The tensor that `read` gets has the shape `[rows, k]` of its band. Bands are read by
+    /// Quantises all rows in bands. `read` gives a band from a row on, in the type `source`: f32 or bf16. Rows are
+    /// counted over all groups. The tensor that `read` gets has the shape `[rows, k]` of its band. Bands are read by
     /// several threads, each into a buffer that stays in its cache.
     ///
     /// # Errors
-    /// The first error of `read` ends it and comes back.
+    /// Returns the first error of `read`.
     pub fn fill<E: Send>(
         &mut self,
         cx: &Cx,
@@ -113,7 +113,7 @@ impl QuantWeight {
         })
     }
 
-    /// The values of row `row` (rows of all groups are counted on): code times scale, exact in f32.
+    /// The values of row `row`: code times scale, exact in f32. Rows are counted over all groups.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         let (group, row) = (row / self.n, row % self.n);
         assert!(group < self.groups && out.len() == self.k, "row {row} of group {group} into {} values", out.len());
@@ -143,8 +143,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Quantises `rows` rows of a group from row `row` on (a multiple of 16; `rows` too, unless they are the last), which
-    /// are rows `at..` of `from`.
+    /// Quantises `rows` rows of a group from row `row` on. They are rows `at..` of `from`. `row` is a multiple of 16.
+    /// So is `rows`, unless the rows are the last of the group.
     ///
     /// # Safety
     /// No two calls at a time write the same rows.

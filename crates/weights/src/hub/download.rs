@@ -1,8 +1,8 @@
-//! What the cache lacks, from the network: by `hf-hub`, in its blocking form over `ureq`.
+//! Downloads the files that the cache lacks, with the blocking form of `hf-hub` over `ureq`.
 //!
-//! Files arrive beside their place and are renamed when they are whole, so a stopped download goes on where it was. The
-//! revision's commit is asked for once and every file is fetched of that commit, so that files of two commits are never mixed.
-//! Only when all is there does the cache say that it has the revision.
+//! Files arrive beside their place and are renamed when they are whole. So a stopped download goes on where it was. The
+//! revision's commit is asked for once, and every file is fetched from that commit. So files of two commits are never
+//! mixed. The cache records the revision only when all files are there.
 
 use super::{Hub, RepoId, WEIGHTS, Wanted, missing_weights};
 use crate::config::{ConfigError, ModelConfig};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What lies beside the weights and is used: tokenizer, templates, settings.
+/// Files beside the weights that are used: tokenizer, templates, settings.
 const BESIDE: [&str; 9] = [
     "generation_config.json",
     "tokenizer.json",
@@ -28,9 +28,9 @@ const BESIDE: [&str; 9] = [
     "chat_template.json",
     "preprocessor_config.json",
 ];
-/// How often a broken download is taken up again.
+/// How often a broken download is tried again.
 const RETRIES: usize = 3;
-/// Before that.
+/// Time before each of these.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// A repository at one commit.
@@ -38,7 +38,7 @@ struct Remote<'a> {
     hub: &'a Hub,
     repo: &'a RepoId,
     api: ApiRepo,
-    /// Files and their sizes, where the answer has them.
+    /// Files and their sizes, if the answer has them.
     files: BTreeMap<String, Option<u64>>,
     snapshot: PathBuf,
 }
@@ -48,7 +48,7 @@ impl Hub {
         let remote = Remote::open(self, repo)?;
         remote.need("config.json")?;
         if wanted == Wanted::Model {
-            // Before hundreds of gigabytes arrive.
+            // This comes before hundreds of gigabytes are downloaded.
             let path = remote.snapshot.join("config.json");
             if let Some(quantised) = &ModelConfig::from_file(&path)?.quantization_config {
                 Quantization::parse(quantised)
@@ -79,7 +79,7 @@ impl Hub {
         Ok(api.repo(Repo::with_revision(repo.name.clone(), RepoType::Model, revision.to_owned())))
     }
 
-    /// What an answer of the network means, and what to do.
+    /// The error for an answer of the network. It says what to do.
     fn refusal(&self, repo: &RepoId, file: &str, error: &ApiError) -> Error {
         let (endpoint, cache) = (&self.endpoint, self.cache.display());
         let here = if file.is_empty() { "is not a folder here, and ".to_owned() } else { format!("`{file}`: ") };
@@ -113,7 +113,7 @@ impl Hub {
     }
 }
 
-/// The status of an answer that was an answer.
+/// The status, if the server answered.
 fn status(error: &ApiError) -> Option<u16> {
     match error {
         ApiError::RequestError(error) => match error.as_ref() {
@@ -151,7 +151,7 @@ impl<'a> Remote<'a> {
         Error::Hub { repo: self.repo.to_string(), reason }
     }
 
-    /// As `fetch`, of a file that must be there.
+    /// Fetches a file that the repository must have.
     fn need(&self, name: &str) -> Result<(), Error> {
         if !self.files.contains_key(name) {
             return Err(self.refused(format!("has no {name}: it is not a model in Hugging Face's layout")));
@@ -159,19 +159,19 @@ impl<'a> Remote<'a> {
         self.fetch(name)
     }
 
-    /// A file into the snapshot, unless it is there.
+    /// Downloads a file into the snapshot, unless it is there.
     fn fetch(&self, name: &str) -> Result<(), Error> {
         let place = self.snapshot.join(name);
         if place.is_file() {
             return Ok(());
         }
-        // A link to something that was removed is in the way of a new one.
+        // A link to a file that was removed would be in the way of a new one.
         if place.is_symlink() {
             std::fs::remove_file(&place).at("remove", &place)?;
         }
         let mut arrived = self.api.download(name);
-        // The library's own retries go on at the wrong place of a part that was there before: each of these begins anew
-        // with what is there.
+        // The library's own retries go on at the wrong place of a part that was there before. Each of these retries
+        // looks at the part again.
         for _ in 0..RETRIES {
             match &arrived {
                 // A part that is already whole, or longer than the file, cannot be continued.
@@ -215,7 +215,7 @@ impl<'a> Remote<'a> {
             )
         })?;
         self.fetch(listed)?;
-        // The index must be readable to know the shards; that it is not is for the reader to say.
+        // If the index cannot be read, the shards are unknown. The reader of the weights then gives the error.
         for shard in missing_weights(&self.snapshot).unwrap_or_default() {
             self.need(&shard)?;
         }
@@ -223,7 +223,7 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// Removes a file of a snapshot together with what it points to.
+/// Removes a link of a snapshot together with its file.
 fn remove(link: &Path) {
     if let Ok(blob) = link.canonicalize() {
         let _ = std::fs::remove_file(blob);

@@ -1,11 +1,12 @@
-//! Repositories of Hugging Face by their names: from the cache on this machine, else from the network.
+//! Repositories of Hugging Face by their names, from the cache on this machine or from the network.
 //!
-//! The cache is the one of Python's `huggingface_hub`, in its layout (`models--ORG--NAME/{refs,blobs,snapshots}`), so that each
-//! uses what the other has. What is whole there is used without asking the network. Otherwise what is missing is downloaded,
-//! by the crate `hf-hub` and behind the feature `hub`: the configuration first, which is refused before any weight arrives.
+//! The cache is that of Python's `huggingface_hub`, in its layout (`models--ORG--NAME/{refs,blobs,snapshots}`), so both
+//! programs share the files. A repository that is whole there is used without asking the network. Otherwise the crate
+//! `hf-hub` downloads the missing files, if the feature `hub` is on. The configuration comes first. If it is refused,
+//! no weights are downloaded.
 //!
-//! `HF_HOME` or `HF_HUB_CACHE` moves the cache, `HF_ENDPOINT` names a mirror, `HF_TOKEN` (or the file that `hf auth login`
-//! writes) opens gated repositories, and `HF_HUB_OFFLINE=1` forbids the network.
+//! `HF_HOME` or `HF_HUB_CACHE` moves the cache, `HF_ENDPOINT` names a mirror, `HF_TOKEN` (or the file that `hf auth
+//! login` writes) opens gated repositories, and `HF_HUB_OFFLINE=1` forbids the network.
 
 #[cfg(feature = "hub")]
 mod download;
@@ -26,8 +27,8 @@ pub struct RepoId {
 }
 
 impl RepoId {
-    /// The repository that an argument names, if it looks like one. A path that exists is for the caller to try first; what
-    /// lies in a folder that exists is a path as well, misspelt perhaps.
+    /// The repository that an argument names, if it looks like one. The caller has tried it as a path before. If the
+    /// first part is a folder that exists, the argument is a misspelt path and not a repository.
     pub fn of(path: &Path) -> Option<Self> {
         let text = path.to_str()?;
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
@@ -42,7 +43,7 @@ impl RepoId {
         (fits && !Path::new(org).exists()).then(|| Self { name: name.into(), revision: revision.into() })
     }
 
-    /// The folder of the cache that it has.
+    /// Its folder in the cache.
     fn folder(&self) -> String {
         format!("models--{}", self.name.replace('/', "--"))
     }
@@ -57,10 +58,10 @@ impl fmt::Display for RepoId {
     }
 }
 
-/// What someone needs of a repository.
+/// The part of a repository that is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// `config.json` alone.
+    /// Only `config.json`.
     Config,
     /// Weights, tokenizer, templates and generation settings as well.
     Model,
@@ -80,7 +81,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// As the environment says; see the module's header.
+    /// The settings of the environment (see the module's header).
     pub fn from_env() -> Self {
         let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let home = var("HF_HOME").map(PathBuf::from);
@@ -100,7 +101,7 @@ impl Hub {
         }
     }
 
-    /// The folder with what is wanted of a repository: from the cache if all of it is there, else downloaded.
+    /// The folder with the wanted files of a repository. They are downloaded unless all of them are in the cache.
     pub fn folder(&self, repo: &RepoId, wanted: Wanted) -> Result<PathBuf, Error> {
         if let Some(folder) = self.cached(repo).filter(|folder| is_whole(folder, wanted)) {
             return Ok(folder);
@@ -123,7 +124,7 @@ impl Hub {
         )))
     }
 
-    /// The snapshot that the cache has of a revision, whole or not.
+    /// The snapshot of a revision in the cache, whole or not.
     fn cached(&self, repo: &RepoId) -> Option<PathBuf> {
         let folder = self.cache.join(repo.folder());
         let commit = std::fs::read_to_string(folder.join("refs").join(&repo.revision));
@@ -133,7 +134,8 @@ impl Hub {
     }
 }
 
-/// Whether what is wanted is all there. Weights are, where every file that the index names is, or the only one.
+/// Whether all wanted files are there. Weights are whole if every file that the index names is there, or the single
+/// file.
 fn is_whole(folder: &Path, wanted: Wanted) -> bool {
     if !folder.join("config.json").is_file() {
         return false;
@@ -141,7 +143,7 @@ fn is_whole(folder: &Path, wanted: Wanted) -> bool {
     wanted == Wanted::Config || missing_weights(folder).is_some_and(|missing| missing.is_empty())
 }
 
-/// The files of weights that a folder lacks. None if it has neither weights nor an index.
+/// The files of weights that a folder lacks. `None` if it has neither weights nor an index.
 fn missing_weights(folder: &Path) -> Option<Vec<String>> {
     let [index, single] = WEIGHTS.map(|name| folder.join(name));
     if index.is_file() {

@@ -113,6 +113,7 @@ fn damaged_files_are_named() {
         (json!([1]), "`added_tokens_decoder` that is not an object"),
         (json!({"7": {"content": "x"}}), "`added_tokens_decoder.7`, which is not an id of its own"),
         (json!({"x": {"content": "x"}}), "`added_tokens_decoder.x`, which is not an id"),
+        (json!({"900": {"content": "x"}, "0900": {"content": "y"}}), "`added_tokens_decoder.0900`, which is not an id"),
         (json!({"900": {"content": 7}}), "`added_tokens_decoder.900` without text"),
     ] {
         let text = error(&model, Some(&with("added_tokens_decoder", added)));
