@@ -62,6 +62,15 @@ bench-pointwise:
 bench-data *PATHS:
     cargo run --release -p hadal-data --example corpus {{PATHS}}
 
+# Random chat templates and random texts of models for some seconds.
+chat-fuzz SECONDS="60" SEED="1":
+    cargo run -p hadal-data --example chat_fuzz -- {{SECONDS}} {{SEED}}
+
+# Compare chat templates (a folder of .jinja files) with transformers.
+chat-check TEMPLATES OUT="target/chat":
+    python oracle/make_chat.py {{TEMPLATES}} {{OUT}}
+    cargo run -p hadal-data --example chat_check -- {{TEMPLATES}} {{OUT}}
+
 # Renew the reference results in crates/model/tests/fixtures (needs PyTorch: oracle/README.md).
 fixtures:
     python oracle/make_fixtures.py crates/model/tests/fixtures

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use hadal_data::chat::Syntax;
+
 #[path = "../tests/chat/compare.rs"]
 mod compare;
 
@@ -19,7 +21,13 @@ fn main() {
         let name = expected.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let outcome = compare::compare(&templates.join(format!("{name}.jinja")), &expected, &conversations);
         let (equal, refused) = (outcome.equal, outcome.refused);
-        println!("{name}: {equal} equal, {refused} refused by both, {} different", outcome.different.len());
+        let source = std::fs::read_to_string(templates.join(format!("{name}.jinja"))).unwrap_or_default();
+        let Syntax { thoughts, calls } = Syntax::recognise(&source, |_| false);
+        let thoughts = thoughts.map_or("none", |marks| marks.open);
+        println!(
+            "{name} (thoughts {thoughts}, calls {calls:?}): {equal} equal, {refused} refused by both, {} different",
+            outcome.different.len()
+        );
         outcome.only_ours.iter().for_each(|case| println!("  only here: {case}"));
         outcome.different.iter().for_each(|case| println!("  {case}"));
         failed |= !outcome.different.is_empty();

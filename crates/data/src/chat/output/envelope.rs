@@ -96,7 +96,7 @@ impl Envelope {
                 }
             }
             _ if c.is_ascii_whitespace() => {}
-            (State::Open, '{') => self.state = State::Key,
+            (State::Open, '{') | (State::AfterValue, ',') => self.state = State::Key,
             (State::Key, '"') => {
                 self.text = c.to_string();
                 self.value = Value { quoted: true, ..Value::default() };
@@ -119,7 +119,6 @@ impl Envelope {
                 }
                 self.keep(c, step);
             }
-            (State::AfterValue, ',') => self.state = State::Key,
             (State::AfterValue, '}') => {
                 // A call may have no arguments.
                 if !self.begun {

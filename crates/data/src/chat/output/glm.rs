@@ -4,6 +4,7 @@
 //! JSON, and strings if not.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
 use minijinja::Value;
 
@@ -75,7 +76,7 @@ enum State {
 
 impl Glm {
     /// Reads the name. `raw` takes what was read.
-    pub(super) fn name(&mut self, buffer: &mut String, raw: &mut String, end: bool) -> Named {
+    pub(super) fn name(buffer: &mut String, raw: &mut String, end: bool) -> Named {
         let marks = [KEY, END, "<tool_call>"];
         let Found { text, mark } = find(buffer, &marks, end);
         raw.push_str(&text);
@@ -103,18 +104,13 @@ impl Glm {
             match self.state {
                 State::Next => {
                     let rest = buffer.trim_start();
-                    if rest.starts_with(KEY) {
-                        *buffer = rest[KEY.len()..].to_owned();
+                    if let Some(after) = rest.strip_prefix(KEY) {
+                        *buffer = after.to_owned();
                         self.state = State::Key;
-                    } else if rest.starts_with(END) {
-                        *buffer = rest[END.len()..].to_owned();
-                        self.close(out);
-                        return Outcome::End;
-                    } else if !end && (KEY.starts_with(rest) || END.starts_with(rest)) {
-                        return Outcome::More;
-                    } else if rest.is_empty() {
+                    } else if rest.is_empty() || (!end && (KEY.starts_with(rest) || END.starts_with(rest))) {
                         return Outcome::More;
                     } else {
+                        *buffer = rest.strip_prefix(END).unwrap_or(rest).to_owned();
                         self.close(out);
                         return Outcome::End;
                     }
@@ -130,8 +126,8 @@ impl Glm {
                 }
                 State::Between => {
                     let rest = buffer.trim_start();
-                    if rest.starts_with(VALUE) {
-                        *buffer = rest[VALUE.len()..].to_owned();
+                    if let Some(after) = rest.strip_prefix(VALUE) {
+                        *buffer = after.to_owned();
                         self.state = State::Value;
                         self.passes = self.strings.get(self.key.trim()) == Some(&true);
                         if self.passes {
@@ -183,7 +179,7 @@ impl Glm {
     fn head(&mut self, out: &mut String) {
         out.push_str(if self.count == 0 { "{" } else { ", " });
         self.count += 1;
-        out.push_str(&format!("\"{}\": ", escaped(self.key.trim())));
+        _ = write!(out, "\"{}\": ", escaped(self.key.trim()));
     }
 
     /// The text ended inside the call. What was read of a value is told, without an end.
@@ -198,7 +194,7 @@ impl Glm {
             }
             State::Key | State::Between => {
                 out.push_str(if self.count == 0 { "{" } else { ", " });
-                out.push_str(&format!("\"{}", escaped(self.key.trim())));
+                _ = write!(out, "\"{}", escaped(self.key.trim()));
             }
             State::Next => {}
         }

@@ -6,11 +6,13 @@
 mod envelope;
 mod glm;
 mod marks;
+mod object;
+mod section;
 mod syntax;
 
 use minijinja::Value;
 
-use envelope::{End, Envelope};
+use envelope::Envelope;
 use glm::{Glm, Types};
 use marks::{Found, find};
 pub use syntax::{CallSyntax, Syntax, Thoughts};
@@ -184,7 +186,8 @@ impl OutputParser {
         };
         let trimmed = self.buffer.trim_start();
         if let Some(rest) = trimmed.strip_prefix(marks.open) {
-            self.buffer = rest.to_owned();
+            let taken = self.buffer.len() - rest.len();
+            self.buffer.drain(..taken);
             (self.state, self.fresh) = (State::Thoughts, true);
             return true;
         }
@@ -252,7 +255,7 @@ impl OutputParser {
 
     /// A mark after which a call should follow.
     fn open_call(&mut self, mark: &'static str) {
-        self.raw = mark.to_owned();
+        mark.clone_into(&mut self.raw);
         self.state = match self.syntax.calls {
             Some(syntax) => match syntax.section() {
                 Some(section) if mark == section.open => State::Section,
@@ -276,96 +279,6 @@ impl OutputParser {
         (calls.and_then(CallSyntax::section), calls.and_then(CallSyntax::object))
     }
 
-    fn section(&mut self, end: bool) -> bool {
-        let (Some(section), _) = self.marks() else { return false };
-        let space = self.buffer.len() - self.buffer.trim_start().len();
-        if !self.raw.is_empty() {
-            self.raw.push_str(&self.buffer[..space]);
-        }
-        self.buffer.drain(..space);
-        match (self.begins_with(section.begin, end), self.begins_with(section.close, end)) {
-            (Some(true), _) => {
-                self.raw.push_str(section.begin);
-                self.buffer.drain(..section.begin.len());
-                self.state = State::Header;
-            }
-            (_, Some(true)) if self.raw.is_empty() => {
-                self.buffer.drain(..section.close.len());
-                self.state = State::Lead;
-            }
-            (Some(false), Some(_)) | (Some(_), Some(false)) if !self.buffer.is_empty() => self.give_up(),
-            _ => return false,
-        }
-        true
-    }
-
-    /// The text before the separator: the name of the call, or its kind.
-    fn header(&mut self, end: bool) -> bool {
-        let (Some(section), _) = self.marks() else { return false };
-        let marks = [section.separator, section.end, section.close, section.open, section.begin];
-        let Found { text, mark } = find(&mut self.buffer, &marks, end);
-        let progress = !text.is_empty() || mark.is_some();
-        self.raw.push_str(&text);
-        let header = self.raw.rfind(section.begin).map_or(0, |at| at + section.begin.len());
-        let header = self.raw[header..].trim().to_owned();
-        match mark {
-            _ if header.len() > MAX_NAME => {
-                self.back(mark.map(|at| marks[at]));
-                self.give_up();
-            }
-            Some(0) => {
-                self.raw.push_str(section.separator);
-                match self.syntax.calls {
-                    Some(CallSyntax::DeepSeekV3) => self.state = State::Name,
-                    Some(CallSyntax::Kimi) => {
-                        let name = header.strip_prefix("functions.").unwrap_or(&header);
-                        let name = name.rsplit_once(':').map_or(name, |(name, _)| name).to_owned();
-                        self.begin(&name, Some(header), State::Arguments { fenced: false });
-                    }
-                    _ => self.begin(&header, None, State::Arguments { fenced: false }),
-                }
-            }
-            Some(at) => {
-                self.back(Some(marks[at]));
-                self.give_up();
-            }
-            None => {}
-        }
-        progress
-    }
-
-    /// Puts a mark back to be read again.
-    fn back(&mut self, mark: Option<&str>) {
-        self.buffer.insert_str(0, mark.unwrap_or_default());
-    }
-
-    /// A name on a line of its own.
-    fn name(&mut self, end: bool) -> bool {
-        let (Some(section), _) = self.marks() else { return false };
-        let marks = ["\n", section.end, section.close, section.open, section.begin];
-        let Found { text, mark } = find(&mut self.buffer, &marks, end);
-        let progress = !text.is_empty() || mark.is_some();
-        self.raw.push_str(&text);
-        let start = self.raw.rfind(section.separator).map_or(0, |at| at + section.separator.len());
-        let name = self.raw[start..].trim().to_owned();
-        match mark {
-            _ if name.len() > MAX_NAME => {
-                self.back(mark.map(|at| marks[at]));
-                self.give_up();
-            }
-            Some(0) => {
-                self.raw.push('\n');
-                self.begin(&name, None, State::Fence);
-            }
-            Some(at) => {
-                self.back(Some(marks[at]));
-                self.give_up();
-            }
-            None => {}
-        }
-        progress
-    }
-
     /// Tells of a call, if its name can be one.
     fn begin(&mut self, name: &str, id: Option<String>, then: State) {
         if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_whitespace) {
@@ -380,153 +293,10 @@ impl OutputParser {
         self.state = then;
     }
 
-    fn fence(&mut self, end: bool) -> bool {
-        const FENCE: &str = "```json\n";
-        self.skip_space();
-        match self.begins_with(FENCE, end) {
-            None => return false,
-            Some(fenced) => {
-                if fenced {
-                    self.buffer.drain(..FENCE.len());
-                }
-                self.state = State::Arguments { fenced };
-            }
-        }
-        true
-    }
-
-    /// The arguments of a call up to its end.
-    fn body(&mut self, fenced: bool, end: bool) -> bool {
-        let (Some(section), _) = self.marks() else { return false };
-        let marks = [section.end, section.close];
-        let Found { text, mark } = find(&mut self.buffer, &marks, end);
-        let progress = !text.is_empty() || mark.is_some();
-        self.held.push_str(&text);
-        if !self.argued {
-            let space = self.held.len() - self.held.trim_start().len();
-            self.held.drain(..space);
-        }
-        // A fence and white space at the end are not part of them.
-        let certain = self.held.trim_end_matches(|c: char| c.is_whitespace() || (fenced && c == '`')).len();
-        let certain: String = self.held.drain(..certain).collect();
-        self.arguments(&certain);
-        if let Some(at) = mark {
-            self.end_arguments(fenced);
-            self.state = if at == 0 { State::Section } else { State::Lead };
-        }
-        progress
-    }
-
-    fn end_arguments(&mut self, fenced: bool) {
-        let held = std::mem::take(&mut self.held);
-        let mut rest = held.trim_end();
-        if fenced {
-            rest = rest.strip_suffix("```").unwrap_or(rest).trim_end();
-        }
-        self.arguments(rest);
-        self.no_arguments();
-    }
-
     /// A call that has no arguments has an empty object of them.
     fn no_arguments(&mut self) {
         if !self.argued {
             self.arguments("{}");
-        }
-    }
-
-    fn object(&mut self) -> bool {
-        let State::Object(mut envelope) = std::mem::replace(&mut self.state, State::Closing) else { return false };
-        let buffer = std::mem::take(&mut self.buffer);
-        let mut chars = buffer.char_indices();
-        let mut ended = None;
-        for (at, c) in chars.by_ref() {
-            let step = envelope.push(c);
-            if let Some(name) = step.name {
-                self.begin(&name, None, State::Closing);
-                if !matches!(self.state, State::Closing) {
-                    // Not a name: everything is text.
-                    self.buffer = buffer[at..].to_owned();
-                    return true;
-                }
-            }
-            self.arguments(&step.arguments);
-            match step.end {
-                Some(End::Broken) if !envelope.has_begun() => {
-                    self.buffer = buffer[at..].to_owned();
-                    self.give_up();
-                    return true;
-                }
-                Some(end) => {
-                    let next = if end == End::Complete { at + c.len_utf8() } else { at };
-                    ended = Some((end, next));
-                    break;
-                }
-                None if !envelope.has_begun() => self.raw.push(c),
-                None => {}
-            }
-        }
-        let Some((end, next)) = ended else {
-            self.state = State::Object(envelope);
-            return false;
-        };
-        self.no_arguments();
-        self.buffer = buffer[next..].to_owned();
-        self.state = if end == End::Complete { State::Closing } else { State::Content };
-        true
-    }
-
-    /// After an object: its mark, or text.
-    fn closing(&mut self, end: bool) -> bool {
-        let (_, Some(object)) = self.marks() else { return false };
-        self.skip_space();
-        if self.buffer.is_empty() {
-            return false;
-        }
-        match self.begins_with(object.close, end) {
-            None => return false,
-            Some(closed) => {
-                if closed {
-                    self.buffer.drain(..object.close.len());
-                }
-                self.state = if closed { State::Lead } else { State::Content };
-            }
-        }
-        true
-    }
-
-    fn glm(&mut self, end: bool) -> bool {
-        let State::Glm(mut glm) = std::mem::replace(&mut self.state, State::Content) else { return false };
-        let named = self.raw.is_empty();
-        if !named {
-            let step = glm.name(&mut self.buffer, &mut self.raw, end);
-            match step {
-                glm::Named::More => {
-                    self.state = State::Glm(glm);
-                    return false;
-                }
-                glm::Named::Not => {
-                    self.give_up();
-                    return true;
-                }
-                glm::Named::Name(name) => {
-                    glm.begin(&name, &self.types);
-                    self.begin(&name, None, State::Glm(glm));
-                    return true;
-                }
-            }
-        }
-        let mut text = String::new();
-        let outcome = glm.arguments(&mut self.buffer, &mut text, end);
-        self.arguments(&text);
-        match outcome {
-            glm::Outcome::More => {
-                self.state = State::Glm(glm);
-                false
-            }
-            glm::Outcome::End => {
-                self.state = State::Lead;
-                true
-            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The date, for templates that ask for it (`strftime_now`). It is the date in UTC.
 
 use minijinja::Error;
+use std::fmt::Write as _;
 
 use super::text::bad;
 
@@ -47,7 +48,8 @@ pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             Some('y') => out.push_str(&padded(year % 100, 2)),
             Some('m') => out.push_str(&padded(month as u64, 2)),
             Some('d') => out.push_str(&padded(day, 2)),
-            Some('e') => out.push_str(&if plain { day.to_string() } else { format!("{day:2}") }),
+            Some('e') if plain => out.push_str(&day.to_string()),
+            Some('e') => _ = write!(out, "{day:2}"),
             Some('j') => out.push_str(&padded(of_year, 3)),
             Some('B') => out.push_str(month_name),
             Some('b' | 'h') => out.push_str(&month_name[..3]),
@@ -60,11 +62,11 @@ pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             Some('p') => out.push_str(if hour < 12 { "AM" } else { "PM" }),
             Some('Z') => out.push_str("UTC"),
             Some('z') => out.push_str("+0000"),
-            Some('F') => out.push_str(&format!("{year}-{month:02}-{day:02}")),
-            Some('T') => out.push_str(&format!("{hour:02}:{minute:02}:{second:02}")),
-            Some('%') => out.push('%'),
+            Some('F') => _ = write!(out, "{year}-{month:02}-{day:02}"),
+            Some('T') => _ = write!(out, "{hour:02}:{minute:02}:{second:02}"),
+
+            Some('%') | None => out.push('%'),
             Some(other) => return Err(bad(format!("strftime_now: %{other} is not known"))),
-            None => out.push('%'),
         }
     }
     Ok(out)

@@ -12,6 +12,7 @@ mod probe;
 mod python;
 mod rewrite;
 mod text;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::io::{Error as IoError, Write};

@@ -55,7 +55,8 @@ pub(super) fn forms(template: &Compiled, special: &BTreeMap<String, Value>) -> F
         let call = map([("id", "a1".into()), ("type", "function".into()), ("function", function)]);
         let mut fields = vec![("role", Value::from("assistant")), ("tool_calls", Value::from(vec![call]))];
         fields.extend(content.map(|content| ("content", content)));
-        run(vec![object(), map(fields)]).filter(|text| text.contains("call_me"))
+        let result = map([("role", "tool".into()), ("tool_call_id", "a1".into()), ("content", "r".into())]);
+        run(vec![object(), map(fields), result]).filter(|text| text.contains("call_me"))
     };
     let as_text = || Value::from(format!("{{\"{MARK}\": \"v\"}}"));
     let as_object = || map([(MARK, Value::from("v"))]);
@@ -86,7 +87,7 @@ pub(super) fn forms(template: &Compiled, special: &BTreeMap<String, Value>) -> F
 
 impl Forms {
     /// A message in a form that the template can write.
-    pub(super) fn message(&self, message: &Value) -> Value {
+    pub(super) fn message(self, message: &Value) -> Value {
         if message.kind() != ValueKind::Map {
             return message.clone();
         }
@@ -127,7 +128,7 @@ impl Forms {
         map(fields)
     }
 
-    fn calls(&self, calls: &Value) -> Value {
+    fn calls(self, calls: &Value) -> Value {
         let [text, object] = self.arguments;
         if text == object || calls.kind() != ValueKind::Seq {
             return calls.clone();
@@ -140,7 +141,7 @@ impl Forms {
     }
 
     /// A function with its arguments in the right form. What is not JSON stays.
-    fn arguments(&self, function: &Value) -> Value {
+    fn arguments(self, function: &Value) -> Value {
         let Ok(arguments) = function.get_attr("arguments") else { return function.clone() };
         let changed = match (self.arguments, arguments.as_str()) {
             ([false, true], Some(text)) => serde_json::from_str::<Value>(text).ok(),

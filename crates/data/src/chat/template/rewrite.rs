@@ -8,6 +8,10 @@
 //!
 //! Nothing is added or removed that holds a line break. So the line numbers of errors stay right.
 
+use std::fmt::Write as _;
+
+use super::tokens::{Kind, Token, is_keyword, split_top, string_length, tokens};
+
 /// Names that the rewritten source calls.
 pub(super) const GUARD: &str = "__guard";
 pub(super) const LIST: &str = "__list";
@@ -69,24 +73,24 @@ fn tag(text: &str, block: bool, lists: bool, out: &mut String) -> usize {
             out.push_str(&text[start..end]);
             return end;
         }
-        "generation" => out.push_str(&format!("call {GENERATION}()")),
+        "generation" => _ = write!(out, "call {GENERATION}()"),
         "endgeneration" => out.push_str("endcall"),
-        "set" => out.push_str(&format!("set{}", assignment(arguments, lists))),
+        "set" => _ = write!(out, "set{}", assignment(arguments, lists)),
         "with" => {
             let parts = split_top(arguments, ',');
             let parts: Vec<String> = parts.iter().map(|part| assignment(part, lists)).collect();
-            out.push_str(&format!("with{}", parts.join(",")));
+            _ = write!(out, "with{}", parts.join(","));
         }
-        "for" => out.push_str(&format!("for{}", iteration(arguments, lists))),
+        "for" => _ = write!(out, "for{}", iteration(arguments, lists)),
         "macro" | "call" => {
-            out.push_str(&format!("{name}{}", expression(arguments, lists)));
+            _ = write!(out, "{name}{}", expression(arguments, lists));
             let parameters = parameters(arguments, name == "call");
             if !parameters.is_empty() {
                 spaced(out);
-                out.push_str(&format!("%}}{{% set __checked = {GUARD}(({},))", parameters.join(", ")));
+                _ = write!(out, "%}}{{% set __checked = {GUARD}(({},))", parameters.join(", "));
             }
         }
-        _ => out.push_str(&format!("{name}{}", expression(arguments, lists))),
+        _ => _ = write!(out, "{name}{}", expression(arguments, lists)),
     }
     spaced(out);
     out.push_str(close);
@@ -234,23 +238,6 @@ fn operand(text: &str, tokens: &[Token], side: impl Iterator<Item = usize>) -> O
     found
 }
 
-/// Words that are no operands.
-fn is_keyword(word: &str) -> bool {
-    matches!(word, "in" | "not" | "and" | "or" | "if" | "else" | "is" | "elif" | "do")
-}
-
-fn split_top(text: &str, mark: char) -> Vec<&str> {
-    let (mut parts, mut start) = (Vec::new(), 0);
-    for token in tokens(text) {
-        if token.depth == 0 && token.kind == Kind::Mark && text[token.start..token.end].starts_with(mark) {
-            parts.push(&text[start..token.start]);
-            start = token.end;
-        }
-    }
-    parts.push(&text[start..]);
-    parts
-}
-
 /// A tag or expression: its inner text without the marks for white space, and its end.
 struct Tag {
     inner: std::ops::Range<usize>,
@@ -294,84 +281,6 @@ impl Tag {
     fn body<'t>(&self, text: &'t str) -> &'t str {
         text[self.inner.clone()].trim_start()
     }
-}
-
-/// The length of the string literal that the text begins with.
-fn string_length(text: &str) -> Option<usize> {
-    let quote = text.chars().next()?;
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            c if c == quote => return Some(at + c.len_utf8()),
-            _ => {}
-        }
-    }
-    None
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// A name, keyword or number.
-    Word,
-    /// A string.
-    Text,
-    Open,
-    Close,
-    Mark,
-}
-
-struct Token {
-    kind: Kind,
-    start: usize,
-    end: usize,
-    /// How many brackets are open around it. A bracket itself counts as outside.
-    depth: usize,
-}
-
-impl Token {
-    fn is(&self, text: &str, wanted: &str) -> bool {
-        self.kind != Kind::Text && &text[self.start..self.end] == wanted
-    }
-
-    /// Whether an operand can end with it.
-    fn ends_operand(&self, text: &str) -> bool {
-        match self.kind {
-            Kind::Word => !is_keyword(&text[self.start..self.end]),
-            Kind::Text | Kind::Close => true,
-            Kind::Open | Kind::Mark => false,
-        }
-    }
-}
-
-fn tokens(text: &str) -> Vec<Token> {
-    let (mut tokens, mut at, mut depth) = (Vec::new(), 0, 0usize);
-    while let Some(c) = text[at..].chars().next() {
-        let rest = &text[at..];
-        let (kind, length) = match c {
-            c if c.is_whitespace() => {
-                at += c.len_utf8();
-                continue;
-            }
-            '\'' | '"' => (Kind::Text, string_length(rest).unwrap_or(rest.len())),
-            '(' | '[' | '{' => (Kind::Open, 1),
-            ')' | ']' | '}' => (Kind::Close, 1),
-            c if c.is_alphanumeric() || c == '_' => {
-                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-                (Kind::Word, end)
-            }
-            _ if ["==", "!=", "<=", ">=", "//", "**"].iter().any(|mark| rest.starts_with(mark)) => (Kind::Mark, 2),
-            c => (Kind::Mark, c.len_utf8()),
-        };
-        if kind == Kind::Close {
-            depth = depth.saturating_sub(1);
-        }
-        tokens.push(Token { kind, start: at, end: at + length, depth });
-        depth += usize::from(kind == Kind::Open);
-        at += length;
-    }
-    tokens
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
+use std::fmt::Write as _;
 
 /// Deeper values are refused. JSON that people send is at most 128 deep.
 pub(super) const MAX_DEPTH: usize = 150;
@@ -138,7 +139,7 @@ fn json_string(text: &str, ascii: bool, out: &mut String) {
             '\u{c}' => out.push_str("\\f"),
             c if c < ' ' || (ascii && c > '~') => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&format!("\\u{unit:04x}"));
+                    _ = write!(out, "\\u{unit:04x}");
                 }
             }
             c => out.push(c),
@@ -246,7 +247,7 @@ fn repr_string(text: &str, out: &mut String) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
-            c if c < ' ' || ('\u{7f}'..'\u{a0}').contains(&c) => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c < ' ' || ('\u{7f}'..'\u{a0}').contains(&c) => _ = write!(out, "\\x{:02x}", u32::from(c)),
             c => out.push(c),
         }
     }
