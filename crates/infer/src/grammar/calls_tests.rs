@@ -64,6 +64,7 @@ fn tools() -> Vec<Value> {
                     "kind": {"enum": ["near", "far away", 3]},
                     "n": {"type": "integer", "minimum": -3, "maximum": 120, "title": "count"},
                     "deep": {"type": "array", "maxItems": 2, "items": {"type": "boolean"}},
+                    "empty": {"type": "string", "maxLength": 0},
                     "either": {"anyOf": [{"type": "string", "maxLength": 4}, {"type": "null"}, {"type": "boolean"}]},
                 },
             }),
@@ -159,4 +160,7 @@ fn tools_that_cannot_be_forced_are_named() {
     assert!(grammar("glm-4", tool(required)).contains("requires `key`"));
     let round = json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}});
     assert!(grammar("glm-4", tool(round)).contains("references"));
+    let endless = json!({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]});
+    let endless = json!({"type": "object", "properties": {"key": endless}, "$defs": {"a": endless}});
+    assert!(grammar("glm-4", tool(endless)).contains("`key` may have too many forms"));
 }

@@ -13,6 +13,8 @@ use crate::tokenizer::Tokenizer;
 
 /// Most references in a row that are followed.
 const MOST_REFERENCES: usize = 16;
+/// Most schemas of values that are looked at. Schemas may contain themselves.
+const MOST_SCHEMAS: usize = 2000;
 /// The end of a value in a regular expression.
 const END: &str = r"<\/arg_value>";
 
@@ -25,11 +27,13 @@ struct Call<'a> {
     /// Number of the tool, and of its values so far. The names of rules have both.
     tool: usize,
     values: usize,
+    /// Schemas that were looked at so far.
+    schemas: usize,
 }
 
 /// What a call is. `rules` takes the rules that it needs.
 pub(super) fn call(i: usize, name: &str, schema: &Value, tokenizer: &Tokenizer, rules: &mut String) -> Result<String> {
-    let mut call = Call { root: schema, tokenizer, rules, tool: i, values: 0 };
+    let mut call = Call { root: schema, tokenizer, rules, tool: i, values: 0, schemas: 0 };
     let object = call.resolved(schema)?;
     if object["type"] != "object" {
         return Err(wrong(format!(
@@ -79,6 +83,10 @@ impl<'a> Call<'a> {
 
     /// The forms that a value of a schema may have. `is_string` tells that the parser takes whatever is there for a string.
     fn alternatives(&mut self, key: &str, schema: &'a Value, is_string: bool, out: &mut Vec<String>) -> Result<()> {
+        self.schemas += 1;
+        if self.schemas > MOST_SCHEMAS {
+            return Err(wrong(format!("`{key}` may have too many forms: allow fewer")));
+        }
         let own = self.resolved(schema)?;
         let end = mark("</arg_value>", self.tokenizer);
         if let Some(all) = own["enum"].as_array() {
@@ -126,6 +134,11 @@ impl<'a> Call<'a> {
         }
         let count = |name: &str| schema[name].as_u64();
         let (least, most) = (count("minLength").unwrap_or(0), count("maxLength"));
+        if most == Some(0) {
+            // The end tag that follows, if it is a token of its own, or in this place.
+            let end = mark("</arg_value>", self.tokenizer);
+            return Ok(if end.starts_with('<') { String::new() } else { end });
+        }
         let most = most.map_or(String::new(), |most| most.to_string());
         let special = mark("</arg_value>", self.tokenizer).starts_with('<');
         // An empty terminal is not possible: it is left out.
@@ -139,8 +152,13 @@ impl<'a> Call<'a> {
             let looks = r#"\s*(true|false|null|[-0-9\[{"](?s:.)*)\s*"#;
             _ = write!(terminal, " & ~/{looks}{end}/");
         }
-        let name = self.rule("STRING", if special { "" } else { "[lazy]" }, &terminal);
-        Ok(if optional { format!("{name}?") } else { name })
+        let name = self.rule("STRING", "", &terminal);
+        match (special, optional) {
+            (true, true) => Ok(format!("{name}?")),
+            (true, false) => Ok(name),
+            // The first end tag ends it.
+            (false, _) => Ok(self.rule("value", "[lazy]", &name)),
+        }
     }
 
     /// Adds a rule, and returns its name.
