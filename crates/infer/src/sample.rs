@@ -1,6 +1,7 @@
 //! Chooses the next token from logits: penalties and biases, temperature, top-k, top-p, min-p.
 
 use hadal_base::{Purpose, Rng};
+use hadal_ops::reduce::argmax;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How tokens are drawn.
@@ -147,17 +148,6 @@ pub struct Sampler {
     rng: Rng,
     /// Candidates: (probability, token), most likely first.
     kept: Vec<(f32, u32)>,
-}
-
-/// Index of the largest value. If there are several, the first.
-pub fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
-        }
-    }
-    best
 }
 
 impl Sampler {

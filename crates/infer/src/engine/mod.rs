@@ -131,10 +131,11 @@ impl Engine {
         let options = EngineOptions { rows: options.rows.max(1), sequences: options.sequences.max(1), ..options };
         let count = pages_for(options.cache_tokens).max(1);
         let drafting = Drafting::new(cx, model, options.speculation);
+        let pool = LatentPool::new(cx, &model.config, count, drafting.is_some());
         Self {
             options,
-            pool: LatentPool::new(cx, &model.config, count, drafting.is_some()),
-            views: AbsorbedViews::new(cx, model),
+            views: AbsorbedViews::new(cx, model, &pool),
+            pool,
             rows: Rows::new(cx),
             pages: Pages::new(count),
             prefixes: PrefixTree::new(),
