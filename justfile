@@ -62,6 +62,15 @@ bench-pointwise:
 bench-data *PATHS:
     cargo run --release -p hadal-data --example corpus {{PATHS}}
 
+# Random chat templates and random texts of models for some seconds.
+chat-fuzz SECONDS="60" SEED="1":
+    cargo run -p hadal-data --example chat_fuzz -- {{SECONDS}} {{SEED}}
+
+# Compare chat templates (a folder of .jinja files) with transformers.
+chat-check TEMPLATES OUT="target/chat":
+    python oracle/make_chat.py {{TEMPLATES}} {{OUT}}
+    cargo run -p hadal-data --example chat_check -- {{TEMPLATES}} {{OUT}}
+
 # Renew the reference results in crates/model/tests/fixtures (needs PyTorch: oracle/README.md).
 fixtures:
     python oracle/make_fixtures.py crates/model/tests/fixtures
@@ -78,3 +87,16 @@ memory MODEL OUT:
     target/release/hadal quantize {{MODEL}} --out {{OUT}} --weights int4
     du -sh {{OUT}}
     target/release/hadal bench infer {{OUT}} --repeat 1
+
+# Many clients against a server, some of them badly behaved: just serve-soak MODEL 600. `tiny` is a model made on the spot.
+serve-soak MODEL="tiny" SECONDS="60" CLIENTS="64":
+    cargo run -p hadal-serve --example soak -- {{MODEL}} {{SECONDS}} {{CLIENTS}}
+
+# Random bodies of requests: none may be answered with an error of the server's own.
+serve-fuzz SECONDS="60" SEED="1":
+    cargo run -p hadal-serve --example fuzz_bodies -- {{SECONDS}} {{SEED}}
+
+# Real clients against `hadal serve` (oracle/clients/README.md): just serve-clients runs/quickstart
+serve-clients MODEL:
+    cargo build --release
+    oracle/clients/run.sh target/release/hadal {{MODEL}}

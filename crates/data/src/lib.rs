@@ -9,6 +9,8 @@
 //! - [`pack`] stores them in [`shard`] files.
 //! - [`loader`] gives batches. It applies fill-in-middle ([`fim`]) and boundary splits ([`boundary`]).
 //!
+//! [`chat`] writes conversations as prompts and takes apart what models answer.
+//!
 //! [`needle`] makes texts with facts to look up. [`eval`] places windows over held-out documents. [`baseline`] says what
 //! a model must beat.
 //!
@@ -19,6 +21,7 @@
 pub mod baseline;
 pub mod boundary;
 pub mod cargo_sources;
+pub mod chat;
 pub mod error;
 pub mod eval;
 pub mod filter;
@@ -34,7 +37,7 @@ pub mod source;
 pub mod split;
 pub mod tokenizer;
 
-pub use error::{DataError, Result};
+pub use error::{DataError, Result, TemplateError};
 pub use eval::{EvalOptions, EvalSet, EvalWindow};
 pub use loader::{Batch, Cursor, Loader, Share, StreamOptions};
 pub use pack::Packed;

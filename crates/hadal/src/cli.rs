@@ -2,6 +2,7 @@
 
 mod measure;
 mod run;
+mod serve;
 
 pub(crate) use measure::{
     BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
@@ -10,6 +11,7 @@ pub(crate) use measure::{
 pub(crate) use run::{
     CompleteArgs, FormArgs, Format, GenerateArgs, ModelArgs, QuantizeArgs, RunWeights, SampleArgs, Speculate,
 };
+pub(crate) use serve::{LogForm, ServeArgs};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Complete code between a prefix and a suffix (fill in the middle), once or interactively
     Complete(CompleteArgs),
+    /// Serve a model over HTTP with OpenAI's API
+    Serve(ServeArgs),
     /// Measure bits per byte and perplexity on text
     Eval(EvalArgs),
     /// Ask for facts hidden in long texts (needle in a haystack), for each text length and needle depth

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Extend(args) => commands::extend::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Complete(args) => commands::complete::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Niah(args) => commands::niah::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),

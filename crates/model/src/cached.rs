@@ -62,6 +62,15 @@ impl LatentPool {
         Self { layers: (0..layers).map(|_| rows(width)).collect(), outputs: drafts.then(|| rows(config.hidden_size)) }
     }
 
+    /// Bytes of such a pool once every page is written.
+    pub fn bytes(cx: &Cx, config: &ModelConfig, pages: usize, drafts: bool) -> usize {
+        let drafts = drafts && config.num_nextn_predict_layers > 0;
+        let layers = config.num_hidden_layers + usize::from(drafts);
+        let outputs = if drafts { config.hidden_size } else { 0 };
+        let row = layers * (config.kv_lora_rank + config.qk_rope_head_dim) + outputs;
+        pages * PAGE * row * cx.compute().size()
+    }
+
     /// Copies everything of the first `tokens` tokens of a page to another page.
     pub fn copy_page(&mut self, from: u32, to: u32, tokens: usize) {
         for layer in self.layers.iter_mut().chain(&mut self.outputs) {

@@ -142,6 +142,17 @@ impl Stored {
         }
     }
 
+    /// The name of its format.
+    pub fn format(&self) -> &'static str {
+        let form = match self {
+            Self::Table(t) | Self::Both(t, _) => StoredForm::Table(t.dtype()),
+            Self::Packed(p) => StoredForm::Packed(p.panels().dtype()),
+            Self::Coded(_) => StoredForm::Coded,
+            Self::Quantised(q) => StoredForm::Quantised(q.format()),
+        };
+        form.name()
+    }
+
     /// Whether only forward passes can read it.
     pub fn only_runs(&self) -> bool {
         matches!(self, Self::Coded(_) | Self::Quantised(_))

@@ -20,4 +20,5 @@ pub(crate) mod niah;
 pub(crate) mod pretrain;
 pub(crate) mod quantize;
 pub(crate) mod quickstart;
+pub(crate) mod serve;
 pub(crate) mod tokenizer;

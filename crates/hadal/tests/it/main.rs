@@ -17,5 +17,6 @@ mod old_run;
 #[cfg(target_os = "linux")]
 mod packed;
 mod resume;
+mod serve;
 mod setup;
 mod spikes;

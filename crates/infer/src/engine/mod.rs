@@ -154,7 +154,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache, if a stop
-    /// string is empty, or if the constraint is for another vocabulary.
+    /// string is empty, if a setting for drawing is NaN or outside of its range, if the biases forbid every token, or if
+    /// the constraint is for another vocabulary.
     pub fn submit(&mut self, model: &Model, request: &Request) -> Result<RequestId, RequestError> {
         let longest = model.config.max_position_embeddings;
         request.check(longest, model.config.vocab_size, self.pages.total() * PAGE)?;
@@ -436,6 +437,6 @@ impl Engine {
         let generated = s.tokens.len() - s.prompt;
         let usage = Usage { prompt: s.prompt, cached: s.cached, generated, drafts: s.verified };
         self.release(s.pages);
-        each(Event::Finished { id: s.id, sample: s.sample, stop, usage });
+        each(Event::Finished { id: s.id, sample: s.sample, stop, end: s.ended, usage });
     }
 }

@@ -1,0 +1,15 @@
+//! Conversations: how a model's family writes them, and how its models write thoughts and calls of tools.
+//!
+//! - [`ChatTemplate`] turns messages into a prompt. It runs the checkpoint's own template and gives the bytes that
+//!   `transformers` gives.
+//! - [`OutputParser`] takes what a model writes apart, while it is written: thoughts, the answer, calls of tools.
+//! - [`Syntax`] says how a family writes them. It is recognised from the template, or named.
+
+mod output;
+mod template;
+
+pub use output::{CallSyntax, Delta, OutputParser, Syntax, Thoughts};
+pub use template::{ChatRequest, ChatTemplate, Rendered};
+
+/// A value as a template sees it: any JSON, with the keys of objects in their order. It can be read with `serde`.
+pub use minijinja::Value;
