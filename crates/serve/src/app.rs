@@ -11,7 +11,7 @@ use hadal_ops::latent::{PAGE, pages_for};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
 /// Grammars that are built at a time.
@@ -74,6 +74,7 @@ pub(crate) struct App {
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) draining: AtomicBool,
     pub(crate) created: u64,
+    pub(crate) started: Instant,
     builders: Semaphore,
     requests: AtomicU64,
 }
@@ -92,10 +93,10 @@ impl App {
         let worker = Worker::start(Arc::clone(&loaded), options.engine, BACKLOG, Arc::clone(&metrics))?;
         let slots = Arc::new(Semaphore::new(options.engine.sequences + options.queue));
         let (draining, builders) = (AtomicBool::new(false), Semaphore::new(BUILDERS));
-        let created = unix_seconds();
+        let (created, started) = (unix_seconds(), Instant::now());
         // Names of requests differ between two starts.
         let requests = AtomicU64::new(created << 24);
-        Ok(Self { loaded, chat, worker, metrics, options, slots, draining, created, builders, requests })
+        Ok(Self { loaded, chat, worker, metrics, options, slots, draining, created, started, builders, requests })
     }
 
     /// Tokens of prompt and continuation together, at most.

@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod faults;
 mod operations;
+mod page;
 
 use crate::chat::{Chat, ChatFormat, Delta, Parser, Turn};
 use crate::{ServeOptions, Server};
