@@ -101,7 +101,7 @@ export async function startFake({ page, hasChat = true, key = null }) {
     for await (const chunk of request) text += chunk;
     const body = text ? JSON.parse(text) : null;
     if (body) seen.push({ path: pathname, body });
-    if (pathname === "/v1/models") return json({ data: [{ id: "deepseek-v3-fake" }] });
+    if (pathname === "/v1/models") return json({ data: [{ id: "scripted-answers" }] });
     if (pathname === "/engine/experts") {
       for (const [l, layer] of loads.entries()) for (let e = 0; e < 256; e += 1) if ((e + l + engine.passes) % 3 === 0) layer[e] += (e * 7 + l) % 29;
       return json({ layers: loads.map((tokens, l) => ({ layer: l + 3, mtp: false, tokens })) });
@@ -132,7 +132,10 @@ export async function startFake({ page, hasChat = true, key = null }) {
       send({ choices: [{ index: 0, delta, finish_reason: null }], usage: null });
       await sleep(pause);
     }
-    if (cut) return response.destroy();
+    if (cut) {
+      await sleep(200);
+      return response.destroy();
+    }
     if (error) send({ error: { message: error, code: "engine_ended" } });
     else {
       send({ choices: [{ index: 0, delta: {}, finish_reason: finish }] });

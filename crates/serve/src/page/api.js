@@ -29,10 +29,12 @@ export function setKeyAsker(ask) {
   askForKey = ask;
 }
 
+// Sets the key. Views that wait for one hear of it as the event `key`.
 export function setKey(value, keep) {
   forgetKey();
   key = value;
   remember(NAME, value, keep ? localStorage : sessionStorage);
+  dispatchEvent(new Event("key"));
 }
 
 export function forgetKey() {

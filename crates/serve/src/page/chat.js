@@ -4,6 +4,7 @@ import { emptyAnswer, fetchAnswer } from "./answer.js";
 import { $, announce, el, grow, icon } from "./dom.js";
 import { ConversationList } from "./conversations.js";
 import { MessageView } from "./message.js";
+import { SettingsError } from "./prefs.js";
 import { openSettings } from "./settings.js";
 import { newConversation } from "./store.js";
 import { resultForm } from "./tools.js";
@@ -53,6 +54,7 @@ export function setServer(about) {
 
 function open(other) {
   stop();
+  running = null;
   conversation = other;
   show();
   toEnd();
@@ -174,8 +176,8 @@ function noTemplate() {
 
 function showFailure(error) {
   const notice = error.code === "no_template" ? noTemplate() : el("div", { class: "notice bad" },
-    el("p", { text: error instanceof SyntaxError ? "The tools in the settings are not JSON." : error.message }));
-  if (!error.status && !error.code) {
+    el("p", { text: error.message }));
+  if (error instanceof SettingsError) {
     notice.append(el("button", { type: "button", class: "button", text: "Open the settings", onclick: () => openSettings("tools") }));
   }
   notice.setAttribute("role", "alert");

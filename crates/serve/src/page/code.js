@@ -12,14 +12,19 @@ const WORDS = new Set(
 );
 const HASH = /^(py|python|sh|bash|zsh|shell|console|ya?ml|toml|rb|ruby|perl|pl|r|dockerfile|make|makefile|ini|conf|nix|elixir)$/;
 const DASH = /^(sql|lua|haskell|hs|ada|elm)$/;
+// Languages where single quotes stand around one character.
+const QUOTED = /^(rs|rust|c|h|cpp|c\+\+|java|go|kotlin|swift|scala|zig|haskell|hs)$/;
 const PLAIN = /^(|text|txt|plain|plaintext|output|markdown|md|csv|diff)$/;
 // Longer blocks stay plain, so that they cost little while they grow.
 const LONGEST = 20_000;
 
 function pattern(language) {
-  const comment = HASH.test(language) ? "#.*" : DASH.test(language) ? "--.*" : "\\/\\/.*|\\/\\*[^]*?(?:\\*\\/|$)|<!--[^]*?(?:-->|$)";
-  const string = "\"\"\"[^]*?(?:\"\"\"|$)|\"(?:[^\"\\\\\\n]|\\\\.)*\"?|'(?:[^'\\\\\\n]|\\\\.)*'|`(?:[^`\\\\]|\\\\.)*`";
-  return new RegExp(`(${comment})|(${string})|\\b(0x[\\da-fA-F_]+|\\d[\\d_]*(?:\\.\\d+)?(?:e[+-]?\\d+)?)\\b|([A-Za-z_]\\w*)`, "g");
+  const raw = String.raw;
+  const comment = HASH.test(language) ? "#.*" : DASH.test(language) ? "--.*" : raw`\/\/.*|\/\*[^]*?(?:\*\/|$)|<!--[^]*?(?:-->|$)`;
+  const single = raw`'(?:[^'\\\n]|\\.)${QUOTED.test(language) ? "" : "*"}'`;
+  const string = raw`"""[^]*?(?:"""|$)|"(?:[^"\\\n]|\\.)*"?|${single}|\x60(?:[^\x60\\]|\\.)*\x60`;
+  const number = raw`0x[\da-fA-F_]+|\d[\d_]*(?:\.\d+)?(?:e[+-]?\d+)?`;
+  return new RegExp(raw`(${comment})|(${string})|\b(${number})\b|([A-Za-z_]\w*)`, "g");
 }
 
 export function highlight(text, language) {
@@ -41,5 +46,5 @@ export function highlight(text, language) {
 export function codeBlock(text, language = "") {
   const head = el("div", { class: "code-head" }, el("span", { text: language || "text" }), copyButton("Copy the code", () => text));
   const code = el("code", {}, ...highlight(text, language));
-  return el("div", { class: "code" }, head, el("pre", { tabindex: "0", role: "region", "aria-label": `Code ${language}` }, code));
+  return el("div", { class: "code" }, head, el("pre", { tabindex: "0", role: "group", "aria-label": `Code ${language}` }, code));
 }

@@ -13,6 +13,8 @@ const result = $("result");
 let around = null;
 let tokens = [];
 let running = null;
+// The token whose alternatives are shown.
+let chosen = -1;
 
 export function startComplete() {
   try {
@@ -62,6 +64,7 @@ async function complete() {
     around = { before: area.value.slice(0, from), after: area.value.slice(to) };
   }
   tokens = [];
+  chosen = -1;
   const control = new AbortController();
   running = control;
   show();
@@ -107,14 +110,24 @@ function add(choice) {
   const chars = [...text];
   const start = tokens.reduce((sum, token) => sum + token.chars, 0);
   const places = names.map((_, i) => Math.max(0, Math.min(chars.length, (logprobs.text_offset[i] ?? start) - start)));
-  if (!names.length && text) push({ text, chars: chars.length });
+  // Text before the first token of the part belongs to the token before.
+  lengthen(chars.slice(0, names.length ? places[0] : chars.length));
   names.forEach((name, i) => {
-    const from = i === 0 ? 0 : places[i];
+    const from = places[i];
     const end = i + 1 < names.length ? places[i + 1] : chars.length;
     const piece = chars.slice(from, Math.max(from, end));
     const tops = Object.entries(logprobs.top_logprobs?.[i] ?? {}).sort((a, b) => b[1] - a[1]);
     push({ text: piece.join(""), chars: piece.length, name, logprob: logprobs.token_logprobs[i], tops });
   });
+}
+
+function lengthen(chars) {
+  if (!chars.length) return;
+  const last = tokens.at(-1);
+  if (!last) return push({ text: chars.join(""), chars: chars.length });
+  last.text += chars.join("");
+  last.chars += chars.length;
+  last.node.textContent = last.text;
 }
 
 function push(token) {
@@ -123,6 +136,7 @@ function push(token) {
   const level = chance > 0.8 ? 0 : chance > 0.4 ? 1 : chance > 0.1 ? 2 : 3;
   token.node = el("span", { class: `new p${level}`, text: token.text, onpointerenter: () => choose(i), onclick: () => choose(i) });
   result.insertBefore(token.node, result.querySelector(".after"));
+  if (result.scrollHeight > result.clientHeight) token.node.scrollIntoView({ block: "nearest" });
 }
 
 // Shows the text with its gap, or the tokens in the gap.
@@ -161,8 +175,6 @@ function keep() {
   const text = around.before + tokens.map((token) => token.text).join("");
   edit(text + around.after, text.length);
 }
-
-let chosen = -1;
 
 function choose(i) {
   const token = tokens[i];

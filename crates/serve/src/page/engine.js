@@ -12,8 +12,10 @@ const POINTS = 90;
 const heat = new Heat($("heat"), $("heat-span"));
 const history = { generated: [], prompt: [], pages: [] };
 let before = null;
-let turns = 0;
+let looks = 0;
 let timer = null;
+// The latest call of `look`. Earlier ones that still wait do not go on.
+let latest = 0;
 let cards = null;
 
 const isShown = () => !$("view-engine").hidden && !document.hidden;
@@ -26,16 +28,21 @@ export function startEngine() {
 export async function look() {
   clearTimeout(timer);
   if (!isShown()) return;
-  timer = -1;
+  const own = ++latest;
   try {
-    show(await getJson("/engine"));
-    if (turns++ % EXPERTS_EVERY === 0) heat.take((await getJson("/engine/experts")).layers);
+    const figures = await getJson("/engine");
+    const experts = looks % EXPERTS_EVERY === 0 ? await getJson("/engine/experts") : null;
+    if (own !== latest) return;
+    looks += 1;
+    show(figures);
+    if (experts) heat.take(experts.layers);
     $("engine-error").hidden = true;
   } catch (error) {
+    if (own !== latest) return;
     $("engine-error").textContent = error.message;
     $("engine-error").hidden = false;
     before = null;
-    // Without a key, the question would come again and again.
+    // The question for a key does not come again and again.
     if (error.status === 401) return;
   }
   timer = setTimeout(look, EVERY);

@@ -19,7 +19,7 @@ export class Heat {
     this.rows = el("tbody");
     const names = ["Layer", "Tokens", "Busiest expert", "Its load", "Idle experts"];
     const head = el("tr", {}, ...names.map((text) => el("th", { scope: "col", text })));
-    const table = el("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Load by layer" },
+    const table = el("div", { class: "table", tabindex: "0", role: "group", "aria-label": "Load by layer" },
       el("table", {}, el("thead", {}, head), this.rows));
     this.details = el("details", {}, el("summary", { text: "Numbers by layer" }), table);
     place.append(this.canvas, this.readout, this.scale, this.details);

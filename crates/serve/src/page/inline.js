@@ -50,7 +50,10 @@ function codeAt(text, i, missing) {
 function closing(text, from, mark, missing) {
   for (let i = from; i < text.length; i++) {
     if (text[i] === "\\") i++;
-    else if (text[i] === "`") i = (codeAt(text, i, missing).end ?? codeAt(text, i, missing).from) - 1;
+    else if (text[i] === "`") {
+      const { end, from } = codeAt(text, i, missing);
+      i = (end ?? from) - 1;
+    }
     else if (text.startsWith(mark, i)) {
       if (mark.length === 1 && text[i + 1] === mark) i++;
       else if (i > from && !/\s/.test(text[i - 1]) && !(mark[0] === "_" && WORD.test(text[i + mark.length] ?? ""))) {
@@ -90,8 +93,9 @@ export function inline(text, depth = 0) {
       continue;
     }
     if (c === "\n") {
-      if (/( {2,}|\\)$/.test(plain)) {
-        plain = plain.replace(/( +|\\)$/, "");
+      const isHard = plain.endsWith("\\") || plain.endsWith("  ");
+      if (isHard) {
+        plain = plain.endsWith("\\") ? plain.slice(0, -1) : plain.trimEnd();
         push(el("br"));
       } else plain += "\n";
       i++;

@@ -47,6 +47,8 @@ startChat();
 startComplete();
 startEngine();
 addEventListener("hashchange", showView);
+addEventListener("key", () => model || meetServer());
+addEventListener("key", look);
 document.querySelector(".skip").addEventListener("click", (event) => {
   // The address keeps the view.
   event.preventDefault();

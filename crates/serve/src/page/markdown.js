@@ -6,7 +6,7 @@ import { inline } from "./inline.js";
 
 const DEEPEST = 12;
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
+const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(\s+|$)/;
@@ -51,7 +51,7 @@ function blocks(lines, depth) {
       const [, marks, text] = match;
       // The page has its own first and second heading, and no level is left out.
       const own = (level = Math.min(marks.length, level + 1));
-      add(i + 1, () => el(`h${Math.min(own + 2, 6)}`, { class: `h${marks.length}` }, ...inline(text)));
+      add(i + 1, () => el(`h${Math.min(own + 2, 6)}`, { class: `h${marks.length}` }, ...inline(text.trim().replace(/(^|\s)#+$/, ""))));
     } else if (RULE.test(line)) {
       add(i + 1, () => el("hr"));
     } else if (depth < DEEPEST && QUOTE.test(line)) {
@@ -127,7 +127,7 @@ function table(lines) {
   };
   const body = lines.slice(2).map((line) => row(line, "td"));
   const whole = el("table", {}, el("thead", {}, row(lines[0], "th")), el("tbody", {}, ...body));
-  return el("div", { class: "table", tabindex: "0", role: "region", "aria-label": "Table" }, whole);
+  return el("div", { class: "table", tabindex: "0", role: "group", "aria-label": "Table" }, whole);
 }
 
 // An element that shows a text as it grows.

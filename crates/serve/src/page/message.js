@@ -11,6 +11,7 @@ export class MessageView {
   constructor(message) {
     this.message = message;
     this.acts = {};
+    this.form = null;
     this.body = message.role === "assistant" ? new Markdown() : null;
     this.content = this.body?.node ?? el("div", { class: "plain" });
     this.calls = el("div", { class: "calls" });
@@ -43,7 +44,7 @@ export class MessageView {
     }
     this.note.textContent = message.note ?? "";
     this.note.hidden = !message.note;
-    this.foot.hidden = Boolean(running) || this.node.contains(this.form ?? null);
+    this.foot.hidden = Boolean(running) || Boolean(this.form);
     if (!running) this.footer();
   }
 
@@ -77,6 +78,7 @@ export class MessageView {
     area.value = message.content;
     const close = () => {
       form.replaceWith(this.content);
+      this.form = null;
       this.foot.hidden = false;
       this.foot.querySelector("[aria-label='Edit the message']")?.focus();
     };
@@ -101,6 +103,7 @@ export class MessageView {
     });
     this.content.hidden = false;
     this.content.replaceWith(form);
+    this.form = form;
     this.foot.hidden = true;
     grow(area);
     area.focus();

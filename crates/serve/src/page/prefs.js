@@ -38,6 +38,9 @@ export function parseTools(text) {
   return tools;
 }
 
+// Settings that cannot be used.
+export class SettingsError extends Error {}
+
 // The fields of a request that come from the settings.
 export function requestFields() {
   const fields = {};
@@ -49,7 +52,11 @@ export function requestFields() {
     const on = prefs.thinking === "on";
     fields.chat_template_kwargs = { thinking: on, enable_thinking: on };
   }
-  const tools = parseTools(prefs.tools);
-  if (tools.length) fields.tools = tools;
+  try {
+    const tools = parseTools(prefs.tools);
+    if (tools.length) fields.tools = tools;
+  } catch (error) {
+    throw new SettingsError(`The tools in the settings cannot be used: ${error.message}`);
+  }
   return fields;
 }
