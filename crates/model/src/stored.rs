@@ -121,10 +121,10 @@ impl Stored {
     /// The name of its format.
     pub fn format(&self) -> &'static str {
         let form = match self {
-            Self::Table(t) | Self::Both(t, _) => Form::Table(t.dtype()),
-            Self::Packed(p) => Form::Packed(p.panels().dtype()),
-            Self::Coded(_) => Form::Coded,
-            Self::Quantised(q) => Form::Quantised(q.format()),
+            Self::Table(t) | Self::Both(t, _) => StoredForm::Table(t.dtype()),
+            Self::Packed(p) => StoredForm::Packed(p.panels().dtype()),
+            Self::Coded(_) => StoredForm::Coded,
+            Self::Quantised(q) => StoredForm::Quantised(q.format()),
         };
         form.name()
     }
