@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DESK, PHONE, accessible, close, done, equal, open, say, truth, until } from "./browser.mjs";
 import { XSS } from "./fake.mjs";
+import { forms } from "./markdown.mjs";
 
 const TOOLS = JSON.stringify([{ type: "function", function: { name: "weather", parameters: { type: "object", properties: { city: { type: "string" } } } } }]);
 
@@ -16,6 +17,8 @@ async function setting(page, name, value) {
 }
 
 export const scripted = {
+  "Markdown, form by form": forms,
+
   async "an answer with thoughts, Markdown and code"(browser, { fake, out }) {
     const page = await open(browser, fake.url);
     await accessible(page, "an empty chat");

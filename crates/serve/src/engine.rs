@@ -35,7 +35,8 @@ pub(crate) async fn figures(State(app): State<Arc<App>>) -> Response<Body> {
 }
 
 pub(crate) async fn experts(State(app): State<Arc<App>>) -> Response<Body> {
-    let layers: Vec<Value> = app.metrics.expert_loads().map(ExpertLoads::layers).into_iter().flatten().map(layer).collect();
+    let layers: Vec<Value> =
+        app.metrics.expert_loads().map(ExpertLoads::layers).into_iter().flatten().map(layer).collect();
     answer(StatusCode::OK, &json!({"layers": layers}))
 }
 

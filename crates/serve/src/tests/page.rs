@@ -48,7 +48,9 @@ fn the_page_is_safe_and_cached() {
     for path in ["/", "/assets/main.js"] {
         let file = get(server.address, path);
         let policy = file.header("content-security-policy").unwrap();
-        for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"] {
+        for rule in
+            ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "require-trusted-types-for 'script'"]
+        {
             assert!(policy.contains(rule), "{policy}");
         }
         assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
@@ -61,7 +63,10 @@ fn the_page_is_safe_and_cached() {
         assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(tag)));
         assert_eq!(ask("if-none-match: W/\"0123456789abcdef\"\r\n").status, 200);
         assert_eq!(ask("accept-encoding: br, identity\r\n").body, file.body);
-        assert_eq!(ask("origin: https://example.org\r\n").header("access-control-allow-origin"), Some("https://example.org"));
+        assert_eq!(
+            ask("origin: https://example.org\r\n").header("access-control-allow-origin"),
+            Some("https://example.org")
+        );
     }
 }
 
@@ -112,7 +117,10 @@ fn the_page_needs_no_key_and_its_figures_do() {
 fn the_engine_tells_its_figures() {
     let server = Running::new();
     let before = get(server.address, "/engine").json();
-    assert_eq!((&before["has_chat"], &before["most_running"], &before["running"]), (&json!(true), &json!(8), &json!(0)));
+    assert_eq!(
+        (&before["has_chat"], &before["most_running"], &before["running"]),
+        (&json!(true), &json!(8), &json!(0))
+    );
     assert_eq!(before["pages"], json!({"all": 32, "free": 32, "prefix": 0, "tokens": 128}));
     assert_eq!((&before["seconds_to_first_token"], &before["seconds_per_token"]), (&json!(null), &json!(null)));
     let body = json!({"prompt": [1, 2, 3], "max_tokens": 6, "ignore_eos": true});
