@@ -79,6 +79,12 @@ fixtures:
 oracle VARIANT="norope" SIZE="full":
     python oracle/make_fixtures.py target/oracle --size {{SIZE}} --variant {{VARIANT}}
 
+# Drive the page of `hadal serve` in Chromium with a model (needs node and chromium): just page-check runs/quickstart
+page-check MODEL="runs/quickstart" *PICTURES:
+    cargo build -p hadal
+    npm install --prefix oracle/page --no-package-lock --no-audit --no-fund
+    node oracle/page/check.mjs target/debug/hadal {{MODEL}} {{PICTURES}}
+
 # Memory of a model: loaded in BF16, and in int4 from a new folder OUT that is mapped, beside the sizes of the files
 memory MODEL OUT:
     cargo build --release

@@ -19,6 +19,7 @@ pub use engine::{
 };
 pub use generate::{Generation, Stop, generate, run};
 pub use grammar::{Constraint, Grammar, GrammarError, Grammars};
+pub use hadal_model::ExpertLoads;
 pub use hadal_ops::reduce::argmax;
 pub use loaded::{LoadError, Loaded};
 pub use needle::{Retrieval, retrieve};

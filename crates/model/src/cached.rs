@@ -7,11 +7,10 @@
 //! form. A pass may have rows of both forms; those of given tokens come first.
 
 use crate::batch::put;
-use crate::block::BlockSaved;
+use crate::expert_loads::ExpertLoads;
 use crate::mla::absorbed::Absorbed;
 use crate::mla::heads::HeadMajor;
 use crate::model::Model;
-use crate::moe::MoeSaved;
 use crate::pass::Pass;
 use hadal_ops::attention::Segments;
 use hadal_ops::latent::{PAGE, PagedRows};
@@ -264,8 +263,8 @@ pub struct Cache<'a> {
     pub views: &'a AbsorbedViews,
     /// The rows.
     pub rows: &'a Rows,
-    /// Number of distinct experts that passes used, summed over layers. Every pass adds its own.
-    pub experts: usize,
+    /// Where a pass counts the rows of its experts.
+    pub loads: &'a ExpertLoads,
 }
 
 /// The part of a [`Cache`] that belongs to one layer.
@@ -287,12 +286,6 @@ impl Cache<'_> {
         let outputs = outputs.as_ref().expect("drafts: the pool was not made for them");
         let l = layers.len() - 1;
         (outputs, LayerCache { pool: &mut layers[l], view: &self.views.layers[l].1, rows: self.rows })
-    }
-
-    /// Counts the experts that a block has used.
-    pub(crate) fn count(&mut self, block: &BlockSaved) {
-        let used = |moe: &MoeSaved| moe.dispatched.plan.offsets.i32().windows(2).filter(|w| w[0] < w[1]).count();
-        self.experts += block.moe().map_or(0, used);
     }
 }
 

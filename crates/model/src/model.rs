@@ -262,7 +262,7 @@ impl Model {
             let (y, s) = block.forward(cx, x, pass, layer, observer.is_some());
             x = y;
             if let Some(cache) = cache.as_deref_mut() {
-                cache.count(&s);
+                cache.loads.count(block.moe_index, &s);
             }
             if let Some(moe) = s.moe() {
                 show(observer, Probe::Routing(l, &moe.routing));

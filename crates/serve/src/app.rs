@@ -86,6 +86,7 @@ pub(crate) struct App {
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) draining: AtomicBool,
     pub(crate) created: u64,
+    pub(crate) started: Instant,
     /// Memory for bodies, in units of [`UNIT`].
     bodies: Semaphore,
     readers: Semaphore,
@@ -110,7 +111,7 @@ impl App {
         let (draining, builders) = (AtomicBool::new(false), Arc::new(Semaphore::new(BUILDERS)));
         let bodies = Semaphore::new(BODIES * options.body_bytes.div_ceil(UNIT));
         let readers = Semaphore::new(READERS);
-        let created = unix_seconds();
+        let (created, started) = (unix_seconds(), Instant::now());
         // Names of requests differ between two starts.
         let requests = AtomicU64::new(created << 24);
         Ok(Self {
@@ -122,6 +123,7 @@ impl App {
             slots,
             draining,
             created,
+            started,
             bodies,
             readers,
             builders,

@@ -1,10 +1,10 @@
 //! What the server counts, and its text for Prometheus.
 
-use hadal_infer::{Load, Usage};
+use hadal_infer::{ExpertLoads, Load, Usage};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Upper bounds of the buckets of times, in seconds.
@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     /// Answers by path and status.
     answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
     load: Mutex<Load>,
+    expert_loads: OnceLock<Arc<ExpertLoads>>,
 }
 
 impl Metrics {
@@ -97,6 +98,16 @@ impl Metrics {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn set_expert_loads(&self, loads: Arc<ExpertLoads>) {
+        // There is one engine.
+        let _ = self.expert_loads.set(loads);
+    }
+
+    /// Tokens of each expert, once the engine has begun.
+    pub(crate) fn expert_loads(&self) -> Option<&ExpertLoads> {
+        self.expert_loads.get().map(|loads| &**loads)
+    }
+
     /// The text that Prometheus reads. `slots` are the sequences that could still be taken.
     pub(crate) fn text(&self, slots: usize, draining: bool) -> String {
         let load = self.load();
@@ -116,6 +127,8 @@ impl Metrics {
         one("counter", "generated_tokens_total", "New tokens of ended requests.", self.generated.load(Relaxed));
         one("counter", "cancelled_total", "Requests that ended early.", self.cancelled.load(Relaxed));
         one("counter", "slow_clients_total", "Requests ended because their client was slow.", self.slow.load(Relaxed));
+        one("counter", "read_tokens_total", "Prompt tokens that passes have read.", load.read);
+        one("counter", "drawn_tokens_total", "New tokens so far.", load.generated);
         one("counter", "preemptions_total", "Sequences that gave way for lack of pages.", load.preemptions);
         one("counter", "passes_total", "Passes of the model.", load.passes);
         one("counter", "experts_total", "Distinct experts of all passes, summed over layers.", load.experts);
@@ -126,9 +139,20 @@ impl Metrics {
         for ((path, status), count) in &*self.answers.lock().unwrap_or_else(PoisonError::into_inner) {
             let _ = writeln!(out, "{name}{{path=\"{path}\",status=\"{status}\"}} {count}");
         }
+        self.write_expert_loads(&mut out);
         self.first_token.write(&mut out, "hadal_time_to_first_token_seconds", "From acceptance to the first token.");
         self.per_token.write(&mut out, "hadal_time_per_token_seconds", "Between two tokens of a sequence.");
         self.whole.write(&mut out, "hadal_request_seconds", "From acceptance to the end.");
         out
+    }
+
+    fn write_expert_loads(&self, out: &mut String) {
+        let name = "hadal_expert_tokens_total";
+        let _ = writeln!(out, "# HELP {name} Tokens of each routed expert.\n# TYPE {name} counter");
+        for (layer, _, tokens) in self.expert_loads().into_iter().flat_map(ExpertLoads::layers) {
+            for (expert, tokens) in tokens.enumerate() {
+                let _ = writeln!(out, "{name}{{layer=\"{layer}\",expert=\"{expert}\"}} {tokens}");
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::app::{App, Caller};
 use crate::error::ApiError;
-use crate::{chat, completions, health, models, tokenize};
+use crate::{chat, completions, engine, health, models, page, tokenize};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HeaderValue};
@@ -15,9 +15,12 @@ use std::time::Instant;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// All paths, as counters name them. Those without a key come first.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 13] = [
     "/health",
     "/ready",
+    "/",
+    "/assets",
+    "/engine",
     "/metrics",
     "/v1/models",
     "/v1/completions",
@@ -28,10 +31,14 @@ const PATHS: [&str; 10] = [
     "/v1",
 ];
 /// How many of them need no key.
-const OPEN: usize = 2;
+const OPEN: usize = 4;
 
 pub(crate) fn router(app: &Arc<App>, origins: Option<CorsLayer>) -> Router {
     let router = Router::new()
+        .route("/", get(page::index))
+        .route("/assets/{name}", get(page::asset))
+        .route("/engine", get(engine::figures))
+        .route("/engine/experts", get(engine::experts))
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -103,6 +103,7 @@ impl Worker {
             let _guard = Alive(alive_sender);
             let engine = Engine::new(&loaded.cx, &loaded.model, options);
             metrics.set_load(engine.load());
+            metrics.set_expert_loads(engine.expert_loads());
             Desk { loaded, engine, metrics, clients: HashMap::new(), prompts: HashMap::new() }.run(&inbox);
         })?;
         Ok(Self { commands, backlog, next: AtomicU64::new(0), alive })

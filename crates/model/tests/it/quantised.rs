@@ -81,8 +81,7 @@ fn rows_of_a_quantised_model_have_their_bits_alone() {
 /// that of the test above. Views of four bits are beyond it.
 #[test]
 fn both_forms_of_attention_use_the_same_quantised_weights() {
-    for (name, format) in
-        ["yarn", "moonlight"].iter().flat_map(|n| [RunFormat::Int8, RunFormat::Int4].map(|f| (n, f)))
+    for (name, format) in ["yarn", "moonlight"].iter().flat_map(|n| [RunFormat::Int8, RunFormat::Int4].map(|f| (n, f)))
     {
         let f = Fixture::named(name);
         let cx = Cx::cpu(2, DType::F32);

@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod faults;
 mod operations;
+mod page;
 mod tiny;
 
 use crate::chat::{Chat, ChatFormat, Delta, Parser, ToolChoice, Turn};
