@@ -2,26 +2,28 @@
 
 use crate::app::{App, Caller};
 use crate::error::ApiError;
-use crate::{chat, completions, health, models, tokenize};
+use crate::{anthropic, chat, completions, health, models, responses, tokenize};
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::http::{Method, Response, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use std::sync::Arc;
 use std::time::Instant;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// All paths, as counters name them. Those without a key come first.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 12] = [
     "/health",
     "/ready",
     "/metrics",
     "/v1/models",
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
     "/tokenize",
     "/detokenize",
     "/tokenizer_info",
@@ -40,6 +42,10 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/models/{*name}", get(models::one))
         .route("/v1/completions", post(completions::complete))
         .route("/v1/chat/completions", post(chat::endpoint::chat))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/responses/{*rest}", any(responses::kept))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/tokenizer_info", get(tokenize::info))
@@ -57,10 +63,11 @@ fn cors(origins: &[String]) -> CorsLayer {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
-    CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE])
+    CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]).allow_headers([
+        AUTHORIZATION,
+        CONTENT_TYPE,
+        HeaderName::from_static("x-api-key"),
+    ])
 }
 
 /// Checks the key, and notes what was answered.
@@ -71,7 +78,7 @@ async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
         PATHS.iter().position(|path| own == *path || own.strip_prefix(path).is_some_and(|p| p.starts_with('/')));
     let path = place.map_or("other", |place| PATHS[place]);
     let keys = app.options.keys.as_ref().filter(|_| place.is_none_or(|place| place >= OPEN));
-    let key = keys.map(|keys| keys.find(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes))).transpose();
+    let key = keys.map(|keys| keys.find(request.headers())).transpose();
     let mut name = None;
     let response = match key {
         Ok(key) => {
@@ -81,6 +88,7 @@ async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
         }
         Err(error) => error.into_response(),
     };
+    let response = if path == anthropic::PATH { anthropic::shaped(response) } else { response };
     let status = response.status().as_u16();
     app.metrics.answered(path, status);
     let seconds = start.elapsed().as_secs_f64();

@@ -3,12 +3,15 @@
 //! How a family writes conversations, and how its models write thoughts and calls of tools, is `data`'s. [`Template`] is
 //! the format of a checkpoint.
 
+pub(crate) mod blocks;
 pub(crate) mod endpoint;
+mod message;
 mod messages;
 mod said;
 mod template;
 
 pub use hadal_data::chat::Delta;
+pub use message::{Call, Message};
 use serde_json::{Map, Value};
 pub use template::Template;
 
@@ -23,6 +26,13 @@ pub struct Chat {
     pub values: Map<String, Value>,
 }
 
+/// Sets the values with which templates are asked for an answer with thoughts or without.
+pub fn think(values: &mut Map<String, Value>, on: bool) {
+    for name in ["thinking", "enable_thinking"] {
+        values.insert(name.to_owned(), on.into());
+    }
+}
+
 /// A conversation as its model reads it.
 pub struct Turn {
     /// The prompt, with special tokens by name.
@@ -31,7 +41,7 @@ pub struct Turn {
     /// after it.
     pub thinks_until: Option<String>,
     /// A new parser of what the model says, for each sample.
-    pub parser: Box<dyn Fn() -> Box<dyn Parser> + Send>,
+    pub parser: Box<dyn Fn() -> Box<dyn Parser> + Send + Sync>,
 }
 
 /// How a model's conversations are written and read.

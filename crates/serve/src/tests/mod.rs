@@ -4,7 +4,9 @@ mod chats;
 mod client;
 mod completions;
 mod faults;
+mod messages;
 mod operations;
+mod responses;
 
 use crate::chat::{Chat, ChatFormat, Delta, Parser, Turn};
 use crate::{ServeOptions, Server};
