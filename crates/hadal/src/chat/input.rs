@@ -36,7 +36,8 @@ impl Input {
             return Ok(Self::Pipe);
         }
         let config = Config::builder().auto_add_history(true).build();
-        let mut editor = Editor::with_history(config, MemHistory::new()).context("cannot use the terminal")?;
+        let history = MemHistory::with_config(&config);
+        let mut editor = Editor::with_history(config, history).context("cannot use the terminal")?;
         editor.set_helper(Some(Words));
         let alt_enter = KeyEvent(KeyCode::Enter, Modifiers::ALT);
         editor.bind_sequence(alt_enter, EventHandler::Simple(Cmd::Newline));
@@ -53,7 +54,7 @@ impl Input {
         let Self::Terminal(editor) = self else { return piped(&mut std::io::stdin().lock()) };
         match editor.readline(prompt) {
             Ok(line) => Ok(Line::Text(line.replace("\\\n", "\n"))),
-            Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
+            Err(ReadlineError::Interrupted | ReadlineError::Signal(_)) => Ok(Line::Interrupted),
             Err(ReadlineError::Eof) => Ok(Line::End),
             Err(error) => Err(error).context("cannot read from the terminal"),
         }
