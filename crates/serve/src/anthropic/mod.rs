@@ -30,12 +30,13 @@ pub(crate) async fn messages(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     app.check_open()?;
-    let body = app.body(&headers, body).await?;
-    let wanted = tokio::task::block_in_place(|| {
-        let (chat, limit) = request::read(Fields::of_body(&body)?)?;
-        limit.ok_or_else(|| ApiError::field("max_tokens", "`max_tokens` is missing: give the most new tokens"))?;
-        Wanted::read(&app, chat)
-    })?;
+    let wanted = app
+        .read(&headers, body, |body| {
+            let (chat, limit) = request::read(Fields::of_body(body)?)?;
+            limit.ok_or_else(|| ApiError::field("max_tokens", "`max_tokens` is missing: give the most new tokens"))?;
+            Wanted::read(&app, chat)
+        })
+        .await?;
     let name = format!("msg_{}", app.request_name());
     let job = wanted.submit(&app, &caller, &name).await?;
     let answer = Answered::new(&app, name, &wanted);
@@ -47,8 +48,8 @@ pub(crate) async fn count_tokens(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let body = app.body(&headers, body).await?;
-    let wanted = tokio::task::block_in_place(|| Wanted::read(&app, request::read(Fields::of_body(&body)?)?.0))?;
+    let read = |body: &[u8]| Wanted::read(&app, request::read(Fields::of_body(body)?)?.0);
+    let wanted = app.read(&headers, body, read).await?;
     Ok(error::answer(StatusCode::OK, &json!({"input_tokens": wanted.ids.len()})))
 }
 

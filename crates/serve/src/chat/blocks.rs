@@ -1,7 +1,7 @@
 //! An answer as a row of blocks: thoughts, text, and calls of tools. OpenAI's responses and Anthropic's messages number
 //! the blocks of an answer, and tell of the beginning and the end of each.
 
-use super::{Delta, Parser, Turn};
+use super::{Delta, Parser, Turn, is_wanted};
 use hadal_infer::{Event, Stop, Usage};
 
 /// What a block is.
@@ -42,6 +42,7 @@ pub(crate) struct Blocks {
     parser: Box<dyn Parser>,
     /// What the names of calls begin with, where the model gives none.
     prefix: String,
+    single_call: bool,
     all: Vec<Block>,
     is_open: bool,
     /// Tokens so far, and those before the first text or call.
@@ -52,8 +53,8 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn new(turn: &Turn, prefix: String) -> Self {
-        let (all, parser) = (Vec::new(), (turn.parser)());
-        Self { parser, prefix, all, is_open: false, tokens: 0, thoughts: 0, has_answered: false }
+        let (all, parser, single_call) = (Vec::new(), (turn.parser)(), turn.single_call);
+        Self { parser, prefix, single_call, all, is_open: false, tokens: 0, thoughts: 0, has_answered: false }
     }
 
     /// The blocks so far. The last one may be open.
@@ -89,6 +90,9 @@ impl Blocks {
     }
 
     fn add(&mut self, delta: Delta, steps: &mut Vec<Step>) {
+        if !is_wanted(&delta, self.single_call) {
+            return;
+        }
         self.has_answered |= !matches!(delta, Delta::Reasoning(_));
         match delta {
             Delta::Reasoning(text) => self.more(&Kind::Thoughts, text, steps),

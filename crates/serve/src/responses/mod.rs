@@ -25,12 +25,13 @@ pub(crate) async fn respond(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     app.check_open()?;
-    let body = app.body(&headers, body).await?;
     let renamed = |error: ApiError| error.renamed("messages", "input");
-    let (wanted, echo) = tokio::task::block_in_place(|| {
-        let (chat, echo) = request::read(Fields::of_body(&body)?)?;
-        Ok((Wanted::read(&app, chat).map_err(renamed)?, echo))
-    })?;
+    let (wanted, echo) = app
+        .read(&headers, body, |body| {
+            let (chat, echo) = request::read(Fields::of_body(body)?)?;
+            Ok((Wanted::read(&app, chat).map_err(renamed)?, echo))
+        })
+        .await?;
     let number = app.request_name();
     let job = wanted.submit(&app, &caller, &format!("resp_{number}")).await.map_err(renamed)?;
     let answer = Answered::new(&app, number, &wanted, echo);
