@@ -5,7 +5,7 @@ mod measure;
 mod run;
 mod serve;
 
-pub(crate) use chat::ChatArgs;
+pub(crate) use chat::{ChatArgs, Switch};
 pub(crate) use measure::{
     BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
     ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,

@@ -17,9 +17,9 @@ pub struct Watch(Vec<SigId>);
 impl Watch {
     /// Like [`new`](Self::new), but only for SIGINT (Ctrl-C). SIGTERM ends the process as usual.
     pub fn interrupts(stop: &Arc<AtomicBool>) -> Self {
-        let Self(mut ids) = Self::of(&[SIGINT], stop);
-        ids.extend(flag::register_conditional_default(SIGTERM, Arc::new(AtomicBool::new(true))));
-        Self(ids)
+        let mut watch = Self::of(&[SIGINT], stop);
+        watch.0.extend(flag::register_conditional_default(SIGTERM, Arc::new(AtomicBool::new(true))));
+        watch
     }
 
     /// Sets `stop` on the first signal. If the system does not allow handlers, signals keep their usual effect.

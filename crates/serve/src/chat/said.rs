@@ -87,7 +87,8 @@ impl Said {
             delta => delta,
         };
         let part = |delta| Part { choice, what: What::More(delta), placed: std::mem::take(&mut placed) };
-        let mut parts: Vec<Part> = deltas.into_iter().filter(|delta| is_wanted(delta, single)).map(named).map(part).collect();
+        let mut parts: Vec<Part> =
+            deltas.into_iter().filter(|delta| is_wanted(delta, single)).map(named).map(part).collect();
         if !placed.is_empty() {
             parts.push(Part { choice, what: What::Nothing, placed });
         }
