@@ -1,9 +1,11 @@
 //! The commands and their options, as `--help` shows them.
 
+mod chat;
 mod measure;
 mod run;
 mod serve;
 
+pub(crate) use chat::{ChatArgs, Switch};
 pub(crate) use measure::{
     BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
     ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Complete code between a prefix and a suffix (fill in the middle), once or interactively
     Complete(CompleteArgs),
+    /// Talk to a model in the terminal
+    Chat(ChatArgs),
     /// Serve a model over HTTP with OpenAI's API
     Serve(ServeArgs),
     /// Measure bits per byte and perplexity on text

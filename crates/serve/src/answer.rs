@@ -21,6 +21,8 @@ const QUIET: Duration = Duration::from_secs(15);
 
 /// An answer that comes in parts.
 pub(crate) trait Answer: Send + 'static {
+    /// Whether each event of a stream is named by its `type`. If not, a mark follows the last one.
+    const NAMED: bool = false;
     /// A part.
     type Part: Send;
     /// What comes before all events.
@@ -33,6 +35,10 @@ pub(crate) trait Answer: Send + 'static {
     fn chunk(&self, part: Self::Part) -> Value;
     /// The last event of a stream, if its usage is wanted.
     fn usage_chunk(&self) -> Option<Value>;
+    /// The last event of a stream that breaks off.
+    fn broken(&mut self, error: &ApiError) -> Value {
+        error.to_json()
+    }
     /// Adds a part to the whole.
     fn keep(&mut self, part: Self::Part);
     /// The whole.
@@ -95,7 +101,7 @@ impl<A: Answer> Stream<A> {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(value) = self.ready.pop_front() {
-                return Some(Bytes::from(format!("data: {value}\n\n")));
+                return Some(Bytes::from(event::<A>(&value)));
             }
             if self.is_over {
                 return None;
@@ -105,14 +111,18 @@ impl<A: Answer> Stream<A> {
             }
             let left = self.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Some(self.end(Some(overdue(self.app.options.timeout).to_json())));
+                let error = self.answer.broken(&overdue(self.app.options.timeout));
+                return Some(self.end(Some(error)));
             }
             match timeout(QUIET.min(left), self.job.next()).await {
                 Ok(Ok(told)) => {
                     let parts = self.answer.hear(told);
                     self.ready.extend(parts.into_iter().map(|part| self.answer.chunk(part)));
                 }
-                Ok(Err(broken)) => return Some(self.end(Some(stopped(broken).to_json()))),
+                Ok(Err(broken)) => {
+                    let error = self.answer.broken(&stopped(broken));
+                    return Some(self.end(Some(error)));
+                }
                 Err(_) => return Some(Bytes::from_static(b": waiting\n\n")),
             }
         }
@@ -121,7 +131,15 @@ impl<A: Answer> Stream<A> {
     /// The last bytes.
     fn end(&mut self, last: Option<Value>) -> Bytes {
         self.is_over = true;
-        let last = last.map_or(String::new(), |value| format!("data: {value}\n\n"));
-        Bytes::from(format!("{last}data: [DONE]\n\n"))
+        let last = last.map_or(String::new(), |value| event::<A>(&value));
+        Bytes::from(if A::NAMED { last } else { last + "data: [DONE]\n\n" })
+    }
+}
+
+/// An event as it is sent.
+fn event<A: Answer>(value: &Value) -> String {
+    match value["type"].as_str() {
+        Some(name) if A::NAMED => format!("event: {name}\ndata: {value}\n\n"),
+        _ => format!("data: {value}\n\n"),
     }
 }

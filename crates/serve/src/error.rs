@@ -68,9 +68,23 @@ impl ApiError {
         Self { is_final: true, ..self }
     }
 
-    #[cfg(test)]
+    /// The same, with the name of a field changed to the one that the client knows.
+    pub(crate) fn renamed(self, from: &str, to: &str) -> Self {
+        let param = self.param.map(|param| if param == from { to.to_owned() } else { param });
+        Self { param, ..self }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether another try may help.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.retry_after.is_some()
     }
 
     fn kind(&self) -> &'static str {
@@ -99,6 +113,8 @@ impl IntoResponse for ApiError {
         if self.is_final {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
+        // Other APIs have another form for it.
+        response.extensions_mut().insert(self);
         response
     }
 }

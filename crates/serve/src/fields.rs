@@ -25,6 +25,13 @@ pub(crate) struct Fields {
     left: Map<String, Value>,
 }
 
+impl From<Map<String, Value>> for Fields {
+    /// The fields of a body that was put together here.
+    fn from(left: Map<String, Value>) -> Self {
+        Self { path: String::new(), left }
+    }
+}
+
 impl Fields {
     /// The fields of a body.
     pub(crate) fn of_body(body: &[u8]) -> Result<Self, ApiError> {

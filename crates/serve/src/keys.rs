@@ -4,7 +4,8 @@
 //! `per_minute=N` requests. Empty lines and lines that begin with `#` count for nothing.
 
 use crate::error::ApiError;
-use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -91,11 +92,14 @@ impl Keys {
         if keys.is_empty() { Err(KeysError::Empty { path: path.to_owned() }) } else { Ok(Self(keys)) }
     }
 
-    /// The key that a client has sent in its `Authorization` header.
-    pub(crate) fn find(&self, header: Option<&[u8]>) -> Result<Arc<Key>, ApiError> {
+    /// The key that a client has sent, in its `Authorization` header or as Anthropic's clients do.
+    pub(crate) fn find(&self, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
         let refused = |message: &str| ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
-        let header = header.ok_or_else(|| refused("a key is needed: send the header `Authorization: Bearer KEY`"))?;
-        let sent = header.strip_prefix(b"Bearer ").unwrap_or_default();
+        let sent = match (headers.get(AUTHORIZATION), headers.get("x-api-key")) {
+            (Some(header), _) => header.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default(),
+            (None, Some(key)) => key.as_bytes(),
+            (None, None) => return Err(refused("a key is needed: send the header `Authorization: Bearer KEY`")),
+        };
         // All keys are compared, each in a time that does not depend on what it is.
         let is_sent = |key: &Arc<Key>| is_same(key.secret.as_bytes(), sent);
         let found = self.0.iter().fold(None, |found, key| if is_sent(key) { Some(key) } else { found });
@@ -166,6 +170,7 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::{HeaderName, HeaderValue};
     use std::time::Duration;
 
     #[test]
@@ -193,9 +198,13 @@ mod tests {
     #[test]
     fn keys_are_found_by_their_header() {
         let keys = Keys(vec![Arc::new(Key::parse("abc", 1).unwrap()), Arc::new(Key::parse("abd", 2).unwrap())]);
-        assert_eq!(keys.find(Some(b"Bearer abd")).unwrap().name, "key 2");
-        for header in [None, Some(&b"Bearer ab"[..]), Some(b"abc"), Some(b"Bearer ")] {
-            assert_eq!(keys.find(header).unwrap_err().status(), StatusCode::UNAUTHORIZED);
+        let headers = |name: &'static str, value: &'static str| {
+            HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
+        };
+        assert_eq!(keys.find(&headers("authorization", "Bearer abd")).unwrap().name, "key 2");
+        assert_eq!(keys.find(&headers("x-api-key", "abc")).unwrap().name, "key 1");
+        for (name, value) in [("a", "b"), ("authorization", "Bearer ab"), ("authorization", "abc"), ("x-api-key", "")] {
+            assert_eq!(keys.find(&headers(name, value)).unwrap_err().status(), StatusCode::UNAUTHORIZED);
         }
     }
 }

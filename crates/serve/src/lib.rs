@@ -4,6 +4,7 @@
 //! an answer ([`answer`]). A client that goes, or does not read, ends its own request and disturbs nobody.
 
 mod answer;
+mod anthropic;
 mod app;
 mod chat;
 mod completions;
@@ -18,6 +19,7 @@ mod metrics;
 mod models;
 mod page;
 mod prompts;
+mod responses;
 mod routes;
 mod sampling;
 mod server;
@@ -28,6 +30,6 @@ mod tokens;
 mod worker;
 
 pub use app::ServeOptions;
-pub use chat::{Chat, ChatFormat, Delta, Parser, Template, Turn};
+pub use chat::{Call, Chat, ChatFormat, Delta, Message, Parser, Template, Turn, think};
 pub use keys::{Keys, KeysError};
 pub use server::{ServeError, Server, signals};

@@ -2,20 +2,20 @@
 
 use crate::app::{App, Caller};
 use crate::error::ApiError;
-use crate::{chat, completions, engine, health, models, page, tokenize};
+use crate::{anthropic, chat, completions, engine, health, models, page, responses, tokenize};
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HeaderValue};
+use axum::http::header::HeaderValue;
 use axum::http::{Method, Response, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use std::sync::Arc;
 use std::time::Instant;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// All paths, as counters name them. Those without a key come first.
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 15] = [
     "/health",
     "/ready",
     "/",
@@ -25,6 +25,8 @@ const PATHS: [&str; 13] = [
     "/v1/models",
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
     "/tokenize",
     "/detokenize",
     "/tokenizer_info",
@@ -46,6 +48,10 @@ pub(crate) fn router(app: &Arc<App>, origins: Option<CorsLayer>) -> Router {
         .route("/v1/models/{*name}", get(models::one))
         .route("/v1/completions", post(completions::complete))
         .route("/v1/chat/completions", post(chat::endpoint::chat))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/responses/{*rest}", any(responses::kept))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/tokenizer_info", get(tokenize::info))
@@ -73,7 +79,7 @@ pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, String> {
         let origins = origins.iter().map(|origin| header(origin).ok_or_else(|| origin.clone()));
         AllowOrigin::list(origins.collect::<Result<Vec<HeaderValue>, String>>()?)
     };
-    // Clients of OpenAI's API send headers of their own.
+    // Clients of these APIs send headers of their own.
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
     Ok(Some(layer.allow_headers(AllowHeaders::mirror_request())))
 }
@@ -93,7 +99,7 @@ async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
         PATHS.iter().position(|path| own == *path || own.strip_prefix(path).is_some_and(|p| p.starts_with('/')));
     let path = place.map_or("other", |place| PATHS[place]);
     let keys = app.options.keys.as_ref().filter(|_| place.is_none_or(|place| place >= OPEN));
-    let key = keys.map(|keys| keys.find(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes))).transpose();
+    let key = keys.map(|keys| keys.find(request.headers())).transpose();
     let mut name = None;
     let response = match key {
         Ok(key) => {
@@ -103,6 +109,7 @@ async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
         }
         Err(error) => error.into_response(),
     };
+    let response = if path == anthropic::PATH { anthropic::shaped(response) } else { response };
     let status = response.status().as_u16();
     app.metrics.answered(path, status);
     let seconds = start.elapsed().as_secs_f64();

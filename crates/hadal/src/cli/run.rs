@@ -27,9 +27,9 @@ pub(crate) struct SampleArgs {
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Largest number of new tokens
-    #[arg(long, short = 'n', default_value_t = 128, value_parser = at_least_one)]
-    pub(crate) max_new: usize,
+    /// Largest number of new tokens [default: 128; in a chat, as many as fit]
+    #[arg(long, short = 'n', value_parser = at_least_one)]
+    pub(crate) max_new: Option<usize>,
     /// Let the model's MTP module draft tokens. This changes the speed and never the text
     #[arg(long, value_enum, default_value_t = Speculate::Auto)]
     pub(crate) speculation: Speculate,
@@ -39,6 +39,11 @@ impl SampleArgs {
     pub(crate) fn params(&self) -> SampleParams {
         let Self { temperature, top_p, top_k, min_p, seed, .. } = *self;
         SampleParams { temperature, top_k, top_p, min_p, seed, ..SampleParams::default() }
+    }
+
+    /// Largest number of new tokens of a single text.
+    pub(crate) fn max_new(&self) -> usize {
+        self.max_new.unwrap_or(128)
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod bench_accumulator;
 pub(crate) mod bench_infer;
 pub(crate) mod bench_train;
+pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod complete;
 pub(crate) mod data;

@@ -1,6 +1,6 @@
 //! `hadal serve`: answers clients of OpenAI's API.
 
-use super::common::{grouped, load};
+use super::common::{grouped, load, model_name};
 use crate::cli::{LogForm, ServeArgs};
 use anyhow::{Context, Result};
 use hadal_infer::{EngineOptions, Loaded, Speculation};
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         speculation: args.speculation.speculation(),
     };
     let options = ServeOptions {
-        name: args.name.clone().unwrap_or_else(|| name(args)),
+        name: args.name.clone().unwrap_or_else(|| model_name(&args.model.model)),
         engine,
         queue: args.queue,
         body_bytes: args.max_body,
@@ -50,13 +50,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         end.await;
     };
     server.wait(end).context("the server ended")
-}
-
-/// The model's name for clients.
-fn name(args: &ServeArgs) -> String {
-    let path = &args.model.model;
-    let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
-    whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// What was loaded, and what it takes.

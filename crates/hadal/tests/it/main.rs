@@ -1,5 +1,6 @@
 //! Runs the built program on the model crate's fixtures and on a tiny model with a tokenizer.
 
+mod chat;
 #[cfg(target_os = "linux")]
 mod conversions;
 mod errors;

@@ -7,6 +7,7 @@ use crate::app::{App, Caller};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::sampling::{self, Asked, MOST_LOGPROBS};
+use crate::worker::Job;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -21,56 +22,25 @@ pub(crate) async fn chat(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     app.check_open()?;
-    let wanted = app.read(&headers, body, |body| Wanted::read(&app, body)).await?;
-    let Wanted { ids, asked, logprobs, turn } = wanted;
-    let held = app.admit(&caller, asked.samples)?;
+    let wanted = app.read(&headers, body, |body| Wanted::read(&app, Fields::of_body(body)?)).await?;
     let name = format!("chatcmpl-{}", app.request_name());
-    if app.options.log_prompts {
-        tracing::info!(request = name, prompt = turn.prompt, "prompt");
-    }
-    // An answer that must be a call has no text that could have a form.
-    let constraint = match turn.calls.clone().map(Grammar::Lark).or(asked.grammar.clone()) {
-        Some(grammar) => {
-            let form = app.constraint(grammar).await?;
-            Some(turn.after_thoughts(form, &app.loaded.tokenizer))
-        }
-        None => None,
-    };
-    let request = Request {
-        max_new: asked.max_new.unwrap_or_else(|| app.longest().saturating_sub(ids.len())),
-        prompt: ids,
-        params: asked.params,
-        adjust: asked.adjust.clone(),
-        samples: asked.samples,
-        stop: asked.stop_tokens.clone(),
-        logprobs,
-        // Thoughts and calls of tools are between special tokens, and the parser must see them.
-        text: Some(TextOptions {
-            stop: asked.stop.clone(),
-            include_stop: asked.include_stop,
-            show_special: true,
-            ..app.loaded.text()
-        }),
-        constraint,
-        reuse: asked.reuse,
-        ..Request::default()
-    };
-    let job = app.submit(name.clone(), &caller, vec![request], held, "messages").await?;
+    let job = wanted.submit(&app, &caller, &name).await?;
+    let Wanted { asked, logprobs, turn, .. } = wanted;
     let (stream, answer) = (asked.stream, Said::new(&app, name, &asked, logprobs.is_some(), &turn));
     respond(app, job, answer, stream).await
 }
 
 /// What was asked.
-struct Wanted {
-    ids: Vec<u32>,
-    asked: Asked,
+pub(crate) struct Wanted {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) asked: Asked,
     logprobs: Option<usize>,
-    turn: Turn,
+    pub(crate) turn: Turn,
 }
 
 impl Wanted {
-    fn read(app: &App, body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::of_body(body)?;
+    /// Takes all fields.
+    pub(crate) fn read(app: &App, mut fields: Fields) -> Result<Self, ApiError> {
         app.check_model(fields.text("model")?.as_deref())?;
         let (ids, turn) = prompt(app, &mut fields)?;
         let wants = fields.flag("logprobs")?;
@@ -83,6 +53,43 @@ impl Wanted {
         let asked = Asked { max_new: limit, ..sampling::take(&mut fields, &app.loaded)? };
         fields.finish()?;
         Ok(Self { ids, asked, logprobs, turn })
+    }
+
+    /// Hands it to the engine under a name.
+    pub(crate) async fn submit(&self, app: &App, caller: &Caller, name: &str) -> Result<Job, ApiError> {
+        let Self { ids, asked, logprobs, turn } = self;
+        let held = app.admit(caller, asked.samples)?;
+        if app.options.log_prompts {
+            tracing::info!(request = name, prompt = turn.prompt, "prompt");
+        }
+        // An answer that must be a call has no text that could have a form.
+        let constraint = match turn.calls.clone().map(Grammar::Lark).or(asked.grammar.clone()) {
+            Some(grammar) => {
+                let form = app.constraint(grammar).await?;
+                Some(turn.after_thoughts(form, &app.loaded.tokenizer))
+            }
+            None => None,
+        };
+        let request = Request {
+            prompt: ids.clone(),
+            params: asked.params,
+            adjust: asked.adjust.clone(),
+            samples: asked.samples,
+            max_new: asked.max_new.unwrap_or_else(|| app.longest().saturating_sub(ids.len())),
+            stop: asked.stop_tokens.clone(),
+            logprobs: *logprobs,
+            // Thoughts and calls of tools are between special tokens, and the parser must see them.
+            text: Some(TextOptions {
+                stop: asked.stop.clone(),
+                include_stop: asked.include_stop,
+                show_special: true,
+                ..app.loaded.text()
+            }),
+            constraint,
+            reuse: asked.reuse,
+            ..Request::default()
+        };
+        app.submit(name.to_owned(), caller, vec![request], held, "messages").await
     }
 }
 

@@ -3,7 +3,48 @@
 use super::{Chat, ToolChoice};
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+impl Chat {
+    /// Reads a conversation from JSON: the body of a request, or its `messages` alone. What else was asked of an answer
+    /// counts for nothing.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        let body = match serde_json::from_str(text) {
+            Ok(Value::Object(body)) => body,
+            Ok(messages) => Map::from_iter([("messages".to_owned(), messages)]),
+            Err(error) => return Err(format!("it is not JSON: {error}")),
+        };
+        let chat = take(&mut Fields::from(body)).map_err(|error| error.message().to_owned())?;
+        Ok(Self { tool_choice: ToolChoice::Auto, single_call: false, ..chat })
+    }
+
+    /// Reads tools from JSON: a list, or an object with the list as its `tools`.
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    pub fn tools_from_json(text: &str) -> Result<Vec<Value>, String> {
+        let value: Value = serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
+        let tools = if let Value::Object(mut body) = value { body.remove("tools").unwrap_or_default() } else { value };
+        let chat = json!({"messages": [{"role": "user", "content": ""}], "tools": tools});
+        Ok(Self::from_json(&chat.to_string())?.tools)
+    }
+
+    /// The conversation as the body of a request.
+    pub fn to_json(&self) -> Value {
+        let Self { messages, tools, values, .. } = self;
+        let mut body = json!({"messages": messages});
+        if !tools.is_empty() {
+            body["tools"] = json!(tools);
+        }
+        if !values.is_empty() {
+            body["chat_template_kwargs"] = json!(values);
+        }
+        body
+    }
+}
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
@@ -106,6 +147,26 @@ mod tests {
 
     fn taken(body: &Value) -> Result<Chat, ApiError> {
         take(&mut Fields::of_body(body.to_string().as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_conversation_is_read_as_it_was_written() {
+        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let messages = json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "b"},
+        ]);
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let body = json!({"messages": messages, "tools": tools, "chat_template_kwargs": {"thinking": true}});
+        assert_eq!(Chat::from_json(&body.to_string()).unwrap().to_json(), body);
+        assert_eq!(Chat::from_json(&messages.to_string()).unwrap().to_json(), json!({"messages": messages}));
+        for text in [tools.to_string(), json!({"tools": tools}).to_string()] {
+            assert_eq!(json!(Chat::tools_from_json(&text).unwrap()), tools);
+        }
+        assert!(Chat::from_json("[").unwrap_err().contains("not JSON"));
+        assert!(Chat::from_json("[{}]").unwrap_err().contains("messages[0].role"));
+        assert!(Chat::tools_from_json("[3]").unwrap_err().contains("tools[0]"));
     }
 
     #[test]

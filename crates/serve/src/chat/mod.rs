@@ -3,7 +3,9 @@
 //! How a family writes conversations, and how its models write thoughts and calls of tools, is `data`'s. [`Template`] is
 //! the format of a checkpoint.
 
+pub(crate) mod blocks;
 pub(crate) mod endpoint;
+mod message;
 mod messages;
 mod said;
 mod template;
@@ -11,6 +13,7 @@ mod template;
 use hadal_data::Tokenizer;
 pub use hadal_data::chat::Delta;
 use hadal_infer::Constraint;
+pub use message::{Call, Message};
 use serde_json::{Map, Value};
 pub use template::Template;
 
@@ -27,6 +30,13 @@ pub struct Chat {
     pub single_call: bool,
     /// Further values for the template, such as whether to think.
     pub values: Map<String, Value>,
+}
+
+/// Sets the values with which templates are asked for an answer with thoughts or without.
+pub fn think(values: &mut Map<String, Value>, on: bool) {
+    for name in ["thinking", "enable_thinking"] {
+        values.insert(name.to_owned(), on.into());
+    }
 }
 
 /// Which tools the answer must call.
@@ -55,7 +65,7 @@ pub struct Turn {
     /// Whether calls after the first one are left out.
     pub single_call: bool,
     /// A new parser of what the model says, for each sample.
-    pub parser: Box<dyn Fn() -> Box<dyn Parser> + Send>,
+    pub parser: Box<dyn Fn() -> Box<dyn Parser> + Send + Sync>,
 }
 
 impl Turn {
@@ -71,6 +81,14 @@ impl Turn {
             },
             (None, None) => form,
         }
+    }
+}
+
+/// Whether a part of an answer is given to the client. Where a single call is wanted, further ones are left out.
+pub(crate) fn is_wanted(delta: &Delta, single_call: bool) -> bool {
+    match delta {
+        Delta::Call { index, .. } | Delta::Arguments { index, .. } => !single_call || *index == 0,
+        Delta::Content(_) | Delta::Reasoning(_) => true,
     }
 }
 

@@ -1,13 +1,13 @@
 //! The answer of a chat: what a model says, taken apart into thoughts, text and calls of tools.
 
-use super::{Delta, Parser, Turn};
+use super::{Delta, Message, Parser, Turn, is_wanted};
 use crate::answer::Answer;
 use crate::app::{App, unix_seconds};
 use crate::sampling::Asked;
 use crate::tokens::{Line, Placed, Sum, entry, reason};
 use crate::worker::Told;
 use hadal_infer::{Event, Loaded, Stop};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The answer.
@@ -33,15 +33,6 @@ struct Choice {
     /// Whether it has called a tool.
     calls: bool,
     whole: Message,
-}
-
-/// What was said as a whole.
-#[derive(Default)]
-struct Message {
-    content: String,
-    reasoning: String,
-    /// Name, tool and arguments of each call.
-    calls: Vec<(String, String, String)>,
     placed: Vec<Placed>,
     end: Option<(&'static str, Value)>,
 }
@@ -62,8 +53,14 @@ enum What {
 
 impl Said {
     pub(crate) fn new(app: &App, name: String, asked: &Asked, has_logprobs: bool, turn: &Turn) -> Self {
-        let choice =
-            |_| Choice { parser: (turn.parser)(), line: Line::default(), calls: false, whole: Message::default() };
+        let choice = |_| Choice {
+            parser: (turn.parser)(),
+            line: Line::default(),
+            calls: false,
+            whole: Message::default(),
+            placed: Vec::new(),
+            end: None,
+        };
         Self {
             loaded: Arc::clone(&app.loaded),
             name,
@@ -83,10 +80,6 @@ impl Said {
     fn parts(&mut self, choice: usize, deltas: Vec<Delta>, mut placed: Vec<Placed>) -> Vec<Part> {
         self.choices[choice].calls |= deltas.iter().any(|delta| matches!(delta, Delta::Call { .. }));
         let (name, single) = (&self.name, self.single_call);
-        let is_wanted = |delta: &Delta| match delta {
-            Delta::Call { index, .. } | Delta::Arguments { index, .. } => !single || *index == 0,
-            Delta::Content(_) | Delta::Reasoning(_) => true,
-        };
         let named = |delta| match delta {
             Delta::Call { index, id: None, name: tool } => {
                 Delta::Call { index, id: Some(format!("call-{name}-{choice}-{index}")), name: tool }
@@ -94,7 +87,8 @@ impl Said {
             delta => delta,
         };
         let part = |delta| Part { choice, what: What::More(delta), placed: std::mem::take(&mut placed) };
-        let mut parts: Vec<Part> = deltas.into_iter().filter(is_wanted).map(named).map(part).collect();
+        let mut parts: Vec<Part> =
+            deltas.into_iter().filter(|delta| is_wanted(delta, single)).map(named).map(part).collect();
         if !placed.is_empty() {
             parts.push(Part { choice, what: What::Nothing, placed });
         }
@@ -191,38 +185,20 @@ impl Answer for Said {
     }
 
     fn keep(&mut self, part: Part) {
-        let whole = &mut self.choices[part.choice].whole;
-        whole.placed.extend(part.placed);
+        let choice = &mut self.choices[part.choice];
+        choice.placed.extend(part.placed);
         match part.what {
             What::Begin | What::Nothing => {}
-            What::More(Delta::Content(text)) => whole.content += &text,
-            What::More(Delta::Reasoning(text)) => whole.reasoning += &text,
-            What::More(Delta::Call { id, name, .. }) => whole.calls.push((id.unwrap_or_default(), name, String::new())),
-            What::More(Delta::Arguments { index, text }) => {
-                if let Some((_, _, arguments)) = whole.calls.get_mut(index) {
-                    *arguments += &text;
-                }
-            }
-            What::End(finish, detail) => whole.end = Some((finish, detail)),
+            What::More(delta) => choice.whole.add(delta),
+            What::End(finish, detail) => choice.end = Some((finish, detail)),
         }
     }
 
     fn whole(&mut self) -> Value {
         let choice = |(index, choice): (usize, &Choice)| {
-            let whole = &choice.whole;
-            let mut message = Map::from_iter([("role".to_owned(), json!("assistant"))]);
-            let silent = whole.content.is_empty() && !whole.calls.is_empty();
-            message.insert("content".into(), if silent { Value::Null } else { whole.content.clone().into() });
-            if !whole.reasoning.is_empty() {
-                message.insert("reasoning_content".into(), whole.reasoning.clone().into());
-            }
-            if !whole.calls.is_empty() {
-                let call = |(id, name, arguments): &(String, String, String)| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
-                message.insert("tool_calls".into(), whole.calls.iter().map(call).collect());
-            }
-            let (finish, detail) = whole.end.clone().unwrap_or(("length", Value::Null));
+            let (finish, detail) = choice.end.clone().unwrap_or(("length", Value::Null));
             json!({
-                "index": index, "message": message, "logprobs": self.logprobs(&whole.placed),
+                "index": index, "message": choice.whole.to_json(), "logprobs": self.logprobs(&choice.placed),
                 "finish_reason": finish, "stop_reason": detail,
             })
         };

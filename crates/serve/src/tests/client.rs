@@ -31,6 +31,18 @@ impl Reply {
         lines.iter().map(|line| serde_json::from_str(line.strip_prefix("data: ").unwrap()).unwrap()).collect()
     }
 
+    /// The events of a stream that are named by their types.
+    pub(crate) fn named_events(&self) -> Vec<Value> {
+        assert_eq!(self.header("content-type"), Some("text/event-stream"), "{self:?}");
+        let event = |text: &str| {
+            let (name, data) = text.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+            let value: Value = serde_json::from_str(data).unwrap();
+            assert_eq!(value["type"], name);
+            value
+        };
+        self.body.split("\n\n").filter(|text| !text.is_empty() && !text.starts_with(':')).map(event).collect()
+    }
+
     /// Status, field and code of an error.
     pub(crate) fn error(&self) -> (u16, Value, Value) {
         let error = &self.json()["error"];

@@ -4,8 +4,10 @@ mod chats;
 mod client;
 mod completions;
 mod faults;
+mod messages;
 mod operations;
 mod page;
+mod responses;
 mod tiny;
 
 use crate::chat::{Chat, ChatFormat, Delta, Parser, ToolChoice, Turn};
