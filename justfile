@@ -93,3 +93,16 @@ memory MODEL OUT:
     target/release/hadal quantize {{MODEL}} --out {{OUT}} --weights int4
     du -sh {{OUT}}
     target/release/hadal bench infer {{OUT}} --repeat 1
+
+# Many clients against a server, some of them badly behaved: just serve-soak MODEL 600. `tiny` is a model made on the spot.
+serve-soak MODEL="tiny" SECONDS="60" CLIENTS="64":
+    cargo run -p hadal-serve --example soak -- {{MODEL}} {{SECONDS}} {{CLIENTS}}
+
+# Random bodies of requests: none may be answered with an error of the server's own.
+serve-fuzz SECONDS="60" SEED="1":
+    cargo run -p hadal-serve --example fuzz_bodies -- {{SECONDS}} {{SEED}}
+
+# Real clients against `hadal serve` (oracle/clients/README.md): just serve-clients runs/quickstart
+serve-clients MODEL:
+    cargo build --release
+    oracle/clients/run.sh target/release/hadal {{MODEL}}

@@ -20,8 +20,9 @@ pub use engine::{
 pub use generate::{Generation, Stop, generate, run};
 pub use grammar::{Constraint, Grammar, GrammarError, Grammars};
 pub use hadal_model::ExpertLoads;
+pub use hadal_ops::reduce::argmax;
 pub use loaded::{LoadError, Loaded};
 pub use needle::{Retrieval, retrieve};
-pub use sample::{Adjust, SampleParams, Sampler, argmax};
+pub use sample::{Adjust, SampleParams, Sampler};
 pub use score::{Score, ScoredToken, score};
 pub use text::{Piece, TextOptions};

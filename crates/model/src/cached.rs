@@ -82,17 +82,17 @@ impl LatentPool {
     }
 }
 
-/// `W_UK` and `W_UV` of every layer in the layout of the absorbed form. They are packed again when the weights have
-/// changed.
+/// `W_UK` and `W_UV` of every layer of a pool, in the layout of the absorbed form. They are packed again when the
+/// weights have changed.
 pub struct AbsorbedViews {
     layers: Vec<(u64, Absorbed)>,
 }
 
 impl AbsorbedViews {
-    /// Packs the views of all layers.
-    pub fn new(cx: &Cx, model: &Model) -> Self {
+    /// Packs the views of the layers that `pool` has.
+    pub fn new(cx: &Cx, model: &Model, pool: &LatentPool) -> Self {
         let view = |(version, attn): (u64, &crate::Mla)| (version, attn.absorb(cx));
-        Self { layers: layers(model).map(view).collect() }
+        Self { layers: layers(model).take(pool.layers.len()).map(view).collect() }
     }
 
     /// Packs the views again for layers whose weights have changed since.
@@ -105,7 +105,7 @@ impl AbsorbedViews {
     }
 }
 
-/// The attention of every layer of the pool, with the version of the weight from which its view is made.
+/// The attention of every layer that a pool may have, with the version of the weight from which its view is made.
 fn layers(model: &Model) -> impl Iterator<Item = (u64, &crate::Mla)> {
     let blocks = model.blocks.iter().chain(model.mtp.first().map(|m| &m.block));
     blocks.map(|b| (b.attn.kv_up.param.version(), &b.attn))

@@ -10,6 +10,7 @@ mod codes;
 pub mod count;
 mod drafts;
 pub mod dump;
+mod evaluate;
 mod expert_loads;
 mod ffn;
 mod kept;

@@ -46,17 +46,14 @@ impl StoredForm {
             (Some(Product::F32), _) => return Self::Packed(DType::F32),
             _ => {}
         }
-        let codes = compute == DType::Bf16
-            && match spec.run_format(&formats) {
-                RunFormat::Stored => coded,
-                RunFormat::Fp8 => coded || spec.parts.iter().all(|part| is_fp8(&part.name)),
-                _ => false,
-            };
+        // Codes are multiplied as BF16.
+        let codes = |wanted: bool| if wanted && compute == DType::Bf16 { Self::Coded } else { Self::Packed(compute) };
         match spec.run_format(&formats) {
+            RunFormat::Stored => codes(coded),
+            RunFormat::Fp8 => codes(coded || spec.parts.iter().all(|part| is_fp8(&part.name))),
+            RunFormat::Compute => Self::Packed(compute),
             RunFormat::Int8 => Self::Quantised(QuantFormat::Int8),
             RunFormat::Int4 => Self::Quantised(QuantFormat::Int4),
-            _ if codes => Self::Coded,
-            _ => Self::Packed(compute),
         }
     }
 

@@ -4,15 +4,17 @@ use crate::error::ApiError;
 use crate::keys::{Key, Keys};
 use crate::metrics::Metrics;
 use crate::worker::{Broken, Job, Refusal, Submission, Worker};
-use axum::body::{Body, Bytes};
+use axum::body::Body;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, StatusCode};
-use hadal_infer::{Constraint, EngineOptions, Grammar, Loaded, Request};
+use hadal_infer::{Constraint, EngineOptions, Grammar, Loaded, Request, RequestError};
 use hadal_ops::latent::{PAGE, pages_for};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Grammars that are built at a time.
 const BUILDERS: usize = 2;
@@ -20,6 +22,16 @@ const BUILDERS: usize = 2;
 const BACKLOG: usize = 1024;
 /// Time for a client to send a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// Bodies of the largest size that are in memory at a time.
+const BODIES: usize = 32;
+/// Bodies that are read as JSON at a time. That takes many times the memory of the body.
+const READERS: usize = 4;
+
+/// Most places for sequences and connections. More would not fit into what counts them.
+pub(crate) const MOST: usize = 1_000_000;
+const YEAR: Duration = Duration::from_secs(31_536_000);
+/// Bytes that are counted as one.
+const UNIT: usize = 1024;
 
 /// How a server behaves.
 #[derive(Debug)]
@@ -28,15 +40,15 @@ pub struct ServeOptions {
     pub name: String,
     /// Limits of the engine.
     pub engine: EngineOptions,
-    /// Sequences that may wait. With these and those that are worked on, the server is full.
+    /// Sequences that may wait. With these and those that are worked on, a million at most, the server is full.
     pub queue: usize,
     /// Largest body in bytes.
     pub body_bytes: usize,
-    /// Longest time for an answer.
+    /// Longest time for an answer, a year at most.
     pub timeout: Duration,
     /// Longest time to finish what was accepted, once the server is told to end.
     pub drain: Duration,
-    /// Connections at a time.
+    /// Connections at a time, a million at most.
     pub connections: usize,
     /// Keys of clients. Without them, everybody may come.
     pub keys: Option<Keys>,
@@ -75,7 +87,10 @@ pub(crate) struct App {
     pub(crate) draining: AtomicBool,
     pub(crate) created: u64,
     pub(crate) started: Instant,
-    builders: Semaphore,
+    /// Memory for bodies, in units of [`UNIT`].
+    bodies: Semaphore,
+    readers: Semaphore,
+    builders: Arc<Semaphore>,
     requests: AtomicU64,
 }
 
@@ -91,12 +106,29 @@ impl App {
     ) -> std::io::Result<Self> {
         let metrics = Arc::<Metrics>::default();
         let worker = Worker::start(Arc::clone(&loaded), options.engine, BACKLOG, Arc::clone(&metrics))?;
-        let slots = Arc::new(Semaphore::new(options.engine.sequences + options.queue));
-        let (draining, builders) = (AtomicBool::new(false), Semaphore::new(BUILDERS));
+        let options = ServeOptions { timeout: options.timeout.min(YEAR), ..options };
+        let slots = Arc::new(Semaphore::new(most(&options)));
+        let (draining, builders) = (AtomicBool::new(false), Arc::new(Semaphore::new(BUILDERS)));
+        let bodies = Semaphore::new(BODIES * options.body_bytes.div_ceil(UNIT));
+        let readers = Semaphore::new(READERS);
         let (created, started) = (unix_seconds(), Instant::now());
         // Names of requests differ between two starts.
         let requests = AtomicU64::new(created << 24);
-        Ok(Self { loaded, chat, worker, metrics, options, slots, draining, created, started, builders, requests })
+        Ok(Self {
+            loaded,
+            chat,
+            worker,
+            metrics,
+            options,
+            slots,
+            draining,
+            created,
+            started,
+            bodies,
+            readers,
+            builders,
+            requests,
+        })
     }
 
     /// Tokens of prompt and continuation together, at most.
@@ -120,7 +152,7 @@ impl App {
 
     /// Sequences that the server has at most.
     pub(crate) fn most(&self) -> usize {
-        self.options.engine.sequences + self.options.queue
+        most(&self.options)
     }
 
     /// A name for a request that no other one has.
@@ -128,25 +160,32 @@ impl App {
         format!("{:x}", self.requests.fetch_add(1, Relaxed))
     }
 
-    /// Reads a body.
-    pub(crate) async fn body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    /// Takes a body, and reads it with `read`. Large bodies wait for each other, so that they fit into memory together.
+    pub(crate) async fn read<T>(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+        read: impl FnOnce(&[u8]) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
         let most = self.options.body_bytes;
-        let large = || {
-            let message = format!("the body has more than {most} bytes: shorten it");
+        let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let length = length.unwrap_or(most);
+        let large = |how: &str| {
+            let message = format!("the body {how} more than {most} bytes: shorten it");
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
         };
-        let length = headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > most as u64) {
-            return Err(large());
+        if length > most {
+            return Err(large("has"));
         }
-        match tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, most)).await {
-            Ok(Ok(bytes)) => Ok(bytes),
-            Ok(Err(_)) => {
-                let message = format!("the body is broken off, or has more than {most} bytes: shorten it");
-                Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message))
-            }
-            Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body came too slowly")),
-        }
+        let deadline = Instant::now() + BODY_TIME;
+        let room = self.bodies.acquire_many(u32::try_from(length.div_ceil(UNIT)).unwrap_or(u32::MAX));
+        let busy = |_| ApiError::busy(self.wait(), "many large bodies come at the same time: try again later");
+        let _room = timeout_at(deadline, room).await.map_err(busy)?;
+        let slow = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body came too slowly");
+        let bytes = timeout_at(deadline, axum::body::to_bytes(body, most)).await.map_err(slow)?;
+        let bytes = bytes.map_err(|_| large("is broken off, or has"))?;
+        let _turn = self.readers.acquire().await;
+        tokio::task::block_in_place(|| read(&bytes))
     }
 
     /// Refuses a model that is not this one.
@@ -162,18 +201,24 @@ impl App {
         }
     }
 
+    /// Refuses more sequences than the server can have.
+    pub(crate) fn check_count(&self, sequences: usize) -> Result<(), ApiError> {
+        let most = self.most();
+        if sequences <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "the request has {sequences} sequences, and the server takes {most} at most: send fewer prompts, or a smaller `n`"
+        );
+        Err(ApiError::new(StatusCode::BAD_REQUEST, "too_many_sequences", message))
+    }
+
     /// Lets a request for so many sequences in. What it returns is held until they have ended.
     pub(crate) fn admit(&self, caller: &Caller, sequences: usize) -> Result<Box<dyn Any + Send>, ApiError> {
         if self.draining.load(Relaxed) {
             return Err(ApiError::draining());
         }
-        let most = self.most();
-        if sequences > most {
-            let message = format!(
-                "the request has {sequences} sequences, and the server takes {most} at most: send fewer prompts, or a smaller `n`"
-            );
-            return Err(ApiError::new(StatusCode::BAD_REQUEST, "too_many_sequences", message));
-        }
+        self.check_count(sequences)?;
         let sequences = sequences as u32;
         let slots = Arc::clone(&self.slots).try_acquire_many_owned(sequences);
         let slots = slots.map_err(|_| self.full())?;
@@ -186,15 +231,20 @@ impl App {
         self.metrics.whole.mean().map_or(1, |mean| mean.ceil() as u64).clamp(1, 60)
     }
 
-    /// Builds a grammar. It begins after the tokens `after`.
-    pub(crate) async fn constraint(&self, grammar: Grammar, after: &[u32]) -> Result<Constraint, ApiError> {
-        let _turn = self.builders.acquire().await;
+    /// Builds a grammar.
+    pub(crate) async fn constraint(&self, grammar: Grammar) -> Result<Constraint, ApiError> {
+        let time = self.options.timeout;
+        let turn = timeout(time, Arc::clone(&self.builders).acquire_owned()).await.map_err(|_| overdue(time))?;
         let loaded = Arc::clone(&self.loaded);
-        let built = tokio::task::spawn_blocking(move || loaded.constraint(&grammar)).await;
+        let built = tokio::task::spawn_blocking(move || {
+            // A client that goes does not end the building. So the building keeps its turn.
+            let _turn = turn;
+            loaded.constraint(&grammar)
+        });
+        let built = built.await;
         let broken = || ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "broken", "the grammar could not be built");
         let constraint = built.map_err(|_| broken())?;
-        let constraint = constraint.map_err(|error| ApiError::body(error.to_string()).with_code("invalid_grammar"))?;
-        Ok(constraint.after(after))
+        constraint.map_err(|error| ApiError::body(error.to_string()).with_code("invalid_grammar"))
     }
 
     /// Hands prompts to the engine. `param` is the field that they came from.
@@ -210,6 +260,9 @@ impl App {
         let key = caller.0.as_ref().map(|key| key.name.clone());
         match self.worker.submit(Submission { name, key, requests, held }).await {
             Ok(Ok(job)) => Ok(job),
+            Ok(Err(Refusal { error: error @ RequestError::NothingAllowed, .. })) => {
+                Err(ApiError::field("logit_bias", error.to_string()))
+            }
             Ok(Err(Refusal { prompt, error })) => {
                 let path = if several { format!("{param}[{prompt}]") } else { param.to_owned() };
                 Err(ApiError::field(path, error.to_string()).with_code("invalid_prompt"))
@@ -217,6 +270,10 @@ impl App {
             Err(broken) => Err(stopped(broken)),
         }
     }
+}
+
+fn most(options: &ServeOptions) -> usize {
+    options.engine.sequences.max(1).saturating_add(options.queue).min(MOST)
 }
 
 /// An answer that was broken off.

@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// New tokens, if nothing else is asked for.
 const NEW_TOKENS: usize = 16;
+/// Most log-probabilities of given text in an answer. Each takes some hundred bytes.
+const MOST_ECHOED: usize = 1 << 20;
 
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
@@ -26,8 +28,7 @@ pub(crate) async fn complete(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     app.check_open()?;
-    let body = app.body(&headers, body).await?;
-    let wanted = tokio::task::block_in_place(|| Wanted::read(&app, &body))?;
+    let wanted = app.read(&headers, body, |body| Wanted::read(&app, body)).await?;
     let held = app.admit(&caller, wanted.prompts.len() * wanted.asked.samples)?;
     let name = format!("cmpl-{}", app.request_name());
     if app.options.log_prompts {
@@ -36,7 +37,7 @@ pub(crate) async fn complete(
         tracing::info!(request = name, ?prompts, "prompts");
     }
     let constraint = match wanted.asked.grammar.clone() {
-        Some(grammar) => Some(app.constraint(grammar, &[]).await?),
+        Some(grammar) => Some(app.constraint(grammar).await?),
         None => None,
     };
     let asked = &wanted.asked;
@@ -77,7 +78,7 @@ impl Wanted {
         let mut fields = Fields::of_body(body)?;
         app.check_model(fields.text("model")?.as_deref())?;
         let suffix = fields.text("suffix")?;
-        let prompts = prompts::take(&mut fields, &app.loaded, suffix.as_deref())?;
+        let prompts = prompts::take(&mut fields, app, suffix.as_deref())?;
         let echo = fields.flag("echo")?;
         if echo && suffix.is_some() {
             return Err(fields.error("echo", "`echo` and `suffix` do not go together: leave one out"));
@@ -85,6 +86,16 @@ impl Wanted {
         let logprobs = fields.whole("logprobs", 0..=MOST_LOGPROBS)?.map(|top| top as usize);
         let limit = sampling::take_limit(&mut fields, &["max_tokens"])?;
         let asked = Asked { max_new: limit, ..sampling::take(&mut fields, &app.loaded)? };
+        if let Some(top) = logprobs.filter(|_| echo) {
+            let echoed = prompts.iter().map(|prompt| prompt.ids.len()).sum::<usize>() * asked.samples * (1 + top);
+            if echoed > MOST_ECHOED {
+                let message = format!(
+                    "the echoed prompts have {echoed} log-probabilities, and {MOST_ECHOED} are told at most: \
+                     send fewer or shorter prompts, or a smaller `logprobs` or `n`"
+                );
+                return Err(fields.error("logprobs", message));
+            }
+        }
         fields.finish()?;
         Ok(Self { prompts, asked, echo, logprobs })
     }

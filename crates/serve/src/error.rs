@@ -6,6 +6,9 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 
+/// Most bytes of a message, and of the path of a field. They may repeat what a client has sent.
+const LONGEST: usize = 1000;
+
 /// A request that was not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
@@ -23,13 +26,13 @@ pub(crate) struct ApiError {
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         let (param, retry_after, is_final) = (None, None, false);
-        Self { status, message: message.into(), param, code: Some(code), retry_after, is_final }
+        Self { status, message: shortened(message.into()), param, code: Some(code), retry_after, is_final }
     }
 
     /// A field that is wrong.
     pub(crate) fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, "invalid_value", message);
-        Self { param: Some(param.into()), ..error }
+        Self { param: Some(shortened(param.into())), ..error }
     }
 
     /// A body that is wrong as a whole.
@@ -98,6 +101,14 @@ impl IntoResponse for ApiError {
         }
         response
     }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text += " ...";
+    }
+    text
 }
 
 /// A JSON answer.

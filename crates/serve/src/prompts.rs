@@ -1,5 +1,6 @@
 //! The prompts of a completion: a text, some texts, tokens, or some lists of tokens.
 
+use crate::app::App;
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
 use crate::sampling::token_id;
@@ -27,36 +28,36 @@ impl Prompt {
 }
 
 /// Takes the prompts. With a `suffix`, each of them is a text before a gap.
-pub(crate) fn take(fields: &mut Fields, loaded: &Loaded, suffix: Option<&str>) -> Result<Vec<Prompt>, ApiError> {
+pub(crate) fn take(fields: &mut Fields, app: &App, suffix: Option<&str>) -> Result<Vec<Prompt>, ApiError> {
     let begin = fields.flag_or("add_special_tokens", true)?;
     let value =
         fields.take("prompt").ok_or_else(|| fields.error("prompt", "`prompt` is missing: give a text or tokens"))?;
-    let text = |text: &str| of_text(loaded, text, suffix, begin);
+    let text = |text: &str| of_text(&app.loaded, text, suffix, begin);
     match value {
         Value::String(one) => Ok(vec![text(&one)?]),
         Value::Array(all) => match all.first() {
             None => Err(fields.error("prompt", "`prompt` is an empty list: give a text or tokens")),
-            Some(Value::String(_)) => all
-                .iter()
-                .map(|one| match one {
-                    Value::String(one) => text(one),
-                    other => Err(wrong("prompt", "a list of strings, if its first part is a string", other)),
-                })
-                .collect(),
+            Some(Value::String(_)) => each(app, &all, |one| match one {
+                Value::String(one) => text(one),
+                other => Err(wrong("prompt", "a list of strings, if its first part is a string", other)),
+            }),
             Some(_) if suffix.is_some() => {
                 Err(fields.error("suffix", "`suffix` needs a prompt that is a text: give the prompt as text"))
             }
-            Some(Value::Array(_)) => all
-                .iter()
-                .map(|one| match one {
-                    Value::Array(ids) => of_ids(ids),
-                    other => Err(wrong("prompt", "a list of lists of ids, if its first part is a list", other)),
-                })
-                .collect(),
+            Some(Value::Array(_)) => each(app, &all, |one| match one {
+                Value::Array(ids) => of_ids(ids),
+                other => Err(wrong("prompt", "a list of lists of ids, if its first part is a list", other)),
+            }),
             Some(_) => Ok(vec![of_ids(&all)?]),
         },
         other => Err(wrong("prompt", "a string, a list of strings, a list of ids or a list of such lists", &other)),
     }
+}
+
+/// Reads each of several prompts, if the server can take so many.
+fn each(app: &App, all: &[Value], read: impl Fn(&Value) -> Result<Prompt, ApiError>) -> Result<Vec<Prompt>, ApiError> {
+    app.check_count(all.len())?;
+    all.iter().map(read).collect()
 }
 
 fn of_text(loaded: &Loaded, text: &str, suffix: Option<&str>, begin: bool) -> Result<Prompt, ApiError> {

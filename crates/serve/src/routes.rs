@@ -5,14 +5,14 @@ use crate::error::ApiError;
 use crate::{chat, completions, engine, health, models, page, tokenize};
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use axum::http::header::{AUTHORIZATION, HeaderValue};
 use axum::http::{Method, Response, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use std::sync::Arc;
 use std::time::Instant;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// All paths, as counters name them. Those without a key come first.
 const PATHS: [&str; 13] = [
@@ -33,8 +33,7 @@ const PATHS: [&str; 13] = [
 /// How many of them need no key.
 const OPEN: usize = 4;
 
-pub(crate) fn router(app: &Arc<App>) -> Router {
-    let origins = &app.options.origins;
+pub(crate) fn router(app: &Arc<App>, origins: Option<CorsLayer>) -> Router {
     let router = Router::new()
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
@@ -54,20 +53,36 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .method_not_allowed_fallback(other_method)
         .layer(from_fn_with_state(Arc::clone(app), pass))
         .with_state(Arc::clone(app));
-    if origins.is_empty() { router } else { router.layer(cors(origins)) }
+    match origins {
+        Some(origins) => router.layer(origins),
+        None => router,
+    }
 }
 
-/// Lets pages of these origins call the server.
-fn cors(origins: &[String]) -> CorsLayer {
+/// Lets pages of these origins call the server. `None` without any.
+///
+/// # Errors
+/// The first one that is not an origin.
+pub(crate) fn cors(origins: &[String]) -> Result<Option<CorsLayer>, String> {
+    if origins.is_empty() {
+        return Ok(None);
+    }
     let allowed = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::any()
     } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        let origins = origins.iter().map(|origin| header(origin).ok_or_else(|| origin.clone()));
+        AllowOrigin::list(origins.collect::<Result<Vec<HeaderValue>, String>>()?)
     };
-    CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([AUTHORIZATION, CONTENT_TYPE])
+    // Clients of OpenAI's API send headers of their own.
+    let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
+    Ok(Some(layer.allow_headers(AllowHeaders::mirror_request())))
+}
+
+/// An origin as browsers send it: scheme and host, without a path.
+fn header(origin: &str) -> Option<HeaderValue> {
+    let host = origin.split_once("://").map(|(_, host)| host)?;
+    let is_host = !host.is_empty() && !host.contains(['/', '?', '#', ' ']);
+    HeaderValue::from_str(origin).ok().filter(|_| is_host)
 }
 
 /// Checks the key, and notes what was answered.
@@ -105,7 +120,7 @@ async fn unknown(request: Request) -> ApiError {
 }
 
 async fn other_method(request: Request) -> ApiError {
-    let wanted = if request.method() == Method::GET { "POST" } else { "GET" };
-    let message = format!("{} is asked with {wanted}", request.uri().path());
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("{path} cannot be asked with {method}: see docs/serve.md for the paths");
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
 }

@@ -8,8 +8,11 @@ use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
-/// Most stop strings.
+/// Most stop strings, and most bytes of one.
 const MOST_STOPS: usize = 64;
+const LONGEST_STOP: usize = 1024;
+/// Most tokens with a bias, and most further tokens that end a continuation.
+const MOST_TOKENS: usize = 1024;
 /// Most of the most likely tokens beside each.
 pub(crate) const MOST_LOGPROBS: i64 = 20;
 
@@ -68,7 +71,11 @@ pub(crate) fn take(fields: &mut Fields, loaded: &Loaded) -> Result<Asked, ApiErr
     let include_stop = fields.flag("include_stop_str_in_output")?;
     let show_special = !fields.flag_or("skip_special_tokens", true)?;
     let mut stop_tokens = if fields.flag("ignore_eos")? { Vec::new() } else { loaded.stop_tokens() };
-    for token in fields.list("stop_token_ids")?.unwrap_or_default() {
+    let more = fields.list("stop_token_ids")?.unwrap_or_default();
+    if more.len() > MOST_TOKENS {
+        return Err(fields.error("stop_token_ids", format!("at most {MOST_TOKENS} ids are taken: give fewer")));
+    }
+    for token in more {
         stop_tokens.push(token_id(&token, &fields.path("stop_token_ids"))?);
     }
     let stream = fields.flag("stream")?;
@@ -141,14 +148,22 @@ fn stops(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     if all.len() > MOST_STOPS {
         return Err(ApiError::field(path, format!("at most {MOST_STOPS} stop strings are taken: give fewer")));
     }
+    if all.iter().any(|stop| stop.len() > LONGEST_STOP) {
+        let message = format!("a stop string has more than {LONGEST_STOP} bytes: shorten it");
+        return Err(ApiError::field(path, message));
+    }
     Ok(all)
 }
 
 /// Biases by token. The least one, -100, forbids the token.
 fn bias(fields: &mut Fields, vocabulary: usize) -> Result<Vec<(u32, f32)>, ApiError> {
     let Some(all) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let all = all.rest();
+    if all.len() > MOST_TOKENS {
+        return Err(fields.error("logit_bias", format!("at most {MOST_TOKENS} tokens can have a bias: give fewer")));
+    }
     let mut bias = Vec::new();
-    for (name, value) in all.rest() {
+    for (name, value) in all {
         let path = format!("logit_bias.{name}");
         let token = name.parse::<u32>().ok().filter(|token| (*token as usize) < vocabulary);
         let token = token.ok_or_else(|| {

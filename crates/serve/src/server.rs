@@ -1,6 +1,6 @@
 //! A server's life: it binds, serves, and ends when it has finished what it accepted.
 
-use crate::app::{App, ServeOptions};
+use crate::app::{App, MOST, ServeOptions};
 use crate::chat::ChatFormat;
 use crate::{listen, routes};
 use hadal_infer::Loaded;
@@ -31,6 +31,9 @@ pub enum ServeError {
         /// Why.
         error: std::io::Error,
     },
+    /// Something is given that is not an origin.
+    #[error("`{0}` is not an origin: give it as https://example.org, without a path")]
+    Origin(String),
     /// The system lacks something.
     #[error("the server cannot start: {0}")]
     Start(std::io::Error),
@@ -56,16 +59,17 @@ impl Server {
         address: SocketAddr,
         options: ServeOptions,
     ) -> Result<Self, ServeError> {
+        let origins = routes::cors(&options.origins).map_err(ServeError::Origin)?;
         let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("http").enable_all().build();
         let runtime = runtime.map_err(ServeError::Start)?;
         let bind = |error| ServeError::Bind { address, error };
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let most = options.connections.max(1);
+        let most = options.connections.clamp(1, MOST);
         let app = App::new(Arc::new(loaded), chat, options).map_err(ServeError::Start)?;
         let app = Arc::new(app);
         let (closing, closed) = watch::channel(false);
-        let connections = runtime.spawn(listen::serve(listener, routes::router(&app), most, closed));
+        let connections = runtime.spawn(listen::serve(listener, routes::router(&app, origins), most, closed));
         Ok(Self { runtime, app, address, closing, connections })
     }
 
@@ -112,21 +116,28 @@ async fn drain(app: &App, closing: &watch::Sender<bool>, connections: JoinHandle
     app.worker.ended().await;
 }
 
-/// Returns when the process is asked to end, by SIGTERM or Ctrl-C. If it is asked once more, it ends at once.
-pub async fn signals() {
-    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::warn!("signals cannot be heard: the process ends without finishing what it accepted");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tokio::spawn(async move {
+/// Listens for SIGTERM and Ctrl-C from now on. What it returns waits for the first of them. A second one ends the process
+/// at once.
+///
+/// # Panics
+/// Outside of a runtime: call it in what is given to [`Server::wait`].
+pub fn signals() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        let (Ok(mut term), Ok(mut interrupt)) = signals else {
+            tracing::warn!("signals cannot be heard: the process ends without finishing what it accepted");
+            return std::future::pending().await;
+        };
         tokio::select! {
             _ = term.recv() => {}
             _ = interrupt.recv() => {}
         }
-        std::process::exit(1);
-    });
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    }
 }

@@ -17,9 +17,8 @@ pub(crate) async fn tokenize(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let body = app.body(&headers, body).await?;
-    tokio::task::block_in_place(|| {
-        let mut fields = Fields::of_body(&body)?;
+    let read = |body: &[u8]| {
+        let mut fields = Fields::of_body(body)?;
         app.check_model(fields.text("model")?.as_deref())?;
         let begin = fields.flag_or("add_special_tokens", true)?;
         let names = fields.flag("return_token_strs")?;
@@ -33,7 +32,8 @@ pub(crate) async fn tokenize(
         let longest = app.longest();
         let value = json!({"count": ids.len(), "max_model_len": longest, "tokens": ids, "token_strs": names});
         Ok(answer(StatusCode::OK, &value))
-    })
+    };
+    app.read(&headers, body, read).await
 }
 
 pub(crate) async fn detokenize(
@@ -41,14 +41,16 @@ pub(crate) async fn detokenize(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let body = app.body(&headers, body).await?;
-    let mut fields = Fields::of_body(&body)?;
-    app.check_model(fields.text("model")?.as_deref())?;
-    let tokens = fields.list("tokens")?;
-    let tokens = tokens.ok_or_else(|| fields.error("tokens", "`tokens` is missing: give the ids of tokens"))?;
-    let ids: Vec<u32> = tokens.iter().map(|id| token_id(id, "tokens")).collect::<Result<_, _>>()?;
-    fields.finish()?;
-    Ok(answer(StatusCode::OK, &json!({"prompt": app.loaded.tokenizer.decode_with_special(&ids)})))
+    let read = |body: &[u8]| {
+        let mut fields = Fields::of_body(body)?;
+        app.check_model(fields.text("model")?.as_deref())?;
+        let tokens = fields.list("tokens")?;
+        let tokens = tokens.ok_or_else(|| fields.error("tokens", "`tokens` is missing: give the ids of tokens"))?;
+        let ids: Vec<u32> = tokens.iter().map(|id| token_id(id, "tokens")).collect::<Result<_, _>>()?;
+        fields.finish()?;
+        Ok(answer(StatusCode::OK, &json!({"prompt": app.loaded.tokenizer.decode_with_special(&ids)})))
+    };
+    app.read(&headers, body, read).await
 }
 
 pub(crate) async fn info(State(app): State<Arc<App>>) -> Response<Body> {

@@ -1,9 +1,18 @@
 //! Options of `hadal serve`.
 
 use super::{ModelArgs, Speculate, at_least_one, bytes};
-use clap::{Args, ValueEnum};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueEnum, value_parser};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+
+/// Seconds of a year. No time limit is longer.
+const YEAR: u64 = 31_536_000;
+
+/// A number of requests or connections, at least `least` and at most a million.
+fn places(least: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(least..=1_000_000)
+}
 
 #[derive(Args)]
 pub(crate) struct ServeArgs {
@@ -25,10 +34,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 512, value_parser = at_least_one)]
     pub(crate) rows: usize,
     /// Sequences that are worked on at a time
-    #[arg(long, default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 64, value_parser = places(1))]
     pub(crate) sequences: usize,
     /// Sequences that may wait. Further ones are turned away (429)
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = places(0))]
     pub(crate) queue: usize,
     /// Let the model's MTP module draft tokens. This changes the speed and never the text
     #[arg(long, value_enum, default_value_t = Speculate::Auto)]
@@ -37,13 +46,13 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "8MB", value_parser = bytes)]
     pub(crate) max_body: usize,
     /// Longest time for an answer, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u64).range(1..=YEAR))]
     pub(crate) timeout: u64,
     /// Longest time to finish what was accepted after SIGTERM, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(..=YEAR))]
     pub(crate) drain: u64,
     /// Connections at a time
-    #[arg(long, default_value_t = 1024, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 1024, value_parser = places(1))]
     pub(crate) connections: usize,
     /// Let only clients in that send a key of this file. A line is KEY [name=NAME] [concurrent=N] [per_minute=N]
     #[arg(long, value_name = "FILE")]

@@ -42,8 +42,14 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let about = about(&loaded, &options, template.origin(), seconds);
     let server = Server::start(loaded, Some(Box::new(template)), SocketAddr::new(args.host, args.port), options)?;
     say!("{about}");
-    say!("listening on http://{}/v1", server.address());
-    server.wait(signals()).context("the server ended")
+    let address = server.address();
+    let end = async {
+        // Whoever reads the address may already ask the process to end.
+        let end = signals();
+        say!("listening on http://{address}/v1");
+        end.await;
+    };
+    server.wait(end).context("the server ended")
 }
 
 /// The model's name for clients.

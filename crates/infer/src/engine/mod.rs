@@ -138,10 +138,11 @@ impl Engine {
         let options = EngineOptions { rows: options.rows.max(1), sequences: options.sequences.max(1), ..options };
         let count = pages_for(options.cache_tokens).max(1);
         let drafting = Drafting::new(cx, model, options.speculation);
+        let pool = LatentPool::new(cx, &model.config, count, drafting.is_some());
         Self {
             options,
-            pool: LatentPool::new(cx, &model.config, count, drafting.is_some()),
-            views: AbsorbedViews::new(cx, model),
+            views: AbsorbedViews::new(cx, model, &pool),
+            pool,
             rows: Rows::new(cx),
             pages: Pages::new(count),
             prefixes: PrefixTree::new(),
@@ -162,7 +163,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache, if a stop
-    /// string is empty, or if the constraint is for another vocabulary.
+    /// string is empty, if a setting for drawing is NaN or outside of its range, if the biases forbid every token, or if
+    /// the constraint is for another vocabulary.
     pub fn submit(&mut self, model: &Model, request: &Request) -> Result<RequestId, RequestError> {
         let longest = model.config.max_position_embeddings;
         request.check(longest, model.config.vocab_size, self.pages.total() * PAGE)?;

@@ -20,7 +20,7 @@ pub(crate) struct Cached {
 impl Cached {
     pub(crate) fn new(cx: &Cx, model: &Model, pages: usize) -> Self {
         let pool = LatentPool::new(cx, &model.config, pages, true);
-        Self { pool, views: AbsorbedViews::new(cx, model), rows: Rows::new(cx), loads: ExpertLoads::new(model) }
+        Self { views: AbsorbedViews::new(cx, model, &pool), pool, rows: Rows::new(cx), loads: ExpertLoads::new(model) }
     }
 
     /// Runs one pass over these stretches.
@@ -196,7 +196,7 @@ fn views_follow_the_weights() {
         cached.given(&cx, model, &tokens[..5], 0, &[0]);
         cached.generated(&cx, model, &tokens[5..6], 5, &[0]).to_vec_f32()
     };
-    let old = AbsorbedViews::new(&cx, &model);
+    let old = Cached::new(&cx, &model, 1).views;
     let before = step(&model, None);
     let weight = &mut model.blocks[1].attn.kv_up.param;
     let values: Vec<f32> = weight.to_f32().iter().map(|w| 1.5 * w).collect();

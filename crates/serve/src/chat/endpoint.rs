@@ -11,7 +11,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Response};
-use hadal_infer::{Request, TextOptions};
+use hadal_infer::{Grammar, Request, TextOptions};
 use std::sync::Arc;
 
 pub(crate) async fn chat(
@@ -21,18 +21,18 @@ pub(crate) async fn chat(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     app.check_open()?;
-    let body = app.body(&headers, body).await?;
-    let wanted = tokio::task::block_in_place(|| Wanted::read(&app, &body))?;
+    let wanted = app.read(&headers, body, |body| Wanted::read(&app, body)).await?;
     let Wanted { ids, asked, logprobs, turn } = wanted;
     let held = app.admit(&caller, asked.samples)?;
     let name = format!("chatcmpl-{}", app.request_name());
     if app.options.log_prompts {
         tracing::info!(request = name, prompt = turn.prompt, "prompt");
     }
-    let constraint = match asked.grammar.clone() {
+    // An answer that must be a call has no text that could have a form.
+    let constraint = match turn.calls.clone().map(Grammar::Lark).or(asked.grammar.clone()) {
         Some(grammar) => {
-            let end = turn.thinks_until.as_ref().map(|end| app.loaded.tokenizer.encode_with_special(end));
-            Some(app.constraint(grammar, &end.unwrap_or_default()).await?)
+            let form = app.constraint(grammar).await?;
+            Some(turn.after_thoughts(form, &app.loaded.tokenizer))
         }
         None => None,
     };

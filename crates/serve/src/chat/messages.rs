@@ -1,6 +1,6 @@
 //! A conversation in the body of a request.
 
-use super::Chat;
+use super::{Chat, ToolChoice};
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
 use serde_json::{Value, json};
@@ -16,7 +16,6 @@ pub(crate) fn take(fields: &mut Fields) -> Result<Chat, ApiError> {
     }
     let messages = all.into_iter().enumerate().map(|(i, one)| message(&format!("messages[{i}]"), one));
     let messages = messages.collect::<Result<_, _>>()?;
-    fields.only("parallel_tool_calls", &[json!(true)], "can only be true: leave it out")?;
     fields.only("add_generation_prompt", &[json!(true)], "can only be true: leave it out")?;
     fields.only("continue_final_message", &[json!(false)], "is not supported: use /v1/completions")?;
     let mut tools = Vec::new();
@@ -32,17 +31,42 @@ pub(crate) fn take(fields: &mut Fields) -> Result<Chat, ApiError> {
         }
         tools.push(tool);
     }
-    match fields.take("tool_choice") {
-        None => {}
-        Some(choice) if choice == "auto" => {}
-        Some(choice) if choice == "none" => tools.clear(),
-        Some(_) => {
-            let message = "`tool_choice` can be \"auto\" or \"none\"; a model cannot be made to call a tool";
-            return Err(fields.error("tool_choice", message));
-        }
-    }
+    let tool_choice = choice(fields, &mut tools)?;
+    let single_call = !fields.flag_or("parallel_tool_calls", true)?;
     let values = fields.object("chat_template_kwargs")?.map(Fields::rest).unwrap_or_default();
-    Ok(Chat { messages, tools, values })
+    Ok(Chat { messages, tools, tool_choice, single_call, values })
+}
+
+/// Takes the choice of tools. If none may be called, there are none.
+fn choice(fields: &mut Fields, tools: &mut Vec<Value>) -> Result<ToolChoice, ApiError> {
+    let choice = match fields.take("tool_choice") {
+        None => ToolChoice::Auto,
+        Some(choice) if choice == "auto" => ToolChoice::Auto,
+        Some(choice) if choice == "none" => {
+            tools.clear();
+            ToolChoice::Auto
+        }
+        Some(choice) if choice == "required" => ToolChoice::Required,
+        Some(choice) => {
+            let name = choice["function"]["name"].as_str().filter(|_| choice["type"] == "function");
+            let name = name.ok_or_else(|| {
+                let message = "`tool_choice` must be \"auto\", \"none\", \"required\" or \
+                               {\"type\": \"function\", \"function\": {\"name\": NAME}}";
+                fields.error("tool_choice", message)
+            })?;
+            ToolChoice::Named(name.to_owned())
+        }
+    };
+    match &choice {
+        ToolChoice::Required if tools.is_empty() => {
+            Err(fields.error("tool_choice", "`tool_choice` wants a call, and there are no `tools`: give at least one"))
+        }
+        ToolChoice::Named(name) if !tools.iter().any(|tool| tool["function"]["name"] == **name) => {
+            let message = format!("`tool_choice` wants `{name}`, which is not among the `tools`: describe it there");
+            Err(fields.error("tool_choice", message))
+        }
+        _ => Ok(choice),
+    }
 }
 
 /// A message with its content as one string.
@@ -89,6 +113,16 @@ mod tests {
         let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
         let chat = taken(&json!({"messages": [{"role": "user", "content": parts}]})).unwrap();
         assert_eq!(chat.messages, [json!({"role": "user", "content": "ab"})]);
+        let tool = json!({"type": "function", "function": {"name": "f"}});
+        let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+        let chosen = |choice: Value| {
+            let body = json!({"messages": [{"role": "user"}], "tools": [tool], "tool_choice": choice});
+            taken(&body).map(|chat| (chat.tools.len(), chat.tool_choice))
+        };
+        assert_eq!(chosen(json!("auto")), Ok((1, ToolChoice::Auto)));
+        assert_eq!(chosen(json!("none")), Ok((0, ToolChoice::Auto)));
+        assert_eq!(chosen(json!("required")), Ok((1, ToolChoice::Required)));
+        assert_eq!(chosen(named("f")), Ok((1, ToolChoice::Named("f".into()))));
         for (body, param) in [
             (json!({}), "messages"),
             (json!({"messages": []}), "messages"),
@@ -98,6 +132,13 @@ mod tests {
             (json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}), "messages[0].content[0]"),
             (json!({"messages": [{"role": "user"}], "tools": [{"type": "x"}]}), "tools[0].type"),
             (json!({"messages": [{"role": "user"}], "tool_choice": "required"}), "tool_choice"),
+            (json!({"messages": [{"role": "user"}], "tool_choice": "any"}), "tool_choice"),
+            (
+                json!({"messages": [{"role": "user"}], "tools": [tool], "tool_choice": {"type": "function"}}),
+                "tool_choice",
+            ),
+            (json!({"messages": [{"role": "user"}], "tools": [tool], "tool_choice": named("g")}), "tool_choice"),
+            (json!({"messages": [{"role": "user"}], "parallel_tool_calls": 1}), "parallel_tool_calls"),
         ] {
             assert_eq!(taken(&body).unwrap_err().to_json()["error"]["param"], param, "{body}");
         }

@@ -8,7 +8,9 @@ mod messages;
 mod said;
 mod template;
 
+use hadal_data::Tokenizer;
 pub use hadal_data::chat::Delta;
+use hadal_infer::Constraint;
 use serde_json::{Map, Value};
 pub use template::Template;
 
@@ -19,8 +21,24 @@ pub struct Chat {
     pub messages: Vec<Value>,
     /// Tools that the model may call, as clients send them.
     pub tools: Vec<Value>,
+    /// Which of them it must call.
+    pub tool_choice: ToolChoice,
+    /// Whether one call is wanted at most.
+    pub single_call: bool,
     /// Further values for the template, such as whether to think.
     pub values: Map<String, Value>,
+}
+
+/// Which tools the answer must call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ToolChoice {
+    /// The model decides.
+    #[default]
+    Auto,
+    /// At least one.
+    Required,
+    /// This one, once.
+    Named(String),
 }
 
 /// A conversation as its model reads it.
@@ -30,8 +48,30 @@ pub struct Turn {
     /// The text that ends the thoughts that the model begins with, if it does. A form that the answer must have begins
     /// after it.
     pub thinks_until: Option<String>,
+    /// The texts around the thoughts that the model may begin with, if it may.
+    pub may_think: Option<(String, String)>,
+    /// The grammar of the calls that the answer must make, in Lark's syntax. `None` if it need not make any.
+    pub calls: Option<String>,
+    /// Whether calls after the first one are left out.
+    pub single_call: bool,
     /// A new parser of what the model says, for each sample.
     pub parser: Box<dyn Fn() -> Box<dyn Parser> + Send>,
+}
+
+impl Turn {
+    /// The form of an answer, which begins after the thoughts, if there are any.
+    pub(crate) fn after_thoughts(&self, form: Constraint, tokenizer: &Tokenizer) -> Constraint {
+        let tokens = |text: &str| tokenizer.encode_with_special(text);
+        match (&self.thinks_until, &self.may_think) {
+            (Some(close), _) => form.after(&tokens(close)),
+            (None, Some((open, close))) => match tokens(open)[..] {
+                [open] => form.unless_begun(open, &tokens(close)),
+                // Thoughts that begin with ordinary text cannot be told from the answer.
+                _ => form,
+            },
+            (None, None) => form,
+        }
+    }
 }
 
 /// How a model's conversations are written and read.

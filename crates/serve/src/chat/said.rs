@@ -19,6 +19,8 @@ pub(crate) struct Said {
     stop: Vec<String>,
     include_usage: bool,
     has_logprobs: bool,
+    /// Whether calls after the first one are left out.
+    single_call: bool,
     choices: Vec<Choice>,
     left: usize,
     sum: Sum,
@@ -70,6 +72,7 @@ impl Said {
             stop: asked.stop.clone(),
             include_usage: asked.include_usage,
             has_logprobs,
+            single_call: turn.single_call,
             choices: (0..asked.samples).map(choice).collect(),
             left: asked.samples,
             sum: Sum::default(),
@@ -79,7 +82,11 @@ impl Said {
     /// The parts of a choice for what its parser found.
     fn parts(&mut self, choice: usize, deltas: Vec<Delta>, mut placed: Vec<Placed>) -> Vec<Part> {
         self.choices[choice].calls |= deltas.iter().any(|delta| matches!(delta, Delta::Call { .. }));
-        let name = &self.name;
+        let (name, single) = (&self.name, self.single_call);
+        let is_wanted = |delta: &Delta| match delta {
+            Delta::Call { index, .. } | Delta::Arguments { index, .. } => !single || *index == 0,
+            Delta::Content(_) | Delta::Reasoning(_) => true,
+        };
         let named = |delta| match delta {
             Delta::Call { index, id: None, name: tool } => {
                 Delta::Call { index, id: Some(format!("call-{name}-{choice}-{index}")), name: tool }
@@ -87,7 +94,7 @@ impl Said {
             delta => delta,
         };
         let part = |delta| Part { choice, what: What::More(delta), placed: std::mem::take(&mut placed) };
-        let mut parts: Vec<Part> = deltas.into_iter().map(named).map(part).collect();
+        let mut parts: Vec<Part> = deltas.into_iter().filter(is_wanted).map(named).map(part).collect();
         if !placed.is_empty() {
             parts.push(Part { choice, what: What::Nothing, placed });
         }

@@ -73,6 +73,34 @@ fn a_form_begins_after_the_thoughts() {
 }
 
 #[test]
+fn a_call_that_must_be_made_is_made_after_the_thoughts() {
+    let server = Running::new();
+    let tool = json!({"type": "function", "function": {"name": "tool"}});
+    for choice in [json!("required"), json!({"type": "function", "function": {"name": "tool"}})] {
+        let mut calls = 0;
+        for seed in 0..6 {
+            let answer = ask(
+                &server,
+                &json!({
+                    "messages": [{"role": "user", "content": "["}], "seed": seed, "tools": [tool], "tool_choice": choice,
+                    "max_completion_tokens": 200, "logit_bias": {END.1: 4}, "response_format": {"type": "json_object"},
+                }),
+            );
+            let choice = &answer["choices"][0];
+            if choice["finish_reason"] == "tool_calls" {
+                calls += usize::from(!choice["message"]["reasoning_content"].is_null());
+                let call = &choice["message"]["tool_calls"][0]["function"];
+                let arguments = call["arguments"].as_str().unwrap();
+                let letters = arguments.strip_suffix('!').unwrap();
+                assert!((2..=4).contains(&letters.len()) && letters.chars().all(|c| "abc".contains(c)), "{choice}");
+                assert_eq!((&call["name"], &choice["message"]["content"]), (&json!("tool"), &Value::Null));
+            }
+        }
+        assert!(calls > 0, "the seeds show nothing");
+    }
+}
+
+#[test]
 fn a_repeated_beginning_is_found_in_the_cache() {
     let server = Running::new();
     let body = json!({"messages": [{"role": "user", "content": "[1, 2], ".repeat(60)}], "max_tokens": 2});

@@ -1,7 +1,7 @@
 //! Clients that go, send nonsense, or want too much.
 
 use super::client::{begin, finish, get, post, read_until};
-use super::{Running, loaded, options};
+use super::{Running, loaded, options, soon};
 use crate::ServeOptions;
 use crate::metrics::Metrics;
 use crate::worker::{Broken, Submission, Worker};
@@ -9,7 +9,7 @@ use hadal_infer::{EngineOptions, Event, Request};
 use serde_json::{Value, json};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A request that takes long.
 fn long(stream: bool) -> Value {
@@ -18,15 +18,6 @@ fn long(stream: bool) -> Value {
 
 fn start(server: &Running, body: &Value) -> TcpStream {
     begin(server.address, "POST", "/v1/completions", "", body.to_string().as_bytes())
-}
-
-/// Waits until something holds.
-fn soon(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_mins(1), "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]
@@ -67,6 +58,11 @@ fn a_full_server_turns_clients_away() {
     assert_eq!(large.status, 400);
 }
 
+/// The same bias for tokens.
+fn all(tokens: std::ops::Range<u32>, bias: i32) -> Value {
+    tokens.map(|token| (token.to_string(), json!(bias))).collect::<serde_json::Map<_, _>>().into()
+}
+
 #[test]
 fn mistakes_are_named() {
     let server = Running::new();
@@ -93,12 +89,32 @@ fn mistakes_are_named() {
         (json!({"prompt": "x", "echo": true, "suffix": "y"}), "echo"),
         (json!({"prompt": [1], "suffix": "y"}), "suffix"),
         (json!({"prompt": "x", "response_format": {"type": "xml"}}), "response_format.type"),
+        // Too much of something.
+        (json!({"prompt": "x", "n": 129}), "n"),
+        (json!({"prompt": "x", "temperature": 1e39}), "temperature"),
+        (json!({"prompt": "x", "presence_penalty": 1e300}), "presence_penalty"),
+        (json!({"prompt": "x", "stop": vec!["a"; 65]}), "stop"),
+        (json!({"prompt": "x", "stop": "a".repeat(1025)}), "stop"),
+        (json!({"prompt": "x", "stop_token_ids": vec![1; 1025]}), "stop_token_ids"),
+        (json!({"prompt": "x", "logit_bias": all(0..1025, 1)}), "logit_bias"),
+        (json!({"prompt": "x", "logit_bias": all(0..320, -100)}), "logit_bias"),
+        (json!({"prompt": vec![7; 400], "n": 128, "echo": true, "logprobs": 20}), "logprobs"),
     ] {
         let reply = post(server.address, "/v1/completions", &body);
         assert_eq!((reply.error().0, &reply.error().1), (400, &json!(param)), "{body}: {reply:?}");
     }
     let grammar = post(server.address, "/v1/completions", &json!({"prompt": "x", "guided_regex": "("}));
     assert_eq!(grammar.error(), (400, Value::Null, json!("invalid_grammar")));
+    let many = post(server.address, "/v1/completions", &json!({"prompt": vec!["x"; 265]}));
+    assert_eq!(many.error(), (400, Value::Null, json!("too_many_sequences")));
+    let number =
+        finish(begin(server.address, "POST", "/v1/completions", "", br#"{"prompt": "x", "temperature": 1e999}"#));
+    assert_eq!(number.error(), (400, Value::Null, json!("invalid_body")));
+    // An error does not repeat much of what was sent.
+    let long = "x".repeat(100_000);
+    for body in [json!({"prompt": "x", "model": long}), json!({"prompt": "x", "logit_bias": {long.as_str(): 1}})] {
+        assert!(post(server.address, "/v1/completions", &body).body.len() < 3000);
+    }
     let model = post(server.address, "/v1/completions", &json!({"prompt": "x", "model": "gpt"}));
     assert_eq!(model.error(), (404, json!("model"), json!("model_not_found")));
     for body in ["", "{", "[1]", "\u{0}", "{\"prompt\": \"x\"", "{\"prompt\": \"\\ud800\"}"] {
@@ -107,7 +123,11 @@ fn mistakes_are_named() {
     }
     let deep = "[".repeat(100_000);
     assert_eq!(finish(begin(server.address, "POST", "/v1/completions", "", deep.as_bytes())).error().0, 400);
-    assert_eq!(get(server.address, "/v1/completions").error().0, 405);
+    for (method, path) in [("GET", "/v1/completions"), ("PUT", "/v1/completions"), ("POST", "/health")] {
+        let reply = finish(begin(server.address, method, path, "", b""));
+        assert_eq!(reply.error().0, 405);
+        assert!(reply.body.contains(&format!("{path} cannot be asked with {method}")));
+    }
     assert_eq!(get(server.address, "/v2").error().0, 404);
     // None of it went to the engine.
     assert_eq!(server.figure("hadal_passes_total"), 0.0);

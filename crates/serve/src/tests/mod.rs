@@ -6,37 +6,25 @@ mod completions;
 mod faults;
 mod operations;
 mod page;
+mod tiny;
 
-use crate::chat::{Chat, ChatFormat, Delta, Parser, Turn};
+use crate::chat::{Chat, ChatFormat, Delta, Parser, ToolChoice, Turn};
 use crate::{ServeOptions, Server};
 use client::get;
-use hadal_data::tokenizer::TrainOptions;
-use hadal_data::{Document, Tokenizer};
 use hadal_infer::{EngineOptions, Loaded, Speculation};
-use hadal_model::{Fresh, Model};
 use hadal_ops::{Cx, DType};
-use hadal_weights::precision::{Precision, RunFormats};
-use hadal_weights::{ModelConfig, SaveOptions, WeightFormat};
+use hadal_weights::precision::RunFormats;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
-
-const VOCABULARY: usize = 320;
 
 /// A folder with the model and its tokenizer.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    let text = r#"{"name": "Ada", "born": 1815, "tags": [true, false, null]}, { "é": [[1, 2], []] }"#.repeat(3);
-    let document = Document { id: "a".into(), group: "a".into(), text };
-    let options = TrainOptions { vocab_size: 310, ..TrainOptions::default() };
-    Tokenizer::train(&[document], &options).unwrap().0.save(folder.path()).unwrap();
-    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/yarn/config.json");
-    let config = ModelConfig { vocab_size: VOCABULARY, ..ModelConfig::from_file(fixture).unwrap() };
-    let cx = Cx::cpu(1, DType::F32);
-    let model = Model::fresh(&cx, &config, Precision::COMPUTE, Fresh { seed: 5, std: 0.3 });
-    model.save_into(folder.path(), WeightFormat::F32, &SaveOptions::default()).unwrap();
+    tiny::write(folder.path());
     folder
 });
 
@@ -98,6 +86,15 @@ impl Drop for Running {
     }
 }
 
+/// Waits until something holds.
+fn soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_mins(1), "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 fn options() -> ServeOptions {
     let engine = EngineOptions { cache_tokens: 4096, rows: 64, sequences: 8, speculation: Speculation::Auto };
     ServeOptions { name: "tiny".into(), engine, ..ServeOptions::default() }
@@ -105,6 +102,9 @@ fn options() -> ServeOptions {
 
 /// The text that ends the thoughts in the tests' format, and its token.
 const END: (&str, &str) = ("<|fim_end|>", "5");
+
+/// The grammar of a call in the tests' format.
+const CALL: &str = r#"start: "1" /[a-c]{2,4}/ "!""#;
 
 /// A format for tests. The model thinks until [`END`]. If its answer has a `1`, the rest is the arguments of a call.
 struct Halves;
@@ -118,6 +118,9 @@ impl ChatFormat for Halves {
         Ok(Turn {
             prompt,
             thinks_until: Some(END.0.into()),
+            may_think: None,
+            single_call: chat.single_call,
+            calls: (chat.tool_choice != ToolChoice::Auto).then(|| CALL.into()),
             parser: Box::new(|| Box::new(Half::Thinks(String::new()))),
         })
     }

@@ -1,8 +1,8 @@
 //! What operators see and set.
 
 use super::client::{begin, finish, get, post};
-use super::{Running, options};
-use crate::{Keys, ServeOptions};
+use super::{Running, loaded, options, soon};
+use crate::{Keys, ServeOptions, Server};
 use serde_json::json;
 
 #[test]
@@ -38,7 +38,8 @@ fn counters_count() {
         ("hadal_sequences_running", 0.0),
         ("hadal_cache_pages", 32.0),
     ] {
-        assert_eq!(server.figure(name), value, "{name}");
+        // A request is counted just after its client has the answer.
+        soon(name, || server.figure(name) == value);
     }
 }
 
@@ -71,6 +72,11 @@ fn pages_of_other_origins_come_in_if_told() {
         finish(begin(server.address, "OPTIONS", "/v1/completions", head, b""))
     };
     assert_eq!(ask(&Running::new()).header("access-control-allow-origin"), None);
-    let server = Running::start(ServeOptions { origins: vec!["https://example.org".into()], ..options() });
+    let from = |origin: &str| ServeOptions { origins: vec![origin.into()], ..options() };
+    let server = Running::start(from("https://example.org"));
     assert_eq!(ask(&server).header("access-control-allow-origin"), Some("https://example.org"));
+    for wrong in ["example.org", "https://example.org/", "https://", "https://a b"] {
+        let started = Server::start(loaded(), None, "127.0.0.1:0".parse().unwrap(), from(wrong));
+        assert!(started.is_err_and(|error| error.to_string().contains(wrong)), "{wrong}");
+    }
 }

@@ -115,7 +115,7 @@ fn json(path: &Path) -> Result<Option<Json>> {
 }
 
 fn wrong(path: &Path, problem: &str) -> DataError {
-    DataError::Template { origin: path.display().to_string(), line: None, problem: problem.to_owned(), refused: false }
+    DataError::template(path.display().to_string(), None, problem, false)
 }
 
 /// Files `NAME.jinja`, in the order of their names.
