@@ -136,8 +136,6 @@ impl OutputParser {
                 self.arguments(&text);
             }
             State::Object(envelope) if envelope.has_begun() => {}
-            // A call was complete, and its mark was cut off.
-            State::Closing if self.marks().1.is_some_and(|object| object.close.starts_with(&rest)) => {}
             _ => {
                 self.give_up();
                 self.content(&rest);
