@@ -63,8 +63,9 @@ def run(kind, path, tasks, **more):
 
 def own_logprob(tokenizer, context, answer):
     """The same from the logits of a forward pass."""
-    # lm-eval counts spaces at the end of the context to the answer.
-    both, before = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context + answer, context.rstrip()))
+    # As lm-eval splits it: the context without the spaces at its end, and what follows as many tokens of the whole.
+    whole, before = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context + answer, context.rstrip()))
+    both = before + whole[len(before) :]
     ids = WORK / "ids.json"
     ids.write_text(json.dumps(both))
     dump = WORK / "dump.safetensors"

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::grammar::{literal, mark, wrong};
+use super::grammar::{json_rule, literal, mark, wrong};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
@@ -129,7 +129,7 @@ impl<'a> Call<'a> {
                 schema[definitions] = all.clone();
             }
         }
-        self.rule("value", "", &format!("%json {schema}"))
+        self.rule("value", "", &json_rule(&schema))
     }
 
     /// A terminal for a string. If the end tag is text, it is part of the terminal.
