@@ -110,6 +110,8 @@ function show(now) {
 }
 
 function showPages({ all, free, prefix, tokens }, preemptions) {
+  // The engine begins a moment after the server.
+  if (!all) return;
   const used = all - free;
   // Pages for prefixes may be in use by sequences as well.
   const kept = Math.min(prefix, used);
