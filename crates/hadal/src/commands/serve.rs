@@ -46,7 +46,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let end = async {
         // Whoever reads the address may already ask the process to end.
         let end = signals();
-        say!("listening on http://{address}/v1");
+        say!("a page to talk to it: http://{address}\nlistening on http://{address}/v1");
         end.await;
     };
     server.wait(end).context("the server ended")
