@@ -4,7 +4,7 @@ use crate::setup::{Tiny, fails, ok, ok_with, run_with};
 use serde_json::{Value, json};
 
 /// A template with words for roles. It has a switch for thoughts, and shows tools and calls in Hermes' form.
-const TEMPLATE: &str = r#"{% if tools %}[tools]{% for t in tools %}<tool_call>{"name": "{{ t.function.name }}", "arguments"}{% endfor %}{% endif %}
+const TEMPLATE: &str = r#"{{ bos_token }}{% if tools %}[tools]{% for t in tools %}<tool_call>{"name": "{{ t.function.name }}", "arguments"}{% endfor %}{% endif %}
 {%- for m in messages %}[{{ m.role }}]{{ m.content or '' }}{% endfor %}
 {%- if add_generation_prompt %}[assistant]{{ '<think>' if thinking else '<think></think>' }}{% endif %}"#;
 
