@@ -1,22 +1,21 @@
-"""Checks `/v1/messages` with Anthropic's own client (`pip install anthropic`).
+"""Checks `/v1/messages` with Anthropic's own client.
 
-    python oracle/clients/messages.py [ADDRESS]
-
-ADDRESS is that of a running server, by default http://127.0.0.1:8080. Its model may be any whose template writes thoughts
-between `<think>` and `</think>` and calls as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`, such as
-`qwen3.jinja` of the tests. What the model says is fixed by a grammar, so that its weights do not matter.
+HADAL_URL is the address of a running server. `run.sh` sets it. The model's template must write thoughts between `<think>` and
+`</think>`, and calls as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`. A grammar fixes what the model says, so its
+weights do not matter.
 """
 
 import json
+import os
 import re
 import sys
 import urllib.request
 
 import anthropic
 
-ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080"
-client = anthropic.Anthropic(base_url=ADDRESS, api_key="none", max_retries=0)
-MODEL = json.load(urllib.request.urlopen(f"{ADDRESS}/v1/models"))["data"][0]["id"]
+URL = os.environ["HADAL_URL"]
+client = anthropic.Anthropic(base_url=URL.removesuffix("/v1"), api_key="none", max_retries=0)
+MODEL = json.load(urllib.request.urlopen(f"{URL}/models"))["data"][0]["id"]
 WEATHER = {
     "name": "weather",
     "description": "The weather of a city",
@@ -50,7 +49,7 @@ def check_whole(message, what):
 
 
 question = [{"role": "user", "content": "Is it raining in Oslo?"}]
-ASKED = dict(model=MODEL, messages=question, tools=[WEATHER], temperature=0, max_tokens=400)
+ASKED = dict(model=MODEL, messages=question, tools=[WEATHER], max_tokens=400)
 
 message = client.messages.create(**ASKED, system="Be brief.", extra_body=forced(FORCED))
 check_whole(message, "whole")
@@ -100,7 +99,7 @@ check("cached tokens", usage.cache_read_input_tokens > 0, usage)
 count = client.messages.count_tokens(**{k: asked[k] for k in ("model", "messages", "system", "tools")})
 check("count", count.input_tokens == usage.input_tokens + usage.cache_read_input_tokens, (count, usage))
 
-plain = dict(model=MODEL, messages=question, temperature=0)
+plain = dict(model=MODEL, messages=question)
 short = client.messages.create(**plain, max_tokens=3, extra_body={"ignore_eos": True})
 check("cut off", short.stop_reason == "max_tokens", short)
 stopped = client.messages.create(**plain, max_tokens=40, stop_sequences=["x", "is"], extra_body=forced("That is it."))
@@ -108,6 +107,8 @@ check("stop sequence", (stopped.stop_reason, stopped.stop_sequence) == ("stop_se
 check("stop sequence: text", stopped.content[0].text.strip() == "That", stopped)
 none = client.messages.create(**ASKED, tool_choice={"type": "none"}, extra_body=forced("No."))
 check("no tools", none.content[0].text == "No.", none)
+must = client.messages.create(**ASKED, tool_choice={"type": "tool", "name": "weather"})
+check("a call that must be made", [b.name for b in must.content if b.type == "tool_use"] == ["weather"], must)
 schema = {"type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"], "additionalProperties": False}
 form = {"format": {"type": "json_schema", "schema": schema}}
 formed = client.messages.create(**plain, max_tokens=400, thinking={"type": "disabled"}, output_config=form)

@@ -1,13 +1,8 @@
-// Checks `/v1/responses` with OpenAI's own client for Node (`npm install openai`).
-//
-//     node oracle/clients/responses.mjs [ADDRESS]
-//
-// ADDRESS is that of a running server, as for `responses.py`, which says which models can be used.
+// Checks `/v1/responses` with OpenAI's own client for Node. `responses.py` says what it needs.
 
 import OpenAI from "openai";
 
-const address = process.argv[2] ?? "http://127.0.0.1:8080";
-const client = new OpenAI({ baseURL: `${address}/v1`, apiKey: "none", maxRetries: 0 });
+const client = new OpenAI({ baseURL: process.env.HADAL_URL, apiKey: "none", maxRetries: 0 });
 const model = (await client.models.list()).data[0].id;
 const weather = {
   type: "function",

@@ -1,21 +1,20 @@
-"""Checks `/v1/responses` with OpenAI's own client (`pip install openai`).
+"""Checks `/v1/responses` with OpenAI's own client.
 
-    python oracle/clients/responses.py [ADDRESS]
-
-ADDRESS is that of a running server, by default http://127.0.0.1:8080. Its model may be any whose template writes thoughts
-between `<think>` and `</think>` and calls as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`, such as
-`qwen3.jinja` of the tests. What the model says is fixed by a grammar, so that its weights do not matter.
+HADAL_URL is the address of a running server. `run.sh` sets it. The model's template must write thoughts between `<think>` and
+`</think>`, and calls as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`. A grammar fixes what the model says, so its
+weights do not matter.
 """
 
 import json
+import os
 import re
 import sys
 
 import openai
 from pydantic import BaseModel
 
-ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8080"
-client = openai.OpenAI(base_url=f"{ADDRESS}/v1", api_key="none", max_retries=0)
+URL = os.environ["HADAL_URL"]
+client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0)
 MODEL = client.models.list().data[0].id
 WEATHER = {
     "type": "function",
@@ -130,6 +129,9 @@ short = client.responses.create(**plain, max_output_tokens=3, extra_body={"ignor
 check("cut off", short.status == "incomplete" and short.incomplete_details.reason == "max_output_tokens", short)
 none = client.responses.create(**ASKED, tool_choice="none", extra_body=forced("No."))
 check("no tools", none.output_text == "No.", none)
+
+must = client.responses.create(**ASKED, tool_choice={"type": "function", "name": "weather"})
+check("a call that must be made", [i.name for i in must.output if i.type == "function_call"] == ["weather"], must)
 
 for more, param in [
     ({"previous_response_id": "resp_1"}, "previous_response_id"),

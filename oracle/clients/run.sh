@@ -17,7 +17,7 @@ trap finish EXIT
 mkdir -p "$clients"
 if [ ! -f "$clients/ready" ]; then
   python3 -m venv "$clients/venv"
-  "$clients/venv/bin/pip" -q install openai==3.57.0 langchain-openai==1.7.4 "lm-eval[api]==0.4.13" transformers
+  "$clients/venv/bin/pip" -q install openai==3.57.0 anthropic==2.14.0 langchain-openai==1.7.4 "lm-eval[api]==0.4.13" transformers
   (cd "$clients" && npm install --silent --no-fund --no-audit openai@6 zod@4)
   touch "$clients/ready"
 fi
@@ -42,6 +42,9 @@ export HADAL_URL=$url HADAL_MODEL=clients HADAL=$hadal HADAL_FOLDER=$work/client
 echo "== curl" && bash "$here/curl.sh"
 echo "== openai for Python" && "$python" "$here/openai_python.py"
 echo "== openai for Node" && cp "$here/openai_node.mjs" "$clients/" && node "$clients/openai_node.mjs"
+echo "== responses: openai for Python and Node" && "$python" "$here/responses.py"
+cp "$here/responses.mjs" "$clients/" && node "$clients/responses.mjs"
+echo "== messages: anthropic for Python" && "$python" "$here/messages.py"
 echo "== LangChain" && "$python" "$here/langchain_client.py"
 echo "== lm-eval" && "$python" "$here/lm_eval_client.py"
 

@@ -4,7 +4,7 @@ use crate::setup::{Tiny, fails, ok, ok_with, run_with};
 use serde_json::{Value, json};
 
 /// A template with words for roles. It has a switch for thoughts, and shows tools and calls in Hermes' form.
-const TEMPLATE: &str = r#"{% if tools %}[tools]{% for t in tools %}<tool_call>{"name": "{{ t.function.name }}", "arguments"}{% endfor %}{% endif %}
+const TEMPLATE: &str = r#"{{ bos_token }}{% if tools %}[tools]{% for t in tools %}<tool_call>{"name": "{{ t.function.name }}", "arguments"}{% endfor %}{% endif %}
 {%- for m in messages %}[{{ m.role }}]{{ m.content or '' }}{% endfor %}
 {%- if add_generation_prompt %}[assistant]{{ '<think>' if thinking else '<think></think>' }}{% endif %}"#;
 
@@ -40,16 +40,16 @@ impl Talker {
 #[test]
 fn each_line_is_answered_as_if_its_conversation_were_a_prompt() {
     let talker = Talker::new();
-    let first = talker.alone("[system]Be brief.[user]fn add([assistant]<think></think>");
+    let first = talker.alone("[system]Be brief.[user]sub[assistant]<think></think>");
     let second = talker
-        .alone(&format!("[system]Be brief.[user]fn add([assistant]{first}[user]let\nit be[assistant]<think></think>"));
+        .alone(&format!("[system]Be brief.[user]sub[assistant]{first}[user]let\nit be[assistant]<think></think>"));
     let saved = talker.path("saved.json");
-    let lines = format!("/system Be brief.\nfn add(\nlet\\\nit be\n/save {saved}\n");
+    let lines = format!("/system Be brief.\nsub\nlet\\\nit be\n/save {saved}\n");
     let out = ok_with(talker.args(&[]), &lines);
     assert_eq!(out, format!("{first}\n{second}\n"));
     let messages = json!([
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "fn add("},
+        {"role": "user", "content": "sub"},
         {"role": "assistant", "content": first},
         {"role": "user", "content": "let\nit be"},
         {"role": "assistant", "content": second},
@@ -58,9 +58,9 @@ fn each_line_is_answered_as_if_its_conversation_were_a_prompt() {
     assert_eq!(file, json!({"messages": messages}));
 
     // The same by options, and with turns that are taken back.
-    let out = ok(talker.args(&["--system", "Be brief.", "--prompt", "fn add(", "--prompt", "let\nit be"]));
+    let out = ok(talker.args(&["--system", "Be brief.", "--prompt", "sub", "--prompt", "let\nit be"]));
     assert_eq!(out, format!("{first}\n{second}\n"));
-    let lines = "/undo\n/undo\nfn add(\n/new\nfn add(\n/retry\n/quit\nnever said\n";
+    let lines = "/undo\n/undo\nsub\n/new\nsub\n/retry\n/quit\nnever said\n";
     let out = ok_with(talker.args(&["--load", &saved]), lines);
     assert_eq!(out, format!("{first}\n{first}\n{first}\n"));
 }

@@ -106,8 +106,12 @@ impl Blocks {
         }
     }
 
-    /// Adds text to a block of a kind, which is a new one unless the last one is of that kind.
+    /// Adds text to a block of a kind, which is a new one unless the last one is of that kind. There are no blocks of
+    /// empty text.
     fn more(&mut self, kind: &Kind, text: String, steps: &mut Vec<Step>) {
+        if text.is_empty() {
+            return;
+        }
         if !(self.is_open && self.all.last().is_some_and(|block| block.kind == *kind)) {
             self.open(kind.clone(), steps);
         }
