@@ -38,7 +38,7 @@ assert whole.content == one.content and whole.usage_metadata["input_tokens"] == 
 assert len(short.batch([messages] * 4)) == 4
 
 for choice in ["weather", "any", "required"]:
-    said = chat.bind_tools([weather], tool_choice=choice).invoke(messages)
+    said = chat.bind_tools([weather], tool_choice=choice, parallel_tool_calls=False).invoke(messages)
     call = said.tool_calls[0]
     assert call["name"] == "weather" and call["args"]["place"] in ("Paris", "Rome"), said
     result = weather.invoke(call)

@@ -9,6 +9,7 @@ from pathlib import Path
 import lm_eval
 import numpy as np
 from lm_eval.tasks import TaskManager
+from transformers import AutoTokenizer
 
 URL, MODEL = os.environ["HADAL_URL"], os.environ["HADAL_MODEL"]
 FOLDER, WORK, HADAL = os.environ["HADAL_FOLDER"], Path(os.environ["WORK"]), os.environ["HADAL"]
@@ -62,7 +63,9 @@ def run(kind, path, tasks, **more):
 
 def own_logprob(tokenizer, context, answer):
     """The same from the logits of a forward pass."""
-    both, before = (tokenizer(text)["input_ids"] for text in (context + answer, context))
+    # As lm-eval splits it: the context without the spaces at its end, and what follows as many tokens of the whole.
+    whole, before = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context + answer, context.rstrip()))
+    both = before + whole[len(before) :]
     ids = WORK / "ids.json"
     ids.write_text(json.dumps(both))
     dump = WORK / "dump.safetensors"
@@ -80,11 +83,9 @@ def own_logprob(tokenizer, context, answer):
 
 manager = write_tasks()
 local = dict(tokenizer=FOLDER, tokenizer_backend="huggingface")
-remote = dict(tokenizer_backend="remote", tokenizer=None)
+remote = dict(tokenizer_backend="remote")
 results = [run("local-completions", "/completions", ["hadal_choices", "hadal_text", "hadal_perplexity"], batch_size=2, **local)]
 results.append(run("local-completions", "/completions", ["hadal_choices"], **remote))
-from transformers import AutoTokenizer
-
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 worst = 0.0
 for result in results:

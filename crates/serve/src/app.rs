@@ -29,7 +29,7 @@ const READERS: usize = 4;
 
 /// Most places for sequences and connections. More would not fit into what counts them.
 pub(crate) const MOST: usize = 1_000_000;
-const YEAR: Duration = Duration::from_secs(31_536_000);
+const YEAR: Duration = Duration::from_hours(365 * 24);
 /// Bytes that are counted as one.
 const UNIT: usize = 1024;
 

@@ -193,6 +193,8 @@ fn terminate(address: SocketAddr, known: &[Known]) -> Result<(), String> {
                 })
             })
             .collect();
+        // Without senders that are left, waiting for a head ends.
+        drop(accepted);
         for _ in known {
             let status = heads.recv().map_err(|e| e.to_string())?;
             if status != 200 {

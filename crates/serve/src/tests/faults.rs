@@ -1,7 +1,7 @@
 //! Clients that go, send nonsense, or want too much.
 
 use super::client::{begin, finish, get, post, read_until};
-use super::{Running, loaded, options};
+use super::{Running, loaded, options, soon};
 use crate::ServeOptions;
 use crate::metrics::Metrics;
 use crate::worker::{Broken, Submission, Worker};
@@ -9,7 +9,7 @@ use hadal_infer::{EngineOptions, Event, Request};
 use serde_json::{Value, json};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A request that takes long.
 fn long(stream: bool) -> Value {
@@ -18,15 +18,6 @@ fn long(stream: bool) -> Value {
 
 fn start(server: &Running, body: &Value) -> TcpStream {
     begin(server.address, "POST", "/v1/completions", "", body.to_string().as_bytes())
-}
-
-/// Waits until something holds.
-fn soon(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_mins(1), "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use hadal_weights::precision::RunFormats;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -83,6 +84,15 @@ impl Drop for Running {
             let ended = thread.join();
             assert!(ended.is_ok() || std::thread::panicking());
         }
+    }
+}
+
+/// Waits until something holds.
+fn soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_mins(1), "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -7,14 +7,15 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use super::grammar::{literal, mark, wrong};
+use super::grammar::{json_rule, literal, mark, wrong};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
 /// Most references in a row that are followed.
 const MOST_REFERENCES: usize = 16;
-/// Most schemas of values that are looked at. Schemas may contain themselves.
+/// Most schemas of values that are looked at, and most of them inside one another. Schemas may contain themselves.
 const MOST_SCHEMAS: usize = 2000;
+const MOST_NESTED: usize = 32;
 /// The end of a value in a regular expression.
 const END: &str = r"<\/arg_value>";
 
@@ -29,11 +30,13 @@ struct Call<'a> {
     values: usize,
     /// Schemas that were looked at so far.
     schemas: usize,
+    /// Schemas that are open now.
+    nested: usize,
 }
 
 /// What a call is. `rules` takes the rules that it needs.
 pub(super) fn call(i: usize, name: &str, schema: &Value, tokenizer: &Tokenizer, rules: &mut String) -> Result<String> {
-    let mut call = Call { root: schema, tokenizer, rules, tool: i, values: 0, schemas: 0 };
+    let mut call = Call { root: schema, tokenizer, rules, tool: i, values: 0, schemas: 0, nested: 0 };
     let object = call.resolved(schema)?;
     if object["type"] != "object" {
         return Err(wrong(format!(
@@ -84,7 +87,7 @@ impl<'a> Call<'a> {
     /// The forms that a value of a schema may have. `is_string` tells that the parser takes whatever is there for a string.
     fn alternatives(&mut self, key: &str, schema: &'a Value, is_string: bool, out: &mut Vec<String>) -> Result<()> {
         self.schemas += 1;
-        if self.schemas > MOST_SCHEMAS {
+        if self.schemas > MOST_SCHEMAS || self.nested > MOST_NESTED {
             return Err(wrong(format!("`{key}` may have too many forms: allow fewer")));
         }
         let own = self.resolved(schema)?;
@@ -98,9 +101,11 @@ impl<'a> Call<'a> {
         } else if let Some(value) = own.get("const") {
             out.push(format!("{} {end}", literal(&plain(key, value, is_string)?)));
         } else if let Some(all) = own["anyOf"].as_array().or(own["oneOf"].as_array()) {
+            self.nested += 1;
             for one in all {
                 self.alternatives(key, one, is_string, out)?;
             }
+            self.nested -= 1;
         } else {
             let kinds: Vec<&str> = match &own["type"] {
                 Value::String(kind) => vec![kind],
@@ -124,7 +129,7 @@ impl<'a> Call<'a> {
                 schema[definitions] = all.clone();
             }
         }
-        self.rule("value", "", &format!("%json {schema}"))
+        self.rule("value", "", &json_rule(&schema))
     }
 
     /// A terminal for a string. If the end tag is text, it is part of the terminal.

@@ -73,7 +73,7 @@ impl CallSyntax {
         if self == Self::Glm {
             return glm_grammar::call(i, name, schema, tokenizer, rules);
         }
-        _ = writeln!(rules, "args{i}: %json {schema}");
+        _ = writeln!(rules, "args{i}: {}", json_rule(schema));
         if let Some(Section { begin, separator, end, .. }) = self.section() {
             let [begin, separator, end] = [begin, separator, end].map(|name| mark(name, tokenizer));
             return Ok(match self {
@@ -157,6 +157,17 @@ fn inner(key: &str, value: &Value) -> Value {
         value if PLAIN.contains(&key) => value.clone(),
         value => without_notes(value),
     }
+}
+
+/// A rule for JSON of a schema. There is a space after a comma or colon or none, as in what templates write. With more
+/// freedom, a model may write white space for ever.
+pub(super) fn json_rule(schema: &Value) -> String {
+    let mut schema = schema.clone();
+    if let Value::Object(keys) = &mut schema {
+        let spaces = json!({"whitespace_flexible": false, "item_separator": ", ?", "key_separator": ": ?"});
+        keys.insert("x-guidance".to_owned(), spaces);
+    }
+    format!("%json {schema}")
 }
 
 /// A mark in the grammar: the special token of this name, or its text.
