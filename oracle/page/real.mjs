@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { accessible, close, done, equal, open, say, truth, until } from "./browser.mjs";
 
-const CODE = ["def area(width, height):\n    ", "\n\nprint(area(3, 4))\n"];
+const CODE = ["fn area(width: u32, height: u32) -> u32 {\n    ", "\n}\n\nfn main() {\n    println!(\"{}\", area(3, 4));\n}\n"];
 
 async function figures(url, headers = {}) {
   return (await fetch(`${url}/engine`, { headers })).json();

@@ -1,7 +1,7 @@
 //! A server for one model, with OpenAI's API over HTTP.
 //!
-//! One thread owns the engine ([`worker`]). Handlers check a request, hand it over, and turn the events that come back into
-//! an answer ([`answer`]). A client that goes, or does not read, ends its own request and disturbs nobody.
+//! One thread owns the engine (`worker`). Handlers check a request, hand it over, and turn the events that come back into
+//! an answer (`answer`). A client that goes, or does not read, ends its own request and disturbs nobody.
 
 mod answer;
 mod anthropic;

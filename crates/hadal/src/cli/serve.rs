@@ -57,7 +57,7 @@ pub(crate) struct ServeArgs {
     /// Let only clients in that send a key of this file. A line is KEY [name=NAME] [concurrent=N] [per_minute=N]
     #[arg(long, value_name = "FILE")]
     pub(crate) api_keys: Option<PathBuf>,
-    /// Let pages of this origin call the server, as https://example.org (`*`: all). May be given several times
+    /// Let pages of this origin call the server, as `https://example.org` (`*`: all). May be given several times
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) cors: Vec<String>,
     /// Form of the log on standard error. There is a line for each request
