@@ -22,8 +22,9 @@ pub(super) const COMMANDS: [(&str, &str); 12] = [
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Command {
     Help,
-    /// Sets the system text, removes it (`Some(None)`), or shows it.
-    System(Option<Option<String>>),
+    /// Sets the system text, or removes it.
+    System(Option<String>),
+    ShowSystem,
     New,
     Undo,
     Retry,
@@ -57,11 +58,11 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
         "save" => file().map(Command::Save),
         "load" => file().map(Command::Load),
         "tools" => Ok(Command::Tools(file().ok())),
-        "system" => Ok(Command::System(match rest {
-            "" => None,
-            "-" => Some(None),
-            text => Some(Some(text.to_owned())),
-        })),
+        "system" => Ok(match rest {
+            "" => Command::ShowSystem,
+            "-" => Command::System(None),
+            text => Command::System(Some(text.to_owned())),
+        }),
         "think" => match rest {
             "on" => Ok(Command::Think(true)),
             "off" => Ok(Command::Think(false)),
@@ -105,9 +106,9 @@ mod tests {
             ("/quit", Command::Quit),
             ("/think on", Command::Think(true)),
             ("/think  off", Command::Think(false)),
-            ("/system", Command::System(None)),
-            ("/system -", Command::System(Some(None))),
-            ("/system Be brief.\nAnd kind.", Command::System(Some(Some("Be brief.\nAnd kind.".into())))),
+            ("/system", Command::ShowSystem),
+            ("/system -", Command::System(None)),
+            ("/system Be brief.\nAnd kind.", Command::System(Some("Be brief.\nAnd kind.".into()))),
             ("/save a b.json", Command::Save("a b.json".into())),
             ("/load x", Command::Load("x".into())),
             ("/tools", Command::Tools(None)),

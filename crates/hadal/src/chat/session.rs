@@ -62,8 +62,8 @@ impl Session {
     fn obey(&mut self, command: Command) -> Result<()> {
         match command {
             Command::Help => COMMANDS.iter().for_each(|(name, what)| self.screen.note(&format!("{name:24} {what}"))),
-            Command::System(None) => self.screen.note(self.conversation.system().unwrap_or("(no system text)")),
-            Command::System(Some(text)) => self.conversation.set_system(text),
+            Command::ShowSystem => self.screen.note(self.conversation.system().unwrap_or("(no system text)")),
+            Command::System(text) => self.conversation.set_system(text),
             Command::New => self.conversation.restart(),
             Command::Undo => ensure!(self.conversation.undo(), "there is nothing to take back"),
             Command::Retry => {
