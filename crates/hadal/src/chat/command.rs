@@ -22,9 +22,9 @@ pub(super) const COMMANDS: [(&str, &str); 12] = [
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Command {
     Help,
-    ShowSystem,
     /// Sets the system text, or removes it.
     System(Option<String>),
+    ShowSystem,
     New,
     Undo,
     Retry,
@@ -58,11 +58,11 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
         "save" => file().map(Command::Save),
         "load" => file().map(Command::Load),
         "tools" => Ok(Command::Tools(file().ok())),
-        "system" if rest.is_empty() => Ok(Command::ShowSystem),
-        "system" => Ok(Command::System(match rest {
-            "-" => None,
-            text => Some(text.to_owned()),
-        })),
+        "system" => Ok(match rest {
+            "" => Command::ShowSystem,
+            "-" => Command::System(None),
+            text => Command::System(Some(text.to_owned())),
+        }),
         "think" => match rest {
             "on" => Ok(Command::Think(true)),
             "off" => Ok(Command::Think(false)),

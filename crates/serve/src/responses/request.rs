@@ -62,11 +62,11 @@ pub(super) fn read(mut fields: Fields) -> Result<(Fields, Echo), ApiError> {
 
 /// Refuses what is not supported.
 fn refuse(fields: &mut Fields) -> Result<(), ApiError> {
-    let no = json!(false);
+    let no = [json!(false)];
     fields.only("previous_response_id", &[], KEEP)?;
     fields.only("conversation", &[], KEEP)?;
-    fields.only("store", std::slice::from_ref(&no), "cannot be true, since no answers are kept here: leave it out")?;
-    fields.only("background", &[no], "is not supported: leave it out, or use `stream`")?;
+    fields.only("store", &no, "cannot be true, since no answers are kept here: leave it out")?;
+    fields.only("background", &no, "is not supported: leave it out, or use `stream`")?;
     fields.only("prompt", &[], "names a template that OpenAI keeps: write the prompt in `input`")?;
     fields.only("truncation", &[json!("disabled")], "can only be \"disabled\": shorten `input`")?;
     fields.only("context_management", &[json!([])], "is not supported: shorten `input`")?;
