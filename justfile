@@ -79,6 +79,12 @@ fixtures:
 oracle VARIANT="norope" SIZE="full":
     python oracle/make_fixtures.py target/oracle --size {{SIZE}} --variant {{VARIANT}}
 
+# Drive the page of `hadal serve` in Chromium with a model (needs node and chromium): just page-check runs/quickstart
+page-check MODEL="runs/quickstart" *PICTURES:
+    cargo build -p hadal
+    npm install --prefix oracle/page --no-package-lock --no-audit --no-fund
+    node oracle/page/check.mjs target/debug/hadal {{MODEL}} {{PICTURES}}
+
 # Memory of a model: loaded in BF16, and in int4 from a new folder OUT that is mapped, beside the sizes of the files
 memory MODEL OUT:
     cargo build --release
@@ -87,3 +93,16 @@ memory MODEL OUT:
     target/release/hadal quantize {{MODEL}} --out {{OUT}} --weights int4
     du -sh {{OUT}}
     target/release/hadal bench infer {{OUT}} --repeat 1
+
+# Many clients against a server, some of them badly behaved: just serve-soak MODEL 600. `tiny` is a model made on the spot.
+serve-soak MODEL="tiny" SECONDS="60" CLIENTS="64":
+    cargo run -p hadal-serve --example soak -- {{MODEL}} {{SECONDS}} {{CLIENTS}}
+
+# Random bodies of requests: none may be answered with an error of the server's own.
+serve-fuzz SECONDS="60" SEED="1":
+    cargo run -p hadal-serve --example fuzz_bodies -- {{SECONDS}} {{SEED}}
+
+# Real clients against `hadal serve` (oracle/clients/README.md): just serve-clients runs/quickstart
+serve-clients MODEL:
+    cargo build --release
+    oracle/clients/run.sh target/release/hadal {{MODEL}}

@@ -6,6 +6,20 @@ use std::path::{Path, PathBuf};
 /// The crate's result.
 pub type Result<T, E = DataError> = std::result::Result<T, E>;
 
+/// A chat template that cannot be used, or that does not accept the messages.
+#[derive(Debug, thiserror::Error)]
+#[error("chat template ({origin}){}: {problem}", line.map(|l| format!(", line {l}")).unwrap_or_default())]
+pub struct TemplateError {
+    /// Where the template comes from.
+    pub origin: String,
+    /// Line number in the template, from 1.
+    pub line: Option<usize>,
+    /// What is wrong and what to do.
+    pub problem: String,
+    /// Whether the template itself refused the messages. Then the fault is the messages'.
+    pub refused: bool,
+}
+
 /// An error of the data crate. Each message names the file, line or key at fault and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -56,17 +70,8 @@ pub enum DataError {
         problem: String,
     },
     /// A chat template cannot be used, or does not accept the messages.
-    #[error("chat template ({origin}){}: {problem}", line.map(|l| format!(", line {l}")).unwrap_or_default())]
-    Template {
-        /// Where the template comes from.
-        origin: String,
-        /// Line number in the template, from 1.
-        line: Option<usize>,
-        /// What is wrong and what to do.
-        problem: String,
-        /// Whether the template itself refused the messages. Then the fault is the messages'.
-        refused: bool,
-    },
+    #[error(transparent)]
+    Template(Box<TemplateError>),
     /// A packed token file is damaged, or the file is of another kind.
     #[error("{}: {problem}; pack the text again (`hadal data pack`)", path.display())]
     Shard {
@@ -108,6 +113,16 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// A chat template at fault.
+    pub(crate) fn template(
+        origin: impl Into<String>,
+        line: Option<usize>,
+        problem: impl Into<String>,
+        refused: bool,
+    ) -> Self {
+        Self::Template(Box::new(TemplateError { origin: origin.into(), line, problem: problem.into(), refused }))
+    }
+
     /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();

@@ -5,6 +5,7 @@ macro_rules! say {
     ($($arg:tt)*) => { $crate::say(format_args!($($arg)*)) };
 }
 
+mod chat;
 mod cli;
 mod commands;
 
@@ -22,6 +23,8 @@ fn main() -> ExitCode {
         Command::Extend(args) => commands::extend::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Complete(args) => commands::complete::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Niah(args) => commands::niah::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),

@@ -9,9 +9,10 @@
 
 use crate::engine::{Engine, RequestError};
 use crate::generate::{Generation, generate};
-use crate::sample::{SampleParams, argmax};
+use crate::sample::SampleParams;
 use hadal_model::{Input, Model};
 use hadal_ops::Cx;
+use hadal_ops::reduce::argmax;
 use serde::{Deserialize, Serialize};
 
 /// The counted drafts of one module.

@@ -44,6 +44,8 @@ pub struct InferRates {
     pub drafts: Acceptance,
     /// Distinct experts per pass while generating, drafts included, summed over layers.
     pub experts: f64,
+    /// Bytes of weights that are read per second while generating. `None` with drafts, or if nothing is generated.
+    pub weight_rate: Option<f64>,
 }
 
 /// Reads and generates once.
@@ -98,35 +100,44 @@ fn measure(
         }
         Ok(())
     };
-    if depth > 0 {
-        submit(&mut engine, depth, 1)?;
-        while !engine.is_idle() {
-            engine.step(cx, model, &mut |_| {});
-        }
-    }
-    submit(&mut engine, depth + prompt, generate + 1)?;
-    let mut tokens = 0;
+    // Runs until so many tokens are generated. Returns their number, and the seconds.
     let mut run = |engine: &mut Engine, until: usize| {
-        let (start, before) = (Instant::now(), tokens);
+        let (start, mut tokens) = (Instant::now(), 0);
         while tokens < until && !engine.is_idle() {
             engine.step(cx, model, &mut |event| {
                 tokens += usize::from(matches!(event, Event::Token { .. }));
                 each(event);
             });
         }
-        (tokens - before, start.elapsed().as_secs_f64())
+        (tokens, start.elapsed().as_secs_f64())
     };
-    let (first, reading) = run(&mut engine, batch);
-    let before = engine.load();
-    let (rest, generating) = run(&mut engine, usize::MAX);
+    if depth > 0 {
+        submit(&mut engine, depth, 1)?;
+        run(&mut engine, usize::MAX);
+    }
+    submit(&mut engine, depth + prompt, 1)?;
+    let (_, reading) = run(&mut engine, usize::MAX);
+    // The prompts are in the cache now, so that all sequences begin to generate together.
+    let (mut rest, mut generating) = (0, 0.0);
+    let mut before = engine.load();
+    if generate > 0 {
+        submit(&mut engine, depth + prompt, generate + 1)?;
+        run(&mut engine, batch);
+        before = engine.load();
+        (rest, generating) = run(&mut engine, usize::MAX);
+    }
     let after = engine.load();
-    let passes = (after.passes - before.passes).max(1);
+    let passes = (after.passes - before.passes).max(1) as f64;
+    let experts = (after.experts - before.experts) as f64 / passes;
+    let bytes = engine.pass_bytes(model);
+    let pass = bytes.always as f64 + experts * bytes.expert as f64;
+    let plain = speculation == Speculation::Off || model.mtp.is_empty();
     Ok(InferRates {
-        // The last sequences are still read while the first ones already generate.
-        prefill: (batch * prompt + first - batch) as f64 / reading,
+        prefill: (batch * prompt) as f64 / reading,
         decode: if rest == 0 { 0.0 } else { rest as f64 / generating },
         drafts: after.drafts - before.drafts,
-        experts: (after.experts - before.experts) as f64 / passes as f64,
+        experts,
+        weight_rate: (plain && rest > 0).then(|| passes * pass / generating),
     })
 }
 

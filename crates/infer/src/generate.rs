@@ -83,6 +83,24 @@ pub fn run(
     request: &Request,
     each: &mut dyn FnMut(&Event) -> bool,
 ) -> Result<Generation, RequestError> {
+    run_while(cx, model, engine, request, &|| true, each)
+}
+
+/// Like [`run`], but only while `goes_on`. It is asked before each pass, also while the prompt is read.
+///
+/// # Errors
+/// If the engine cannot take the request.
+///
+/// # Panics
+/// If the engine is not idle, or the request is for several samples.
+pub fn run_while(
+    cx: &Cx,
+    model: &Model,
+    engine: &mut Engine,
+    request: &Request,
+    goes_on: &dyn Fn() -> bool,
+    each: &mut dyn FnMut(&Event) -> bool,
+) -> Result<Generation, RequestError> {
     assert!(engine.is_idle(), "run: the engine has other requests");
     assert!(request.samples <= 1, "run: {} samples instead of one", request.samples);
     let id = engine.submit(model, request)?;
@@ -96,7 +114,7 @@ pub fn run(
     let before = engine.load().drafts;
     let start = Instant::now();
     let mut ended = false;
-    while !ended {
+    while !ended && goes_on() {
         let reading = done.tokens.is_empty();
         engine.step(cx, model, &mut |event| {
             if ended {

@@ -17,10 +17,12 @@ pub use acceptance::{Acceptance, acceptance_along, generate_with_drafts, mtp_acc
 pub use engine::{
     Engine, EngineOptions, Event, Load, Logprob, NewToken, Request, RequestError, RequestId, Reuse, Speculation, Usage,
 };
-pub use generate::{Generation, Stop, generate, run};
+pub use generate::{Generation, Stop, generate, run, run_while};
 pub use grammar::{Constraint, Grammar, GrammarError, Grammars};
+pub use hadal_model::ExpertLoads;
+pub use hadal_ops::reduce::argmax;
 pub use loaded::{LoadError, Loaded};
 pub use needle::{Retrieval, retrieve};
-pub use sample::{Adjust, SampleParams, Sampler, argmax};
+pub use sample::{Adjust, SampleParams, Sampler};
 pub use score::{Score, ScoredToken, score};
 pub use text::{Piece, TextOptions};

@@ -1,7 +1,8 @@
 //! Chooses the next token from logits: penalties and biases, temperature, top-k, top-p, min-p.
 
 use hadal_base::{Purpose, Rng};
-use std::collections::BTreeMap;
+use hadal_ops::reduce::argmax;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +29,26 @@ impl Default for SampleParams {
     }
 }
 
+/// A setting that cannot be used: its name, its value, and what it must be.
+pub(crate) type WrongSetting = (&'static str, f32, &'static str);
+
+/// Largest penalty or bias. No sum of them overflows.
+const LARGEST: f32 = 1e6;
+
+impl SampleParams {
+    /// A setting that cannot be used, if there is one.
+    pub(crate) fn wrong(&self) -> Option<WrongSetting> {
+        let Self { temperature, top_p, min_p, .. } = *self;
+        let share = "from 0 to 1";
+        let all = [
+            ("temperature", temperature, (0.0..=f32::MAX).contains(&temperature), "0 or a positive number"),
+            ("top-p", top_p, (0.0..=1.0).contains(&top_p), share),
+            ("min-p", min_p, (0.0..=1.0).contains(&min_p), share),
+        ];
+        all.into_iter().find(|(.., fits, _)| !fits).map(|(name, value, _, wanted)| (name, value, wanted))
+    }
+}
+
 /// Penalties and biases: changes of the logits before a token is drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adjust {
@@ -45,6 +66,32 @@ pub struct Adjust {
 impl Default for Adjust {
     fn default() -> Self {
         Self { repetition: 1.0, presence: 0.0, frequency: 0.0, bias: Vec::new() }
+    }
+}
+
+impl Adjust {
+    /// A setting that cannot be used, if there is one.
+    pub(crate) fn wrong(&self) -> Option<WrongSetting> {
+        let Self { repetition, presence, frequency, bias } = self;
+        let fits = |value: f32| value.abs() <= LARGEST;
+        let penalty = "from -1e6 to 1e6";
+        if !(LARGEST.recip()..=LARGEST).contains(repetition) {
+            return Some(("repetition penalty", *repetition, "from 1e-6 to 1e6"));
+        }
+        if let Some((name, value)) =
+            [("presence penalty", *presence), ("frequency penalty", *frequency)].into_iter().find(|(_, v)| !fits(*v))
+        {
+            return Some((name, value, penalty));
+        }
+        let bias = bias.iter().map(|(_, bias)| *bias).find(|bias| *bias != f32::NEG_INFINITY && !fits(*bias));
+        bias.map(|bias| ("bias", bias, "from -1e6 to 1e6, or minus infinity"))
+    }
+
+    /// Whether the biases forbid every token of a vocabulary.
+    pub(crate) fn forbids_all(&self, vocabulary: usize) -> bool {
+        let forbidden = self.bias.iter().filter(|(_, bias)| *bias == f32::NEG_INFINITY);
+        let forbidden: BTreeSet<u32> = forbidden.map(|(token, _)| *token).collect();
+        forbidden.len() >= vocabulary
     }
 }
 
@@ -101,17 +148,6 @@ pub struct Sampler {
     rng: Rng,
     /// Candidates: (probability, token), most likely first.
     kept: Vec<(f32, u32)>,
-}
-
-/// Index of the largest value. If there are several, the first.
-pub fn argmax(values: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, v) in values.iter().enumerate() {
-        if *v > values[best] {
-            best = i;
-        }
-    }
-    best
 }
 
 impl Sampler {

@@ -152,7 +152,7 @@ pub fn score(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::argmax;
+    use hadal_ops::reduce::argmax;
 
     #[test]
     fn rank_0_is_what_greedy_generation_takes() {

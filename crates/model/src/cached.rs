@@ -7,17 +7,17 @@
 //! form. A pass may have rows of both forms; those of given tokens come first.
 
 use crate::batch::put;
-use crate::block::BlockSaved;
+use crate::expert_loads::ExpertLoads;
 use crate::mla::absorbed::Absorbed;
 use crate::mla::heads::HeadMajor;
 use crate::model::Model;
-use crate::moe::MoeSaved;
 use crate::pass::Pass;
 use hadal_ops::attention::Segments;
 use hadal_ops::latent::{PAGE, PagedRows};
 use hadal_ops::rope::RopeTable;
 use hadal_ops::{Cx, DType, Tensor, elementwise};
 use hadal_weights::ModelConfig;
+use hadal_weights::list::Role;
 
 /// The form of a token's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,15 @@ impl LatentPool {
         Self { layers: (0..layers).map(|_| rows(width)).collect(), outputs: drafts.then(|| rows(config.hidden_size)) }
     }
 
+    /// Bytes of such a pool once every page is written.
+    pub fn bytes(cx: &Cx, config: &ModelConfig, pages: usize, drafts: bool) -> usize {
+        let drafts = drafts && config.num_nextn_predict_layers > 0;
+        let layers = config.num_hidden_layers + usize::from(drafts);
+        let outputs = if drafts { config.hidden_size } else { 0 };
+        let row = layers * (config.kv_lora_rank + config.qk_rope_head_dim) + outputs;
+        pages * PAGE * row * cx.compute().size()
+    }
+
     /// Copies everything of the first `tokens` tokens of a page to another page.
     pub fn copy_page(&mut self, from: u32, to: u32, tokens: usize) {
         for layer in self.layers.iter_mut().chain(&mut self.outputs) {
@@ -74,17 +83,17 @@ impl LatentPool {
     }
 }
 
-/// `W_UK` and `W_UV` of every layer in the layout of the absorbed form. They are packed again when the weights have
-/// changed.
+/// `W_UK` and `W_UV` of every layer of a pool, in the layout of the absorbed form. They are packed again when the
+/// weights have changed.
 pub struct AbsorbedViews {
     layers: Vec<(u64, Absorbed)>,
 }
 
 impl AbsorbedViews {
-    /// Packs the views of all layers.
-    pub fn new(cx: &Cx, model: &Model) -> Self {
+    /// Packs the views of the layers that `pool` has.
+    pub fn new(cx: &Cx, model: &Model, pool: &LatentPool) -> Self {
         let view = |(version, attn): (u64, &crate::Mla)| (version, attn.absorb(cx));
-        Self { layers: layers(model).map(view).collect() }
+        Self { layers: layers(model).take(pool.layers.len()).map(view).collect() }
     }
 
     /// Packs the views again for layers whose weights have changed since.
@@ -97,7 +106,41 @@ impl AbsorbedViews {
     }
 }
 
-/// The attention of every layer of the pool, with the version of the weight from which its view is made.
+/// Bytes of the weights that a pass of generated tokens reads, without drafts.
+#[derive(Clone, Copy, Debug)]
+pub struct PassBytes {
+    /// What every pass reads: all but the experts. `W_UK` and `W_UV` are read from their views.
+    pub always: usize,
+    /// Matrices of one expert of one layer. Rounded down.
+    pub expert: usize,
+}
+
+impl PassBytes {
+    /// Counts the main model's weights and the views.
+    pub fn of(model: &Model, views: &AbsorbedViews) -> Self {
+        let (mut always, mut experts, mut count) = (0, 0, 0);
+        let tied = model.head.is_none();
+        for param in model.params() {
+            let (bytes, spec) = (param.stored().bytes(), &param.spec);
+            let main = spec.layer.is_none_or(|layer| layer < model.blocks.len());
+            match spec.role {
+                _ if !main => {}
+                Role::Embedding if !tied => {}
+                Role::KeyValueUp => {}
+                Role::ExpertGateUp | Role::ExpertDown => {
+                    experts += bytes;
+                    // An expert has both matrices.
+                    count += if spec.role == Role::ExpertDown { spec.groups } else { 0 };
+                }
+                _ => always += bytes,
+            }
+        }
+        always += views.layers[..model.blocks.len()].iter().map(|(_, view)| view.bytes()).sum::<usize>();
+        Self { always, expert: experts / count.max(1) }
+    }
+}
+
+/// The attention of every layer that a pool may have, with the version of the weight from which its view is made.
 fn layers(model: &Model) -> impl Iterator<Item = (u64, &crate::Mla)> {
     let blocks = model.blocks.iter().chain(model.mtp.first().map(|m| &m.block));
     blocks.map(|b| (b.attn.kv_up.param.version(), &b.attn))
@@ -220,8 +263,8 @@ pub struct Cache<'a> {
     pub views: &'a AbsorbedViews,
     /// The rows.
     pub rows: &'a Rows,
-    /// Number of distinct experts that passes used, summed over layers. Every pass adds its own.
-    pub experts: usize,
+    /// Where a pass counts the rows of its experts.
+    pub loads: &'a ExpertLoads,
 }
 
 /// The part of a [`Cache`] that belongs to one layer.
@@ -243,12 +286,6 @@ impl Cache<'_> {
         let outputs = outputs.as_ref().expect("drafts: the pool was not made for them");
         let l = layers.len() - 1;
         (outputs, LayerCache { pool: &mut layers[l], view: &self.views.layers[l].1, rows: self.rows })
-    }
-
-    /// Counts the experts that a block has used.
-    pub(crate) fn count(&mut self, block: &BlockSaved) {
-        let used = |moe: &MoeSaved| moe.dispatched.plan.offsets.i32().windows(2).filter(|w| w[0] < w[1]).count();
-        self.experts += block.moe().map_or(0, used);
     }
 }
 

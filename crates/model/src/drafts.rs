@@ -23,7 +23,7 @@ impl Model {
         let (outputs, layer) = cache.module();
         let (previous, pass) = (&rows.previous, rows.pass(&self.rope));
         let (z, saved) = module.forward(cx, &self.embed, outputs, previous, &rows.ids, &pass, Some(layer), false);
-        cache.count(&saved.block);
+        cache.loads.count(module.block.moe_index, &saved.block);
         z
     }
 

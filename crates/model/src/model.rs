@@ -15,7 +15,7 @@ use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
 use crate::values::{Fresh, Values};
 use hadal_ops::head::{self, HeadGrad};
-use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, moe, reduce, rope::RopeTable};
+use hadal_ops::{Acc, Cx, DType, Tensor, moe, reduce, rope::RopeTable};
 use hadal_weights::Error;
 use hadal_weights::ModelConfig;
 use hadal_weights::list::{Role, parameters};
@@ -262,7 +262,7 @@ impl Model {
             let (y, s) = block.forward(cx, x, pass, layer, observer.is_some());
             x = y;
             if let Some(cache) = cache.as_deref_mut() {
-                cache.count(&s);
+                cache.loads.count(block.moe_index, &s);
             }
             if let Some(moe) = s.moe() {
                 show(observer, Probe::Routing(l, &moe.routing));
@@ -282,7 +282,7 @@ impl Model {
 
     /// Runs the MTP modules. Each reads the output of the previous one, and the first reads `h`. Passes each head input
     /// `z_rd` to `head`. Stores each module's saved state in `saved`, which keeps either all of them or only the last.
-    fn modules(
+    pub(crate) fn modules(
         &self,
         cx: &Cx,
         h: &Tensor,
@@ -420,90 +420,9 @@ impl Model {
         head::loss(cx, h, head.weight(), &targets.ids, factor, Some(&targets.weights), &mut losses, grad, None);
         reduce::dot(cx, &losses, &targets.weights)
     }
-
-    /// Losses per token in nats (0 without a target), f32 `[T]`, and those of each MTP module if asked for. Nothing is
-    /// kept for a backward pass.
-    pub fn losses(
-        &self,
-        cx: &Cx,
-        input: &Input,
-        replay: Option<&[Tensor]>,
-        with_mtp: bool,
-        mut observer: Option<Observer<'_>>,
-    ) -> (Tensor, Vec<Tensor>) {
-        let (h, pass) = self.hidden(cx, input, replay, &mut observer);
-        let loss = |h: &Tensor, targets: &Targets| {
-            let mut losses = cx.empty(&[h.rows()], DType::F32);
-            if self.head().stored().only_runs() {
-                let product =
-                    |h: &Tensor, z: &mut Tensor| self.head().stored().forward(cx, h.into(), None, z.into(), Acc::Write);
-                head::losses_by(cx, h, self.config.vocab_size, &targets.ids, &mut losses, &product);
-            } else {
-                head::loss(cx, h, self.head().weight(), &targets.ids, 0.0, None, &mut losses, None, None);
-            }
-            losses
-        };
-        let main = loss(&h, &input.targets);
-        let mut mtp = Vec::new();
-        if with_mtp {
-            let mut each = |k: usize, z: &Tensor| mtp.push(loss(z, &input.mtp[k].targets));
-            self.modules(cx, &h, input, &pass, (&mut Vec::new(), false), &mut observer, &mut each);
-        }
-        (main, mtp)
-    }
-
-    /// The main model's output after its final norm, `[T, D]` in the compute format.
-    pub fn head_inputs(&self, cx: &Cx, input: &Input) -> Tensor {
-        self.hidden(cx, input, None, &mut None).0
-    }
-
-    fn hidden<'a>(
-        &'a self,
-        cx: &Cx,
-        input: &'a Input,
-        replay: Option<&'a [Tensor]>,
-        observer: &mut Option<Observer<'_>>,
-    ) -> (Tensor, Pass<'a>) {
-        let pass = self.pass(input, None, replay);
-        let x = self.trunk(cx, &input.ids, &pass, None, None, observer);
-        let (h, _) = self.final_norm(cx, &x);
-        show(observer, Probe::Final(&h));
-        (h, pass)
-    }
-
-    /// Logits f32 `[T, V]`, and those of each MTP module `[R, V]`.
-    pub fn logits(
-        &self,
-        cx: &Cx,
-        input: &Input,
-        replay: Option<&[Tensor]>,
-        mut observer: Option<Observer<'_>>,
-    ) -> (Tensor, Vec<Tensor>) {
-        let (h, pass) = self.hidden(cx, input, replay, &mut observer);
-        let logits = |h: &Tensor| self.project(cx, h);
-        let main = logits(&h);
-        let mut mtp = Vec::new();
-        let mut each = |_, z: &Tensor| mtp.push(logits(z));
-        self.modules(cx, &h, input, &pass, (&mut Vec::new(), false), &mut observer, &mut each);
-        (main, mtp)
-    }
-
-    /// Logits f32 `[T, V]` for head inputs `h_td`.
-    pub fn project(&self, cx: &Cx, h: &Tensor) -> Tensor {
-        let mut out = cx.empty(&[h.rows(), self.config.vocab_size], DType::F32);
-        self.head().stored().forward(cx, h.into(), None, (&mut out).into(), Acc::Write);
-        out
-    }
-
-    /// Logits f32 `[rows, V]` for these rows of the head inputs `h_td`.
-    pub fn project_rows(&self, cx: &Cx, h: &Tensor, rows: &[i32]) -> Tensor {
-        let mut inputs = cx.empty(&[rows.len(), h.cols()], h.dtype());
-        elementwise::gather_rows(cx, h, &cx.indices(&[rows.len()], rows), &mut inputs);
-        self.project(cx, &inputs)
-    }
 }
 
-fn show(observer: &mut Option<Observer<'_>>, probe: Probe<'_>) {
+pub(crate) fn show(observer: &mut Option<Observer<'_>>, probe: Probe<'_>) {
     if let Some(f) = observer {
         f(probe);
     }

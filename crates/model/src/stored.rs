@@ -7,6 +7,7 @@ use hadal_ops::{Cx, embedding};
 use hadal_weights::is_fp8;
 use hadal_weights::list::{Parameter, Role};
 use hadal_weights::precision::{Precision, Product, RunFormat, RunFormats};
+use std::convert::Infallible;
 
 /// The run-time form of a weight.
 pub enum Stored {
@@ -46,17 +47,14 @@ impl StoredForm {
             (Some(Product::F32), _) => return Self::Packed(DType::F32),
             _ => {}
         }
-        let codes = compute == DType::Bf16
-            && match spec.run_format(&formats) {
-                RunFormat::Stored => coded,
-                RunFormat::Fp8 => coded || spec.parts.iter().all(|part| is_fp8(&part.name)),
-                _ => false,
-            };
+        // Codes are multiplied as BF16.
+        let codes = |wanted: bool| if wanted && compute == DType::Bf16 { Self::Coded } else { Self::Packed(compute) };
         match spec.run_format(&formats) {
+            RunFormat::Stored => codes(coded),
+            RunFormat::Fp8 => codes(coded || spec.parts.iter().all(|part| is_fp8(&part.name))),
+            RunFormat::Compute => Self::Packed(compute),
             RunFormat::Int8 => Self::Quantised(QuantFormat::Int8),
             RunFormat::Int4 => Self::Quantised(QuantFormat::Int4),
-            _ if codes => Self::Coded,
-            _ => Self::Packed(compute),
         }
     }
 
@@ -97,6 +95,32 @@ impl Stored {
         })
     }
 
+    /// Matrices `(groups, n, k)` for the products of a model that only runs. `read` gives a band of rows in f32.
+    pub(crate) fn grouped(
+        cx: &Cx,
+        form: StoredForm,
+        (groups, n, k): (usize, usize, usize),
+        read: &(dyn Fn(usize, &mut Tensor) + Sync),
+    ) -> Self {
+        let read = |row: usize, out: &mut Tensor| {
+            read(row, out);
+            Ok::<(), Infallible>(())
+        };
+        match form {
+            StoredForm::Quantised(format) => {
+                let mut weight = QuantWeight::new(cx, format, groups, n, k);
+                let Ok(()) = weight.fill(cx, DType::F32, &read);
+                Self::Quantised(weight)
+            }
+            StoredForm::Packed(dtype) => {
+                let mut weight = PackedWeight::new(cx, groups, n, k, dtype, false);
+                let Ok(()) = weight.fill(cx, DType::F32, &read);
+                Self::Packed(weight)
+            }
+            StoredForm::Table(_) | StoredForm::Coded => panic!("no matrices are made in the form {}", form.name()),
+        }
+    }
+
     /// The arrays of a weight of a model that only runs, by the names that [`Stored::in_room`] gives them.
     pub(crate) fn arrays(&self) -> Vec<(&'static str, &Tensor)> {
         match self {
@@ -116,6 +140,17 @@ impl Stored {
             Self::Quantised(q) => q.bytes(),
             Self::Both(t, p) => t.bytes() + p.bytes(),
         }
+    }
+
+    /// The name of its format.
+    pub fn format(&self) -> &'static str {
+        let form = match self {
+            Self::Table(t) | Self::Both(t, _) => StoredForm::Table(t.dtype()),
+            Self::Packed(p) => StoredForm::Packed(p.panels().dtype()),
+            Self::Coded(_) => StoredForm::Coded,
+            Self::Quantised(q) => StoredForm::Quantised(q.format()),
+        };
+        form.name()
     }
 
     /// Whether only forward passes can read it.

@@ -1,7 +1,7 @@
 //! Measures the rate at which memory can be read. The speed of products of few rows is compared with it.
 
 use crate::kernel::{Pointwise, dispatch};
-use crate::{Cx, Tensor};
+use crate::{Cx, DType, Tensor};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -57,4 +57,16 @@ pub fn read_seconds(cx: &Cx, memory: &Tensor, at: usize, bytes: usize, sequences
         });
     });
     start.elapsed().as_secs_f64()
+}
+
+/// Bytes per second at which all threads together read memory: the best of 1, 2, 4 and 8 sequences of addresses per
+/// thread, each measured `rounds` times on half a gigabyte.
+pub fn read_rate(cx: &Cx, rounds: usize) -> f64 {
+    const BYTES: usize = 1 << 29;
+    let mut memory = cx.fixed(&[BYTES], DType::U8);
+    // Memory that was never written may all be the same page.
+    memory.u8_mut().fill(1);
+    let runs = (0..rounds).flat_map(|_| [1, 2, 4, 8]);
+    let best = runs.map(|sequences| read_seconds(cx, &memory, 0, BYTES, sequences)).fold(f64::INFINITY, f64::min);
+    BYTES as f64 / best
 }

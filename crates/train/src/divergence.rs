@@ -10,6 +10,7 @@
 use crate::evaluate::each_input;
 use hadal_data::EvalSet;
 use hadal_model::Model;
+use hadal_ops::reduce::argmax;
 use hadal_ops::{Chunks, Cx, Tensor};
 use serde::Serialize;
 
@@ -92,7 +93,7 @@ fn terms(cx: &Cx, logits: &[Tensor; 2], rows: &[i32], targets: &[i32]) -> Vec<Te
         let (log_p_of, log_q_of) = (|j: usize| f64::from(p[j]) - log_p, |j: usize| f64::from(q[j]) - log_q);
         let kl = (0..v).map(|j| log_p_of(j).exp() * (log_p_of(j) - log_q_of(j))).sum();
         let target = targets[rows[i] as usize] as usize;
-        to.take(i)[0] = Term { kl, same_top: top(p) == top(q), losses: [-log_p_of(target), -log_q_of(target)] };
+        to.take(i)[0] = Term { kl, same_top: argmax(p) == argmax(q), losses: [-log_p_of(target), -log_q_of(target)] };
     });
     all
 }
@@ -101,11 +102,6 @@ fn terms(cx: &Cx, logits: &[Tensor; 2], rows: &[i32], targets: &[i32]) -> Vec<Te
 fn log_sum(logits: &[f32]) -> f64 {
     let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     most + logits.iter().map(|x| (f64::from(*x) - most).exp()).sum::<f64>().ln()
-}
-
-/// The first index of the largest logit.
-fn top(logits: &[f32]) -> usize {
-    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
 
 #[cfg(test)]

@@ -15,8 +15,19 @@ static UNWATCHED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 pub struct Watch(Vec<SigId>);
 
 impl Watch {
+    /// Like [`new`](Self::new), but only for SIGINT (Ctrl-C). SIGTERM ends the process as usual.
+    pub fn interrupts(stop: &Arc<AtomicBool>) -> Self {
+        let mut watch = Self::of(&[SIGINT], stop);
+        watch.0.extend(flag::register_conditional_default(SIGTERM, Arc::new(AtomicBool::new(true))));
+        watch
+    }
+
     /// Sets `stop` on the first signal. If the system does not allow handlers, signals keep their usual effect.
     pub fn new(stop: &Arc<AtomicBool>) -> Self {
+        Self::of(&[SIGINT, SIGTERM], stop)
+    }
+
+    fn of(signals: &[i32], stop: &Arc<AtomicBool>) -> Self {
         let unwatched = UNWATCHED.get_or_init(|| {
             let unwatched = Arc::new(AtomicBool::new(false));
             for signal in [SIGINT, SIGTERM] {
@@ -27,11 +38,11 @@ impl Watch {
         });
         unwatched.store(false, Ordering::SeqCst);
         let mut ids = Vec::new();
-        for signal in [SIGINT, SIGTERM] {
+        for signal in signals {
             // Handlers run in the order of their registration. So at the second signal this one finds the flag set by
             // the first.
-            ids.extend(flag::register_conditional_shutdown(signal, 128 + signal, stop.clone()));
-            ids.extend(flag::register(signal, stop.clone()));
+            ids.extend(flag::register_conditional_shutdown(*signal, 128 + signal, stop.clone()));
+            ids.extend(flag::register(*signal, stop.clone()));
         }
         Self(ids)
     }
@@ -62,7 +73,7 @@ mod tests {
         let Some(mode) = std::env::var_os(CHILD) else { return };
         let stop = Arc::new(AtomicBool::new(false));
         drop(Watch::new(&stop));
-        let watch = Watch::new(&stop);
+        let watch = if mode == "interrupts" { Watch::interrupts(&stop) } else { Watch::new(&stop) };
         if mode == "after" {
             drop(watch);
         } else {
@@ -89,5 +100,6 @@ mod tests {
         };
         assert_eq!(run("during").code(), Some(7));
         assert_eq!(run("after").signal(), Some(SIGTERM));
+        assert_eq!(run("interrupts").signal(), Some(SIGTERM));
     }
 }

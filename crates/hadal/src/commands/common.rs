@@ -33,6 +33,12 @@ pub(crate) fn load(args: &ModelArgs, context: Option<usize>) -> Result<Loaded> {
     Ok(loaded)
 }
 
+/// The name of the model at `path` for people and clients: the last part of the path.
+pub(crate) fn model_name(path: &Path) -> String {
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    whole.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Opens a checkpoint.
 pub(crate) fn open(folder: &Path) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(folder)?;
@@ -81,7 +87,7 @@ pub(crate) fn request(
     let constraint = grammar.map(|grammar| loaded.constraint(&grammar)).transpose()?;
     Ok(Request {
         params: sample.params(),
-        max_new: sample.max_new,
+        max_new: sample.max_new(),
         stop: loaded.stop_tokens(),
         text: Some(TextOptions { stop: form.stop.clone(), ..loaded.text() }),
         constraint,

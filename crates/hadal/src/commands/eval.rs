@@ -30,6 +30,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
         limit => EvalSet::of_first_tokens(&texts, limit, &loaded.tokenizer, options)?,
     };
     ensure!(set.text_bytes > 0, "the text is empty: there is nothing to evaluate");
+    // It is loaded first, so that its errors appear before a long evaluation.
+    let reference = args.against.as_ref().map(|path| reference(args, &loaded, path)).transpose()?;
     let bar = bar(&set)?;
     let start = Instant::now();
     let (found, places) = evaluate_by_position(&loaded.cx, &loaded.model, &set, &mut |done, _| {
@@ -42,7 +44,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     if let Some(folder) = &args.by_position {
         write_by_place(folder, &args.model.model.display().to_string(), &places)?;
     }
-    let against = args.against.as_ref().map(|path| compare(args, &loaded, path, &set)).transpose()?;
+    let against = reference.map(|reference| compare(&loaded, &reference, &set)).transpose()?;
     let (bits, loss, perplexity) = (found.bits_per_byte, found.loss, found.loss.exp());
     let (documents, bytes, tokens) = (set.documents().len(), set.text_bytes, set.scored);
     if args.json {
@@ -69,8 +71,8 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
-/// Compares the model with the one at `path` in the format of the computation.
-fn compare(args: &EvalArgs, loaded: &Loaded, path: &Path, set: &EvalSet) -> Result<Divergence> {
+/// The model at `path` in the format of the computation, with which `loaded` is compared.
+fn reference(args: &EvalArgs, loaded: &Loaded, path: &Path) -> Result<Loaded> {
     let weights = (!PackedFile::is_in(path)).then_some(RunWeights::Full);
     let plain = ModelArgs { model: path.into(), weights, attention_weights: None, ..args.model };
     let reference = load(&plain, Some(loaded.model.config.max_position_embeddings))?;
@@ -80,6 +82,11 @@ fn compare(args: &EvalArgs, loaded: &Loaded, path: &Path, set: &EvalSet) -> Resu
         "{} has a vocabulary of {other} tokens, and the model {own}: they cannot be compared",
         path.display()
     );
+    Ok(reference)
+}
+
+/// Compares the model with a reference.
+fn compare(loaded: &Loaded, reference: &Loaded, set: &EvalSet) -> Result<Divergence> {
     let bar = bar(set)?;
     let found = divergence(&loaded.cx, &reference.model, &loaded.model, set, &mut |done, _| {
         bar.set_position(done as u64);

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &GenerateArgs) -> Result<()> {
     let ids = loaded.prompt(&prompt, args.literal);
     loaded.check_prompt(&ids)?;
     let request = Request { prompt: ids, ..request(&loaded, &args.sample, &args.form, grammar)? };
-    let mut engine = engine(&loaded, request.prompt.len().saturating_add(args.sample.max_new), &args.sample);
+    let mut engine = engine(&loaded, request.prompt.len().saturating_add(args.sample.max_new()), &args.sample);
     show(&prompt).context("cannot write to standard output")?;
     continue_prompt(&loaded, &mut engine, &request, "")
 }

@@ -13,7 +13,7 @@ use hadal_weights::Checkpoint;
 pub(crate) fn run(args: &PretrainArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe, &args.set)?;
     if let Some(init) = &args.init {
-        // A folder that is no checkpoint is found before the text is read.
+        // The checkpoint is opened first, so that a wrong folder is reported before the text is read.
         Checkpoint::open_with(init, Plan::draft(&recipe)?.model)?;
     }
     let session = if args.resume {

@@ -1,5 +1,6 @@
 //! Runs the built program on the model crate's fixtures and on a tiny model with a tokenizer.
 
+mod chat;
 #[cfg(target_os = "linux")]
 mod conversions;
 mod errors;
@@ -17,5 +18,6 @@ mod old_run;
 #[cfg(target_os = "linux")]
 mod packed;
 mod resume;
+mod serve;
 mod setup;
 mod spikes;

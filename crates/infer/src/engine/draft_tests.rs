@@ -175,4 +175,5 @@ fn without_speculation_there_are_no_drafts() {
     assert_eq!((load.drafts, load.passes), (Acceptance::default(), 9));
     // One MoE block, three experts of each token.
     assert!(load.experts >= 9 * 3, "{load:?}");
+    assert_eq!((load.read, load.generated), (20, 9));
 }

@@ -25,7 +25,7 @@ mod text_tests;
 
 use crate::acceptance::Acceptance;
 use crate::generate::Stop;
-use hadal_model::{AbsorbedViews, Cache, Form, LatentPool, Model, Rows, Stretch};
+use hadal_model::{AbsorbedViews, Cache, ExpertLoads, Form, LatentPool, Model, PassBytes, Rows, Stretch};
 use hadal_ops::latent::{PAGE, pages_for};
 use hadal_ops::{Cx, Tensor};
 use pages::Pages;
@@ -38,6 +38,7 @@ use speculation::Drafting;
 pub(crate) use speculation::ForcedDrafts;
 pub use speculation::Speculation;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Steps of waiting that count as one level of priority.
@@ -83,6 +84,10 @@ pub struct Load {
     pub passes: u64,
     /// Distinct experts that the passes and their drafts used, summed over layers.
     pub experts: u64,
+    /// Prompt tokens that passes have read so far. Those read again after a preemption count again.
+    pub read: u64,
+    /// Tokens drawn so far.
+    pub generated: u64,
 }
 
 /// Sequences of many requests. The model is borrowed for each step, so that it may be trained between two of them.
@@ -99,7 +104,9 @@ pub struct Engine {
     next_id: u64,
     preemptions: u64,
     passes: u64,
-    experts: u64,
+    read: u64,
+    generated: u64,
+    loads: Arc<ExpertLoads>,
     /// `None` without speculation.
     drafting: Option<Drafting>,
     lists: Lists,
@@ -131,10 +138,11 @@ impl Engine {
         let options = EngineOptions { rows: options.rows.max(1), sequences: options.sequences.max(1), ..options };
         let count = pages_for(options.cache_tokens).max(1);
         let drafting = Drafting::new(cx, model, options.speculation);
+        let pool = LatentPool::new(cx, &model.config, count, drafting.is_some());
         Self {
             options,
-            pool: LatentPool::new(cx, &model.config, count, drafting.is_some()),
-            views: AbsorbedViews::new(cx, model),
+            views: AbsorbedViews::new(cx, model, &pool),
+            pool,
             rows: Rows::new(cx),
             pages: Pages::new(count),
             prefixes: PrefixTree::new(),
@@ -143,7 +151,9 @@ impl Engine {
             next_id: 0,
             preemptions: 0,
             passes: 0,
-            experts: 0,
+            read: 0,
+            generated: 0,
+            loads: Arc::new(ExpertLoads::new(model)),
             drafting,
             lists: Lists::default(),
         }
@@ -153,7 +163,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the prompt is empty, has unknown tokens, or does not fit into the model's context or the cache, if a stop
-    /// string is empty, or if the constraint is for another vocabulary.
+    /// string is empty, if a setting for drawing is NaN or outside of its range, if the biases forbid every token, or if
+    /// the constraint is for another vocabulary.
     pub fn submit(&mut self, model: &Model, request: &Request) -> Result<RequestId, RequestError> {
         let longest = model.config.max_position_embeddings;
         request.check(longest, model.config.vocab_size, self.pages.total() * PAGE)?;
@@ -188,8 +199,15 @@ impl Engine {
             preemptions: self.preemptions,
             drafts: self.drafting.as_ref().map(|d| d.counts).unwrap_or_default(),
             passes: self.passes,
-            experts: self.experts,
+            experts: self.loads.used(),
+            read: self.read,
+            generated: self.generated,
         }
+    }
+
+    /// Tokens of each routed expert. They may be read while the engine works.
+    pub fn expert_loads(&self) -> Arc<ExpertLoads> {
+        Arc::clone(&self.loads)
     }
 
     /// Drops the latents in the prefix tree. They are outdated when the weights have changed. Pages that a running
@@ -208,13 +226,14 @@ impl Engine {
             self.views.refresh(cx, model);
             let start = Instant::now();
             let reading = lists.planned.iter().filter(|p| !self.running[p.place].decodes());
-            let reading = reading.map(|p| p.end - self.running[p.place].computed).sum();
+            let reading: usize = reading.map(|p| p.end - self.running[p.place].computed).sum();
             self.speculate(cx, model, &mut lists.planned);
             let h = self.pass(cx, model, &lists.planned);
             self.score(cx, model, &h, &lists.planned, each);
             self.draw(cx, model, &h, &mut lists, each);
             self.end_full(each);
             self.passes += 1;
+            self.read += reading as u64;
             if let Some(drafting) = &mut self.drafting {
                 drafting.end(start.elapsed().as_secs_f64(), reading);
             }
@@ -366,18 +385,20 @@ impl Engine {
         pages.into_iter().for_each(|page| self.pages.release(page));
     }
 
+    /// Bytes of the weights that a pass of generated tokens reads, without drafts.
+    pub fn pass_bytes(&self, model: &Model) -> PassBytes {
+        PassBytes::of(model, &self.views)
+    }
+
     /// Runs the planned rows. Returns the head's inputs of all of them.
     fn pass(&mut self, cx: &Cx, model: &Model, planned: &[Planned]) -> Tensor {
-        let Self { pool, views, rows, running, .. } = self;
+        let Self { pool, views, rows, running, loads, .. } = self;
         let stretches = planned.iter().map(|p| {
             let s = &running[p.place];
             Stretch { tokens: &s.tokens[s.computed..p.end], before: s.computed, table: &s.pages, form: p.form }
         });
         rows.set(model.config.num_attention_heads, stretches);
-        let mut cache = Cache { pool, views, rows, experts: 0 };
-        let h = model.extend(cx, &mut cache);
-        self.experts += cache.experts as u64;
-        h
+        model.extend(cx, &mut Cache { pool, views, rows, loads })
     }
 
     /// Draws the next tokens of each sequence that is computed to its last one, and ends those that are done.
@@ -430,6 +451,6 @@ impl Engine {
         let generated = s.tokens.len() - s.prompt;
         let usage = Usage { prompt: s.prompt, cached: s.cached, generated, drafts: s.verified };
         self.release(s.pages);
-        each(Event::Finished { id: s.id, sample: s.sample, stop, usage });
+        each(Event::Finished { id: s.id, sample: s.sample, stop, end: s.ended, usage });
     }
 }

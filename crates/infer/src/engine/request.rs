@@ -69,10 +69,22 @@ impl Request {
         if self.text.as_ref().is_some_and(|text| text.stop.iter().any(String::is_empty)) {
             return Err(RequestError::EmptyStop);
         }
+        self.check_drawing(vocabulary)?;
         match self.constraint.as_ref().map(Constraint::vocabulary) {
             Some(tokens) if tokens != vocabulary => Err(RequestError::OtherVocabulary { tokens, vocabulary }),
             _ => Ok(()),
         }
+    }
+
+    /// Checks how tokens are drawn: no setting may make a logit NaN, and a token must be left to draw.
+    fn check_drawing(&self, vocabulary: usize) -> Result<(), RequestError> {
+        if let Some((name, value, wanted)) = self.params.wrong().or_else(|| self.adjust.wrong()) {
+            return Err(RequestError::Setting { name, value: value.to_string(), wanted });
+        }
+        if let Some((token, _)) = self.adjust.bias.iter().find(|(token, _)| *token as usize >= vocabulary) {
+            return Err(RequestError::UnknownBias { token: *token, vocabulary });
+        }
+        if self.adjust.forbids_all(vocabulary) { Err(RequestError::NothingAllowed) } else { Ok(()) }
     }
 }
 
@@ -149,9 +161,20 @@ pub enum Event {
         sample: usize,
         /// Why it ended.
         stop: Stop,
+        /// The stop token that ended it, if log-probabilities are asked for.
+        end: Option<NewToken>,
         /// The numbers of its tokens.
         usage: Usage,
     },
+}
+
+impl Event {
+    /// Of which request it tells.
+    pub fn id(&self) -> RequestId {
+        match self {
+            Self::Token { id, .. } | Self::Text { id, .. } | Self::Scored { id, .. } | Self::Finished { id, .. } => *id,
+        }
+    }
 }
 
 /// Why a request cannot be taken.
@@ -193,6 +216,27 @@ pub enum RequestError {
     /// A stop string without characters.
     #[error("a stop string is empty: leave it out")]
     EmptyStop,
+    /// A setting for drawing tokens is outside of its range.
+    #[error("the {name} is {value}, and must be {wanted}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// A bias is for a token that the model does not have.
+    #[error("there is a bias for token {token}, which is not in the model's vocabulary of {vocabulary}: leave it out")]
+    UnknownBias {
+        /// The token.
+        token: u32,
+        /// Number of tokens that the model has.
+        vocabulary: usize,
+    },
+    /// No token is left to draw.
+    #[error("the biases forbid every token: allow at least one")]
+    NothingAllowed,
     /// The constraint was made for another model.
     #[error(
         "the constraint is for a vocabulary of {tokens} tokens, and the model has {vocabulary}: build it for this model"

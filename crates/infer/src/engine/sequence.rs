@@ -41,6 +41,8 @@ pub(crate) struct Sequence {
     pub(crate) cached: usize,
     /// Prompt tokens whose log-probabilities are still wanted.
     pub(crate) scoring: Option<Scoring>,
+    /// The stop token that ended it, if log-probabilities are wanted.
+    pub(crate) ended: Option<NewToken>,
     stop: Vec<u32>,
     logprobs: Option<usize>,
     sampler: Sampler,
@@ -71,6 +73,7 @@ impl Sequence {
             verified: Acceptance::default(),
             rate: Rate::default(),
             cached: 0,
+            ended: None,
             stop: request.stop.clone(),
             logprobs: request.logprobs,
             sampler: Sampler::new(params),
@@ -147,16 +150,18 @@ impl Sequence {
             return Some(stop);
         }
         let token = self.sampler.next(logits, self.tokens.len());
-        if self.stop.contains(&token) || self.grammar.as_ref().is_some_and(|grammar| grammar.is_end(token)) {
-            return Some(Stop::Token);
-        }
-        self.adjusted.count(token);
-        self.tokens.push(token as i32);
         let (logprob, top) = raw.map_or((None, Vec::new()), |(n, raw)| {
             let normal = log_sum_exp(&raw);
             (Some(raw[token as usize] - normal), most_likely(&raw, n, normal))
         });
-        each(Event::Token { id: self.id, sample: self.sample, token: NewToken { token, logprob, top } });
+        let new = NewToken { token, logprob, top };
+        if self.stop.contains(&token) || self.grammar.as_ref().is_some_and(|grammar| grammar.is_end(token)) {
+            self.ended = logprob.map(|_| new);
+            return Some(Stop::Token);
+        }
+        self.adjusted.count(token);
+        self.tokens.push(token as i32);
+        each(Event::Token { id: self.id, sample: self.sample, token: new });
         let text = self.text.as_mut().map(|text| text.push(token)).and_then(|said| self.say(said, each));
         let grammar = self.grammar.as_mut().and_then(|grammar| grammar.advance(token));
         text.or(grammar).or_else(|| (self.tokens.len() >= self.end).then_some(Stop::Length))

@@ -20,11 +20,11 @@ use super::pace::{Measured, Pace, Rate};
 use super::{Engine, Event, Planned, RequestId};
 use crate::acceptance::Acceptance;
 use crate::generate::Stop;
-use crate::sample::argmax;
 use hadal_base::{Purpose, Rng};
 use hadal_model::{Cache, Form, Model, Rows, Stretch};
 use hadal_ops::Cx;
 use hadal_ops::latent::pages_for;
+use hadal_ops::reduce::argmax;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -196,7 +196,7 @@ impl Engine {
                 Stretch { tokens: &s.tokens[b.from..b.to], before: b.from, table: &s.pages, form: Form::Absorbed }
             });
             rows.set_draft(model.config.num_attention_heads, stretches);
-            let mut cache = Cache { pool: &mut self.pool, views: &self.views, rows, experts: 0 };
+            let mut cache = Cache { pool: &mut self.pool, views: &self.views, rows, loads: &self.loads };
             model.keep_draft_latents(cx, &mut cache);
             latents += now.iter().map(|b| b.to - b.from).sum::<usize>();
             left = later;
@@ -219,9 +219,8 @@ impl Engine {
             Stretch { tokens: &s.tokens[s.computed..], before: s.computed, table: &s.pages, form: Form::Absorbed }
         });
         rows.set_draft(heads, stretches);
-        let mut cache = Cache { pool: &mut self.pool, views: &self.views, rows, experts: 0 };
+        let mut cache = Cache { pool: &mut self.pool, views: &self.views, rows, loads: &self.loads };
         let z = model.draft(cx, &mut cache);
-        self.experts += cache.experts as u64;
         let mut logits = model.project(cx, &z);
         for (draft, logits) in drafts.iter().zip(logits.f32_mut().chunks_exact_mut(vocab)) {
             let s = &mut self.running[draft.place];
@@ -251,6 +250,7 @@ impl Engine {
             let before = s.tokens.len();
             let stop = s.draw(logits, each);
             let drawn = s.tokens.get(before).copied();
+            self.generated += u64::from(drawn.is_some());
             let accepted = s.drafts.get(i).zip(drawn).map(|(draft, drawn)| *draft == drawn);
             if let Some((accepted, drafting)) = accepted.zip(self.drafting.as_mut()) {
                 s.verified += drafting.verified(&mut s.rate, accepted);

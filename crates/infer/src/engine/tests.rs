@@ -56,7 +56,7 @@ pub(super) fn keep(answers: &mut Answers, event: Event) {
             let bits = token.logprob.map_or(0, f32::to_bits);
             answers.entry((id, sample)).or_default().0.push((token.token, bits));
         }
-        Event::Finished { id, sample, stop, usage } => {
+        Event::Finished { id, sample, stop, usage, .. } => {
             answers.entry((id, sample)).or_default().1 = Some((stop, usage));
         }
         Event::Text { .. } | Event::Scored { .. } => {}
@@ -154,6 +154,52 @@ fn penalties_and_biases_change_what_is_drawn() {
     once.sort_unstable();
     once.dedup();
     assert_eq!(once.len(), 40);
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_refused() {
+    let both = model(DType::F32);
+    let (cx, model) = both;
+    let vocab = model.config.vocab_size;
+    let mut engine = Engine::new(cx, model, EngineOptions::default());
+    let params = |params| Request { params, ..Request::default() };
+    let adjust = |adjust| Request { adjust, ..Request::default() };
+    let bias = |bias| adjust(Adjust { bias, ..Adjust::default() });
+    let (p, a) = (SampleParams::default(), Adjust::default());
+    let mut wrong = Vec::new();
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        wrong.push(params(SampleParams { temperature: value, ..p }));
+        wrong.push(params(SampleParams { top_p: value, ..p }));
+        wrong.push(params(SampleParams { min_p: value, ..p }));
+        wrong.push(adjust(Adjust { repetition: value, ..a.clone() }));
+        wrong.push(adjust(Adjust { presence: value, ..a.clone() }));
+        wrong.push(adjust(Adjust { frequency: value, ..a.clone() }));
+    }
+    wrong.push(params(SampleParams { temperature: -1.0, ..p }));
+    wrong.push(params(SampleParams { top_p: 1.5, ..p }));
+    wrong.push(adjust(Adjust { repetition: 0.0, ..a.clone() }));
+    wrong.push(bias(vec![(1, f32::NAN)]));
+    wrong.push(bias(vec![(1, 1.0), (2, f32::INFINITY)]));
+    wrong.push(bias(vec![(vocab as u32, 1.0)]));
+    for request in wrong {
+        let request = Request { prompt: vec![1], max_new: 2, ..request };
+        let error = engine.submit(model, &request).unwrap_err();
+        assert!(
+            matches!(error, RequestError::Setting { .. } | RequestError::UnknownBias { .. }),
+            "{request:?}: {error}"
+        );
+    }
+    // One token is left: it is drawn. None is left: there is nothing to draw.
+    let forbid = |from: u32| (from..vocab as u32).chain([2, 2]).map(|t| (t, f32::NEG_INFINITY)).collect();
+    let one = Request { prompt: vec![1], max_new: 5, ..bias(forbid(1)) };
+    assert!(alone(&one, both)[0].iter().all(|t| t.0 == 0));
+    let none = Request { prompt: vec![1], max_new: 5, ..bias(forbid(0)) };
+    assert_eq!(engine.submit(model, &none), Err(RequestError::NothingAllowed));
+    // The largest values do not overflow.
+    let most =
+        Adjust { repetition: 1e6, presence: -1e6, frequency: -1e6, bias: vec![(3, 1e6), (4, f32::NEG_INFINITY)] };
+    let request = Request { prompt: vec![4, 4], max_new: 30, adjust: most, ..Request::default() };
+    assert!(alone(&request, both)[0].iter().all(|t| t.0 != 4));
 }
 
 #[test]

@@ -288,9 +288,7 @@ proptest! {
         let mut steps = 0;
         while !engine.is_idle() {
             engine.step(cx, model, &mut |event| {
-                let (Event::Token { id, .. } | Event::Text { id, .. } | Event::Scored { id, .. } | Event::Finished { id, .. }) =
-                    &event;
-                said[ids.iter().position(|i| i == id).unwrap()].hear(event);
+                said[ids.iter().position(|id| *id == event.id()).unwrap()].hear(event);
             });
             steps += 1;
             prop_assert!(steps < 20_000, "it does not end: {:?}", engine.load());

@@ -9,6 +9,8 @@
 //! A grammar may come from an attacker. Its size and nesting are limited, and so is the work for building it and for
 //! each token. It is built on a thread with a large stack, because the builder calls itself for nested parts.
 
+#[cfg(test)]
+mod calls_tests;
 mod constraint;
 #[cfg(test)]
 mod tests;

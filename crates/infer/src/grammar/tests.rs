@@ -23,29 +23,35 @@ static GRAMMARS: LazyLock<Grammars> =
 
 /// The text of at most `most` tokens that random logits give, and why it ended.
 fn draw(constraint: &Constraint, seed: u64, most: usize) -> (String, Stop) {
+    let (ids, stop) = draw_with(VOCABULARY, constraint, seed, most);
+    (TOKENIZER.decode(&ids), stop)
+}
+
+/// At most `most` tokens that random logits give, and why they ended.
+pub(super) fn draw_with(vocabulary: usize, constraint: &Constraint, seed: u64, most: usize) -> (Vec<u32>, Stop) {
     let mut follower = constraint.follow();
     let mut sampler = Sampler::new(SampleParams { temperature: 1.0, seed, ..SampleParams::default() });
     let mut ids = Vec::new();
     while ids.len() < most {
         let rng = Rng::new(seed, Purpose::Test, ids.len() as u64);
-        let mut logits: Vec<f32> = (0..VOCABULARY as u64).map(|i| 2.0 * rng.normal(i) as f32).collect();
+        let mut logits: Vec<f32> = (0..vocabulary as u64).map(|i| 2.0 * rng.normal(i) as f32).collect();
         if let Err(stop) = follower.mask(&mut logits) {
-            return (TOKENIZER.decode(&ids), stop);
+            return (ids, stop);
         }
         let token = sampler.next(&logits, ids.len());
         if follower.is_end(token) {
-            return (TOKENIZER.decode(&ids), Stop::Token);
+            return (ids, Stop::Token);
         }
         ids.push(token);
         if let Some(stop) = follower.advance(token) {
-            return (TOKENIZER.decode(&ids), stop);
+            return (ids, stop);
         }
     }
-    (TOKENIZER.decode(&ids), Stop::Length)
+    (ids, Stop::Length)
 }
 
-/// Whether a schema of this file allows a value. It knows the keywords that they have, and no others.
-fn allows(schema: &Value, value: &Value) -> bool {
+/// Whether a schema of these tests allows a value. It knows the keywords that they have, and no others.
+pub(super) fn allows(schema: &Value, value: &Value) -> bool {
     let Value::Object(keys) = schema else { panic!("{schema}") };
     let number = |key: &Value| key.as_f64().expect("a number");
     let count = |key: &Value, n: usize| (key.as_u64().expect("a count") as usize, n);
@@ -76,6 +82,8 @@ fn allows(schema: &Value, value: &Value) -> bool {
         "maxLength" => value.as_str().is_none_or(|s| with.as_u64().expect("a length") >= s.chars().count() as u64),
         "minimum" => value.as_f64().is_none_or(|v| v >= number(with)),
         "maximum" => value.as_f64().is_none_or(|v| v <= number(with)),
+        "minLength" => value.as_str().is_none_or(|s| with.as_u64().expect("a length") <= s.chars().count() as u64),
+        "title" | "description" => true,
         "enum" => with.as_array().expect("values").contains(value),
         "anyOf" => with.as_array().expect("schemas").iter().any(|s| allows(s, value)),
         other => panic!("keyword {other}"),
@@ -105,6 +113,27 @@ fn random_logits_give_json_that_the_schema_allows() {
             assert!(allows(&schema, &value), "{schema} does not allow {text}");
         }
     }
+}
+
+#[test]
+fn a_model_may_choose_to_think_before_the_grammar_begins() {
+    let (open, close) = (TOKENIZER.id_of("<|fim_begin|>").unwrap(), TOKENIZER.id_of("<|fim_end|>").unwrap());
+    let constraint = GRAMMARS.constraint(&Grammar::Regex("yes|no".into())).unwrap().unless_begun(open, &[close]);
+    let (mut thought, mut not) = (0, 0);
+    for seed in 0..60 {
+        let (ids, stop) = draw_with(VOCABULARY, &constraint, seed, 3000);
+        let end = ids.iter().position(|id| *id == close).filter(|_| ids[0] == open);
+        if end.is_some() {
+            thought += 1;
+        } else {
+            not += 1;
+            // The token that opens thoughts can only be the first one.
+            assert!(stop == Stop::Length || !ids.contains(&open));
+        }
+        let text = TOKENIZER.decode(&ids[end.map_or(0, |end| end + 1)..]);
+        assert!(stop == Stop::Length || text == "yes" || text == "no", "{stop:?} {text}");
+    }
+    assert!(thought > 3 && not > 3, "{thought} {not}");
 }
 
 #[test]

@@ -9,25 +9,42 @@
 use super::Mla;
 use crate::cached::LayerCache;
 use crate::pass::Pass;
+use crate::stored::{Stored, StoredForm};
 use hadal_ops::attention::{self, AttnShape};
-use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, latent, linear, linear::PackedWeight};
-use std::convert::Infallible;
+use hadal_ops::quant::QuantFormat;
+use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, latent};
 
-/// `W_UK^T` `[H, dc, dn]` and `W_UV` `[H, dv, dc]`, packed for the absorbed products.
+/// `W_UK^T` `[H, dc, dn]` and `W_UV` `[H, dv, dc]`, for the absorbed products.
 pub struct Absorbed {
-    uk: PackedWeight,
-    uv: PackedWeight,
+    uk: Stored,
+    uv: Stored,
+}
+
+impl Absorbed {
+    /// Its size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.uk.bytes() + self.uv.bytes()
+    }
+}
+
+/// Eight bits for weights that are themselves quantised: groups of `W_UK^T` run across those of the weight, and four
+/// bits would round a second time as coarsely as the first. Other weights are in the compute format, which is exact.
+fn form(cx: &Cx, up: &Stored) -> StoredForm {
+    match up {
+        Stored::Quantised(_) => StoredForm::Quantised(QuantFormat::Int8),
+        _ => StoredForm::Packed(cx.compute()),
+    }
 }
 
 impl Mla {
-    /// Packs the up-projection by head, in the compute format, whatever the form of the weight itself.
+    /// Packs the up-projection by head.
     pub fn absorb(&self, cx: &Cx) -> Absorbed {
         let AttnShape { heads, d_nope, d_v, .. } = self.shape;
         let dc = self.kv_rank;
         let up = &self.kv_up.param;
+        let form = form(cx, up.stored());
         let start = |head: usize| head * (d_nope + d_v) * dc;
-        let mut uk = PackedWeight::new(cx, heads, dc, d_nope, cx.compute(), false);
-        let Ok(()) = uk.fill(cx, DType::F32, &|row, out: &mut Tensor| {
+        let uk = Stored::grouped(cx, form, (heads, dc, d_nope), &|row, out| {
             let (head, first) = (row / dc, row % dc);
             let mut of_head = vec![0.0; d_nope * dc];
             up.read(start(head), &mut of_head);
@@ -35,13 +52,10 @@ impl Mla {
                 let column = of_head[first + i..].iter().step_by(dc);
                 out.iter_mut().zip(column).for_each(|(to, from)| *to = *from);
             }
-            Ok::<_, Infallible>(())
         });
-        let mut uv = PackedWeight::new(cx, heads, d_v, dc, cx.compute(), false);
-        let Ok(()) = uv.fill(cx, DType::F32, &|row, out: &mut Tensor| {
+        let uv = Stored::grouped(cx, form, (heads, d_v, dc), &|row, out| {
             let (head, first) = (row / d_v, row % d_v);
             up.read(start(head) + (d_nope + first) * dc, out.f32_mut());
-            Ok::<_, Infallible>(())
         });
         Absorbed { uk, uv }
     }
@@ -107,7 +121,7 @@ impl Mla {
         // Fold W_UK into the query for each head.
         let q_nope = order.to_heads(cx, q.columns(0..d_nope));
         let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
-        linear::grouped_forward(cx, &q_nope, &cache.view.uk, order.offsets(), &mut q_c, Acc::Write);
+        cache.view.uk.forward(cx, (&q_nope).into(), Some(order.offsets()), (&mut q_c).into(), Acc::Write);
         let q_c = order.to_tokens(cx, q_c);
         let mut q_lat = cx.empty(&[b * heads, dc + d_rope], cx.compute());
         elementwise::cast(cx, &q_c, q_lat.columns_mut(0..dc));
@@ -119,7 +133,7 @@ impl Mla {
         let o_lat = o_lat.reshape(&[b * heads, dc]);
         let o_lat = order.to_heads(cx, o_lat.mat());
         let mut o = cx.empty(&[b * heads, d_v], cx.compute());
-        linear::grouped_forward(cx, &o_lat, &cache.view.uv, order.offsets(), &mut o, Acc::Write);
+        cache.view.uv.forward(cx, (&o_lat).into(), Some(order.offsets()), (&mut o).into(), Acc::Write);
         order.to_tokens(cx, o).reshape(&[b, heads * d_v])
     }
 }

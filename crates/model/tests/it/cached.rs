@@ -2,9 +2,10 @@
 //! agree.
 
 use crate::fixtures::{Fixture, distance};
-use hadal_model::{AbsorbedViews, Cache, Form, Input, LatentPool, Model, Rows, Stretch};
+use hadal_model::{AbsorbedViews, Cache, ExpertLoads, Form, Input, LatentPool, Model, Probe, Rows, Stretch};
 use hadal_ops::latent::PAGE;
 use hadal_ops::{Cx, DType, Tensor};
+use std::collections::BTreeMap;
 
 const NAMES: [&str; 3] = ["yarn", "moonlight", "mtp2"];
 
@@ -13,26 +14,28 @@ pub(crate) struct Cached {
     pool: LatentPool,
     views: AbsorbedViews,
     rows: Rows,
+    loads: ExpertLoads,
 }
 
 impl Cached {
     pub(crate) fn new(cx: &Cx, model: &Model, pages: usize) -> Self {
         let pool = LatentPool::new(cx, &model.config, pages, true);
-        Self { pool, views: AbsorbedViews::new(cx, model), rows: Rows::new(cx) }
+        let (views, loads) = (AbsorbedViews::new(cx, model, &pool), ExpertLoads::new(model));
+        Self { views, pool, rows: Rows::new(cx), loads }
     }
 
     /// Runs one pass over these stretches.
     pub(crate) fn extend(&mut self, cx: &Cx, model: &Model, stretches: &[Stretch<'_>]) -> Tensor {
-        let Self { pool, views, rows } = self;
+        let Self { pool, views, rows, loads } = self;
         rows.set(model.config.num_attention_heads, stretches.iter().copied());
-        model.extend(cx, &mut Cache { pool, views, rows, experts: 0 })
+        model.extend(cx, &mut Cache { pool, views, rows, loads })
     }
 
     /// Runs the first MTP module on these tokens. Its latents alone if `quietly`.
     fn draft(&mut self, cx: &Cx, model: &Model, stretch: Stretch<'_>, quietly: bool) -> Option<Tensor> {
-        let Self { pool, views, rows } = self;
+        let Self { pool, views, rows, loads } = self;
         rows.set_draft(model.config.num_attention_heads, [stretch].into_iter());
-        let mut cache = Cache { pool, views, rows, experts: 0 };
+        let mut cache = Cache { pool, views, rows, loads };
         if quietly {
             model.keep_draft_latents(cx, &mut cache);
             return None;
@@ -194,7 +197,7 @@ fn views_follow_the_weights() {
         cached.given(&cx, model, &tokens[..5], 0, &[0]);
         cached.generated(&cx, model, &tokens[5..6], 5, &[0]).to_vec_f32()
     };
-    let old = AbsorbedViews::new(&cx, &model);
+    let old = Cached::new(&cx, &model, 1).views;
     let before = step(&model, None);
     let weight = &mut model.blocks[1].attn.kv_up.param;
     let values: Vec<f32> = weight.to_f32().iter().map(|w| 1.5 * w).collect();
@@ -248,4 +251,36 @@ fn greedy_continuations_are_the_oracles() {
             }
         }
     }
+}
+
+/// The counted loads are the histograms of the experts that one forward pass over the tokens chooses, however the tokens
+/// are cut. The module has no row for the first token, and only its first depth is run.
+#[test]
+fn loads_are_those_of_the_routers_choices() {
+    let (f, cx) = (Fixture::named("mtp2"), Cx::cpu(2, DType::F32));
+    let model = f.model(&cx);
+    let (tokens, _) = long(&f, &cx, &model, 200);
+    let n = tokens.len();
+    let mut want = BTreeMap::<usize, Vec<u64>>::new();
+    let mut observer = |probe: Probe<'_>| {
+        if let Probe::Routing(layer, routing) = probe {
+            let loads = want.entry(layer).or_insert_with(|| vec![0; model.config.n_routed_experts]);
+            routing.idx.i32().iter().for_each(|expert| loads[*expert as usize] += 1);
+        }
+    };
+    model.logits(&cx, &Input::of(&cx, &[&tokens], 1), None, Some(&mut observer));
+    want.insert(model.blocks.len() + 1, vec![0; model.config.n_routed_experts]);
+    let mut cached = Cached::new(&cx, &model, 2);
+    for (from, to) in [(0, 1), (1, 130), (130, n)] {
+        cached.given(&cx, &model, &tokens[from..to], from, &[1, 0]);
+    }
+    let stretch = Stretch { tokens: &tokens[1..], before: 1, table: &[1, 0], form: Form::Decompressed };
+    cached.draft(&cx, &model, stretch, false);
+    let found: BTreeMap<usize, Vec<u64>> =
+        cached.loads.layers().map(|(layer, _, loads)| (layer, loads.collect())).collect();
+    assert_eq!(found, want);
+    let modules: Vec<usize> = cached.loads.layers().filter(|(_, module, _)| *module).map(|(l, ..)| l).collect();
+    assert_eq!(modules, [model.blocks.len(), model.blocks.len() + 1]);
+    // The first pass has one row of some experts in each block.
+    assert!(cached.loads.used() >= model.config.num_experts_per_tok as u64, "{}", cached.loads.used());
 }

@@ -10,7 +10,7 @@ use crate::kernel::{Pointwise, dispatch};
 /// Both must be valid for `n` elements, and the processor must have `isa`.
 pub(crate) unsafe fn to_bf16(isa: Isa, from: *const u8, n: usize, to: *mut u16) {
     #[cfg(target_arch = "x86_64")]
-    if isa.has_avx512() && is_x86_feature_detected!("avx512vbmi") {
+    if has_tables(isa) {
         // SAFETY: the caller's promise, and the processor was asked.
         unsafe { tables::look_up(&tables::VALUE, from, n, to) };
         return;
@@ -36,32 +36,13 @@ impl Pointwise for Plain<'_> {
     }
 }
 
-/// The bf16 bits of the positive code `c`.
-const fn bits(c: u8) -> u16 {
-    let (e, m) = ((c >> 3) as u16, (c & 7) as u16);
-    if c == 0x7f {
-        0x7fc0
-    } else if e > 0 {
-        (e + 120) << 7 | m << 4
-    } else if m == 0 {
-        0
-    } else {
-        // m * 2^-9, whose leading bit is at 2^p.
-        let p = m.ilog2() as u16;
-        (118 + p) << 7 | (m << (7 - p)) & 0x7f
-    }
+/// Whether codes are looked up in tables, which is faster than computing with them.
+pub(super) fn has_tables(isa: Isa) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa.has_avx512() && is_x86_feature_detected!("avx512vbmi");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
-
-/// The value of each positive code.
-pub(super) static VALUES: [f32; 128] = {
-    let mut values = [0.0; 128];
-    let mut c = 0;
-    while c < 128 {
-        values[c] = f32::from_bits((bits(c as u8) as u32) << 16);
-        c += 1;
-    }
-    values
-};
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use tables::look_up;
@@ -79,8 +60,23 @@ pub(super) unsafe fn look_up(_: &super::widen::Table, _: *const u8, _: usize, _:
 #[cfg(target_arch = "x86_64")]
 mod tables {
     use super::super::widen::Table;
-    use super::bits;
     use std::arch::x86_64::*;
+
+    /// The bf16 bits of the positive code `c`.
+    const fn bits(c: u8) -> u16 {
+        let (e, m) = ((c >> 3) as u16, (c & 7) as u16);
+        if c == 0x7f {
+            0x7fc0
+        } else if e > 0 {
+            (e + 120) << 7 | m << 4
+        } else if m == 0 {
+            0
+        } else {
+            // m * 2^-9, whose leading bit is at 2^p.
+            let p = m.ilog2() as u16;
+            (118 + p) << 7 | (m << (7 - p)) & 0x7f
+        }
+    }
 
     const fn table(shift: u32) -> [u8; 128] {
         let mut t = [0; 128];

@@ -4,7 +4,7 @@
 //! the bits of a checkpoint's weight that is dequantised when it is read.
 
 use super::codec::{Codec, FourThree};
-use super::grid::{VALUES, look_up};
+use super::grid::{has_tables, look_up};
 use crate::Isa;
 use crate::gemm::{LANES, SCALED};
 use crate::kernel::{Pointwise, dispatch};
@@ -60,14 +60,6 @@ impl Widener {
     }
 }
 
-/// Whether tables are looked up faster than weights are computed.
-fn has_tables(isa: Isa) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return isa.has_avx512() && is_x86_feature_detected!("avx512vbmi");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
-
 /// The weights of all codes.
 struct Fill<'a> {
     scale: f32,
@@ -79,9 +71,9 @@ impl Pointwise for Fill<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         let Table { low, high } = self.table;
-        for ((value, low), high) in VALUES.iter().zip(low).zip(high) {
-            let bits = bf16_bits(value * self.scale);
-            (*low, *high) = (bits as u8, (bits >> 8) as u8);
+        for code in 0..128 {
+            let bits = bf16_bits(FourThree::value(code as u32) * self.scale);
+            (low[code], high[code]) = (bits as u8, (bits >> 8) as u8);
         }
     }
 }

@@ -52,7 +52,7 @@ struct Chunks {
     count: usize,
 }
 
-/// Adds the products of some chunks to the sums.
+/// Adds the products of some chunks to the sums. The lines follow those of the first tile of A by the first panel.
 macro_rules! products {
     ($name:ident, $($line:literal)*) => {
         /// # Safety
@@ -65,6 +65,9 @@ macro_rules! products {
                 asm!(
                     ".p2align 4",
                     "2:",
+                    "tileloadd tmm4, [{a0} + {a_row}]",
+                    "tileloadd tmm6, [{b0} + {line}]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
                     $($line,)*
                     "add {a0}, {a_chunk}",
                     "add {a1}, {a_chunk}",
@@ -92,31 +95,18 @@ macro_rules! products {
     };
 }
 
-products!(one_by_one,
-    "/* {b1} {b2} {b3} {a1} */ tileloadd tmm4, [{a0} + {a_row}]"
-    "tileloadd tmm6, [{b0} + {line}]"
-    "tdpbf16ps tmm0, tmm4, tmm6"
-);
+products!(one_by_one,);
 products!(one_by_two,
-    "tileloadd tmm4, [{a0} + {a_row}]"
-    "tileloadd tmm6, [{b0} + {line}]"
-    "tdpbf16ps tmm0, tmm4, tmm6"
     "tileloadd tmm7, [{b1} + {line}]"
     "tdpbf16ps tmm1, tmm4, tmm7"
 );
 products!(one_by_three,
-    "tileloadd tmm4, [{a0} + {a_row}]"
-    "tileloadd tmm6, [{b0} + {line}]"
-    "tdpbf16ps tmm0, tmm4, tmm6"
     "tileloadd tmm7, [{b1} + {line}]"
     "tdpbf16ps tmm1, tmm4, tmm7"
     "tileloadd tmm6, [{b2} + {line}]"
     "tdpbf16ps tmm2, tmm4, tmm6"
 );
 products!(one_by_four,
-    "tileloadd tmm4, [{a0} + {a_row}]"
-    "tileloadd tmm6, [{b0} + {line}]"
-    "tdpbf16ps tmm0, tmm4, tmm6"
     "tileloadd tmm7, [{b1} + {line}]"
     "tdpbf16ps tmm1, tmm4, tmm7"
     "tileloadd tmm6, [{b2} + {line}]"
@@ -125,16 +115,10 @@ products!(one_by_four,
     "tdpbf16ps tmm3, tmm4, tmm7"
 );
 products!(two_by_one,
-    "tileloadd tmm4, [{a0} + {a_row}]"
-    "tileloadd tmm6, [{b0} + {line}]"
-    "tdpbf16ps tmm0, tmm4, tmm6"
     "tileloadd tmm5, [{a1} + {a_row}]"
     "tdpbf16ps tmm2, tmm5, tmm6"
 );
 products!(two_by_two,
-    "tileloadd tmm4, [{a0} + {a_row}]"
-    "tileloadd tmm6, [{b0} + {line}]"
-    "tdpbf16ps tmm0, tmm4, tmm6"
     "tileloadd tmm7, [{b1} + {line}]"
     "tdpbf16ps tmm1, tmm4, tmm7"
     "tileloadd tmm5, [{a1} + {a_row}]"

@@ -35,8 +35,8 @@ pub struct HeadGrad<'a> {
     pub dw: Option<(&'a mut Tensor, Acc)>,
 }
 
-/// The losses f32 `[T]` of `targets`, 0 where there is no target, under a head of `v` tokens that only runs. `product`
-/// writes the logits of some rows of `h`.
+/// Computes the losses f32 `[T]` for a head that only runs. A token without a target has loss 0. `product` writes the
+/// logits of some rows of `h`, over a vocabulary of `v` tokens.
 pub fn losses_by(
     cx: &Cx,
     h: &Tensor,

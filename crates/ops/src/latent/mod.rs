@@ -84,6 +84,10 @@ pub fn decode(
         rows.last_page(),
         dc + dr
     );
+    let seen: usize = (0..b).map(|i| rows.end(i)).sum();
+    let read: usize = (0..rows.groups()).map(|g| rows.group_end(g)).sum();
+    let flops = 2 * heads * seen * (2 * dc + dr);
+    let _scope = cx.scope("latent decode", flops as u64, (read * (dc + dr) * dtype.size()) as u64);
     let parts = rows.longest().div_ceil(SPLIT);
     let sizes = Sizes { heads, dc, dr, scale, parts, row: dc.next_multiple_of(16) + 16 };
     match dtype {

@@ -118,6 +118,11 @@ impl PagedRows {
         let g = &self.groups.i32()[2 * i..2 * i + 2];
         (g[0] as usize, g[1] as usize)
     }
+    /// Where the tokens that a row of group `i` sees end.
+    pub(super) fn group_end(&self, i: usize) -> usize {
+        let (first, count) = self.group(i);
+        (first..first + count).map(|row| self.end(row)).max().unwrap_or(0)
+    }
     /// Where the tokens that any row sees end.
     pub(super) fn longest(&self) -> usize {
         (0..self.len()).map(|i| self.end(i)).max().unwrap_or(0)

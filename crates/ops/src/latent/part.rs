@@ -40,7 +40,7 @@ impl<E: AttentionElem> Work<E> for Parts<'_, E> {
         let (place, head_group) = (task / self.head_groups, task % self.head_groups);
         let (group, part) = (place / z.parts, place % z.parts);
         let (row0, rows) = self.rows.group(group);
-        let (from, len) = (part * SPLIT, (row0..row0 + rows).map(|r| self.rows.end(r)).max().unwrap_or(0));
+        let (from, len) = (part * SPLIT, self.rows.group_end(group));
         if from >= len {
             return;
         }

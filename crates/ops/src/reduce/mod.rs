@@ -1,4 +1,5 @@
-//! Sums over all elements of a tensor (the global gradient norm, losses) and the test for infinities and NaN.
+//! Sums over all elements of a tensor (the global gradient norm, losses), the test for infinities and NaN, and the place
+//! of the largest value.
 //!
 //! Elements are F32 or Bf16, sums are f64. They use 32 lanes inside a fixed block of elements, then add the blocks in
 //! order. The result does not depend on threads or on the instruction path: a square of an f32 is exact in f64, so
@@ -44,4 +45,15 @@ pub fn all_finite(cx: &Cx, x: &Tensor) -> bool {
     match x.device() {
         Device::Cpu => cpu::all_finite(cx, x),
     }
+}
+
+/// Index of the largest value of a row on the host. If there are several, the first. A NaN is never larger.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
 }

@@ -5,6 +5,8 @@
 
 mod envelope;
 mod glm;
+mod glm_grammar;
+mod grammar;
 mod marks;
 mod object;
 mod section;

@@ -53,6 +53,12 @@ impl OutputParser {
         if self.buffer.is_empty() {
             return false;
         }
+        if end && object.close.starts_with(&self.buffer) {
+            // The call is complete, and its mark was cut off.
+            self.buffer.clear();
+            self.state = State::Lead;
+            return true;
+        }
         match self.begins_with(object.close, end) {
             None => return false,
             Some(closed) => {

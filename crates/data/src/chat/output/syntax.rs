@@ -86,6 +86,12 @@ impl Syntax {
         names
     }
 
+    /// The marks around the thoughts that a model may begin after a prompt: one that has neither begun nor ended them.
+    pub fn may_think(&self, prompt: &str) -> Option<Thoughts> {
+        let prompt = prompt.trim_end();
+        self.thoughts.filter(|marks| !prompt.ends_with(marks.open) && !prompt.ends_with(marks.close))
+    }
+
     /// The mark that ends the thoughts, if a prompt has begun them.
     pub fn thinks_until(&self, prompt: &str) -> Option<&'static str> {
         let marks = self.thoughts?;

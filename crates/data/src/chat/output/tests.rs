@@ -102,6 +102,7 @@ const WRITTEN: &[Case] = &[
         "",
         &[("find", "{\"q\": \"x\"}"), ("stop", "{}")],
     ),
+    ("hermes", "<tool_call>\n{\"name\": \"find\", \"arguments\": {}}\n</tool_ca", "", "", &[("find", "{}")]),
     ("llama-3", "<|python_tag|>{\"name\": \"find\", \"parameters\": {}}", "", "", &[("find", "{}")]),
     (
         "gigachat-3",

@@ -93,7 +93,11 @@ impl Sources {
         let known = |token: &str| token.is_empty() || tokenizer.id_of(token).is_some();
         let (_, name, source) = PLAIN.iter().find(|(token, ..)| known(token)).unwrap_or(&PLAIN[PLAIN.len() - 1]);
         let templates = vec![("default".to_owned(), (*source).to_owned())];
-        Ok(Self { templates, special, origin: format!("the checkpoint has none; {name} form without tools is used") })
+        let origin = format!(
+            "the checkpoint has none; {name} form without tools is used (copy its chat_template.jinja to {} for its own)",
+            folder.display()
+        );
+        Ok(Self { templates, special, origin })
     }
 }
 
@@ -115,7 +119,7 @@ fn json(path: &Path) -> Result<Option<Json>> {
 }
 
 fn wrong(path: &Path, problem: &str) -> DataError {
-    DataError::Template { origin: path.display().to_string(), line: None, problem: problem.to_owned(), refused: false }
+    DataError::template(path.display().to_string(), None, problem, false)
 }
 
 /// Files `NAME.jinja`, in the order of their names.

@@ -159,7 +159,7 @@ impl ChatTemplate {
     }
 
     fn problem(&self, line: Option<usize>, problem: String) -> DataError {
-        DataError::Template { origin: self.origin.clone(), line, problem, refused: false }
+        DataError::template(self.origin.as_str(), line, problem, false)
     }
 }
 
@@ -248,7 +248,7 @@ fn failure(origin: &str, error: &minijinja::Error) -> DataError {
     let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     if let Some(message) = detail.strip_prefix(RAISED) {
         let problem = format!("the template does not accept these messages: {message}; change them accordingly");
-        return DataError::Template { origin: origin.to_owned(), line: error.line(), problem, refused: true };
+        return DataError::template(origin, error.line(), problem, true);
     }
     let problem = match error.kind() {
         ErrorKind::OutOfFuel => {
@@ -262,7 +262,7 @@ fn failure(origin: &str, error: &minijinja::Error) -> DataError {
         }
         kind => format!("{kind}: {detail}; correct that line, or use another template"),
     };
-    DataError::Template { origin: origin.to_owned(), line: error.line(), problem, refused: false }
+    DataError::template(origin, error.line(), problem, false)
 }
 
 #[cfg(test)]

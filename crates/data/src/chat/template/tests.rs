@@ -56,9 +56,9 @@ fn errors_name_the_line_and_say_what_to_do() {
         ("{{ 1 | nothing }}", 1, "nothing", false),
     ] {
         match render(source).unwrap_err() {
-            DataError::Template { line: at, problem, refused: by_template, .. } => {
-                assert_eq!((at, by_template), (Some(line), refused), "{source}");
-                assert!(problem.contains(part), "{problem}");
+            DataError::Template(error) => {
+                assert_eq!((error.line, error.refused), (Some(line), refused), "{source}");
+                assert!(error.problem.contains(part), "{error}");
             }
             error => panic!("{error}"),
         }
