@@ -79,6 +79,19 @@ pub enum TaskError {
         /// What is wrong.
         problem: String,
     },
+    /// The model cannot be asked.
+    #[error("task `{task}`, document {document}: {problem}")]
+    Asked {
+        /// The task.
+        task: String,
+        /// The document's number, from 0.
+        document: usize,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A prompt cannot be written as a chat.
+    #[error("{0}")]
+    Chat(String),
     /// Foreign programs cannot be run safely on this machine.
     #[error("{0}")]
     Sandbox(String),

@@ -80,6 +80,12 @@ impl Pipeline {
         Ok(Self { name, steps })
     }
 
+    /// The number of answers that it needs.
+    pub(crate) fn needs(&self) -> usize {
+        let one = |step: &Step| if let Step::TakeFirstK(k) = step { *k } else { 1 };
+        self.steps.iter().map(one).max().unwrap_or(1)
+    }
+
     /// Filters the answers to one request.
     pub fn apply(&self, responses: Vec<String>, document: &Value) -> Result<Responses, String> {
         let mut now = Responses::Many(responses.into_iter().map(Value::String).collect());

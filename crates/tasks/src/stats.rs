@@ -1,9 +1,15 @@
 //! What scores tell: means with standard errors and intervals, clustered by question; repeats (avg@k, pass@k, maj@k); the
 //! difference between two models on the same questions.
 //!
+//! Where each question is either right or wrong, the interval is Wilson's: it holds near 0 and 1 as well, where the other one
+//! would be empty.
+//!
 //! With n values x of mean m, the standard error of the mean is `sqrt(sum (x - m)^2 / (n - 1) / n)`. Values of the same
 //! question are not independent. With G questions, the clustered error is
 //! `sqrt(G / (G - 1) * sum_g (sum_{i in g} (x_i - m))^2) / n`. It is the plain one where each question has one value.
+
+/// The 97.5% quantile of the normal distribution.
+const NORMAL: f64 = 1.959_963_984_540_054;
 
 /// A mean with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -72,11 +78,16 @@ pub fn pass_at_k(answers: usize, right: usize, k: usize) -> Option<f64> {
 
 /// pass@k of questions, each with the verdicts on its answers.
 pub fn pass_at(questions: &[Vec<bool>], k: usize) -> Option<Estimate> {
+    clustered(&pass_values(questions, k)?)
+}
+
+/// For each question the value whose mean is pass@k.
+pub fn pass_values(questions: &[Vec<bool>], k: usize) -> Option<Vec<Vec<f64>>> {
     let one = |verdicts: &Vec<bool>| {
         let right = verdicts.iter().filter(|verdict| **verdict).count();
         pass_at_k(verdicts.len(), right, k).map(|value| vec![value])
     };
-    clustered(&questions.iter().map(one).collect::<Option<Vec<_>>>()?)
+    questions.iter().map(one).collect()
 }
 
 /// The position of the most frequent value. Among equally frequent ones it is the one that came first.
@@ -97,12 +108,42 @@ pub fn majority<T: PartialEq>(values: &[T]) -> Option<usize> {
 
 /// maj@k: for each question the final answers of its first k samples with their verdicts. The majority's verdict counts.
 pub fn majority_at(questions: &[Vec<(String, bool)>], k: usize) -> Option<Estimate> {
+    clustered(&majority_values(questions, k)?)
+}
+
+/// For each question the value whose mean is maj@k.
+pub fn majority_values(questions: &[Vec<(String, bool)>], k: usize) -> Option<Vec<Vec<f64>>> {
     let one = |samples: &Vec<(String, bool)>| {
         let first = samples.get(..k)?;
         let answers: Vec<&str> = first.iter().map(|(answer, _)| answer.as_str()).collect();
         majority(&answers).map(|at| vec![f64::from(u8::from(first[at].1))])
     };
-    clustered(&questions.iter().map(one).collect::<Option<Vec<_>>>()?)
+    questions.iter().map(one).collect()
+}
+
+/// An interval that contains the true mean in 95 of 100 cases. If each question is either right or wrong, it is Wilson's,
+/// and otherwise that of [`Estimate::interval`].
+pub fn interval(questions: &[Vec<f64>]) -> Option<(f64, f64)> {
+    let sure = |value: f64| value == 0.0 || value == 1.0;
+    let groups = || questions.iter().filter(|values| !values.is_empty());
+    if groups().all(|values| sure(values[0]) && values.iter().all(|value| *value == values[0])) {
+        let right = groups().filter(|values| values[0] == 1.0).count();
+        return wilson(right, groups().count());
+    }
+    clustered(questions)?.interval()
+}
+
+/// Wilson's interval for a share of `right` of `all`.
+fn wilson(right: usize, all: usize) -> Option<(f64, f64)> {
+    if all == 0 {
+        return None;
+    }
+    let (n, share, square) = (all as f64, right as f64 / all as f64, NORMAL * NORMAL);
+    let middle = (share + square / (2.0 * n)) / (1.0 + square / n);
+    let half = NORMAL / (1.0 + square / n) * (share * (1.0 - share) / n + square / (4.0 * n * n)).sqrt();
+    // At the ends, the exact bound is the end itself.
+    let low = if right == 0 { 0.0 } else { middle - half };
+    Some((low, if right == all { 1.0 } else { middle + half }))
 }
 
 /// The difference between two models on the same questions: of each question, the difference of its means. Nothing if the
@@ -130,7 +171,7 @@ fn t_quantile(degrees: usize) -> Option<f64> {
     }
     if degrees > 1000 {
         // The expansion around the quantile of the normal distribution (Abramowitz and Stegun 26.7.5).
-        let (z, n) = (1.959_963_984_540_054_f64, degrees as f64);
+        let (z, n) = (NORMAL, degrees as f64);
         let first = (z.powi(3) + z) / 4.0;
         let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
         return Some(z + first / n + second / (n * n));

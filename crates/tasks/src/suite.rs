@@ -7,7 +7,7 @@ use crate::error::{Result, TaskError};
 use crate::file::{self, Entry, Node, Yaml};
 use crate::stats;
 use crate::task::keys::Keys;
-use crate::task::{Options, Task, Total};
+use crate::task::{Chat, Options, Task, Total};
 
 /// The built-in benchmarks: their names and files.
 pub const BUILT_IN: [(&str, &str); 13] = [
@@ -62,9 +62,21 @@ struct GroupMetric {
 impl Suite {
     /// Opens a file with a task or a group, or a built-in benchmark.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
+        Self::open_all(&[path.to_owned()], options)
+    }
+
+    /// Opens several of them. A task that comes twice is there once.
+    pub fn open_all(paths: &[PathBuf], options: &Options) -> Result<Self> {
         let mut suite = Self { tasks: Vec::new(), groups: Vec::new() };
-        suite.add(&find(path)?, options, 0)?;
+        for path in paths {
+            suite.add(&find(path)?, options, 0)?;
+        }
         Ok(suite)
+    }
+
+    /// Writes all prompts as chats from now on.
+    pub fn set_chat(&mut self, chat: &Chat) {
+        self.tasks.iter_mut().for_each(|task| task.set_chat(chat.clone()));
     }
 
     /// Adds a task or group. Gives the names of its tasks.
@@ -142,9 +154,20 @@ fn member_node(member: &Node, shared: &[Entry], keys: &Keys) -> Result<Node> {
     Ok(node)
 }
 
+/// Whether a word of a command line means a task: a built-in name, or a file that ends in `.yaml` or `.yml`.
+pub fn is_task(word: &Path) -> bool {
+    let built_in = word.to_str().is_some_and(|name| built_in_text(name).is_some());
+    built_in || word.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
+}
+
+/// The file of a built-in benchmark.
+pub fn built_in_text(name: &str) -> Option<&'static str> {
+    BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
 /// The task of a path or name.
 fn find(path: &Path) -> Result<Node> {
-    if path.is_file() {
+    if is_task(path) && path.extension().is_some() || path.is_file() {
         return file::load(path);
     }
     let name = path.to_string_lossy();
@@ -156,8 +179,8 @@ fn unknown(name: &str) -> TaskError {
     TaskError::Unknown { name: name.to_owned(), known }
 }
 
-fn built_in(name: &str) -> Result<Option<Node>> {
-    let Some((name, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) else { return Ok(None) };
+pub(crate) fn built_in(name: &str) -> Result<Option<Node>> {
+    let Some(text) = built_in_text(name) else { return Ok(None) };
     let file: Arc<Path> = Arc::from(PathBuf::from(format!("built-in {name}")));
     file::parse(text, &file).map(Some)
 }

@@ -114,3 +114,29 @@ proptest! {
         prop_assert!((a.standard_error.unwrap() - b.standard_error.unwrap()).abs() < 1e-12);
     }
 }
+
+#[test]
+fn wilsons_interval_has_the_shares_that_would_not_be_rejected() {
+    // Its ends are the shares p with (right / n - p)^2 = z^2 p (1 - p) / n: solved here by bisection.
+    let z2 = 1.959_963_984_540_054_f64.powi(2);
+    for (right, n) in [(0, 1), (1, 1), (0, 50), (1, 50), (25, 50), (50, 50), (3, 1319)] {
+        let values: Vec<Vec<f64>> = (0..n).map(|i| vec![f64::from(u8::from(i < right))]).collect();
+        let (low, high) = interval(&values).unwrap();
+        let share = right as f64 / n as f64;
+        let rejected = |p: f64| (share - p).powi(2) > z2 * p * (1.0 - p) / n as f64;
+        let end = |outside: f64| {
+            let (mut out, mut inside) = (outside, share);
+            for _ in 0..100 {
+                let middle = f64::midpoint(out, inside);
+                if rejected(middle) { out = middle } else { inside = middle }
+            }
+            inside
+        };
+        assert!((low - end(0.0)).abs() < 1e-9 && (high - end(1.0)).abs() < 1e-9, "{right} of {n}: {low} {high}");
+    }
+    // Several answers to a question that are all the same count once. Others have the clustered interval.
+    assert_eq!(interval(&[vec![0.0; 4], vec![0.0; 4]]), interval(&[vec![0.0], vec![0.0]]));
+    let mixed = [vec![0.0, 1.0], vec![1.0, 1.0], vec![0.0, 0.0]];
+    assert_eq!(interval(&mixed), clustered(&mixed).unwrap().interval());
+    assert_eq!(interval(&[]), None);
+}

@@ -1,7 +1,9 @@
-//! Prompts: description, examples and question, put together as lm-evaluation-harness 0.4.13 does it for plain text.
+//! Prompts: description, examples and question, put together as lm-evaluation-harness 0.4.13 does it, for plain text and
+//! for chats.
 
 use serde_json::Value;
 
+use super::chat::{Turn, prompt};
 use super::field::{Document, Field};
 use super::{Fields, Task};
 use crate::error::Result;
@@ -24,26 +26,41 @@ impl Task {
     /// The text before the answer. There are several where each choice is a question of its own.
     pub(super) fn contexts(&self, number: usize) -> Result<Vec<String>> {
         let document = &self.documents[number];
-        let mut start = match &self.fields.description {
+        let description = match &self.fields.description {
             Some(description) => description.text(document, number)?,
             None => String::new(),
         };
+        let mut turns: Vec<Turn> = Vec::new();
+        if !description.is_empty() {
+            turns.push(Turn::new("system", description, ""));
+        }
         for (at, shot) in self.examples(document).into_iter().enumerate() {
-            start.push_str(&self.example(shot, at)?);
+            turns.extend(self.example(shot, at)?);
         }
-        let prefix = match &self.fields.gen_prefix {
-            Some(prefix) => Some(prefix.text(document, number)?).filter(|prefix| !prefix.is_empty()),
-            None => None,
-        };
+        let prefix = self.gen_prefix(number)?;
         let question = self.fields.text.question(document, number, self.fields.choice.is_some())?;
-        if self.fields.multiple_input {
-            let choices = self.choices(number)?;
-            return Ok(choices.iter().map(|choice| start.clone() + &asked(choice, prefix.as_deref(), "")).collect());
-        }
-        let Value::String(question) = question else {
-            return Err(self.fields.text.wrong(number, "gives a number, but text is needed"));
+        let (questions, delimiter) = if self.fields.multiple_input {
+            (self.choices(number)?, "")
+        } else {
+            let Value::String(question) = question else {
+                return Err(self.fields.text.wrong(number, "gives a number, but text is needed"));
+            };
+            (vec![question], self.config.target_delimiter.as_str())
         };
-        Ok(vec![start + &asked(&question, prefix.as_deref(), &self.config.target_delimiter)])
+        let whole = |question: &String| {
+            let mut turns = turns.clone();
+            turns.extend(asked(question, prefix.as_deref(), delimiter));
+            prompt(turns, self.chat.as_ref())
+        };
+        questions.iter().map(whole).collect()
+    }
+
+    /// What the answer begins with. Nothing if it is empty.
+    pub(super) fn gen_prefix(&self, number: usize) -> Result<Option<String>> {
+        match &self.fields.gen_prefix {
+            Some(prefix) => Ok(Some(prefix.text(&self.documents[number], number)?).filter(|prefix| !prefix.is_empty())),
+            None => Ok(None),
+        }
     }
 
     /// The first documents of the examples, without the question itself.
@@ -54,7 +71,7 @@ impl Task {
     }
 
     /// An example with its answer.
-    fn example(&self, shot: &Document, at: usize) -> Result<String> {
+    fn example(&self, shot: &Document, at: usize) -> Result<Vec<Turn>> {
         let shots = &self.shots;
         let choices = match &shots.choice {
             Some(choice) => Some(choice.choices(shot, at)?),
@@ -87,7 +104,8 @@ impl Task {
         }
         let delimiter = prefix.is_empty() || needs_delimiter(&question, &prefix);
         let delimiter = if delimiter { &shots.target_delimiter } else { "" };
-        Ok(format!("{question}{delimiter}{}{}", joined(&prefix, &answer, " "), shots.fewshot_delimiter))
+        let answer = joined(&prefix, &answer, " ");
+        Ok(vec![Turn::new("user", question, delimiter), Turn::new("assistant", answer, &shots.fewshot_delimiter)])
     }
 }
 
@@ -104,14 +122,11 @@ impl Fields {
 }
 
 /// A question without its answer, up to what the answer begins with.
-fn asked(question: &str, prefix: Option<&str>, delimiter: &str) -> String {
-    match prefix {
-        Some(prefix) => {
-            let delimiter = if needs_delimiter(question, prefix) { delimiter } else { "" };
-            format!("{question}{delimiter}{prefix}")
-        }
-        None => question.to_owned(),
-    }
+fn asked(question: &str, prefix: Option<&str>, delimiter: &str) -> Vec<Turn> {
+    let needed = prefix.is_some_and(|prefix| needs_delimiter(question, prefix));
+    let question = Turn::new("user", question.to_owned(), if needed { delimiter } else { "" });
+    let prefix = prefix.map(|prefix| Turn::new("assistant", prefix.to_owned(), ""));
+    [question].into_iter().chain(prefix).collect()
 }
 
 /// Whether no white space stands where two texts meet.

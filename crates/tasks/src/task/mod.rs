@@ -9,6 +9,7 @@
 //!
 //! The task never runs a model.
 
+mod chat;
 mod config;
 mod context;
 mod documents;
@@ -19,6 +20,7 @@ mod score;
 
 use std::path::PathBuf;
 
+pub use chat::Chat;
 pub use config::{Config, Documents, Fewshot, Generation, OutputType, Source};
 pub use field::Document;
 pub use score::{Answered, Outcome, Sample, Total};
@@ -73,6 +75,16 @@ pub enum Answer {
     Rolling(f64),
 }
 
+impl Answer {
+    /// Generated text. A log-likelihood has none.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Likelihood { .. } | Self::Rolling(_) => "",
+        }
+    }
+}
+
 /// How a task is opened.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -82,6 +94,29 @@ pub struct Options {
     pub num_fewshot: Option<usize>,
     /// The seed of generated documents, in place of the file's.
     pub seed: Option<u64>,
+    /// The number of answers to each question, in place of the file's.
+    pub repeats: Option<usize>,
+    /// The most tokens of an answer, in place of the file's.
+    pub max_tokens: Option<usize>,
+    /// The sampling temperature, in place of the file's.
+    pub temperature: Option<f64>,
+    /// Nucleus sampling, in place of the file's.
+    pub top_p: Option<f64>,
+    /// Sampling among the most likely tokens, in place of the file's.
+    pub top_k: Option<usize>,
+}
+
+impl Options {
+    /// Puts the settings in place of the file's.
+    fn apply(&self, config: &mut Config) {
+        config.num_fewshot = self.num_fewshot.unwrap_or(config.num_fewshot);
+        config.repeats = self.repeats.unwrap_or(config.repeats);
+        let generation = &mut config.generation;
+        generation.max_tokens = self.max_tokens.or(generation.max_tokens);
+        generation.temperature = self.temperature.unwrap_or(generation.temperature);
+        generation.top_p = self.top_p.or(generation.top_p);
+        generation.top_k = self.top_k.or(generation.top_k);
+    }
 }
 
 /// A task with its documents.
@@ -91,6 +126,9 @@ pub struct Task {
     fields: Fields,
     shots: Shots,
     checker: Option<Box<dyn Checker>>,
+    chat: Option<Chat>,
+    /// What the file says.
+    written: Value,
 }
 
 #[derive(Debug)]
@@ -110,7 +148,7 @@ impl Task {
     /// Opens the task that a file describes.
     pub fn open(node: &Node, options: &Options) -> Result<Self> {
         let mut config = Config::of(node, options.data.as_deref())?;
-        config.num_fewshot = options.num_fewshot.unwrap_or(config.num_fewshot);
+        options.apply(&mut config);
         let generator = match &config.documents {
             Documents::Generator { node } => Some(Generator::read(node, options.seed)?),
             Documents::Files { .. } => None,
@@ -155,7 +193,8 @@ impl Task {
             let problem = format!("asks for {} examples, but there are {available}", config.num_fewshot);
             return Err(config.wrong("num_fewshot", &problem));
         }
-        Ok(Self { config, documents: split.documents, fields, shots, checker })
+        let written = node.json();
+        Ok(Self { config, documents: split.documents, fields, shots, checker, chat: None, written })
     }
 
     /// The task's name.
@@ -166,6 +205,28 @@ impl Task {
     /// What the file says.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The keys of the file and their values, included files merged.
+    pub fn written(&self) -> &Value {
+        &self.written
+    }
+
+    /// How prompts become chats, if they do.
+    pub fn chat(&self) -> Option<&Chat> {
+        self.chat.as_ref()
+    }
+
+    /// Writes prompts as chats from now on.
+    pub fn set_chat(&mut self, chat: Chat) {
+        self.chat = Some(chat);
+    }
+
+    /// A number that stands for the file, the documents and the examples. It changes if they change.
+    pub fn hash(&self) -> u64 {
+        let documents = self.documents.iter().chain(&self.shots.documents).map(|document| &document.fields);
+        let parts = [&self.written].into_iter().chain(documents);
+        parts.fold(0, |hash, part| hadal_base::mix(hash ^ hadal_base::checksum(part.to_string().as_bytes())))
     }
 
     /// The documents that are evaluated.
@@ -180,7 +241,7 @@ impl Task {
             return Ok(vec![Request::Rolling { text }]);
         }
         let mut contexts = self.contexts(document)?;
-        let delimiter = &self.config.target_delimiter;
+        let delimiter = self.choice_delimiter(document)?;
         let continued = |context: &str, text: &str| Request::Likelihood {
             context: context.to_owned(),
             continuation: format!("{delimiter}{text}"),
@@ -213,6 +274,13 @@ impl Task {
         })
     }
 
+    /// What stands before a choice. In a chat, the answer begins with the choice itself.
+    fn choice_delimiter(&self, document: usize) -> Result<&str> {
+        let written = self.chat.is_none()
+            || self.gen_prefix(document)?.is_some_and(|prefix| !prefix.ends_with(char::is_whitespace));
+        Ok(if written { &self.config.target_delimiter } else { "" })
+    }
+
     /// Whether log-likelihoods of the choices alone are needed.
     fn mutual_information(&self) -> bool {
         self.config.metrics.iter().any(|metric| matches!(metric.kind, MetricKind::AccMutualInfo))
@@ -225,7 +293,8 @@ impl Task {
         }
     }
 
-    fn target(&self, document: usize) -> Result<Value> {
+    /// The right answer: text, the number of a choice, or a list of right answers.
+    pub(crate) fn target(&self, document: usize) -> Result<Value> {
         self.fields.target.target(&self.documents[document], document, self.fields.choice.is_some())
     }
 

@@ -65,6 +65,14 @@ impl Outcome {
     pub fn checks(&self, filter: &str) -> Vec<Vec<f64>> {
         self.samples.iter().filter(|sample| sample.filter == filter).map(|sample| sample.checks.clone()).collect()
     }
+
+    /// The values of a metric behind a filter, by document.
+    pub fn values(&self, metric: &str, filter: &str) -> Vec<Vec<f64>> {
+        let of = |sample: &Sample| {
+            sample.scores.iter().filter(|(name, _)| name == metric).map(|(_, score)| score.value()).collect()
+        };
+        self.samples.iter().filter(|sample| sample.filter == filter).map(of).collect()
+    }
 }
 
 impl Task {
@@ -99,6 +107,18 @@ impl Task {
     /// The reward of texts: the value of the metric that `reward` names, otherwise of the checker, otherwise of the first
     /// metric, behind the first filter.
     pub fn rewards(&self, texts: &[(usize, String)]) -> Result<Vec<f64>> {
+        match self.values(0, texts)? {
+            Some((_, values)) => Ok(values),
+            None => Err(self.wrong("has no reward: its first filter needs several answers at once".to_owned())),
+        }
+    }
+
+    /// What a filter leaves of each text alone, and its reward. Nothing if the filter needs several answers at once.
+    pub(crate) fn values(
+        &self,
+        filter: usize,
+        texts: &[(usize, String)],
+    ) -> Result<Option<(Vec<Responses>, Vec<f64>)>> {
         let metrics = &self.config.metrics;
         let metric = match &self.config.reward {
             Some((name, _)) => metrics.iter().find(|metric| metric.name == *name),
@@ -107,7 +127,10 @@ impl Task {
         let Some(metric) = metric.filter(|_| self.config.output == OutputType::GenerateUntil) else {
             return Err(self.wrong("has no reward: only generated text has one; add `checker:`".to_owned()));
         };
-        let filter = &self.config.filters[0];
+        let filter = &self.config.filters[filter];
+        if filter.needs() > 1 {
+            return Ok(None);
+        }
         let one = |(document, text): &(usize, String)| {
             let answered = Answered { document: *document, answers: vec![vec![Answer::Text(text.clone())]] };
             self.filtered(filter, &answered)
@@ -115,12 +138,14 @@ impl Task {
         let filtered = texts.iter().map(one).collect::<Result<Vec<_>>>()?;
         if matches!(metric.kind, MetricKind::Checker) {
             let checks = self.checked(texts.iter().map(|(document, _)| *document).zip(&filtered))?;
-            return Ok(checks.iter().map(|checks| stats::mean(checks)).collect());
+            let values = checks.iter().map(|checks| stats::mean(checks)).collect();
+            return Ok(Some((filtered, values)));
         }
         let score = |((document, _), responses): (&(usize, String), &Responses)| {
             Ok(self.exact_match(*document, metric, responses)?.value())
         };
-        texts.iter().zip(&filtered).map(score).collect()
+        let values = texts.iter().zip(&filtered).map(score).collect::<Result<_>>()?;
+        Ok(Some((filtered, values)))
     }
 
     /// The answers to a document's only request, filtered.
