@@ -237,6 +237,21 @@ impl Aggregation {
         })
     }
 
+    /// An interval for a value that is a function of a mean or of a ratio of sums: the ends of that one's interval, put
+    /// into the function. For means, [`stats::interval`] knows more.
+    pub fn interval(self, scores: &[Score]) -> Option<(f64, f64)> {
+        let pair = |score: &Score| match score {
+            Score::Single(value) => (*value, 1.0),
+            Score::Weighted(value, weight) => (*value, *weight),
+        };
+        let (low, high) = stats::ratio(&scores.iter().map(pair).collect::<Vec<_>>())?.interval()?;
+        match self {
+            Self::Mean | Self::Median => None,
+            Self::Perplexity | Self::WeightedPerplexity => Some(((-high).exp(), (-low).exp())),
+            Self::BitsPerByte => Some((-high / std::f64::consts::LN_2, -low / std::f64::consts::LN_2)),
+        }
+    }
+
     /// The standard error of the value, where the harness has a formula for it. (For medians and perplexities it draws
     /// samples with Python's generator. We give none.)
     pub fn standard_error(self, scores: &[Score]) -> Option<f64> {

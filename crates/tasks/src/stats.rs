@@ -156,6 +156,20 @@ pub fn paired(first: &[Vec<f64>], second: &[Vec<f64>]) -> Option<Estimate> {
     clustered(&first.iter().zip(second).map(one).collect::<Option<Vec<_>>>()?)
 }
 
+/// The ratio of the sums of pairs `(x, w)` with its standard error: that of the mean of `x - r w`, divided by the mean
+/// weight. So a document counts as a whole. Nothing without pairs.
+pub fn ratio(pairs: &[(f64, f64)]) -> Option<Estimate> {
+    let weights: f64 = pairs.iter().map(|pair| pair.1).sum();
+    if pairs.is_empty() || weights <= 0.0 {
+        return None;
+    }
+    let ratio = pairs.iter().map(|pair| pair.0).sum::<f64>() / weights;
+    let n = pairs.len() as f64;
+    let squares: f64 = pairs.iter().map(|(x, w)| (x - ratio * w).powi(2)).sum();
+    let standard_error = (pairs.len() > 1).then(|| (n / (n - 1.0) * squares).sqrt() / weights);
+    Some(Estimate { mean: ratio, standard_error, questions: pairs.len(), values: pairs.len() })
+}
+
 /// The standard error of a mean over tasks that is weighted by their sizes, as the harness pools it.
 pub fn pooled_standard_error(errors: &[f64], sizes: &[usize]) -> f64 {
     let total: f64 = sizes.iter().map(|size| *size as f64).sum();

@@ -39,14 +39,21 @@ pub(super) fn figures(task: &Task, answered: &[Answered], outcome: &Outcome) -> 
     let mut figures: Vec<Figure> = Vec::new();
     for total in &outcome.totals {
         let metric = task.config().metrics.iter().find(|metric| metric.name == total.metric);
-        let mean = metric.is_some_and(|metric| metric.aggregation == Aggregation::Mean);
-        let values = if mean { outcome.values(&total.metric, &total.filter) } else { Vec::new() };
+        let aggregation = metric.map_or(Aggregation::Median, |metric| metric.aggregation);
+        let scores = outcome.scores(&total.metric, &total.filter);
+        let (values, interval) = if aggregation == Aggregation::Mean {
+            let values: Vec<Vec<f64>> = scores.iter().map(|score| vec![score.value()]).collect();
+            let interval = stats::interval(&values);
+            (values, interval)
+        } else {
+            (Vec::new(), aggregation.interval(&scores))
+        };
         figures.push(Figure {
             metric: total.metric.clone(),
             filter: total.filter.clone(),
             value: total.value,
             standard_error: total.standard_error,
-            interval: stats::interval(&values),
+            interval,
             higher_is_better: total.higher_is_better,
             questions: total.documents,
             values,

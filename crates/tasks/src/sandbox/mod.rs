@@ -76,10 +76,12 @@ impl Sandbox {
         let Limits { time, memory, files, processes, .. } = self.limits;
         let mut words: Vec<String> = Vec::new();
         let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
+        // A session of its own, without a terminal. Its processes are a group that can be ended at once.
+        add(&["setsid"]);
         if is_super_user() {
             add(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
         }
-        add(&["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]);
+        add(&["bwrap", "--unshare-all", "--die-with-parent", "--clearenv", "--cap-drop", "ALL"]);
         add(&["--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8"]);
         add(&["--hostname", "sandbox", "--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]);
         // The folders beside `/usr` are links into it, or folders of their own on older systems.
@@ -128,7 +130,7 @@ fn works() -> std::result::Result<(), String> {
                 .to_owned(),
         );
     }
-    for name in ["prlimit", "setpriv"] {
+    for name in ["prlimit", "setpriv", "setsid"] {
         if !found(name) {
             return Err(format!(
                 "foreign programs run in a sandbox, and `{name}` is not installed; install the package \

@@ -5,6 +5,8 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
+
 use super::Sandbox;
 use crate::error::{Result, TaskError};
 
@@ -89,10 +91,20 @@ impl Running {
         Ok(Ran { status, stdout, stderr })
     }
 
-    /// Ends the program and all that it started: they are in a namespace whose first process ends with `bwrap`.
+    /// Ends the program and all that it started, unless `bwrap` has ended: then nothing of them is left.
+    ///
+    /// The program's processes are in a namespace whose first process is in the group of `bwrap`. It would end with `bwrap`,
+    /// but only once it has asked for that. So the group is ended as well. `bwrap` comes first, so that it starts nothing
+    /// more, and nobody waits for it before that, so that its number stays its own.
     fn end(&mut self) {
-        // An error says that it has ended already.
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        // Errors say that they have ended already.
         _ = self.child.kill();
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            _ = kill_process_group(group, Signal::KILL);
+        }
         _ = self.child.wait();
     }
 }

@@ -140,3 +140,28 @@ fn wilsons_interval_has_the_shares_that_would_not_be_rejected() {
     assert_eq!(interval(&mixed), clustered(&mixed).unwrap().interval());
     assert_eq!(interval(&[]), None);
 }
+
+#[test]
+fn a_ratio_of_equal_weights_is_a_mean_and_its_error_is_close_to_leaving_each_out() {
+    let values = [3.0, 4.0, 8.0, 1.5, 2.0];
+    let equal: Vec<(f64, f64)> = values.iter().map(|x| (*x, 2.0)).collect();
+    let mean = clustered(&values.map(|x| vec![x / 2.0])).unwrap();
+    let found = ratio(&equal).unwrap();
+    assert!((found.mean - mean.mean).abs() < 1e-12);
+    assert!((found.standard_error.unwrap() - mean.standard_error.unwrap()).abs() < 1e-12);
+    // The jackknife: the variance of the ratios without one pair each.
+    let pairs: Vec<(f64, f64)> =
+        (0..200).map(|i| (f64::from(i % 7) + f64::from(i % 3), 1.0 + f64::from(i % 5))).collect();
+    let whole = |skip: usize| {
+        let left = pairs.iter().enumerate().filter(|(at, _)| *at != skip).map(|(_, pair)| *pair);
+        let (x, w) = left.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+        x / w
+    };
+    let n = pairs.len() as f64;
+    let without: Vec<f64> = (0..pairs.len()).map(whole).collect();
+    let center = super::mean(&without);
+    let jackknife = ((n - 1.0) / n * without.iter().map(|r| (r - center).powi(2)).sum::<f64>()).sqrt();
+    let found = ratio(&pairs).unwrap();
+    assert!((found.standard_error.unwrap() / jackknife - 1.0).abs() < 0.02, "{found:?} {jackknife}");
+    assert_eq!(ratio(&[]), None);
+}

@@ -66,12 +66,9 @@ impl Outcome {
         self.samples.iter().filter(|sample| sample.filter == filter).map(|sample| sample.checks.clone()).collect()
     }
 
-    /// The values of a metric behind a filter, by document.
-    pub fn values(&self, metric: &str, filter: &str) -> Vec<Vec<f64>> {
-        let of = |sample: &Sample| {
-            sample.scores.iter().filter(|(name, _)| name == metric).map(|(_, score)| score.value()).collect()
-        };
-        self.samples.iter().filter(|sample| sample.filter == filter).map(of).collect()
+    /// The scores of a metric behind a filter, by document.
+    pub fn scores(&self, metric: &str, filter: &str) -> Vec<Score> {
+        scores_of(&self.samples, metric, filter)
     }
 }
 
@@ -259,10 +256,7 @@ impl Task {
         let mut totals = Vec::new();
         for filter in &self.config.filters {
             for metric in &self.config.metrics {
-                let of_filter = samples.iter().filter(|sample| sample.filter == filter.name);
-                let scores: Vec<Score> = of_filter
-                    .flat_map(|s| s.scores.iter().filter(|(name, _)| *name == metric.name).map(|(_, score)| *score))
-                    .collect();
+                let scores = scores_of(samples, &metric.name, &filter.name);
                 let Some(value) = metric.aggregation.value(&scores) else { continue };
                 totals.push(Total {
                     metric: metric.name.clone(),
@@ -362,6 +356,12 @@ impl Task {
             one => vec![index(one)],
         })
     }
+}
+
+/// The scores of a metric behind a filter, by document.
+fn scores_of(samples: &[Sample], metric: &str, filter: &str) -> Vec<Score> {
+    let of = |sample: &Sample| sample.scores.iter().find(|(name, _)| name == metric).map(|(_, score)| *score);
+    samples.iter().filter(|sample| sample.filter == filter).filter_map(of).collect()
 }
 
 fn truth(value: bool) -> f64 {

@@ -3,3 +3,4 @@
 mod benchmarks;
 mod harness;
 mod mistakes;
+mod recorded;
