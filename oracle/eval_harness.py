@@ -3,7 +3,8 @@
 Two models of the harness take part: `hf` (transformers on the same checkpoint, f32) and `local-completions` (on
 `hadal serve` with that checkpoint). What must agree:
 
-- log-likelihoods, to 1e-4, and whether a continuation is greedy
+- log-likelihoods, to 1e-4, and whether a continuation is greedy (those of long texts to 1e-7 of their size, since the harness
+  sums them in f32)
 - generated texts, and what filters leave of them, to the letter
 - scores of documents, totals and standard errors
 
@@ -138,7 +139,7 @@ metric_list: [{metric: exact_match}]
     return ["humaneval_texts", "gsm8k_real", "arithmetic", "hellaswag_shaped", "arc_real", "mmlu_shaped", "wikitext"]
 
 
-def harness(model, tasks, folders, limit, **arguments):
+def harness(kind, tasks, folders, limit, **arguments):
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -146,7 +147,7 @@ def harness(model, tasks, folders, limit, **arguments):
     os.chdir(HERE / "harness")
     manager = TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
     return lm_eval.simple_evaluate(
-        model=model, model_args=arguments, tasks=tasks, task_manager=manager, log_samples=True,
+        model=kind, model_args=arguments, tasks=tasks, task_manager=manager, log_samples=True,
         # With 0 there would be no standard error at all.
         bootstrap_iters=2,
         limit=limit, batch_size=1,
@@ -207,14 +208,17 @@ def compare(theirs, mine, task):
                 row.largest = max(row.largest, row.close(f"{what}, log-likelihood", float(response[0][0]), other[0][0], TOLERANCE))
                 row.same(f"{what}, greedy", bool(response[0][1]), other[0][1])
             else:
-                distance = row.close(f"{what}, log-likelihood", float(response[0]), other[0], TOLERANCE * max(1, abs(other[0]) / 1000))
+                # As below: a sum in f32.
+                bound = max(TOLERANCE, 1e-7 * abs(other[0]))
+                distance = row.close(f"{what}, log-likelihood", float(response[0]), other[0], bound)
                 row.largest = max(row.largest, distance)
         if isinstance(sample["resps"][0][0], str):
             row.same(f"{what}, extracted", list(sample["filtered_resps"]), own["filtered_resps"])
         for metric in sample["metrics"]:
             a, b = sample[metric], own[metric]
             for a, b in zip(a, b) if isinstance(a, (tuple, list)) else [(a, b)]:
-                row.close(f"{what}, {metric}", float(a), float(b), 1e-3)
+                # The harness sums the log-probabilities of a window in f32.
+                row.close(f"{what}, {metric}", float(a), float(b), max(TOLERANCE, 1e-7 * abs(b)))
     for key, value in theirs["results"][task].items():
         # For this one the harness draws samples at random. We give none.
         if "," in key and not key.startswith("perplexity_stderr"):

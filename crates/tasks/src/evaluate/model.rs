@@ -98,11 +98,13 @@ mod tests {
         let longer = hash();
         write("tokenizer.json", b"{}");
         let more = hash();
-        let all = [first, changed, longer, more];
-        assert!((0..4).all(|i| !all[..i].contains(&all[i])), "{all:?}");
+        std::fs::rename(folder.path().join("tokenizer.json"), folder.path().join("tokenizer_config.json")).unwrap();
+        let renamed = hash();
+        let all = [first, changed, longer, more, renamed];
+        assert!((0..5).all(|i| !all[..i].contains(&all[i])), "{all:?}");
         // What does not make the model does not count: pictures, results, answers.
         write("answers.jsonl", b"x");
         std::fs::create_dir(folder.path().join("eval")).unwrap();
-        assert_eq!(hash(), more);
+        assert_eq!(hash(), renamed);
     }
 }
