@@ -1,7 +1,7 @@
 //! Measures the rate at which memory can be read. The speed of products of few rows is compared with it.
 
 use crate::kernel::{Pointwise, dispatch};
-use crate::{Cx, DType, Tensor};
+use crate::{Cx, Tensor};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -34,16 +34,16 @@ impl<const S: usize> Pointwise for Read<'_, S> {
     }
 }
 
-/// Seconds that all threads together need to read `bytes` bytes of `memory` (U8) from `at` on. Each thread reads 1, 2,
-/// 4 or 8 sequences of addresses. The memory should be larger than the caches, and not recently read.
+/// Seconds that all threads together need to read memory. Each thread reads 1, 2, 4 or 8 sequences of addresses. The
+/// memory should be larger than the caches, and not recently read.
 ///
 /// # Panics
 ///
-/// If the memory is smaller, or the number of sequences is not one of these.
-pub fn read_seconds(cx: &Cx, memory: &Tensor, at: usize, bytes: usize, sequences: usize) -> f64 {
-    let (lines, _) = memory.u8()[at..at + bytes].as_chunks::<64>();
+/// If the number of sequences is not one of these.
+pub fn read_seconds(cx: &Cx, memory: &[u8], sequences: usize) -> f64 {
+    let (lines, _) = memory.as_chunks::<64>();
     let lines: &[Line] = lines;
-    let tasks = bytes.div_ceil(PIECE).next_multiple_of(cx.threads().count());
+    let tasks = memory.len().div_ceil(PIECE).next_multiple_of(cx.threads().count());
     let each = lines.len() / tasks;
     let start = Instant::now();
     cx.threads().each(tasks, |i| {
@@ -59,14 +59,22 @@ pub fn read_seconds(cx: &Cx, memory: &Tensor, at: usize, bytes: usize, sequences
     start.elapsed().as_secs_f64()
 }
 
-/// Bytes per second at which all threads together read memory: the best of 1, 2, 4 and 8 sequences of addresses per
-/// thread, each measured `rounds` times on half a gigabyte.
-pub fn read_rate(cx: &Cx, rounds: usize) -> f64 {
-    const BYTES: usize = 1 << 29;
-    let mut memory = cx.fixed(&[BYTES], DType::U8);
-    // Memory that was never written may all be the same page.
-    memory.u8_mut().fill(1);
+/// Most bytes that are read to find the rate.
+const ENOUGH: usize = 1 << 29;
+
+/// Bytes per second at which all threads together read these tensors, or the first half gigabyte of them: the best of 1,
+/// 2, 4 and 8 sequences of addresses per thread, each measured `rounds` times.
+pub fn read_rate(cx: &Cx, memory: &[&Tensor], rounds: usize) -> f64 {
+    let mut left = ENOUGH;
+    let parts = memory.iter().map(|tensor| {
+        let bytes = tensor.as_bytes();
+        let part = &bytes[..bytes.len().min(left)];
+        left -= part.len();
+        part
+    });
+    let parts: Vec<&[u8]> = parts.collect();
     let runs = (0..rounds).flat_map(|_| [1, 2, 4, 8]);
-    let best = runs.map(|sequences| read_seconds(cx, &memory, 0, BYTES, sequences)).fold(f64::INFINITY, f64::min);
-    BYTES as f64 / best
+    let seconds = |sequences| parts.iter().map(|part| read_seconds(cx, part, sequences)).sum::<f64>();
+    let best = runs.map(seconds).fold(f64::INFINITY, f64::min);
+    (ENOUGH - left) as f64 / best
 }
