@@ -62,10 +62,15 @@ const PLAIN: [(&str, &str, &str); 5] = [
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl Sources {
-    /// Reads the templates of a folder.
-    pub(super) fn read(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
+    /// Reads the templates of a folder, or the one in `file` for the model in the folder.
+    pub(super) fn read(folder: &Path, file: Option<&Path>, tokenizer: &Tokenizer) -> Result<Self> {
         let config = json(&folder.join("tokenizer_config.json"))?;
         let special = special(folder, config.as_ref(), tokenizer)?;
+        if let Some(file) = file {
+            let source = text(file)?.ok_or_else(|| wrong(file, "there is no such file"))?;
+            let templates = vec![("default".to_owned(), source)];
+            return Ok(Self { templates, special, origin: file.display().to_string() });
+        }
         let mut templates = Vec::new();
         let mut origin = "chat_template.jinja";
         if let Some(source) = text(&folder.join(origin))? {

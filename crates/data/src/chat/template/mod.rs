@@ -2,6 +2,7 @@
 //!
 //! Chat templates are programs in the Jinja language, written for `transformers`. `files.rs` finds them. `rewrite.rs`
 //! and `python.rs` make up for what minijinja lacks. `probe.rs` finds out which form of messages a template can write.
+//! `written.rs` finds out whether it left something out.
 //!
 //! A template is foreign code. It can only read the values it is given. Its steps, depth and output are bounded, so a
 //! bad one ends with an error.
@@ -13,6 +14,7 @@ mod python;
 mod rewrite;
 mod text;
 mod tokens;
+mod written;
 
 use std::collections::BTreeMap;
 use std::io::{Error as IoError, Write};
@@ -62,6 +64,13 @@ pub struct ChatRequest {
     pub now: Option<u64>,
 }
 
+impl ChatRequest {
+    /// The time that templates are told, in seconds since 1970.
+    fn time(&self) -> u64 {
+        self.now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()))
+    }
+}
+
 /// A prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
@@ -91,8 +100,12 @@ impl ChatTemplate {
     /// `chat_template.json`, or `chat_template` in `tokenizer_config.json`. If there is none, a plain template in the
     /// model's own special tokens is used; [`origin`](Self::origin) tells which.
     pub fn load(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
-        let sources = Sources::read(folder, tokenizer)?;
-        Self::of(sources)
+        Self::load_with(folder, None, tokenizer)
+    }
+
+    /// The same with the template in `file`, if there is one, in place of the checkpoint's.
+    pub fn load_with(folder: &Path, file: Option<&Path>, tokenizer: &Tokenizer) -> Result<Self> {
+        Self::of(Sources::read(folder, file, tokenizer)?)
     }
 
     /// A template given as text, with the special tokens by role (`bos_token`, ...).
@@ -171,8 +184,6 @@ impl Compiled {
         bounds: &Bounds,
     ) -> std::result::Result<Rendered, minijinja::Error> {
         let marks = Marks::absent_from(&self.source, &messages, request);
-        let now =
-            request.now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()));
         let mut values = special.clone();
         values.extend(request.values.iter().map(|(name, value)| (name.clone(), value.clone())));
         values.insert("messages".to_owned(), Value::from(messages));
@@ -181,7 +192,7 @@ impl Compiled {
         values.insert("tools".to_owned(), tools);
         values.entry("documents".to_owned()).or_insert_with(|| Value::from(()));
         values.insert("add_generation_prompt".to_owned(), Value::from(request.add_generation_prompt));
-        values.insert(CLOCK.to_owned(), Value::from(now));
+        values.insert(CLOCK.to_owned(), Value::from(request.time()));
         values.extend(marks.values());
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(bounds.steps));
