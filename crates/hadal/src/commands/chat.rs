@@ -43,7 +43,11 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
 /// Loads the model, and what the conversation begins with.
 fn begin(args: &ChatArgs) -> Result<Session> {
     let loaded = load(&args.model, None)?;
-    let template = Template::load(&model_folder(&args.model.model)?, Arc::clone(&loaded.tokenizer))?;
+    let template = Template::load(
+        &model_folder(&args.model.model)?,
+        args.chat_template.as_deref(),
+        Arc::clone(&loaded.tokenizer),
+    )?;
     let room = args.cache_tokens.min(loaded.model.config.max_position_embeddings);
     let engine = engine(&loaded, args.cache_tokens, &args.sample);
     let settings = Settings { params: args.sample.params(), adjust: Adjust::default(), max_new: args.sample.max_new };
