@@ -51,13 +51,13 @@ def quiet(command, limit=None):
             sys.exit(f"{shlex.join(command)}\n{result.stderr[-2000:]}")
         if foreign <= FOREIGN:
             break
-    return result.stdout, foreign
+    return result, foreign
 
 
 def ours(arguments, field):
     command = [options.hadal, "bench", "infer", options.model, "--repeat", "1", "--speculation", "off", "--json", *arguments]
     out, foreign = quiet(command + (["--weights", options.weights] if options.weights else []))
-    found = json.loads(out.strip().splitlines()[-1])["results"][0]
+    found = json.loads(out.stdout.strip().splitlines()[-1])["results"][0]
     return found[field], foreign, found
 
 
@@ -70,10 +70,12 @@ def theirs(command, arguments, name, batched):
         arguments = ["-p", "0", "-n", "32", "-d", str(DEPTH)] if deep else ["-p", "0", "-n", "0", "-gp", f"{DEPTH},32"]
     if batched:
         out, foreign = quiet(command + arguments + ["--output-format", "jsonl"], options.limit)
-        rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-        return rows[-1]["speed_tg"], foreign
+        rows = [json.loads(line)["speed_tg"] for line in out.stdout.splitlines() if line.startswith("{")]
+        # ik_llama.cpp prints a table; the eighth column is the rate.
+        rows += [float(line.split("|")[8]) for line in out.stderr.splitlines() if line.startswith("|") and "." in line]
+        return rows[-1], foreign
     out, foreign = quiet(command + arguments + ["-r", "1", "-o", "json"], options.limit)
-    return json.loads(out[out.index("["):])[-1]["avg_ts"], foreign
+    return json.loads(out.stdout[out.stdout.index("["):])[-1]["avg_ts"], foreign
 
 
 runs, medians = {}, {}

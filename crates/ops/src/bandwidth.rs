@@ -65,16 +65,38 @@ const ENOUGH: usize = 1 << 29;
 /// Bytes per second at which all threads together read these tensors, or the first half gigabyte of them: the best of 1,
 /// 2, 4 and 8 sequences of addresses per thread, each measured `rounds` times.
 pub fn read_rate(cx: &Cx, memory: &[&Tensor], rounds: usize) -> f64 {
-    let mut left = ENOUGH;
-    let parts = memory.iter().map(|tensor| {
-        let bytes = tensor.as_bytes();
+    let parts = first(memory.iter().map(|tensor| tensor.as_bytes()), ENOUGH);
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    let runs = (0..rounds).flat_map(|_| [1, 2, 4, 8]);
+    let seconds = |sequences| parts.iter().map(|part| read_seconds(cx, part, sequences)).sum::<f64>();
+    let best = runs.map(seconds).fold(f64::INFINITY, f64::min);
+    bytes as f64 / best
+}
+
+/// The first `most` bytes of some arrays, without empty parts.
+fn first<'a>(arrays: impl Iterator<Item = &'a [u8]>, most: usize) -> Vec<&'a [u8]> {
+    let mut left = most;
+    let parts = arrays.map(|bytes| {
         let part = &bytes[..bytes.len().min(left)];
         left -= part.len();
         part
     });
-    let parts: Vec<&[u8]> = parts.collect();
-    let runs = (0..rounds).flat_map(|_| [1, 2, 4, 8]);
-    let seconds = |sequences| parts.iter().map(|part| read_seconds(cx, part, sequences)).sum::<f64>();
-    let best = runs.map(seconds).fold(f64::INFINITY, f64::min);
-    (ENOUGH - left) as f64 / best
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn a_rate_is_found_for_tensors_of_any_size() {
+        let arrays = [&[1u8; 100][..], &[], &[2; 100], &[3; 7]];
+        let lengths = |most| first(arrays.into_iter(), most).iter().map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!((lengths(100), lengths(150), lengths(1000)), (vec![100], vec![100, 50], vec![100, 100, 7]));
+        let cx = Cx::cpu(2, DType::F32);
+        let [some, empty] = [3000, 0].map(|n| cx.zeros(&[n], DType::F32));
+        let rate = read_rate(&cx, &[&empty, &some, &empty], 1);
+        assert!(rate.is_finite() && rate > 0.0, "{rate}");
+    }
 }
