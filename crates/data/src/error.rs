@@ -16,7 +16,7 @@ pub struct TemplateError {
     pub line: Option<usize>,
     /// What is wrong and what to do.
     pub problem: String,
-    /// Whether the template itself refused the messages. Then the fault is the messages'.
+    /// Whether the template refuses the messages, or leaves some of them out. Then the fault is the messages'.
     pub refused: bool,
 }
 

@@ -9,6 +9,7 @@
 
 mod added;
 mod bpe;
+mod check;
 mod decode;
 mod merges;
 pub mod pretoken;
@@ -178,6 +179,7 @@ impl Tokenizer {
             DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file again"))
         };
         let mut value: Value = serde_json::from_str(&json).map_err(|e| bad(&e))?;
+        check::merges(&value).map_err(|e| bad(&e))?;
         let special_names = added::mark_special(&mut value);
         let mut library: tokenizers::Tokenizer = serde_json::from_value(value.clone()).map_err(|e| bad(&e))?;
         library.set_encode_special_tokens(true);

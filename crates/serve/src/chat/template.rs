@@ -36,7 +36,13 @@ impl ChatFormat for Template {
         let body = json!({"messages": chat.messages, "tools": chat.tools, "chat_template_kwargs": chat.values});
         let request: ChatRequest = serde_json::from_value(body).map_err(|error| error.to_string())?;
         let request = ChatRequest { add_generation_prompt: true, ..request };
-        let problem = |error: DataError| error.to_string();
+        let problem = |error: DataError| match error {
+            // Clients need not know where the template is.
+            DataError::Template(error) if error.refused => {
+                format!("the model's chat template does not accept the conversation: {}", error.problem)
+            }
+            other => other.to_string(),
+        };
         let source = self.template.source(&request).map_err(problem)?;
         let syntax = Syntax::recognise(source, |name| self.tokenizer.id_of(name).is_some());
         let prompt = self.template.render_all(&request).map_err(problem)?.text;

@@ -172,6 +172,10 @@ impl ChatTemplate {
     fn problem(&self, line: Option<usize>, problem: String) -> DataError {
         DataError::template(self.origin.as_str(), line, problem, false)
     }
+
+    fn refused(&self, problem: String) -> DataError {
+        DataError::template(self.origin.as_str(), None, problem, true)
+    }
 }
 
 impl Compiled {

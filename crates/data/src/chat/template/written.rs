@@ -20,19 +20,15 @@ impl ChatTemplate {
         if let Some(i) = self.missing_message(&request, &rendered.text) {
             let role = field(&request.messages[i], "role");
             let role = role.as_str().unwrap_or_default();
-            return Err(self.problem(
-                None,
-                format!(
-                    "`messages[{i}]`: the model's template has no place for a message of the role `{role}` there: \
-                     leave it out, or give it to another role"
-                ),
-            ));
+            return Err(self.refused(format!(
+                "it has no place for `messages[{i}]`, of the role `{role}`: leave it out, or give it to another role"
+            )));
         }
         let bare = ChatRequest { tools: Vec::new(), ..request.clone() };
         if !request.tools.is_empty() && self.render(&bare).is_ok_and(|bare| bare.text == rendered.text) {
-            let problem = "the model's template has no place for `tools`: leave them out, or give the model a template \
-                           that writes them (`--chat-template FILE`)";
-            return Err(self.problem(None, problem.into()));
+            let problem = "it has no place for `tools`: leave them out, or give the model a template that has one \
+                           (`--chat-template FILE`)";
+            return Err(self.refused(problem.into()));
         }
         Ok(rendered)
     }
