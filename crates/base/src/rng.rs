@@ -28,6 +28,8 @@ pub enum Purpose {
     Needle = 9,
     /// Needles in evaluations. The step is the sample.
     NeedleTest = 10,
+    /// Questions of a synthetic family. The step is the key of the family and the split, a substream is the question.
+    Task = 11,
 }
 
 /// A stream of the generator.

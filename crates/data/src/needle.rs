@@ -20,7 +20,7 @@ use crate::tokenizer::Tokenizer;
 
 /// Words that the magic numbers may belong to: common words of text and of code. A tokenizer uses the [`FACTS`] words
 /// with the fewest tokens, because a small model finds words of many tokens hard to recognise.
-const WORDS: [&str; 100] = [
+pub const WORDS: [&str; 100] = [
     "amber", "anchor", "autumn", "bamboo", "basket", "beacon", "canyon", "carpet", "castle", "cinnamon", "cobalt",
     "copper", "desert", "dragon", "eagle", "ember", "falcon", "feather", "forest", "garden", "ginger", "glacier",
     "hammer", "harbor", "island", "ivory", "jungle", "kettle", "lantern", "lemon", "marble", "meadow", "mirror",
@@ -31,6 +31,12 @@ const WORDS: [&str; 100] = [
     "path", "pattern", "pointer", "position", "range", "result", "search", "slice", "span", "state", "stream",
     "string", "table", "target", "thread", "time", "token", "type", "value", "version",
 ];
+
+/// A fact, up to its number.
+pub fn statement(word: &str) -> String {
+    format!("The magic number of {word} is ")
+}
+
 /// Largest number of facts in a text.
 const FACTS: usize = 48;
 /// Digits of a magic number. A guess is right once in a hundred thousand.
@@ -89,8 +95,7 @@ impl Fact {
 impl Needles {
     /// Encodes the fixed parts. `bos`: whether texts begin with the begin token.
     pub fn new(tokenizer: &Tokenizer, bos: bool) -> Result<Self> {
-        let statement = |word: &&str| tokenizer.encode(&format!("The magic number of {word} is "));
-        let mut words: Vec<Vec<u32>> = WORDS.iter().map(statement).collect();
+        let mut words: Vec<Vec<u32>> = WORDS.iter().map(|word| tokenizer.encode(&statement(word))).collect();
         words.sort_by_key(Vec::len);
         words.truncate(FACTS);
         let ends_line = (0..tokenizer.vocab_size() as u32)

@@ -1,13 +1,15 @@
 //! The commands and their options, as `--help` shows them.
 
 mod chat;
+mod eval;
 mod measure;
 mod run;
 mod serve;
 
 pub(crate) use chat::{ChatArgs, Switch};
+pub(crate) use eval::{EvalArgs, TaskArgs, TaskCommand};
 pub(crate) use measure::{
-    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs, EvalArgs,
+    BenchAccumulatorArgs, BenchArgs, BenchCommand, BenchGemmArgs, BenchInferArgs, BenchTrainArgs, DumpArgs,
     ExperimentArgs, InspectArgs, NiahArgs, ProductFormat,
 };
 pub(crate) use run::{
@@ -49,8 +51,10 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Serve a model over HTTP with OpenAI's API
     Serve(ServeArgs),
-    /// Measure bits per byte and perplexity on text
+    /// Evaluate a model on tasks (benchmarks), or measure bits per byte and perplexity on text
     Eval(EvalArgs),
+    /// List, show and check tasks
+    Task(TaskArgs),
     /// Ask for facts hidden in long texts (needle in a haystack), for each text length and needle depth
     Niah(NiahArgs),
     /// Show the parameters, cache, FLOPs and training memory of a configuration

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => commands::chat::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Task(args) => commands::task::run(&args),
         Command::Niah(args) => commands::niah::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Export(args) => commands::export::export(&args),

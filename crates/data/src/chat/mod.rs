@@ -2,6 +2,7 @@
 //!
 //! - [`ChatTemplate`] turns messages into a prompt. It runs the checkpoint's own template and gives the bytes that
 //!   `transformers` gives.
+//! - [`TextTemplate`] is a template over any values, as task files have them.
 //! - [`OutputParser`] takes what a model writes apart, while it is written: thoughts, the answer, calls of tools.
 //! - [`Syntax`] says how a family writes them. It is recognised from the template, or named.
 
@@ -9,7 +10,7 @@ mod output;
 mod template;
 
 pub use output::{CallSyntax, Delta, OutputParser, Syntax, Thoughts};
-pub use template::{ChatRequest, ChatTemplate, Rendered};
+pub use template::{ChatRequest, ChatTemplate, Rendered, TextTemplate};
 
 /// A value as a template sees it: any JSON, with the keys of objects in their order. It can be read with `serde`.
 pub use minijinja::Value;

@@ -13,6 +13,7 @@ mod json;
 mod left_out;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod records;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::error::{DataError, Result};
 pub use document::{Document, SourceOptions, Texts};
 use hadal_base::IoError;
 pub use left_out::{LeftOut, Why};
+pub use records::read_records;
 
 /// Endings of plain text and source code.
 const TEXT_ENDINGS: &[&str] = &[

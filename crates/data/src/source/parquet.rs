@@ -4,8 +4,9 @@ use std::fs::File;
 use std::path::Path;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
+use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
+use serde_json::{Map, Value};
 
 use super::document::{Document, SourceOptions, Texts};
 use super::left_out::Why;
@@ -64,6 +65,47 @@ pub(crate) fn read(path: &Path, id: &str, options: &SourceOptions) -> Result<Tex
     Ok(texts)
 }
 
+/// All columns of a file, one object per row. Lists and groups become arrays and objects.
+pub(crate) fn records(path: &Path) -> Result<Vec<Map<String, Value>>> {
+    let damaged = |problem: String| DataError::NoText { path: path.to_path_buf(), problem };
+    let file = File::open(path).map_err(DataError::io("read", path))?;
+    let reader = SerializedFileReader::new(file).map_err(|e| damaged(format!("not a parquet file ({e})")))?;
+    let rows = reader.get_row_iter(None).map_err(|e| damaged(format!("its rows cannot be read ({e})")))?;
+    let mut records = Vec::new();
+    for (number, row) in rows.enumerate() {
+        let row = row.map_err(|e| damaged(format!("row {number} cannot be read ({e})")))?;
+        records.push(object(&row));
+    }
+    Ok(records)
+}
+
+fn object(row: &Row) -> Map<String, Value> {
+    row.get_column_iter().map(|(name, field)| (name.clone(), json(field))).collect()
+}
+
+/// A field as JSON. What JSON has no form for is written as text.
+fn json(field: &Field) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(value) => (*value).into(),
+        Field::Byte(value) => (*value).into(),
+        Field::Short(value) => (*value).into(),
+        Field::Int(value) => (*value).into(),
+        Field::Long(value) => (*value).into(),
+        Field::UByte(value) => (*value).into(),
+        Field::UShort(value) => (*value).into(),
+        Field::UInt(value) => (*value).into(),
+        Field::ULong(value) => (*value).into(),
+        Field::Float(value) => f64::from(*value).into(),
+        Field::Double(value) => (*value).into(),
+        Field::Str(text) => text.as_str().into(),
+        Field::Bytes(bytes) => String::from_utf8_lossy(bytes.data()).into_owned().into(),
+        Field::Group(row) => Value::Object(object(row)),
+        Field::ListInternal(list) => list.elements().iter().map(json).collect(),
+        other => other.to_string().into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +114,15 @@ mod tests {
     use parquet::schema::parser::parse_message_type;
     use proptest::prelude::*;
     use std::sync::Arc;
+
+    #[test]
+    fn rows_become_objects() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        std::fs::write(&path, file_of(&["one", "two"])).unwrap();
+        let records = records(&path).unwrap();
+        assert_eq!(serde_json::to_string(&records).unwrap(), r#"[{"text":"one"},{"text":"two"}]"#);
+    }
 
     fn file_of(texts: &[&str]) -> Vec<u8> {
         let schema = parse_message_type("message m { REQUIRED BYTE_ARRAY text (UTF8); }").unwrap();

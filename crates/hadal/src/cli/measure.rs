@@ -1,33 +1,8 @@
 //! Options of the commands that measure models, machines and the report's claims.
 
-use super::{FieldArgs, Format, ModelArgs, Speculate, TextArgs, at_least_one, share};
+use super::{FieldArgs, Format, ModelArgs, Speculate, at_least_one, share};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
-
-#[derive(Args)]
-pub(crate) struct EvalArgs {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    #[command(flatten)]
-    pub(crate) text: TextArgs,
-    /// Tokens per window [default: the sequence length that the model was trained on]
-    #[arg(long, value_parser = at_least_one)]
-    pub(crate) window: Option<usize>,
-    /// Largest number of tokens to evaluate (0: all of the text)
-    #[arg(long, default_value_t = 0)]
-    pub(crate) tokens: usize,
-    /// Also write the loss at each place in the window to this folder, as a picture and as JSON lines
-    #[arg(long, value_name = "DIR")]
-    pub(crate) by_position: Option<PathBuf>,
-    /// Compare with this model: perplexity of both, KL divergence of the predictions, and how often the most likely
-    /// token is the same. Its weights are stored in the format of the computation, unless `hadal quantize` packed them.
-    /// To measure a storage format, name the same checkpoint
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) against: Option<PathBuf>,
-    /// Print JSON as the last line
-    #[arg(long)]
-    pub(crate) json: bool,
-}
 
 #[derive(Args)]
 pub(crate) struct NiahArgs {

@@ -218,6 +218,6 @@ pub(crate) struct CompleteArgs {
     pub(crate) form: FormArgs,
 }
 
-fn temperature(text: &str) -> Result<f32, String> {
+pub(super) fn temperature(text: &str) -> Result<f32, String> {
     text.parse().ok().filter(|t: &f32| t.is_finite() && *t >= 0.0).ok_or_else(|| "must be a number, 0 or more".into())
 }

@@ -21,3 +21,4 @@ mod resume;
 mod serve;
 mod setup;
 mod spikes;
+mod tasks;

@@ -9,6 +9,7 @@
 
 mod clock;
 mod files;
+mod plain;
 mod probe;
 mod python;
 mod rewrite;
@@ -29,6 +30,7 @@ use serde::Deserialize;
 use crate::error::{DataError, Result};
 use crate::tokenizer::Tokenizer;
 use files::Sources;
+pub use plain::TextTemplate;
 use probe::Forms;
 use python::{CLOCK, Marks, RAISED};
 

@@ -309,6 +309,16 @@ fn method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Res
             parts.reverse();
             parts.into_iter().map(Value::from).collect()
         }),
+        (Some(text), "index", [wanted]) => {
+            let wanted = wanted.as_str().ok_or_else(|| bad("index: look for text in text"))?;
+            let at = text.find(wanted).map(|at| Value::from(text[..at].chars().count()));
+            Some(at.ok_or_else(|| bad(format!("index: {wanted} is not in the text")))?)
+        }
+        (None, "index", [wanted]) if value.kind() == ValueKind::Seq => {
+            let items: Vec<Value> = value.try_iter()?.checked().collect::<Result<_, _>>()?;
+            let at = items.iter().position(|item| item == wanted);
+            Some(at.map(Value::from).ok_or_else(|| bad(format!("index: {wanted} is not in the list")))?)
+        }
         (None, "copy", []) if matches!(value.kind(), ValueKind::Map | ValueKind::Seq) => Some(value.clone()),
         (None, "append" | "extend" | "insert" | "pop" | "update" | "setdefault" | "clear" | "remove", _) => {
             return Err(bad(format!("{method}: values that come with the request or are mappings cannot be changed")));
