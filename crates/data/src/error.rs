@@ -36,6 +36,19 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
+    /// A line of a file of conversations cannot be learned from.
+    #[error("{}:{line}: {}{problem}; correct or remove that line", path.display(),
+        if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
+    Sample {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// Path of the key. Empty for the whole line.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A path contains nothing that can be read as text.
     #[error("{}: {problem}", path.display())]
     NoText {
@@ -121,6 +134,11 @@ impl DataError {
         refused: bool,
     ) -> Self {
         Self::Template(Box::new(TemplateError { origin: origin.into(), line, problem: problem.into(), refused }))
+    }
+
+    /// A line of a file of conversations at fault.
+    pub fn sample(path: &Path, line: usize, key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Sample { path: path.to_path_buf(), line, key: key.into(), problem: problem.into() }
     }
 
     /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.

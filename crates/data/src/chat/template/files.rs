@@ -38,7 +38,7 @@ const PLAIN: [(&str, &str, &str); 5] = [
         "<|im_start|>",
         "ChatML",
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}\
-         {{ m.content + '<|im_end|>\\n' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}\
+         {{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}\
          {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     ),
     (
@@ -53,7 +53,7 @@ const PLAIN: [(&str, &str, &str); 5] = [
         "",
         "plain words (User, Assistant)",
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ 'User: ' + m.content + '\\n\\n' }}\
-         {% elif m.role == 'assistant' %}{{ 'Assistant: ' }}{% generation %}{{ m.content + eos_token }}{% endgeneration %}\
+         {% elif m.role == 'assistant' %}{{ 'Assistant:' }}{% generation %}{{ ' ' + m.content + eos_token }}{% endgeneration %}\
          {% else %}{{ m.content + '\\n\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
     ),
 ];

@@ -84,6 +84,8 @@ struct Compiled {
     source: String,
     environment: Environment<'static>,
     forms: Forms,
+    /// Whether it marks the assistant's text.
+    marks_answers: bool,
 }
 
 impl ChatTemplate {
@@ -108,8 +110,12 @@ impl ChatTemplate {
         for (name, source) in templates {
             let at = |e: &minijinja::Error| failure(&origin, e);
             let mut environment = python::environment();
-            environment.add_template_owned("chat", rewrite::rewrite(&source)).map_err(|e| at(&e))?;
-            let mut template = Compiled { name, source, environment, forms: Forms::default() };
+            // Jinja reads every kind of line break in a source as the same.
+            let source = source.replace("\r\n", "\n").replace('\r', "\n");
+            let rewritten = rewrite::rewrite(&source);
+            let marks_answers = rewrite::marks_answers(&rewritten);
+            environment.add_template_owned("chat", rewritten).map_err(|e| at(&e))?;
+            let mut template = Compiled { name, source, environment, forms: Forms::default(), marks_answers };
             template.forms = probe::forms(&template, &special);
             compiled.push(template);
         }
@@ -143,6 +149,11 @@ impl ChatTemplate {
             let wanted = request.template.as_deref().unwrap_or("default");
             self.problem(None, format!("there is no template `{wanted}`; name one of: {}", names.join(", ")))
         })
+    }
+
+    /// Whether the template of a request marks the assistant's text (`{% generation %}`).
+    pub fn marks_answers(&self, request: &ChatRequest) -> Result<bool> {
+        Ok(self.choose(request)?.marks_answers)
     }
 
     /// Writes a prompt, as `apply_chat_template` of `transformers` does.
