@@ -93,6 +93,14 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
+    /// Stored sequences of a run are damaged.
+    #[error("{}: {problem}; start the run again in another folder", path.display())]
+    Sequences {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A saved position does not belong to this data.
     #[error(
         "the saved data position does not fit this data: {0}; resume with the data and settings that the run started with"

@@ -22,4 +22,5 @@ pub(crate) mod pretrain;
 pub(crate) mod quantize;
 pub(crate) mod quickstart;
 pub(crate) mod serve;
+pub(crate) mod sft;
 pub(crate) mod tokenizer;

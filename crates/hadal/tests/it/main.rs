@@ -20,4 +20,5 @@ mod packed;
 mod resume;
 mod serve;
 mod setup;
+mod sft;
 mod spikes;

@@ -14,6 +14,8 @@ pub(super) struct Sources {
     pub(super) templates: Vec<(String, String)>,
     pub(super) special: BTreeMap<String, Value>,
     pub(super) origin: String,
+    /// Whether the templates are the checkpoint's own.
+    pub(super) of_checkpoint: bool,
 }
 
 /// A template for each kind of markup, for checkpoints without one. The first token tells which a model has.
@@ -88,7 +90,8 @@ impl Sources {
             }
         }
         if !templates.is_empty() {
-            return Ok(Self { templates, special, origin: folder.join(origin).display().to_string() });
+            let origin = folder.join(origin).display().to_string();
+            return Ok(Self { templates, special, origin, of_checkpoint: true });
         }
         let known = |token: &str| token.is_empty() || tokenizer.id_of(token).is_some();
         let (_, name, source) = PLAIN.iter().find(|(token, ..)| known(token)).unwrap_or(&PLAIN[PLAIN.len() - 1]);
@@ -97,7 +100,7 @@ impl Sources {
             "the checkpoint has none; {name} form without tools is used (copy its chat_template.jinja to {} for its own)",
             folder.display()
         );
-        Ok(Self { templates, special, origin })
+        Ok(Self { templates, special, origin, of_checkpoint: false })
     }
 }
 

@@ -76,6 +76,7 @@ pub struct ChatTemplate {
     templates: Vec<Compiled>,
     special: BTreeMap<String, Value>,
     origin: String,
+    of_checkpoint: bool,
 }
 
 /// A template that is ready to run.
@@ -101,11 +102,11 @@ impl ChatTemplate {
     pub fn from_source(source: &str, special: &[(&str, &str)]) -> Result<Self> {
         let special = special.iter().map(|(role, token)| ((*role).to_owned(), Value::from(*token))).collect();
         let templates = vec![("default".to_owned(), source.to_owned())];
-        Self::of(Sources { templates, special, origin: "given as text".to_owned() })
+        Self::of(Sources { templates, special, origin: "given as text".to_owned(), of_checkpoint: true })
     }
 
     fn of(sources: Sources) -> Result<Self> {
-        let Sources { templates, special, origin } = sources;
+        let Sources { templates, special, origin, of_checkpoint } = sources;
         let mut compiled = Vec::new();
         for (name, source) in templates {
             let at = |e: &minijinja::Error| failure(&origin, e);
@@ -119,12 +120,17 @@ impl ChatTemplate {
             template.forms = probe::forms(&template, &special);
             compiled.push(template);
         }
-        Ok(Self { templates: compiled, special, origin })
+        Ok(Self { templates: compiled, special, origin, of_checkpoint })
     }
 
     /// Where the templates come from, for people.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Whether the checkpoint has it. Otherwise it is a plain one.
+    pub fn is_of_checkpoint(&self) -> bool {
+        self.of_checkpoint
     }
 
     /// The names of the templates.
