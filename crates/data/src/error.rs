@@ -36,6 +36,19 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
+    /// A line of a file of conversations cannot be learned from.
+    #[error("{}:{line}: {}{problem}; correct or remove that line", path.display(),
+        if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
+    Sample {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// Path of the key. Empty for the whole line.
+        key: Box<str>,
+        /// What is wrong.
+        problem: Box<str>,
+    },
     /// A path contains nothing that can be read as text.
     #[error("{}: {problem}", path.display())]
     NoText {
@@ -75,6 +88,14 @@ pub enum DataError {
     /// A packed token file is damaged, or the file is of another kind.
     #[error("{}: {problem}; pack the text again (`hadal data pack`)", path.display())]
     Shard {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Stored sequences of a run are damaged.
+    #[error("{}: {problem}; start the run again in another folder", path.display())]
+    Sequences {
         /// The file.
         path: PathBuf,
         /// What is wrong.
@@ -121,6 +142,12 @@ impl DataError {
         refused: bool,
     ) -> Self {
         Self::Template(Box::new(TemplateError { origin: origin.into(), line, problem: problem.into(), refused }))
+    }
+
+    /// A line of a file of conversations at fault.
+    pub fn sample(path: &Path, line: usize, key: impl Into<String>, problem: impl Into<String>) -> Self {
+        let (key, problem) = (key.into().into(), problem.into().into());
+        Self::Sample { path: path.to_path_buf(), line, key, problem }
     }
 
     /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.

@@ -87,6 +87,7 @@ pub struct ChatTemplate {
     templates: Vec<Compiled>,
     special: BTreeMap<String, Value>,
     origin: String,
+    of_checkpoint: bool,
 }
 
 /// A template that is ready to run.
@@ -95,6 +96,8 @@ struct Compiled {
     source: String,
     environment: Environment<'static>,
     forms: Forms,
+    /// Whether it marks the assistant's text.
+    marks_answers: bool,
 }
 
 impl ChatTemplate {
@@ -114,26 +117,35 @@ impl ChatTemplate {
     pub fn from_source(source: &str, special: &[(&str, &str)]) -> Result<Self> {
         let special = special.iter().map(|(role, token)| ((*role).to_owned(), Value::from(*token))).collect();
         let templates = vec![("default".to_owned(), source.to_owned())];
-        Self::of(Sources { templates, special, origin: "given as text".to_owned() })
+        Self::of(Sources { templates, special, origin: "given as text".to_owned(), of_checkpoint: true })
     }
 
     fn of(sources: Sources) -> Result<Self> {
-        let Sources { templates, special, origin } = sources;
+        let Sources { templates, special, origin, of_checkpoint } = sources;
         let mut compiled = Vec::new();
         for (name, source) in templates {
             let at = |e: &minijinja::Error| failure(&origin, e);
             let mut environment = python::environment();
-            environment.add_template_owned("chat", rewrite::rewrite(&source)).map_err(|e| at(&e))?;
-            let mut template = Compiled { name, source, environment, forms: Forms::default() };
+            // Jinja reads every kind of line break in a source as the same.
+            let source = source.replace("\r\n", "\n").replace('\r', "\n");
+            let rewritten = rewrite::rewrite(&source);
+            let marks_answers = rewrite::marks_answers(&rewritten);
+            environment.add_template_owned("chat", rewritten).map_err(|e| at(&e))?;
+            let mut template = Compiled { name, source, environment, forms: Forms::default(), marks_answers };
             template.forms = probe::forms(&template, &special);
             compiled.push(template);
         }
-        Ok(Self { templates: compiled, special, origin })
+        Ok(Self { templates: compiled, special, origin, of_checkpoint })
     }
 
     /// Where the templates come from, for people.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Whether the checkpoint has it. Otherwise it is a plain one.
+    pub fn is_of_checkpoint(&self) -> bool {
+        self.of_checkpoint
     }
 
     /// The names of the templates.
@@ -158,6 +170,11 @@ impl ChatTemplate {
             let wanted = request.template.as_deref().unwrap_or("default");
             self.problem(None, format!("there is no template `{wanted}`; name one of: {}", names.join(", ")))
         })
+    }
+
+    /// Whether the template of a request marks the assistant's text (`{% generation %}`).
+    pub fn marks_answers(&self, request: &ChatRequest) -> Result<bool> {
+        Ok(self.choose(request)?.marks_answers)
     }
 
     /// Writes a prompt, as `apply_chat_template` of `transformers` does.
