@@ -35,6 +35,8 @@ const BESIDE: [&str; 5] = [
     "generation_config.json",
 ];
 const TEMPLATE: &str = "chat_template.jinja";
+/// A folder of further templates.
+const MORE: &str = "additional_chat_templates";
 
 /// A run's folder with its plan.
 pub struct SftSession {
@@ -81,7 +83,13 @@ impl SftSession {
         // The rest of the recipe is checked before conversations are read.
         let model = checkpoint.config();
         Plan::new(&recipe.general(&config.display().to_string(), 1_000_000_000, &model.eos_token_id), None)?;
+        if let Some(adapter) = &recipe.start.adapter {
+            Adapters::read(Path::new(adapter), model)?;
+        }
         let (tokenizer, template) = tokenizer_and_template(&start, &beside, recipe.data.template.as_deref())?;
+        if start.join(MORE).is_dir() {
+            say(&format!("note: the finished model does not get the templates in {MORE}/"));
+        }
         say(&format!("chat template: {}", template.origin()));
         let preparation =
             Preparation { data: &recipe.data, seed: recipe.run.seed, tokenizer: &tokenizer, template: &template };
@@ -125,9 +133,19 @@ impl SftSession {
 
     /// The trainer: with the weights that the run starts from, or to be filled from its last checkpoint.
     pub fn trainer(&self) -> Result<Trainer> {
-        let begun = self.resumed && !checkpoints(&self.folder.join("checkpoints"))?.is_empty();
-        let start = if begun { None } else { Some(model_folder(Path::new(&self.settings.start.model))?) };
-        Ok(run::trainer(&self.plan, start.as_deref())?)
+        if self.resumed && !checkpoints(&self.folder.join("checkpoints"))?.is_empty() {
+            return Ok(run::trainer(&self.plan, None)?);
+        }
+        let Start { model, adapter } = &self.settings.start;
+        let start = run::whole(&self.plan, &model_folder(Path::new(model))?)?;
+        let Some(adapter) = adapter else { return Ok(run::trainer_of(&self.plan, &start)?) };
+        let adapters = Adapters::read(Path::new(adapter), &self.plan.model)?;
+        Ok(run::trainer_of(&self.plan, &adapters.merged(&start))?)
+    }
+
+    /// How often all conversations are seen.
+    pub fn epochs(&self) -> u64 {
+        self.settings.epochs
     }
 
     /// The objective.

@@ -69,6 +69,9 @@ pub struct SftRecipe {
 pub struct Start {
     /// A run's folder, one of its checkpoints, or a Hugging Face checkpoint.
     pub model: String,
+    /// A folder with adapters in PEFT's format, which are merged first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 /// The conversations to learn from.
@@ -345,7 +348,7 @@ mod tests {
             ("data.train=[{path = \"a\", weight = 0}]", "data.train.0.weight", "above 0"),
             ("data.train=[{pth = \"a\"}]", "data.train", "expected a path"),
             ("data.validation=0.9", "data.validation", "0.5"),
-            ("data.longer=drop", "data.longer", "did you mean"),
+            ("data.longer=drop", "data.longer", "expected one of"),
             ("schedule.epochs=0", "schedule.epochs", "between 1"),
             ("schedule.lr_end=1", "schedule.lr_end", "peak_lr"),
             ("schedule.phases=[]", "schedule.phases", "unknown field"),

@@ -90,13 +90,22 @@ pub struct Outcome {
 
 /// A new trainer for a plan, with initial weights from the seed or from a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
-    let cx = plan.formats().cx(plan.run.threads);
-    let checkpoint = init.map(|path| Checkpoint::open_with(path, plan.model.clone())).transpose()?;
-    if let Some(checkpoint) = &checkpoint {
-        checkpoint.audit()?.into_result()?;
+    match init {
+        Some(path) => trainer_of(plan, &whole(plan, path)?),
+        None => trainer_of(plan, &Fresh { seed: plan.run.seed, std: plan.model.initializer_range }),
     }
-    let fresh = Fresh { seed: plan.run.seed, std: plan.model.initializer_range };
-    let values: &dyn Values = checkpoint.as_ref().map_or(&fresh, |c| c);
+}
+
+/// The checkpoint at `path`, which must have all weights of a plan's model.
+pub fn whole(plan: &Plan, path: &Path) -> Result<Checkpoint, RunError> {
+    let checkpoint = Checkpoint::open_with(path, plan.model.clone())?;
+    checkpoint.audit()?.into_result()?;
+    Ok(checkpoint)
+}
+
+/// A new trainer for a plan, with these initial weights.
+pub fn trainer_of(plan: &Plan, values: &dyn Values) -> Result<Trainer, RunError> {
+    let cx = plan.formats().cx(plan.run.threads);
     let o = &plan.optimizer;
     let optim = OptimConfig {
         beta1: o.beta1,

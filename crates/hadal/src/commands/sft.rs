@@ -13,7 +13,7 @@ pub(crate) fn run(args: &SftArgs) -> Result<()> {
         SftSession::begin(&recipe, &crate::line)?
     };
     let schedule = &session.plan.schedule;
-    say!("plan: {} epochs, {:.2} M tokens", recipe.schedule.epochs, schedule.total_tokens as f64 / 1e6);
+    say!("plan: {} epochs, {:.2} M tokens", session.epochs(), schedule.total_tokens as f64 / 1e6);
     let (trainer, outcome) = session.train(args.plain, &crate::line)?;
     let folder = session.folder.display();
     say!("step {}, {} tokens; last checkpoint {}", outcome.progress.step, outcome.progress.tokens, {

@@ -3,6 +3,7 @@
 use hadal_base::{Purpose, Rng};
 use hadal_model::{Input, Segment};
 use hadal_ops::{Cx, DType, Tensor};
+use hadal_recipe::trained::Trained;
 use hadal_train::optim::OptimConfig;
 use hadal_train::step::{StepBatch, StepSettings, Trainer};
 use hadal_weights::Checkpoint;
@@ -22,6 +23,15 @@ fn trainer(dtype: DType) -> Trainer {
     let start = Checkpoint::open(&folder).unwrap();
     let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, moments: DType::F32 };
     Trainer::new(Cx::cpu(2, dtype), start.config(), Precision::COMPUTE, &start, optim, 0.0).unwrap()
+}
+
+/// The same with the MTP module frozen.
+fn frozen() -> Trainer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/yarn");
+    let (start, cx) = (Checkpoint::open(&folder).unwrap(), Cx::cpu(2, DType::F32));
+    let optim = OptimConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, moments: DType::F32 };
+    let trained = Trained { mtp: false, lora: None };
+    Trainer::of_parts(cx, start.config(), Precision::COMPUTE, &start, optim, 0.0, &trained, 0).unwrap()
 }
 
 /// Random sequences, of which about half of the tokens are trained.
@@ -118,4 +128,24 @@ fn a_step_is_the_mean_over_its_trained_tokens_however_it_is_cut() {
             assert!(apart < bound, "micro-batches of {micro_batch}: {apart} of {whole}");
         }
     }
+}
+
+/// A frozen MTP module has no gradients. Without its losses, the others have the bits of training the main model alone.
+#[test]
+fn a_frozen_module_has_no_gradients() {
+    let (mut t, mut other) = (trainer(DType::F32), frozen());
+    let (batch, settings) = (batch(&t), StepSettings { mtp_lambda: 0.0, ..SETTINGS });
+    t.gradients(&batch, &settings);
+    other.gradients(&batch, &settings);
+    let layers = t.model.config.num_hidden_layers;
+    let mut seen = [0, 0];
+    for p in t.model.params() {
+        let of_mtp = p.spec.layer.is_some_and(|layer| layer >= layers);
+        match other.grads.get(p.index) {
+            Some(grad) => assert!(!of_mtp && grad.f32() == t.grads.get(p.index).unwrap().f32(), "{}", p.spec.name()),
+            None => assert!(of_mtp || !p.spec.trainable(), "{}", p.spec.name()),
+        }
+        seen[usize::from(of_mtp)] += 1;
+    }
+    assert!(seen[0] > 10 && seen[1] > 5);
 }

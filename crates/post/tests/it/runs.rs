@@ -5,7 +5,10 @@ use hadal_data::Tokenizer;
 use hadal_data::chat::ChatTemplate;
 use hadal_post::SftSession;
 use hadal_recipe::sft::SftRecipe;
+use hadal_train::adapters::Adapters;
+use hadal_train::run;
 use hadal_train::state::State;
+use hadal_train::step::Trainer;
 use hadal_watch::metrics::{self, StepMetrics};
 use hadal_weights::Checkpoint;
 use serde_json::json;
@@ -193,6 +196,25 @@ fn a_model_without_a_template_gets_a_plain_one() {
     let set = format!("data.template={}", setup.path("own.jinja").display());
     setup.begin(&[&set]).0.unwrap();
     assert_eq!(std::fs::read_to_string(setup.path("run/tokenizer/chat_template.jinja")).unwrap(), own);
+}
+
+/// A run that starts from an adapter starts where one from the merged model does.
+#[test]
+fn a_run_may_start_from_an_adapter() {
+    let setup = Setup::new();
+    let adapter = format!("start.adapter={}", fixture().join("adapter").display());
+    let session = setup.begin(&[&adapter]).0.unwrap();
+    let start = Checkpoint::open(&fixture()).unwrap();
+    let adapters = Adapters::read(&fixture().join("adapter"), start.config()).unwrap();
+    let expected = run::trainer_of(&session.plan, &adapters.merged(&start)).unwrap();
+    let plain = run::trainer_of(&session.plan, &start).unwrap();
+    let found = session.trainer().unwrap();
+    let all = |t: &Trainer| -> Vec<u32> {
+        t.model.params().iter().flat_map(|p| t.masters.of(p).to_vec_f32()).map(f32::to_bits).collect()
+    };
+    assert!(all(&found) == all(&expected) && all(&found) != all(&plain));
+    let error = setup.error(&["start.adapter=/nowhere", &format!("run.out={}", setup.path("other").display())]);
+    assert!(error.contains("/nowhere/adapter_config.json"), "{error}");
 }
 
 #[test]

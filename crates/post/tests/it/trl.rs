@@ -5,7 +5,12 @@ use hadal_data::Tokenizer;
 use hadal_data::chat::samples::read_samples;
 use hadal_data::chat::{ChatTemplate, Turns};
 use hadal_ops::{Cx, DType};
+use hadal_post::SftSession;
+use hadal_recipe::schedule::StepPlan;
+use hadal_recipe::sft::SftRecipe;
+use hadal_train::objective::Objective;
 use hadal_train::optim::OptimConfig;
+use hadal_train::run;
 use hadal_train::step::{StepBatch, StepSettings, Trainer};
 use hadal_weights::precision::Precision;
 use hadal_weights::{Checkpoint, TensorFile};
@@ -49,6 +54,45 @@ fn batch(reference: &Reference) -> StepBatch {
     .unwrap();
     batch.rows = vec![number];
     batch
+}
+
+/// The sequences of a batch with their weights, in a fixed order.
+fn sequences(batch: &StepBatch) -> Vec<(Vec<i32>, Vec<u32>)> {
+    let mut first = 0;
+    let one = |inputs: &usize| {
+        let place = first..first + inputs + 1;
+        first = place.end;
+        (batch.tokens[place.clone()].to_vec(), batch.weights[place].iter().map(|weight| weight.to_bits()).collect())
+    };
+    let mut all: Vec<_> = batch.segments.iter().map(one).collect();
+    all.sort();
+    all
+}
+
+/// What the objective of a run gives to the step is what TRL trains.
+#[test]
+fn a_run_trains_the_same_sequences() {
+    let dir = tempfile::tempdir().unwrap();
+    let sets = [
+        format!("start.model={}", fixture().display()),
+        format!("data.train=[\"{}\"]", fixture().join("chats.jsonl").display()),
+        format!("run.out={}", dir.path().join("run").display()),
+        "data.seq_len=200".into(),
+        "data.validation=0".into(),
+        "run.precision=f32".into(),
+    ];
+    let recipe = SftRecipe::parse("sft.toml", hadal_recipe::sft::EXAMPLE, &sets).unwrap();
+    let session = SftSession::begin(&recipe, &|_| ()).unwrap();
+    let (mut objective, mut trainer) = (session.objective().unwrap(), session.trainer().unwrap());
+    let reference: Reference =
+        serde_json::from_str(&std::fs::read_to_string(fixture().join("trl.json")).unwrap()).unwrap();
+    let (settings, step) = run::settings(&session.plan, 0).unwrap();
+    let mut found = StepBatch::default();
+    objective.next_batch(&mut trainer, &StepPlan { sequences: 1, ..step }, &mut found).unwrap();
+    assert!(found.rows == [4] && sequences(&found) == sequences(&batch(&reference)));
+    trainer.gradients(&found, &settings);
+    assert!((trainer.losses().main - reference.loss).abs() < 1e-5 * reference.loss);
+    assert_eq!(objective.figures()[1], ("trained tokens".to_owned(), reference.trained as f64));
 }
 
 #[test]
