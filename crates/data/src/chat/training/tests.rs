@@ -80,6 +80,7 @@ fn what_cannot_be_learned_is_refused_by_line_and_message() {
 }
 
 #[test]
+#[allow(clippy::single_range_in_vec_init)] // One stretch is meant.
 fn a_cut_sequence_ends_with_its_last_trained_token() {
     let whole = Learned { ids: (0..10).collect(), trained: vec![0..2, 4..6, 8..10] };
     assert_eq!(whole.targets(), 5);
