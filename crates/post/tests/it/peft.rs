@@ -20,7 +20,7 @@ fn ids() -> Vec<i32> {
 }
 
 fn trainer(trained: &Trained) -> Trainer {
-    let start = Checkpoint::open(&fixture()).unwrap();
+    let start = Checkpoint::open(fixture()).unwrap();
     let cx = Cx::cpu(2, DType::F32);
     Trainer::of_parts(cx, start.config(), Precision::COMPUTE, &start, OPTIM, 0.0, trained, 3).unwrap()
 }
@@ -33,7 +33,7 @@ fn logits(cx: &Cx, model: &Model, ids: &[i32]) -> Vec<f32> {
 
 #[test]
 fn a_merged_adapter_computes_what_it_does_in_peft() {
-    let start = Checkpoint::open(&fixture()).unwrap();
+    let start = Checkpoint::open(fixture()).unwrap();
     let adapters = Adapters::read(&fixture().join("adapter"), start.config()).unwrap();
     let cx = Cx::cpu(2, DType::F32);
     let merged = adapters.merged(&start);
@@ -81,7 +81,7 @@ fn only_adapters_are_trained_and_the_checkpoint_has_them_merged() {
     // Weights that are not adapted are those of the start.
     let dir = tempfile::tempdir().unwrap();
     write_weights(&t, dir.path(), WeightFormat::F32).unwrap();
-    let (start, end) = (Checkpoint::open(&fixture()).unwrap(), Checkpoint::open(dir.path()).unwrap());
+    let (start, end) = (Checkpoint::open(fixture()).unwrap(), Checkpoint::open(dir.path()).unwrap());
     let params = t.model.params();
     let mut changed = 0;
     for part in params.iter().flat_map(|p| &p.spec.parts).filter(|part| !part.name.contains("lora_")) {
@@ -111,7 +111,7 @@ fn only_adapters_are_trained_and_the_checkpoint_has_them_merged() {
 
 #[test]
 fn other_adapters_are_refused_by_key() {
-    let start = Checkpoint::open(&fixture()).unwrap();
+    let start = Checkpoint::open(fixture()).unwrap();
     let dir = tempfile::tempdir().unwrap();
     for name in ["adapter_config.json", "adapter_model.safetensors"] {
         std::fs::copy(fixture().join("adapter").join(name), dir.path().join(name)).unwrap();

@@ -67,7 +67,7 @@ impl Setup {
     /// Begins a run and returns what it said.
     fn begin(&self, sets: &[&str]) -> (Result<SftSession, hadal_post::SftError>, String) {
         let said = RefCell::new(String::new());
-        let session = SftSession::begin(&self.recipe(sets), &|line| *said.borrow_mut() += &format!("{line}\n"));
+        let session = SftSession::begin(&self.recipe(sets), &|line| said.borrow_mut().extend([line, "\n"]));
         (session, said.into_inner())
     }
 
@@ -204,7 +204,7 @@ fn a_run_may_start_from_an_adapter() {
     let setup = Setup::new();
     let adapter = format!("start.adapter={}", fixture().join("adapter").display());
     let session = setup.begin(&[&adapter]).0.unwrap();
-    let start = Checkpoint::open(&fixture()).unwrap();
+    let start = Checkpoint::open(fixture()).unwrap();
     let adapters = Adapters::read(&fixture().join("adapter"), start.config()).unwrap();
     let expected = run::trainer_of(&session.plan, &adapters.merged(&start)).unwrap();
     let plain = run::trainer_of(&session.plan, &start).unwrap();
