@@ -20,6 +20,21 @@ pub struct TemplateError {
     pub refused: bool,
 }
 
+/// A line of a file of conversations that cannot be learned from.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{line}: {}{problem}; correct or remove that line", path.display(),
+    if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
+pub struct SampleError {
+    /// The file.
+    pub path: PathBuf,
+    /// Line number, from 1.
+    pub line: usize,
+    /// Path of the key. Empty for the whole line.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
 /// An error of the data crate. Each message names the file, line or key at fault and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -37,18 +52,8 @@ pub enum DataError {
         problem: String,
     },
     /// A line of a file of conversations cannot be learned from.
-    #[error("{}:{line}: {}{problem}; correct or remove that line", path.display(),
-        if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
-    Sample {
-        /// The file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: usize,
-        /// Path of the key. Empty for the whole line.
-        key: Box<str>,
-        /// What is wrong.
-        problem: Box<str>,
-    },
+    #[error(transparent)]
+    Sample(Box<SampleError>),
     /// A path contains nothing that can be read as text.
     #[error("{}: {problem}", path.display())]
     NoText {
@@ -146,8 +151,7 @@ impl DataError {
 
     /// A line of a file of conversations at fault.
     pub fn sample(path: &Path, line: usize, key: impl Into<String>, problem: impl Into<String>) -> Self {
-        let (key, problem) = (key.into().into(), problem.into().into());
-        Self::Sample { path: path.to_path_buf(), line, key, problem }
+        Self::Sample(Box::new(SampleError { path: path.to_path_buf(), line, key: key.into(), problem: problem.into() }))
     }
 
     /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.
