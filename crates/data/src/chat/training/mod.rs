@@ -74,7 +74,7 @@ impl Turns<'_> {
     fn render(&self, sample: &Sample, messages: &[Value], add_generation_prompt: bool) -> Result<Rendered, String> {
         let messages = messages.to_vec();
         let request = ChatRequest { messages, add_generation_prompt, now: Some(self.now), ..sample.request.clone() };
-        self.template.render(&request).map_err(|e| e.to_string())
+        self.template.render_all(&request).map_err(|e| e.to_string())
     }
 
     /// The conversation with the text that the template marks.

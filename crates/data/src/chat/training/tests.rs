@@ -123,3 +123,22 @@ proptest! {
         check_places(library, &text);
     }
 }
+
+#[test]
+fn a_token_that_straddles_the_start_of_an_answer_is_trained() {
+    let template = "{{ '(' + 'retu' }}{% generation %}rn<|eos_token|>{% endgeneration %}";
+    let learned = learn(template, r#"{"messages": [{"role": "assistant", "content": "b"}]}"#).unwrap();
+    assert_eq!(shown(&learned[0]), ["return<|eos_token|>"]);
+}
+
+#[test]
+fn what_the_template_leaves_out_is_an_error() {
+    let template = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|eos_token|>\
+                    {% endgeneration %}{% elif m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}";
+    let line = |role: &str| {
+        format!(r#"{{"messages": [{{"role": "{role}", "content": "a"}}, {{"role": "assistant", "content": "b"}}]}}"#)
+    };
+    assert!(learn(template, &line("user")).is_ok());
+    let error = learn(template, &line("system")).unwrap_err().to_string();
+    assert!(error.contains(":2:") && error.contains("no place for `messages[0]`"), "{error}");
+}
