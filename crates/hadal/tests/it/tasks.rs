@@ -79,12 +79,12 @@ fn a_word_is_a_task_or_text_and_options_belong_to_one_of_them() {
     refuses(&["lost.yaml"], &["lost.yaml"]);
     refuses(&["sums", "--window", "64"], &["--window is for text", "sums is a task"]);
     refuses(&[text, "--limit", "3"], &["--limit is for tasks", "text.txt is text"]);
-    refuses(&["gsm8k"], &["gsm8k_train.jsonl"]);
+    refuses(&["gsm8k"], &["gsm8k_test.jsonl", "--data"]);
     assert!(ok(["eval", &model, text]).contains("bits per byte"));
     let out = folder.path().join("out");
     let out = out.to_str().unwrap();
     let said = ok(["eval", &model, &task, "--out", out, "--against", &model, "--json"]);
-    assert!(said.contains(" more than model:\n"), "{said}");
+    assert!(said.contains(" difference from model:\n"), "{said}");
     let json: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(json["against"]["differences"]["letters"][0]["difference"], 0.0);
 }

@@ -21,7 +21,8 @@ pub struct Difference {
     pub difference: f64,
     /// Its standard error, where the figure is a mean.
     pub standard_error: Option<f64>,
-    /// An interval that contains the true difference in 95 of 100 cases.
+    /// An interval that contains the true difference in 95 of 100 cases. There is none if no question differs: then
+    /// nothing is known of how much questions differ.
     pub interval: Option<(f64, f64)>,
 }
 
@@ -37,7 +38,7 @@ pub fn compare(model: &Evaluation, other: &Evaluation) -> Vec<Difference> {
             other: second.value,
             difference: paired.map_or(figure.value - second.value, |paired| paired.mean),
             standard_error: paired.and_then(|paired| paired.standard_error),
-            interval: paired.and_then(|paired| paired.interval()),
+            interval: paired.filter(|paired| paired.standard_error != Some(0.0)).and_then(|paired| paired.interval()),
         })
     };
     model.figures.iter().filter_map(of).collect()

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::table::{named, plural};
+use super::table::{figure_text, named, plural};
 use super::{Evaluation, Figure, Report};
 use crate::error::Result;
 use crate::metric::Score;
@@ -61,11 +61,13 @@ fn head(report: &Report, task: &Task, evaluation: &Evaluation) -> String {
     for figure in &evaluation.figures {
         let Figure { metric, filter, value, standard_error, interval, .. } = figure;
         let error = standard_error.map_or_else(String::new, |error| format!("{error:.4}"));
-        let interval = interval.map_or_else(String::new, |(low, high)| format!("{low:.4} to {high:.4}"));
+        let interval =
+            interval.map_or_else(String::new, |(low, high)| format!("{} to {}", figure_text(low), figure_text(high)));
         let _ = write!(
             out,
-            "<tr><td>{}</td><td class=\"number\">{value:.4}</td><td class=\"number\">{error}</td><td>{interval}</td></tr>",
-            escape(&named(metric, filter))
+            "<tr><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{error}</td><td>{interval}</td></tr>",
+            escape(&named(metric, filter)),
+            figure_text(*value)
         );
     }
     out.push_str("</table>");
@@ -101,7 +103,7 @@ fn question(
         let prompt = prompt(request);
         if last != Some(prompt) {
             flush(out, &mut choices);
-            section(out, if matches!(request, Request::Rolling { .. }) { "Text" } else { "Prompt" }, &prompt[shared..]);
+            section(out, title(request), &prompt[shared..]);
             last = Some(prompt);
         }
         for (at, answer) in answers.iter().enumerate() {
@@ -119,11 +121,28 @@ fn question(
     }
     flush(out, &mut choices);
     if !matches!(requests.first(), Some(Request::Rolling { .. })) {
-        section(out, "Right answer", &shown(&task.target(number)?));
+        section(out, "Right answer", &right_answer(&task.target(number)?, requests));
     }
     scores(out, evaluation.outcome.samples.iter().filter(|sample| sample.document == number));
     out.push_str("</article>");
     Ok(())
+}
+
+/// The right answer, with its continuation if it is the number of one.
+fn right_answer(target: &Value, requests: &[Request]) -> String {
+    let at = target.as_u64().and_then(|at| usize::try_from(at).ok());
+    match at.and_then(|at| requests.get(at)) {
+        Some(Request::Likelihood { continuation, .. }) => format!("{target}: {}", continuation.trim()),
+        _ => shown(target),
+    }
+}
+
+fn title(request: &Request) -> &'static str {
+    match request {
+        Request::Rolling { .. } => "Text",
+        other if prompt(other).is_empty() => "Prompt (nothing)",
+        _ => "Prompt",
+    }
 }
 
 /// Continuations and their log-likelihoods. The most likely one stands out.

@@ -23,7 +23,7 @@ pub(super) fn table(report: &Report) -> String {
         write_rows(&mut out, &rows);
         let differences: Vec<[String; 3]> = report.differences(evaluation).iter().map(difference).collect();
         if let Some(against) = report.against.filter(|_| !differences.is_empty()) {
-            let _ = writeln!(out, " more than {}:", against.model);
+            let _ = writeln!(out, " difference from {}:", against.model);
             write_rows(&mut out, &differences);
         }
         for note in &evaluation.notes {
@@ -40,7 +40,7 @@ pub(super) fn table(report: &Report) -> String {
             .iter()
             .map(|total| {
                 let error = total.standard_error.map_or_else(String::new, |error| format!("standard error {error:.4}"));
-                [named(&total.metric, &total.filter), format!("{:.4}", total.value), error]
+                [named(&total.metric, &total.filter), figure_text(total.value), error]
             })
             .collect();
         write_rows(&mut out, &rows);
@@ -58,16 +58,25 @@ fn write_rows(out: &mut String, rows: &[[String; 3]]) {
 }
 
 fn row(figure: &Figure) -> [String; 3] {
-    [named(&figure.metric, &figure.filter), format!("{:.4}", figure.value), range(figure.interval)]
+    [named(&figure.metric, &figure.filter), figure_text(figure.value), range(figure.interval)]
 }
 
 fn difference(found: &Difference) -> [String; 3] {
-    [named(&found.metric, &found.filter), format!("{:+.4}", found.difference), range(found.interval)]
+    let sign = if found.difference > 0.0 { "+" } else { "" };
+    let range =
+        if found.standard_error == Some(0.0) { "no question differs".to_owned() } else { range(found.interval) };
+    [named(&found.metric, &found.filter), format!("{sign}{}", figure_text(found.difference)), range]
+}
+
+/// A number for people. Perplexities can be huge.
+pub(super) fn figure_text(value: f64) -> String {
+    if value.abs() < 1e7 { format!("{value:.4}") } else { format!("{value:.4e}") }
 }
 
 /// An interval for people.
 pub(super) fn range(interval: Option<(f64, f64)>) -> String {
-    interval.map_or_else(String::new, |(low, high)| format!("95% interval {low:.4} to {high:.4}"))
+    interval
+        .map_or_else(String::new, |(low, high)| format!("95% interval {} to {}", figure_text(low), figure_text(high)))
 }
 
 /// A metric with its filter.

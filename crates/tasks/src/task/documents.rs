@@ -25,6 +25,14 @@ pub(super) fn split(config: &Config, generator: Option<&Generator>, name: &str, 
                 let problem = format!("there is no split `{name}`; `data_files` has: {}", names.join(", "));
                 return Err(wrong(&config.place, problem));
             };
+            if let Some(missing) = files.iter().find(|file| !file.exists()) {
+                let problem = format!(
+                    "there is no file {}; give the folder that has it with --data, or put it beside the task file",
+                    missing.display()
+                );
+                let key = "dataset_kwargs.data_files".to_owned();
+                return Err(TaskError::Key { place: place.clone(), key, problem });
+            }
             let split = Split::of(records(files, field.as_deref())?);
             if split.documents.is_empty() {
                 return Err(wrong(place, format!("the split `{name}` has no documents; name other files")));

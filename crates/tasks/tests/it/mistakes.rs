@@ -101,7 +101,8 @@ fn mistakes_name_their_line_and_key() {
             assert!(error.contains(word), "{by}: {error}");
         }
     }
-    assert!(changed("    test: data.jsonl", "    test: lost.jsonl").err().unwrap().contains("lost.jsonl"));
+    let lost = changed("    test: data.jsonl", "    test: lost.jsonl").err().unwrap();
+    assert!(lost.contains("t.yaml:5") && lost.contains("lost.jsonl") && lost.contains("--data"), "{lost}");
     assert!(
         changed("doc_to_text: \"Q: {{question}}\"", "doc_to_text: \"{{question\"").err().unwrap().contains("t.yaml:8")
     );
