@@ -27,7 +27,7 @@ impl ChatTemplate {
         let bare = ChatRequest { tools: Vec::new(), ..request.clone() };
         if !request.tools.is_empty() && self.render(&bare).is_ok_and(|bare| bare.text == rendered.text) {
             let problem = "it has no place for `tools`: leave them out, or give the model a template that has one \
-                           (`--chat-template FILE`)";
+                           (`--chat-template FILE`, or `data.template` in a recipe)";
             return Err(self.refused(problem.into()));
         }
         Ok(rendered)

@@ -58,11 +58,13 @@ fn what_cannot_be_learned_is_refused_by_line_and_message() {
     let line = &TWO.replace('\n', "");
     let marks_all =
         "{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}<|eos_token|>{% endgeneration %}";
+    let bare = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let [prompt, marks_none] = ["{% if add_generation_prompt %}x{% endif %}", "{% generation %}{% endgeneration %}"];
     for (template, key, word) in [
-        ("{% for m in messages %}{{ m.content }}{% endfor %}", "messages[3]", "would not learn to stop"),
-        ("{{ messages[-1].content }}{% if add_generation_prompt %}x{% endif %}", "messages[3]", "prompt that it never"),
+        (bare, "messages[3]", "would not learn to stop"),
+        (&format!("{bare}{prompt}"), "messages[3]", "prompt that it never"),
         ("{% for m in messages %}{{ m.x.y }}{% endfor %}", "messages[3]", "undefined"),
-        ("{% generation %}{% endgeneration %}{{ messages[0].content }}", "messages", "1 stretches of text for 2"),
+        (&format!("{marks_none}{bare}"), "messages", "1 stretches of text for 2"),
         (marks_all, "messages", "`weight` 0"),
     ] {
         let error = learn(template, line).unwrap_err().to_string();
@@ -128,7 +130,7 @@ proptest! {
 fn a_token_that_straddles_the_start_of_an_answer_is_trained() {
     let template = "{{ '(' + 'retu' }}{% generation %}rn<|eos_token|>{% endgeneration %}";
     let learned = learn(template, r#"{"messages": [{"role": "assistant", "content": "b"}]}"#).unwrap();
-    assert_eq!(shown(&learned[0]), ["return<|eos_token|>"]);
+    assert_eq!(shown(&learned[0]), ["turn<|eos_token|>"]);
 }
 
 #[test]
