@@ -102,6 +102,10 @@ serve-soak MODEL="tiny" SECONDS="60" CLIENTS="64":
 serve-fuzz SECONDS="60" SEED="1":
     cargo run -p hadal-serve --example fuzz_bodies -- {{SECONDS}} {{SEED}}
 
+# Random damage to folders of checkpoints: each must load and answer, or be refused.
+fuzz-folders SECONDS="60" SEED="1":
+    cargo run -p hadal-serve --example fuzz_folders -- {{SECONDS}} {{SEED}}
+
 # Real clients against `hadal serve` (oracle/clients/README.md): just serve-clients runs/quickstart
 serve-clients MODEL:
     cargo build --release

@@ -1,17 +1,14 @@
 """Checks `/v1/messages` with Anthropic's own client.
 
-HADAL_URL is the address of a running server. `run.sh` sets it. The model's template must write thoughts between `<think>` and
-`</think>`, and calls as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`. A grammar fixes what the model says, so its
-weights do not matter.
+HADAL_URL is the address of a running server. `run.sh` sets it. `forced.py` has what the model is made to say.
 """
 
 import json
 import os
-import re
-import sys
 import urllib.request
 
 import anthropic
+from forced import ALL, ARGUMENTS, TEXT, THOUGHTS, check, forced
 
 URL = os.environ["HADAL_URL"]
 client = anthropic.Anthropic(base_url=URL.removesuffix("/v1"), api_key="none", max_retries=0)
@@ -21,20 +18,6 @@ WEATHER = {
     "description": "The weather of a city",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
-THOUGHTS, TEXT, INPUT = "so it is", "Yes, Oslo.", {"city": "Oslo"}
-CALL = f'<tool_call>{{"name": "weather", "arguments": {json.dumps(INPUT)}}}</tool_call>'
-FORCED = f"<think>{THOUGHTS}</think>{TEXT}{CALL}"
-
-
-def forced(text):
-    """A form that allows this text alone."""
-    return {"guided_regex": re.escape(text).replace('\\"', '"')}
-
-
-def check(name, condition, seen=None):
-    print("ok " if condition else "BAD", name, "" if condition else seen)
-    if not condition:
-        sys.exit(1)
 
 
 def check_whole(message, what):
@@ -42,7 +25,7 @@ def check_whole(message, what):
     thinking, text, call = message.content
     check(f"{what}: thoughts", thinking.thinking == THOUGHTS and thinking.signature, thinking)
     check(f"{what}: text", text.text == TEXT, text)
-    check(f"{what}: call", (call.name, call.input) == ("weather", INPUT), call)
+    check(f"{what}: call", (call.name, call.input) == ("weather", ARGUMENTS), call)
     check(f"{what}: reason", (message.stop_reason, message.stop_sequence) == ("tool_use", None), message)
     usage = message.usage
     check(f"{what}: tokens of thoughts", 0 < usage.output_tokens_details.thinking_tokens < usage.output_tokens, usage)
@@ -51,10 +34,10 @@ def check_whole(message, what):
 question = [{"role": "user", "content": "Is it raining in Oslo?"}]
 ASKED = dict(model=MODEL, messages=question, tools=[WEATHER], max_tokens=400)
 
-message = client.messages.create(**ASKED, system="Be brief.", extra_body=forced(FORCED))
+message = client.messages.create(**ASKED, system="Be brief.", extra_body=forced(ALL))
 check_whole(message, "whole")
 
-events = list(client.messages.create(**ASKED, stream=True, extra_body=forced(FORCED)))
+events = list(client.messages.create(**ASKED, stream=True, extra_body=forced(ALL)))
 kinds = [getattr(getattr(event, "delta", None), "type", None) or event.type for event in events]
 once = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
 check(
@@ -81,7 +64,7 @@ check(
 for event in events:
     type(event).model_validate(event.model_dump(by_alias=True))
 
-with client.messages.stream(**ASKED, extra_body=forced(FORCED)) as stream:
+with client.messages.stream(**ASKED, extra_body=forced(ALL)) as stream:
     said = "".join(stream.text_stream)
     final = stream.get_final_message()
 check_whole(final, "helper")

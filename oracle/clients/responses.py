@@ -1,17 +1,14 @@
 """Checks `/v1/responses` with OpenAI's own client.
 
-HADAL_URL is the address of a running server. `run.sh` sets it. The model's template must write thoughts between `<think>` and
-`</think>`, and calls as `<tool_call>{"name": ..., "arguments": ...}</tool_call>`. A grammar fixes what the model says, so its
-weights do not matter.
+HADAL_URL is the address of a running server. `run.sh` sets it. `forced.py` has what the model is made to say.
 """
 
 import json
 import os
-import re
-import sys
 
 import openai
 from pydantic import BaseModel
+from forced import ALL, ARGUMENTS, TEXT, THOUGHTS, check, forced
 
 URL = os.environ["HADAL_URL"]
 client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0)
@@ -23,20 +20,6 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     "strict": True,
 }
-THOUGHTS, TEXT, ARGUMENTS = "so it is", "Yes, Oslo.", {"city": "Oslo"}
-CALL = f'<tool_call>{{"name": "weather", "arguments": {json.dumps(ARGUMENTS)}}}</tool_call>'
-FORCED = f"<think>{THOUGHTS}</think>{TEXT}{CALL}"
-
-
-def forced(text):
-    """A form that allows this text alone."""
-    return {"guided_regex": re.escape(text).replace('\\"', '"')}
-
-
-def check(name, condition, seen=None):
-    print("ok " if condition else "BAD", name, "" if condition else seen)
-    if not condition:
-        sys.exit(1)
 
 
 def text_of(response):
@@ -57,11 +40,11 @@ def check_whole(response, what):
 
 ASKED = dict(model=MODEL, input="Is it raining in Oslo?", tools=[WEATHER], temperature=0, max_output_tokens=400)
 
-response = client.responses.create(**ASKED, instructions="Be brief.", extra_body=forced(FORCED))
+response = client.responses.create(**ASKED, instructions="Be brief.", extra_body=forced(ALL))
 check_whole(response, "whole")
 check("echo", response.instructions == "Be brief." and response.tools[0].name == "weather" and response.store is False)
 
-events = list(client.responses.create(**ASKED, stream=True, extra_body=forced(FORCED)))
+events = list(client.responses.create(**ASKED, stream=True, extra_body=forced(ALL)))
 check("events: numbers", [event.sequence_number for event in events] == list(range(len(events))))
 kinds = [event.type for event in events]
 once = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
@@ -96,7 +79,7 @@ for event in events:
     type(event).model_validate(event.model_dump(by_alias=True))
 check_whole(events[-1].response, "last event")
 
-with client.responses.stream(**ASKED, extra_body=forced(FORCED)) as stream:
+with client.responses.stream(**ASKED, extra_body=forced(ALL)) as stream:
     said = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
     final = stream.get_final_response()
 check_whole(final, "helper")

@@ -5,7 +5,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 hadal=$(realpath "$1")
 model=$(realpath "$2")
 [ -f "$model/config.json" ] || model=$model/model
-clients=${CLIENTS:-/tmp/hadal-clients}
+clients=$(realpath -m "${CLIENTS:-$here/../../target/clients}")
 work=$(mktemp -d)
 server=
 finish() {

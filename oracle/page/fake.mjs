@@ -127,8 +127,10 @@ export async function startFake({ page, hasChat = true, key = null }) {
     response.writeHead(200, { "content-type": "text/event-stream" });
     const send = (value) => response.write(`data: ${JSON.stringify(value)}\n\n`);
     send({ choices: [{ index: 0, delta: { role: "assistant", content: "" } }] });
-    for (const delta of parts) {
+    for (const [at, delta] of parts.entries()) {
       if (response.destroyed || request.socket.destroyed) return;
+      // Thoughts end late enough to be seen on a busy machine.
+      if (at > 0 && parts[at - 1].reasoning_content && !delta.reasoning_content) await sleep(500);
       send({ choices: [{ index: 0, delta, finish_reason: null }], usage: null });
       await sleep(pause);
     }

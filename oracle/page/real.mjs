@@ -160,7 +160,7 @@ export const real = {
     await page.click("#settings .main");
     await until(() => page.locator("#key").isVisible(), "it asks again");
     await page.click("#key-cancel");
-    truth(await page.locator("#engine-error").isVisible(), "without a key, the view says so");
+    await until(() => page.locator("#engine-error").isVisible(), "without a key, the view says so");
     await close(page);
   },
 };

@@ -16,8 +16,23 @@ pub struct TemplateError {
     pub line: Option<usize>,
     /// What is wrong and what to do.
     pub problem: String,
-    /// Whether the template itself refused the messages. Then the fault is the messages'.
+    /// Whether the template refuses the messages, or leaves some of them out. Then the fault is the messages'.
     pub refused: bool,
+}
+
+/// A line of a file of conversations that cannot be learned from.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{line}: {}{problem}; correct or remove that line", path.display(),
+    if key.is_empty() { String::new() } else { format!("`{key}`: ") })]
+pub struct SampleError {
+    /// The file.
+    pub path: PathBuf,
+    /// Line number, from 1.
+    pub line: usize,
+    /// Path of the key. Empty for the whole line.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
 }
 
 /// An error of the data crate. Each message names the file, line or key at fault and says what to do.
@@ -36,6 +51,9 @@ pub enum DataError {
         /// What is wrong.
         problem: String,
     },
+    /// A line of a file of conversations cannot be learned from.
+    #[error(transparent)]
+    Sample(Box<SampleError>),
     /// A path contains nothing that can be read as text.
     #[error("{}: {problem}", path.display())]
     NoText {
@@ -75,6 +93,14 @@ pub enum DataError {
     /// A packed token file is damaged, or the file is of another kind.
     #[error("{}: {problem}; pack the text again (`hadal data pack`)", path.display())]
     Shard {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Stored sequences of a run are damaged.
+    #[error("{}: {problem}; start the run again in another folder", path.display())]
+    Sequences {
         /// The file.
         path: PathBuf,
         /// What is wrong.
@@ -121,6 +147,11 @@ impl DataError {
         refused: bool,
     ) -> Self {
         Self::Template(Box::new(TemplateError { origin: origin.into(), line, problem: problem.into(), refused }))
+    }
+
+    /// A line of a file of conversations at fault.
+    pub fn sample(path: &Path, line: usize, key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Sample(Box::new(SampleError { path: path.to_path_buf(), line, key: key.into(), problem: problem.into() }))
     }
 
     /// An I/O error at `path`; use as `.map_err(DataError::io("read", path))`.

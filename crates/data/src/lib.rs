@@ -37,7 +37,7 @@ pub mod source;
 pub mod split;
 pub mod tokenizer;
 
-pub use error::{DataError, Result, TemplateError};
+pub use error::{DataError, Result, SampleError, TemplateError};
 pub use eval::{EvalOptions, EvalSet, EvalWindow};
 pub use loader::{Batch, Cursor, Loader, Share, StreamOptions};
 pub use pack::Packed;

@@ -18,7 +18,7 @@ use crate::error::{DataError, Result};
 use crate::hash::{Permutation, Rng};
 use crate::tokenizer::Tokenizer;
 
-/// Words that the magic numbers may belong to: common words of text and of code. A tokenizer uses the [`FACTS`] words
+/// Words that the magic numbers may belong to: common words of text and of code. A tokenizer uses the `FACTS` words
 /// with the fewest tokens, because a small model finds words of many tokens hard to recognise.
 pub const WORDS: [&str; 100] = [
     "amber", "anchor", "autumn", "bamboo", "basket", "beacon", "canyon", "carpet", "castle", "cinnamon", "cobalt",

@@ -223,6 +223,11 @@ impl Shard {
         self.index[document + 1].1 - self.index[document].1
     }
 
+    /// Number of tokens of a document.
+    pub fn tokens_of(&self, document: usize) -> usize {
+        (self.index[document + 1].0 - self.index[document].0) as usize
+    }
+
     /// Reads a document's tokens into `ids` and replaces its contents.
     pub fn read(&self, document: usize, ids: &mut Vec<u32>) -> Result<()> {
         let (from, to) = (self.index[document].0, self.index[document + 1].0);

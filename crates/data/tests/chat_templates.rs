@@ -10,7 +10,7 @@ mod compare;
 #[test]
 fn prompts_are_those_of_transformers() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/chat");
-    let (mut equal, mut refused) = (0, 0);
+    let (mut equal, mut refused, mut left_out) = (0, 0, Vec::new());
     for name in ["plain", "deepseek_v3", "deepseek_v31", "kimi", "glm", "qwen3", "llama3", "gigachat3"] {
         let template = folder.join("templates").join(format!("{name}.jinja"));
         let expected = folder.join("expected").join(format!("{name}.json"));
@@ -19,7 +19,14 @@ fn prompts_are_those_of_transformers() {
         assert!(problems.is_empty(), "{name}: {}", problems.join("\n"));
         equal += outcome.equal;
         refused += outcome.refused;
+        left_out.extend(outcome.left_out.iter().map(|case| format!("{name}: {case}")));
     }
+    // Two templates write calls of tools, or nothing of them, and never say which tools there are. All the other prompts
+    // are whole.
+    let of_tools = |case: &String| {
+        (case.starts_with("plain: ") || case.starts_with("deepseek_v3: ")) && case.contains("no place for `tools`")
+    };
+    assert!(left_out.len() == 11 && left_out.iter().all(of_tools), "{}", left_out.join("\n"));
     assert_eq!((equal, refused), (156, 12));
 }
 

@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Pre-train a model from a recipe, or continue a stopped run
     Pretrain(PretrainArgs),
+    /// Fine-tune a model on conversations (supervised fine-tuning), or continue a stopped run
+    Sft(SftArgs),
     /// Extend the context of a finished run: train the extensions of its recipe, or one more
     Extend(ExtendArgs),
     /// Continue a prompt
@@ -195,6 +197,21 @@ pub(crate) struct PretrainArgs {
     /// Start from the weights of this Hugging Face checkpoint
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub(crate) init: Option<PathBuf>,
+    /// Print plain lines instead of the live view
+    #[arg(long)]
+    pub(crate) plain: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct SftArgs {
+    /// A recipe: a TOML file as recipes/sft.toml, which explains every key
+    pub(crate) recipe: PathBuf,
+    /// Change a key of the recipe, as in --set schedule.epochs=3
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Continue from the last checkpoint in the run's folder
+    #[arg(long)]
+    pub(crate) resume: bool,
     /// Print plain lines instead of the live view
     #[arg(long)]
     pub(crate) plain: bool,

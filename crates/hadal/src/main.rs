@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Tokenizer(args) => commands::tokenizer::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Pretrain(args) => commands::pretrain::run(&args),
+        Command::Sft(args) => commands::sft::run(&args),
         Command::Extend(args) => commands::extend::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Complete(args) => commands::complete::run(&args),

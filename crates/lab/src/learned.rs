@@ -152,6 +152,7 @@ pub fn ending(session: &Session, program: &str, took: Duration, planned: Option<
          - {folder}/model: a Hugging Face deepseek_v3 checkpoint; {folder}/tensorboard; this page: report.md\n\n\
          \x20   {program} generate {folder} 'pub fn new('\n\
          \x20   {program} complete {folder}\n\
+         \x20   {program} serve {folder}     # a page at http://127.0.0.1:8080\n\
          \x20   {program} eval {folder} crates/\n\
          \x20   {program} inspect {folder}/model\n"
     )

@@ -6,14 +6,17 @@
 
 use hadal_base::{Purpose, Rng};
 use hadal_data::needle::Needles;
-use hadal_ops::Tensor;
+use hadal_model::Model;
+use hadal_ops::{Cx, Tensor};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::schedule::StepPlan;
 use hadal_train::corpus::Corpus;
 use hadal_train::objective::{self, Objective, Pretraining};
 use hadal_train::run::RunError;
 use hadal_train::step::{StepBatch, Trainer};
+use hadal_watch::metrics::Validation;
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// The name in recipes.
 pub const NAME: &str = "needles";
@@ -57,7 +60,7 @@ impl WithNeedles {
             return Err(wrong(&format!("name`: sequences of {have} tokens are too short: a needle takes {need}")));
         }
         let hiding = Hiding { needles, seed: plan.run.seed, rate };
-        Ok(Self { inner: Pretraining::new(plan, corpus), hiding })
+        Ok(Self { inner: Pretraining::new(plan, corpus)?, hiding })
     }
 }
 
@@ -104,6 +107,14 @@ impl Objective for WithNeedles {
 
     fn waited(&self) -> f64 {
         self.inner.waited()
+    }
+
+    fn validate(&self, cx: &Cx, model: &Model, go_on: &dyn Fn() -> bool) -> Option<Validation> {
+        self.inner.validate(cx, model, go_on)
+    }
+
+    fn files(&self) -> &[PathBuf] {
+        self.inner.files()
     }
 }
 

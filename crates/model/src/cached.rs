@@ -54,20 +54,22 @@ impl LatentPool {
     /// A pool of `pages` pages, for drafts if `drafts` is set and the model has an MTP module. A page needs memory only
     /// after it is written.
     pub fn new(cx: &Cx, config: &ModelConfig, pages: usize, drafts: bool) -> Self {
-        let drafts = drafts && config.num_nextn_predict_layers > 0;
-        let width = config.kv_lora_rank + config.qk_rope_head_dim;
-        let layers = config.num_hidden_layers + usize::from(drafts);
+        let (layers, width, outputs) = Self::sizes(config, drafts);
         let rows = |width: usize| cx.fixed(&[pages * PAGE, width], cx.compute());
-        Self { layers: (0..layers).map(|_| rows(width)).collect(), outputs: drafts.then(|| rows(config.hidden_size)) }
+        Self { layers: (0..layers).map(|_| rows(width)).collect(), outputs: outputs.map(rows) }
     }
 
     /// Bytes of such a pool once every page is written.
     pub fn bytes(cx: &Cx, config: &ModelConfig, pages: usize, drafts: bool) -> usize {
+        let (layers, width, outputs) = Self::sizes(config, drafts);
+        pages * PAGE * (layers * width + outputs.unwrap_or(0)) * cx.compute().size()
+    }
+
+    /// Number of layers, the width of their rows, and the width of the outputs' rows if there are outputs.
+    fn sizes(config: &ModelConfig, drafts: bool) -> (usize, usize, Option<usize>) {
         let drafts = drafts && config.num_nextn_predict_layers > 0;
         let layers = config.num_hidden_layers + usize::from(drafts);
-        let outputs = if drafts { config.hidden_size } else { 0 };
-        let row = layers * (config.kv_lora_rank + config.qk_rope_head_dim) + outputs;
-        pages * PAGE * row * cx.compute().size()
+        (layers, config.kv_lora_rank + config.qk_rope_head_dim, drafts.then_some(config.hidden_size))
     }
 
     /// Copies everything of the first `tokens` tokens of a page to another page.

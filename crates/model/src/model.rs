@@ -15,7 +15,7 @@ use crate::pass::{BalancePass, Pass};
 use crate::router::Routing;
 use crate::values::{Fresh, Values};
 use hadal_ops::head::{self, HeadGrad};
-use hadal_ops::{Acc, Cx, DType, Tensor, moe, reduce, rope::RopeTable};
+use hadal_ops::{Acc, Cx, DType, Tensor, bandwidth, moe, reduce, rope::RopeTable};
 use hadal_weights::Error;
 use hadal_weights::ModelConfig;
 use hadal_weights::list::{Role, parameters};
@@ -164,6 +164,13 @@ impl Model {
     /// Bytes of all stored weights.
     pub fn bytes(&self) -> usize {
         self.params().iter().map(|p| p.stored().bytes()).sum()
+    }
+
+    /// Bytes per second at which the memory of the weights can be read, measured now.
+    pub fn read_rate(&self, cx: &Cx, rounds: usize) -> f64 {
+        let arrays: Vec<&Tensor> =
+            self.params().iter().flat_map(|p| p.stored().arrays()).map(|(_, array)| array).collect();
+        bandwidth::read_rate(cx, &arrays, rounds)
     }
 
     /// Visits every parameter in the order of the list, then those of adapters. This is the order of their indices.

@@ -49,7 +49,7 @@ fn main() {
         latent::decode(&cx, &q, &pools[call % pools.len()], &paged, HEADS, DC, DR, 0.1, &mut o);
         times.push(start.elapsed().as_secs_f64());
         let at = call * bytes % (BYTES - bytes) / 64 * 64;
-        reading.push(read_seconds(&cx, &memory, at, bytes, 4));
+        reading.push(read_seconds(&cx, &memory.u8()[at..at + bytes], 4));
     }
     let (time, read) = (quartile(times), quartile(reading));
     let flops = 2.0 * (rows * HEADS * depth * (2 * DC + DR)) as f64;

@@ -141,7 +141,7 @@ fn few(cx: &Cx, kind: Kind, (n, k, experts): (usize, usize, usize), memory: &Ten
                 products.push(start.elapsed().as_secs_f64());
                 for (times, sequences) in reads.iter_mut().zip([4, 8]) {
                     at = if at + 2 * bytes * experts > BYTES { 0 } else { at + bytes * experts };
-                    times.push(read_seconds(cx, memory, at, bytes * experts, sequences));
+                    times.push(read_seconds(cx, &memory.u8()[at..at + bytes * experts], sequences));
                 }
             }
         }
@@ -162,7 +162,7 @@ fn few(cx: &Cx, kind: Kind, (n, k, experts): (usize, usize, usize), memory: &Ten
 /// Rates of reading all of it, in GB/s.
 fn read_rates(cx: &Cx, memory: &Tensor) -> [f64; 4] {
     let piece = 8 << 20;
-    let seconds = |s| quartile((0..BYTES / piece).map(|i| read_seconds(cx, memory, i * piece, piece, s)).collect());
+    let seconds = |s| quartile(memory.u8().chunks_exact(piece).map(|part| read_seconds(cx, part, s)).collect());
     [1, 2, 4, 8].map(|s| piece as f64 / seconds(s) * 1e-9)
 }
 

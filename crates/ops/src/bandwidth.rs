@@ -1,7 +1,7 @@
 //! Measures the rate at which memory can be read. The speed of products of few rows is compared with it.
 
 use crate::kernel::{Pointwise, dispatch};
-use crate::{Cx, DType, Tensor};
+use crate::{Cx, Tensor};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -34,16 +34,16 @@ impl<const S: usize> Pointwise for Read<'_, S> {
     }
 }
 
-/// Seconds that all threads together need to read `bytes` bytes of `memory` (U8) from `at` on. Each thread reads 1, 2,
-/// 4 or 8 sequences of addresses. The memory should be larger than the caches, and not recently read.
+/// Seconds that all threads together need to read memory. Each thread reads 1, 2, 4 or 8 sequences of addresses. The
+/// memory should be larger than the caches, and not recently read.
 ///
 /// # Panics
 ///
-/// If the memory is smaller, or the number of sequences is not one of these.
-pub fn read_seconds(cx: &Cx, memory: &Tensor, at: usize, bytes: usize, sequences: usize) -> f64 {
-    let (lines, _) = memory.u8()[at..at + bytes].as_chunks::<64>();
+/// If the number of sequences is not one of these.
+pub fn read_seconds(cx: &Cx, memory: &[u8], sequences: usize) -> f64 {
+    let (lines, _) = memory.as_chunks::<64>();
     let lines: &[Line] = lines;
-    let tasks = bytes.div_ceil(PIECE).next_multiple_of(cx.threads().count());
+    let tasks = memory.len().div_ceil(PIECE).next_multiple_of(cx.threads().count());
     let each = lines.len() / tasks;
     let start = Instant::now();
     cx.threads().each(tasks, |i| {
@@ -59,14 +59,44 @@ pub fn read_seconds(cx: &Cx, memory: &Tensor, at: usize, bytes: usize, sequences
     start.elapsed().as_secs_f64()
 }
 
-/// Bytes per second at which all threads together read memory: the best of 1, 2, 4 and 8 sequences of addresses per
-/// thread, each measured `rounds` times on half a gigabyte.
-pub fn read_rate(cx: &Cx, rounds: usize) -> f64 {
-    const BYTES: usize = 1 << 29;
-    let mut memory = cx.fixed(&[BYTES], DType::U8);
-    // Memory that was never written may all be the same page.
-    memory.u8_mut().fill(1);
+/// Most bytes that are read to find the rate.
+const ENOUGH: usize = 1 << 29;
+
+/// Bytes per second at which all threads together read these tensors, or the first half gigabyte of them: the best of 1,
+/// 2, 4 and 8 sequences of addresses per thread, each measured `rounds` times.
+pub fn read_rate(cx: &Cx, memory: &[&Tensor], rounds: usize) -> f64 {
+    let parts = first(memory.iter().map(|tensor| tensor.as_bytes()), ENOUGH);
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let runs = (0..rounds).flat_map(|_| [1, 2, 4, 8]);
-    let best = runs.map(|sequences| read_seconds(cx, &memory, 0, BYTES, sequences)).fold(f64::INFINITY, f64::min);
-    BYTES as f64 / best
+    let seconds = |sequences| parts.iter().map(|part| read_seconds(cx, part, sequences)).sum::<f64>();
+    let best = runs.map(seconds).fold(f64::INFINITY, f64::min);
+    bytes as f64 / best
+}
+
+/// The first `most` bytes of some arrays, without empty parts.
+fn first<'a>(arrays: impl Iterator<Item = &'a [u8]>, most: usize) -> Vec<&'a [u8]> {
+    let mut left = most;
+    let parts = arrays.map(|bytes| {
+        let part = &bytes[..bytes.len().min(left)];
+        left -= part.len();
+        part
+    });
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+
+    #[test]
+    fn a_rate_is_found_for_tensors_of_any_size() {
+        let arrays = [&[1u8; 100][..], &[], &[2; 100], &[3; 7]];
+        let lengths = |most| first(arrays.into_iter(), most).iter().map(|part| part.len()).collect::<Vec<_>>();
+        assert_eq!((lengths(100), lengths(150), lengths(1000)), (vec![100], vec![100, 50], vec![100, 100, 7]));
+        let cx = Cx::cpu(2, DType::F32);
+        let [some, empty] = [3000, 0].map(|n| cx.zeros(&[n], DType::F32));
+        let rate = read_rate(&cx, &[&empty, &some, &empty], 1);
+        assert!(rate.is_finite() && rate > 0.0, "{rate}");
+    }
 }

@@ -6,6 +6,8 @@ pub mod recipe;
 mod removed;
 mod renamed;
 pub mod schedule;
+pub mod sft;
+pub mod trained;
 
 pub use plan::{PLAN_FILE, Plan, PlanError};
 pub use recipe::{Recipe, RecipeError};

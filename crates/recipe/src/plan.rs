@@ -18,9 +18,10 @@ use serde_json::Value;
 
 use crate::recipe::{
     Amount, Balance, BalanceMethod, Data, Objective, Optimizer, Recipe, RecipeError, RunPrecision, RunSettings, Spike,
-    Text, Total, nearest,
+    Text, Total, is_default, nearest,
 };
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
+use crate::trained::{Lora, Trained};
 use crate::{removed, renamed};
 
 /// Name of the plan in a run's folder.
@@ -43,6 +44,9 @@ pub struct Plan {
     /// What is trained.
     #[serde(default)]
     pub objective: Objective,
+    /// Which parameters are trained.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub trained: Trained,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
     /// `gamma` and `alpha` are 0 if the method does not use them. `schedule.gamma` is gamma over the run.
@@ -117,6 +121,7 @@ impl Plan {
             data,
             text,
             objective: recipe.objective.clone(),
+            trained: recipe.trained.clone(),
             optimizer: recipe.optimizer.clone(),
             balance,
             ema_decay: recipe.ema.decay,
@@ -264,8 +269,11 @@ fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
         ("spike.loss_z", r.spike.loss_z > 0.0, "must be above 0"),
         ("run.seed", i64::try_from(r.run.seed).is_ok(), "must not be negative"),
     ];
-    match checks.iter().find(|c| !c.1) {
-        Some((key, _, message)) => Err(r.source.at_key(key, *message)),
+    if let Some((key, _, message)) = checks.iter().find(|c| !c.1) {
+        return Err(r.source.at_key(key, *message));
+    }
+    match r.trained.lora.as_ref().and_then(Lora::problem) {
+        Some((key, message)) => Err(r.source.at_key(&format!("trained.lora.{key}"), message)),
         None => Ok(()),
     }
 }

@@ -1,6 +1,8 @@
 //! Bodies of requests at random: known ones with fields changed, taken away, doubled and put in, and with bytes changed.
 //! `fuzz_bodies [SECONDS] [SEED]`. Each must be answered, and never with an error of the server's own.
 
+#[path = "fuzz/changes.rs"]
+mod changes;
 #[path = "soak/client.rs"]
 mod client;
 #[path = "soak/numbers.rs"]
@@ -8,6 +10,7 @@ mod numbers;
 #[path = "../src/tests/tiny.rs"]
 mod tiny;
 
+use changes::{change, change_bytes};
 use client::ask;
 use hadal_infer::{EngineOptions, Loaded, Speculation};
 use hadal_ops::{Cx, DType};
@@ -24,43 +27,6 @@ use std::time::{Duration, Instant};
 const TEMPLATE: &str = r#"{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>
 {"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}</tool_call>{% endfor %}{% endfor %}
 {% if tools %}{{ tools | tojson }}{% endif %}{{ '<think>' if thinking else '<think></think>' }}"#;
-/// Values that are often wrong.
-const VALUES: [&str; 34] = [
-    "null",
-    "true",
-    "false",
-    "0",
-    "1",
-    "-1",
-    "2",
-    "1.5",
-    "1e308",
-    "-1e308",
-    "1e-320",
-    "9223372036854775808",
-    "-9223372036854775809",
-    "4294967296",
-    "\"\"",
-    "\"x\"",
-    "\"auto\"",
-    "\"required\"",
-    "\"\\u0000\"",
-    "\"\u{1f600}\"",
-    "[]",
-    "{}",
-    "[[]]",
-    "[1, 2]",
-    "[\"a\", \"b\"]",
-    "[null]",
-    "{\"1\": -100}",
-    "{\"type\": \"object\"}",
-    "{\"type\": \"json_object\"}",
-    "{\"include_usage\": true}",
-    "[{\"role\": \"user\", \"content\": \"a\"}]",
-    "{\"type\": \"function\", \"function\": {\"name\": \"f\"}}",
-    "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {\"type\": \"object\"}}}]",
-    "[[1], [2, 3]]",
-];
 /// Longest time for an answer.
 const LONGEST: Duration = Duration::from_mins(1);
 
@@ -114,7 +80,7 @@ fn main() {
     tiny::write(folder.path());
     std::fs::write(folder.path().join("chat_template.jinja"), TEMPLATE).expect("a template");
     let loaded = Loaded::open(folder.path(), None, RunFormats::default(), Cx::cpu(1, DType::F32)).expect("a model");
-    let template = Template::load(folder.path(), Arc::clone(&loaded.tokenizer)).expect("a template");
+    let template = Template::load(folder.path(), None, Arc::clone(&loaded.tokenizer)).expect("a template");
     let engine = EngineOptions { cache_tokens: 4096, rows: 64, sequences: 16, speculation: Speculation::Auto };
     let options =
         ServeOptions { name: "tiny".into(), engine, timeout: Duration::from_secs(5), ..ServeOptions::default() };
@@ -151,7 +117,8 @@ fn main() {
 fn changed(body: &Value, seeds: &[(&str, Value)], numbers: &mut Numbers) -> Vec<u8> {
     let mut body = body.clone();
     for _ in 0..=numbers.below(3) {
-        change(&mut body, seeds, numbers);
+        let other = &seeds[numbers.below(seeds.len())].1;
+        change(&mut body, other, numbers);
     }
     // Most of those that make sense should be answered soon.
     if numbers.below(8) > 0
@@ -162,63 +129,7 @@ fn changed(body: &Value, seeds: &[(&str, Value)], numbers: &mut Numbers) -> Vec<
     }
     let mut bytes = body.to_string().into_bytes();
     if numbers.below(6) == 0 {
-        for _ in 0..=numbers.below(3) {
-            let at = numbers.below(bytes.len());
-            match numbers.below(3) {
-                0 => bytes[at] = numbers.below(256) as u8,
-                1 => bytes.truncate(at + 1),
-                _ => bytes.insert(at, b"{}[]\",:\\0e-"[numbers.below(11)]),
-            }
-        }
+        change_bytes(&mut bytes, numbers);
     }
     bytes
-}
-
-/// Changes a value somewhere inside of this one.
-fn change(value: &mut Value, seeds: &[(&str, Value)], numbers: &mut Numbers) {
-    let deeper = numbers.below(3) > 0;
-    match value {
-        Value::Object(fields) if !fields.is_empty() => {
-            let names: Vec<String> = fields.keys().cloned().collect();
-            let name = &names[numbers.below(names.len())];
-            match numbers.below(8) {
-                0 => {
-                    fields.shift_remove(name);
-                }
-                1 => {
-                    // A field of another request.
-                    let other = seeds[numbers.below(seeds.len())].1.as_object().cloned().unwrap_or_default();
-                    if let Some((name, value)) = other.into_iter().nth(numbers.below(8)) {
-                        fields.insert(name, value);
-                    }
-                }
-                2 => {
-                    fields.insert(format!("{name}s"), random(numbers));
-                }
-                _ if deeper => change(&mut fields[name], seeds, numbers),
-                _ => fields[name] = random(numbers),
-            }
-        }
-        Value::Array(all) if !all.is_empty() && deeper => {
-            let at = numbers.below(all.len());
-            change(&mut all[at], seeds, numbers);
-        }
-        Value::String(text) if deeper => {
-            let at = text.floor_char_boundary(numbers.below(text.len() + 1));
-            let more =
-                ["\u{0}", "<think>", "</tool_call>", "{{", "(", "[", "\\", "é", "<|bos_token|>"][numbers.below(9)];
-            text.insert_str(at, &more.repeat(1 + numbers.below(3) * numbers.below(40)));
-        }
-        Value::Array(all) if deeper => all.push(random(numbers)),
-        other => *other = random(numbers),
-    }
-}
-
-fn random(numbers: &mut Numbers) -> Value {
-    match numbers.below(12) {
-        0 => json!("x".repeat(numbers.below(5000))),
-        1 => json!(vec![numbers.below(330); numbers.below(3000)]),
-        2 => (0..numbers.below(120)).fold(json!(1), |inner, _| json!([inner])),
-        _ => serde_json::from_str(VALUES[numbers.below(VALUES.len())]).unwrap_or_default(),
-    }
 }

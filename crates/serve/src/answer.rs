@@ -34,7 +34,9 @@ pub(crate) trait Answer: Send + 'static {
     /// A part as an event of a stream.
     fn chunk(&self, part: Self::Part) -> Value;
     /// The last event of a stream, if its usage is wanted.
-    fn usage_chunk(&self) -> Option<Value>;
+    fn usage_chunk(&self) -> Option<Value> {
+        None
+    }
     /// The last event of a stream that breaks off.
     fn broken(&mut self, error: &ApiError) -> Value {
         error.to_json()

@@ -2,7 +2,7 @@
 //!
 //! - A [`Task`] is one file: prompt, examples, check and reward. Evaluation and reinforcement learning use the same object.
 //!   It never runs a model itself: it gives [`Request`]s and takes [`Answer`]s.
-//! - [`file`] reads task files of lm-evaluation-harness, as far as they need no Python.
+//! - [`mod@file`] reads task files of lm-evaluation-harness, as far as they need no Python.
 //! - [`checker`] says whether an answer is right: [`maths`], programs, instructions, a command of the user's own. Foreign
 //!   programs run in a [`sandbox`].
 //! - [`families`] makes questions from a seed, with a dial of difficulty.

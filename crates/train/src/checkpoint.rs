@@ -9,6 +9,7 @@
 //! A checkpoint is written under a temporary name, synced, and renamed, so it is there whole or not at all. The next
 //! save removes anything that an interrupted save left behind.
 
+use crate::adapters::Adapters;
 use crate::state::{self, EMA, MOMENTS, STATE_FILE, State, WEIGHT};
 use crate::step::Trainer;
 use hadal_base::atomic;
@@ -78,13 +79,15 @@ fn state(trainer: &Trainer) -> Vec<(&'static str, &Parameter, &Tensor)> {
     all
 }
 
-/// Writes a trainer's f32 master weights as a Hugging Face checkpoint into an existing folder.
+/// Writes a trainer's f32 master weights as a Hugging Face checkpoint into an existing folder. Adapters are merged.
 pub fn write_weights(trainer: &Trainer, into: &Path, format: WeightFormat) -> Result<(), hadal_weights::Error> {
     let params = trainer.model.params();
     let config = &trainer.model.config;
+    let adapters = Adapters::of(trainer);
     save_parameters(into, config, format, &SaveOptions::default(), |index, part, start, out| {
         let master = trainer.masters.of(params[index]).f32();
         out.copy_from_slice(&master[part.start + start..][..out.len()]);
+        adapters.add(part, start, out);
         Ok(())
     })
 }

@@ -1,5 +1,6 @@
 //! Training: the step, the optimiser, the run with its checkpoints, and the contents of a run's folder.
 
+pub mod adapters;
 pub mod bench;
 pub mod checkpoint;
 pub mod corpus;

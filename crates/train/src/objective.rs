@@ -2,18 +2,22 @@
 //! metrics, the view. It knows an objective only through this trait.
 
 use crate::corpus::Corpus;
+use crate::evaluate::evaluate;
 use crate::run::RunError;
 use crate::step::{StepBatch, Trainer};
-use hadal_data::{Batch, Cursor, Loader, Share, StreamOptions};
-use hadal_ops::Tensor;
+use hadal_data::{Batch, Cursor, EvalSet, Loader, Share, StreamOptions, Tokenizer};
+use hadal_model::Model;
+use hadal_ops::{Cx, Tensor};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::schedule::StepPlan;
+use hadal_watch::metrics::Validation;
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// Number of rows that the loader prepares in advance.
 const AHEAD: usize = 64;
 
-/// A source of batches, and of figures about them beside their losses.
+/// A source of batches, of figures about them beside their losses, and of held-out data.
 pub trait Objective {
     /// Fills `batch` with the sequences of the next step. The objective may use the trainer during the call, for
     /// example to run the model.
@@ -44,6 +48,13 @@ pub trait Objective {
     fn waited(&self) -> f64 {
         0.0
     }
+
+    /// The loss of a model on held-out data. `None` if nothing is held out. If `go_on` returns false, it ends early and
+    /// the loss is NaN.
+    fn validate(&self, cx: &Cx, model: &Model, go_on: &dyn Fn() -> bool) -> Option<Validation>;
+
+    /// Files that belong beside the weights of the model, such as the tokenizer's.
+    fn files(&self) -> &[PathBuf];
 }
 
 /// Makes the objective that a plan names, for a run's text.
@@ -57,6 +68,8 @@ pub struct Pretraining {
     batch: Batch,
     seq_len: usize,
     cursor: Option<Cursor>,
+    held_out: EvalSet,
+    files: Vec<PathBuf>,
 }
 
 impl Pretraining {
@@ -64,14 +77,17 @@ impl Pretraining {
     pub const NAME: &str = "pretraining";
 
     /// The objective for the text of a run.
-    pub fn new(plan: &Plan, corpus: &Corpus) -> Self {
+    pub fn new(plan: &Plan, corpus: &Corpus) -> Result<Self, RunError> {
+        check_vocabulary(plan, &corpus.tokenizer)?;
+        let held_out = corpus.validation(plan.data.seq_len, Some(plan.eval_tokens))?;
         let (packed, tokenizer, options) = (corpus.train.clone(), corpus.tokenizer.clone(), stream_options(plan));
         let seq_len = options.seq_len;
         let loader = move |start| {
             let (packed, tokenizer) = (packed.clone(), tokenizer.clone());
             Ok(Loader::new(packed, tokenizer, options.clone(), Share::ALL, start, AHEAD)?)
         };
-        Self { loader: Box::new(loader), rows: None, batch: Batch::default(), seq_len, cursor: None }
+        let (loader, files) = (Box::new(loader), corpus.tokenizer_files.clone());
+        Ok(Self { loader, rows: None, batch: Batch::default(), seq_len, cursor: None, held_out, files })
     }
 
     /// The position after the last batch.
@@ -111,6 +127,25 @@ impl Objective for Pretraining {
     fn waited(&self) -> f64 {
         self.rows.as_ref().map_or(0.0, Loader::wait_seconds)
     }
+
+    fn validate(&self, cx: &Cx, model: &Model, go_on: &dyn Fn() -> bool) -> Option<Validation> {
+        (self.held_out.scored > 0).then(|| evaluate(cx, model, &self.held_out, &mut |_, _| go_on()))
+    }
+
+    fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+/// An error if the tokenizer has more tokens than the model has rows for.
+pub fn check_vocabulary(plan: &Plan, tokenizer: &Tokenizer) -> Result<(), RunError> {
+    let (tokens, rows) = (tokenizer.vocab_size(), plan.model.vocab_size);
+    if tokens > rows {
+        return Err(RunError::Mismatch(format!(
+            "the tokenizer has {tokens} tokens, but the model has rows for only {rows}: set model.vocab_size to at least {tokens}"
+        )));
+    }
+    Ok(())
 }
 
 /// Makes the objective of a plan, among those in this crate.
@@ -123,7 +158,7 @@ pub fn make(plan: &Plan, corpus: &Corpus) -> Result<Box<dyn Objective>, RunError
     if let Some(key) = objective.settings.keys().next() {
         return Err(RunError::Mismatch(format!("`objective.{key}`: pretraining has no such setting")));
     }
-    Ok(Box::new(Pretraining::new(plan, corpus)))
+    Ok(Box::new(Pretraining::new(plan, corpus)?))
 }
 
 /// The loader's settings in a plan.

@@ -7,14 +7,13 @@
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::Corpus;
-use crate::evaluate::evaluate;
 use crate::objective::{Make, Objective};
 use crate::optim::OptimConfig;
 use crate::pace::Pace;
 use crate::spike::{Response, SpikeWatch};
 use crate::step::{StepBatch, StepSettings, Trainer};
 use hadal_base::IoError;
-use hadal_data::{DataError, EvalSet};
+use hadal_data::DataError;
 use hadal_model::{BalanceGroups, Fresh, Model, Values, count};
 use hadal_ops::{DType, gemm};
 use hadal_recipe::plan::Plan;
@@ -91,13 +90,22 @@ pub struct Outcome {
 
 /// A new trainer for a plan, with initial weights from the seed or from a checkpoint.
 pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
-    let cx = plan.formats().cx(plan.run.threads);
-    let checkpoint = init.map(|path| Checkpoint::open_with(path, plan.model.clone())).transpose()?;
-    if let Some(checkpoint) = &checkpoint {
-        checkpoint.audit()?.into_result()?;
+    match init {
+        Some(path) => trainer_of(plan, &whole(plan, path)?),
+        None => trainer_of(plan, &Fresh { seed: plan.run.seed, std: plan.model.initializer_range }),
     }
-    let fresh = Fresh { seed: plan.run.seed, std: plan.model.initializer_range };
-    let values: &dyn Values = checkpoint.as_ref().map_or(&fresh, |c| c);
+}
+
+/// The checkpoint at `path`, which must have all weights of a plan's model.
+pub fn whole(plan: &Plan, path: &Path) -> Result<Checkpoint, RunError> {
+    let checkpoint = Checkpoint::open_with(path, plan.model.clone())?;
+    checkpoint.audit()?.into_result()?;
+    Ok(checkpoint)
+}
+
+/// A new trainer for a plan, with these initial weights.
+pub fn trainer_of(plan: &Plan, values: &dyn Values) -> Result<Trainer, RunError> {
+    let cx = plan.formats().cx(plan.run.threads);
     let o = &plan.optimizer;
     let optim = OptimConfig {
         beta1: o.beta1,
@@ -106,7 +114,8 @@ pub fn trainer(plan: &Plan, init: Option<&Path>) -> Result<Trainer, RunError> {
         weight_decay: o.weight_decay,
         moments: if o.moments == Storage::F32 { DType::F32 } else { DType::Bf16 },
     };
-    Ok(Trainer::new(cx, &plan.model, plan.precision, values, optim, plan.ema_decay as f32)?)
+    let (trained, seed, ema) = (&plan.trained, plan.run.seed, plan.ema_decay as f32);
+    Ok(Trainer::of_parts(cx, &plan.model, plan.precision, values, optim, ema, trained, seed)?)
 }
 
 /// Tokens per second of training steps with the settings of `plan`, measured for about `seconds` on a separate trainer.
@@ -154,12 +163,10 @@ pub fn settings(plan: &Plan, tokens: u64) -> Option<(StepSettings, StepPlan)> {
 /// A run in progress.
 pub struct Run<'a> {
     plan: &'a Plan,
-    corpus: &'a Corpus,
     folder: &'a Path,
     trainer: Trainer,
     objective: Box<dyn Objective>,
     progress: Progress,
-    quick: EvalSet,
     flops: f64,
     peak: f64,
     last_checkpoint: Option<PathBuf>,
@@ -171,19 +178,11 @@ impl<'a> Run<'a> {
     /// none.
     pub fn new(
         plan: &'a Plan,
-        corpus: &'a Corpus,
         folder: &'a Path,
         mut trainer: Trainer,
         mut objective: Box<dyn Objective>,
         resume: bool,
     ) -> Result<Self, RunError> {
-        let vocab = corpus.tokenizer.vocab_size();
-        if vocab > plan.model.vocab_size {
-            let have = plan.model.vocab_size;
-            return Err(RunError::Mismatch(format!(
-                "the tokenizer has {vocab} tokens, but the model has rows for only {have}: set model.vocab_size to at least {vocab}"
-            )));
-        }
         let experts = plan.model.n_routed_experts;
         let loads = trainer.model.moe_blocks().map(|_| vec![0; experts]).collect();
         let mut progress = Progress { loads, ..Progress::default() };
@@ -193,10 +192,9 @@ impl<'a> Run<'a> {
             progress = restore(&mut trainer, objective.as_mut(), path)?;
             objective.resume(progress.objective.clone())?;
         }
-        let quick = corpus.validation(plan.data.seq_len, Some(plan.eval_tokens))?;
         let flops = count::flops(&plan.model, plan.data.seq_len).training;
         let peak = gemm::peak_gflops(&trainer.cx, PEAK_SECONDS[0]) * 1e9;
-        Ok(Self { plan, corpus, folder, trainer, objective, progress, quick, flops, peak, last_checkpoint, pace: None })
+        Ok(Self { plan, folder, trainer, objective, progress, flops, peak, last_checkpoint, pace: None })
     }
 
     /// Starts from this checkpoint, where another run ended, with its weights, moments and position in the data. If
@@ -326,17 +324,15 @@ impl<'a> Run<'a> {
         Ok(Outcome { finished, checkpoint, progress: self.progress.clone() })
     }
 
-    /// Loss and bits per byte of the held-out text. `None` if nothing is held out or the user stopped it.
+    /// Loss on held-out data. `None` if nothing is held out or the user stopped it.
     fn validate(&mut self, live: &Live) -> Option<Validation> {
-        if self.quick.scored == 0 {
-            return None;
-        }
         let Trainer { cx, model, masters, ema, .. } = &mut self.trainer;
-        let look = |model: &Model| evaluate(cx, model, &self.quick, &mut |_, _| !live.stop_requested());
-        let mut v = look(model);
+        let objective = &self.objective;
+        let look = |model: &Model| objective.validate(cx, model, &|| !live.stop_requested());
+        let mut v = look(model)?;
         if let Some(ema) = ema {
-            let loss = ema.with(cx, model, masters, |averaged| look(averaged).loss);
-            v.ema_loss = Some(loss).filter(|loss| loss.is_finite());
+            let averaged = ema.with(cx, model, masters, look);
+            v.ema_loss = averaged.map(|v| v.loss).filter(|loss| loss.is_finite());
         }
         v.loss.is_finite().then_some(v)
     }
@@ -365,7 +361,7 @@ impl<'a> Run<'a> {
     fn save(&mut self) -> Result<PathBuf, CheckpointError> {
         self.progress.updates = self.trainer.optimizer.updates;
         let folder = self.folder.join("checkpoints");
-        let (progress, files) = (&self.progress, &self.corpus.tokenizer_files);
+        let (progress, files) = (&self.progress, self.objective.files());
         let own = self.objective.tensors();
         let path = checkpoint::save(&self.trainer, &own, progress.step, progress, files, &folder, self.plan.keep_last)?;
         self.last_checkpoint = Some(path.clone());

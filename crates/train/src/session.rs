@@ -3,7 +3,7 @@
 
 use crate::checkpoint::{self, CheckpointError};
 use crate::corpus::{Corpus, TextSource};
-use crate::objective::Make;
+use crate::objective::{Make, Objective};
 use crate::run::{self, Outcome, Run, RunError};
 use crate::step::Trainer;
 use hadal_base::atomic::StagedDir;
@@ -170,29 +170,65 @@ impl Session {
     /// threads comes from the recipe, because it does not affect the result.
     pub fn resume_with(recipe: &Recipe, say: Say<'_>) -> Result<Self> {
         let mut session = Self::resume(Path::new(&recipe.run.out))?;
-        let written = session.plan.contradicted_by(&recipe.without_overrides()?)?;
-        let (told, refused): (Vec<_>, Vec<_>) =
-            session.plan.contradicted_by(recipe)?.into_iter().partition(|setting| written.contains(setting));
-        if !refused.is_empty() {
-            return Err(SessionError::OtherSettings { folder: session.folder, settings: refused });
-        }
-        if !told.is_empty() {
-            let told = told.join("; ");
-            say(&format!(
-                "the run keeps its own settings where this recipe differs (the run's / the recipe's): {told}"
-            ));
-        }
-        if recipe.source.has("run.threads") {
-            session.plan.run.threads = recipe.run.threads;
-        }
+        agree(&mut session.plan, &session.folder, recipe, Some(&recipe.without_overrides()?), say)?;
         Ok(session)
     }
 
     /// Trains to the end of the plan and draws the plots. If the run finishes, it also writes the model.
     pub fn train(&self, trainer: Trainer, make: Make, plain: bool, say: Say<'_>) -> Result<(Trainer, Outcome)> {
-        let objective = make(&self.plan, &self.corpus)?;
-        let mut run = Run::new(&self.plan, &self.corpus, &self.folder, trainer, objective, self.resumed)?;
-        if let Some(checkpoint) = &self.after {
+        let Self { folder, plan, resumed, after, rate, .. } = self;
+        let training = Training { folder, plan, resumed: *resumed, after: after.as_deref(), rate: *rate };
+        training.run(trainer, make(plan, &self.corpus)?, plain, say)
+    }
+}
+
+/// Checks that the recipe of a command that resumes a run agrees with the run's plan. Overrides (what is in `recipe` and
+/// not in `written`, the recipe without them) must agree. Other differences are reported and ignored. The number of
+/// threads comes from the recipe. A recipe that is no plan without its overrides must agree in everything.
+pub fn agree(plan: &mut Plan, folder: &Path, recipe: &Recipe, written: Option<&Recipe>, say: Say<'_>) -> Result<()> {
+    let written = written.and_then(|written| plan.contradicted_by(written).ok()).unwrap_or_default();
+    let (told, refused): (Vec<_>, Vec<_>) =
+        plan.contradicted_by(recipe)?.into_iter().partition(|setting| written.contains(setting));
+    if !refused.is_empty() {
+        return Err(SessionError::OtherSettings { folder: folder.to_owned(), settings: refused });
+    }
+    if !told.is_empty() {
+        let told = told.join("; ");
+        say(&format!("the run keeps its own settings where this recipe differs (the run's / the recipe's): {told}"));
+    }
+    if recipe.source.has("run.threads") {
+        plan.run.threads = recipe.run.threads;
+    }
+    Ok(())
+}
+
+/// A run of any objective in its folder.
+#[derive(Clone, Copy, Debug)]
+pub struct Training<'a> {
+    /// The folder.
+    pub folder: &'a Path,
+    /// The plan.
+    pub plan: &'a Plan,
+    /// Whether the run existed before.
+    pub resumed: bool,
+    /// Checkpoint of the previous run, from which this one starts.
+    pub after: Option<&'a Path>,
+    /// Tokens per second that the length of the run was computed from, if the rate was just measured.
+    pub rate: Option<f64>,
+}
+
+impl Training<'_> {
+    /// Trains to the end of the plan and draws the plots. If the run finishes, it also writes the model.
+    pub fn run(
+        &self,
+        trainer: Trainer,
+        objective: Box<dyn Objective>,
+        plain: bool,
+        say: Say<'_>,
+    ) -> Result<(Trainer, Outcome)> {
+        let files = objective.files().to_vec();
+        let mut run = Run::new(self.plan, self.folder, trainer, objective, self.resumed)?;
+        if let Some(checkpoint) = self.after {
             run = run.after(checkpoint)?;
         }
         if let Some(rate) = self.rate {
@@ -205,14 +241,14 @@ impl Session {
         let (trainer, outcome) = run.run(if plain { Mode::Plain } else { Mode::Auto })?;
         self.plots()?;
         if outcome.finished {
-            self.export(&trainer)?;
+            self.export(&trainer, &files)?;
         }
         Ok((trainer, outcome))
     }
 
     /// Draws loss curve, expert load and balance of the run so far.
-    pub fn plots(&self) -> Result<()> {
-        let steps = metrics::read(&self.folder)?;
+    fn plots(&self) -> Result<()> {
+        let steps = metrics::read(self.folder)?;
         let name = &self.plan.name;
         plot::training(&self.folder.join("training.svg"), name, &steps)?;
         // All layers of a model may be dense.
@@ -224,11 +260,11 @@ impl Session {
     }
 
     /// Writes the finished model as a Hugging Face checkpoint to `model/`.
-    fn export(&self, trainer: &Trainer) -> Result<()> {
+    fn export(&self, trainer: &Trainer, files: &[PathBuf]) -> Result<()> {
         let target = self.folder.join("model");
         let staged = StagedDir::new(&target)?;
         checkpoint::write_weights(trainer, staged.path(), WeightFormat::Bf16)?;
-        checkpoint::copy_into(&self.corpus.tokenizer_files, staged.path())?;
+        checkpoint::copy_into(files, staged.path())?;
         staged.commit_replacing()?;
         Ok(())
     }

@@ -7,12 +7,15 @@
 //! differently. Expert loads are integers summed over the step. The selection biases move once, after the update
 //! (report 2.1.2).
 
+use crate::adapters::FreshAdapters;
 use crate::optim::{Ema, Masters, OptimConfig, Optimizer, clip_scale, grad_norm, unshared};
 use hadal_model::{
-    BalanceGroups, Grads, Input, LossWeights, Model, Segment, StepStats, Values, Workspace, update_bias,
+    BalanceGroups, Grads, Input, LossWeights, Model, Param, Purpose, Segment, StepStats, Values, Workspace, update_bias,
 };
 use hadal_ops::Cx;
+use hadal_recipe::trained::{Lora, Trained};
 use hadal_weights::ModelConfig;
+use hadal_weights::list::Role;
 use hadal_weights::precision::Precision;
 use std::ops::Range;
 
@@ -109,6 +112,8 @@ pub struct Trainer {
     pub grads: Grads,
     /// Losses and loads of the last step.
     pub stats: StepStats,
+    /// The adapters that are trained, if the rest is frozen.
+    pub lora: Option<Lora>,
     ws: Workspace,
     input: Input,
     /// Sums of the weights of all targets in the last step: of the main model, and of each MTP module.
@@ -138,16 +143,38 @@ impl Trainer {
         optim: OptimConfig,
         ema_decay: f32,
     ) -> Result<Self, hadal_weights::Error> {
+        Self::of_parts(cx, config, precision, values, optim, ema_decay, &Trained::default(), 0)
+    }
+
+    /// Like [`Trainer::new`], with only some parameters trained. The values of fresh adapters come from `seed`.
+    pub fn of_parts(
+        cx: Cx,
+        config: &ModelConfig,
+        precision: Precision,
+        values: &dyn Values,
+        optim: OptimConfig,
+        ema_decay: f32,
+        trained: &Trained,
+        seed: u64,
+    ) -> Result<Self, hadal_weights::Error> {
         let mut model = Model::new(&cx, config, precision);
-        let masters = Masters::fill(&cx, &mut model, values)?;
-        let grads = Grads::new(&cx, model.params().into_iter());
+        if let Some(lora) = &trained.lora {
+            let layers: Vec<&str> = lora.layers.iter().map(String::as_str).collect();
+            model.attach_adapters(&cx, &layers, lora.rank, lora.alpha, seed, Purpose::Training);
+        }
+        let masters = Masters::fill(&cx, &mut model, &FreshAdapters { base: values, seed })?;
+        let of_mtp = |p: &Param| p.spec.layer.is_some_and(|layer| layer >= config.num_hidden_layers);
+        let wanted =
+            |p: &Param| (trained.mtp || !of_mtp(p)) && (trained.lora.is_none() || p.spec.role == Role::Adapter);
+        let grads = Grads::of(&cx, model.params().into_iter(), wanted);
         let optimizer = Optimizer::new(&cx, &model, &grads, optim);
         let stats = model.stats(&cx);
         let ema = (ema_decay > 0.0).then(|| Ema::new(&cx, &model, &masters, &grads, ema_decay));
         let mtp_weights = vec![0.0; model.mtp.len()];
         let (ws, input) = (Workspace::default(), Input::new(&cx, model.mtp.len()));
         let targets = vec![0.0; 1 + model.mtp.len()];
-        Ok(Self { cx, model, masters, optimizer, ema, grads, stats, ws, input, targets, mtp_weights })
+        let lora = trained.lora.clone();
+        Ok(Self { cx, model, masters, optimizer, ema, grads, stats, lora, ws, input, targets, mtp_weights })
     }
 
     /// Computes the gradients of one step.

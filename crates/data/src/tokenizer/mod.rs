@@ -9,6 +9,7 @@
 
 mod added;
 mod bpe;
+mod check;
 mod decode;
 mod merges;
 pub mod pretoken;
@@ -16,6 +17,7 @@ mod recognise;
 mod tiktoken;
 mod train;
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -178,6 +180,7 @@ impl Tokenizer {
             DataError::tokenizer(path, format!("not a usable tokenizer.json ({e}); copy the file again"))
         };
         let mut value: Value = serde_json::from_str(&json).map_err(|e| bad(&e))?;
+        check::merges(&value).map_err(|e| bad(&e))?;
         let special_names = added::mark_special(&mut value);
         let mut library: tokenizers::Tokenizer = serde_json::from_value(value.clone()).map_err(|e| bad(&e))?;
         library.set_encode_special_tokens(true);
@@ -238,11 +241,7 @@ impl Tokenizer {
         }
         // A regular expression gave up on this text. It can handle shorter stretches. A single character that cannot be
         // encoded has no token.
-        let middle = match text.floor_char_boundary(text.len() / 2) {
-            0 => text.ceil_char_boundary(1),
-            middle => middle,
-        };
-        if middle < text.len() {
+        if let Some(middle) = middle_of(text) {
             self.encode_into(&text[..middle], out);
             self.encode_into(&text[middle..], out);
         }
@@ -257,6 +256,80 @@ impl Tokenizer {
             Part::Token(id) => ids.push(id),
         });
         ids
+    }
+
+    /// The ids of [`Self::encode_with_special`], each with its bytes in the text. Together they cover the text. Tokens
+    /// that share a character may share its bytes.
+    pub fn encode_with_places(&self, text: &str) -> Vec<(u32, Range<usize>)> {
+        let (mut at, mut all) = (0, Vec::new());
+        let mut each = |part: Part<'_>| match part {
+            Part::Text(text) => {
+                self.places_into(text, at, &mut all);
+                at += text.len();
+            }
+            Part::Token(id) => {
+                let start = at;
+                at += self.token_bytes(id).len();
+                all.push((id, start..at));
+            }
+        };
+        match &self.names {
+            None => each(Part::Text(text)),
+            Some(names) => names.split(text, each),
+        }
+        all
+    }
+
+    /// Appends the ids of a text that begins at byte `at`, with their bytes.
+    fn places_into(&self, text: &str, at: usize, all: &mut Vec<(u32, Range<usize>)>) {
+        let first = all.len();
+        match &self.library {
+            Some(library) if self.fast.is_none() => {
+                if let Ok(encoding) = library.encode(text, false) {
+                    let mut end = 0;
+                    for (id, (start, stop)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+                        // White space that the library leaves out belongs to the token after it.
+                        let start = (*start).min(end);
+                        end = end.max(*stop);
+                        all.push((*id, at + start..at + end));
+                    }
+                } else if let Some(middle) = middle_of(text) {
+                    // As in `encode_into`.
+                    self.places_into(&text[..middle], at, all);
+                    self.places_into(&text[middle..], at + middle, all);
+                }
+            }
+            _ => {
+                let mut end = at;
+                for id in self.encode(text) {
+                    let start = end;
+                    end += self.token_bytes(id).len();
+                    all.push((id, start..end));
+                }
+            }
+        }
+        // Nothing after the last token may be taken for its successor's.
+        if let Some((_, bytes)) = all[first..].last_mut() {
+            bytes.end = at + text.len();
+        }
+    }
+
+    /// The special tokens that a prompt names: where, and which.
+    pub fn special_in(&self, text: &str) -> Vec<(Range<usize>, u32)> {
+        let (mut at, mut all) = (0, Vec::new());
+        if let Some(names) = &self.names {
+            names.split(text, |part| {
+                let start = at;
+                match part {
+                    Part::Text(text) => at += text.len(),
+                    Part::Token(id) => {
+                        at += self.token_bytes(id).len();
+                        all.push((start..at, id));
+                    }
+                }
+            });
+        }
+        all
     }
 
     /// The ids of many texts, in parallel, and how fast that was.
@@ -330,6 +403,15 @@ impl Tokenizer {
     pub fn fingerprint(&self) -> u64 {
         hash_bytes(self.json.as_bytes())
     }
+}
+
+/// A place near the middle of a text with more than one character.
+fn middle_of(text: &str) -> Option<usize> {
+    let middle = match text.floor_char_boundary(text.len() / 2) {
+        0 => text.ceil_char_boundary(1),
+        middle => middle,
+    };
+    (middle < text.len()).then_some(middle)
 }
 
 /// The bytes of every token in one table.

@@ -82,6 +82,23 @@ fn optional_fields_of_a_tokenizer_are_the_library_s() {
     any().into_iter().for_each(|value| assert!(both(&value.to_string()).is_none()));
 }
 
+/// The library panics on these, so it is not asked.
+#[test]
+fn merges_that_make_no_token_are_refused() {
+    let whole: Value = serde_json::from_str(&TRAINED.json).unwrap();
+    let longest = whole["model"]["vocab"].as_object().unwrap().keys().max_by_key(|token| token.len()).unwrap();
+    for (key, value) in [
+        ("continuing_subword_prefix", json!("required")),
+        ("merges", json!([[longest, longest]])),
+        ("merges", json!([format!("{longest} {longest}")])),
+    ] {
+        let mut other = whole.clone();
+        other["model"][key] = value;
+        let error = Tokenizer::from_json(other.to_string(), None, None).err().expect("accepted").to_string();
+        assert!(error.contains("merge 0 of") && error.contains("makes no token"), "{error}");
+    }
+}
+
 #[test]
 fn roles_may_be_absent_null_text_or_an_object() {
     let read = |config: &Value| Tokenizer::from_json(TRAINED.json.clone(), Some(config.to_string()), None);

@@ -31,6 +31,8 @@ pub(crate) struct Outcome {
     pub(crate) refused: usize,
     /// Conversations that only we can write: name and the other side's error.
     pub(crate) only_ours: Vec<String>,
+    /// Prompts that leave out a message or the tools: name and our error.
+    pub(crate) left_out: Vec<String>,
     /// Prompts that differ, and conversations that only the other side can write.
     pub(crate) different: Vec<String>,
 }
@@ -53,6 +55,9 @@ pub(crate) fn compare(template: &Path, expected: &Path, conversations: &Path) ->
         }
         match (chat.render(&request), &case.text) {
             (Ok(rendered), Some(text)) => {
+                if let Err(error) = chat.render_all(&request) {
+                    outcome.left_out.push(format!("{name}: {error}"));
+                }
                 let spans: Vec<_> = case.spans.iter().map(|[start, end]| *start..*end).collect();
                 if rendered.text == *text && rendered.generated == spans {
                     outcome.equal += 1;

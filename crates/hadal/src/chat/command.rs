@@ -73,7 +73,7 @@ fn command(name: &str, rest: &str) -> Result<Command, String> {
     }
 }
 
-/// Names with their values. A sign of equality between them is no harm.
+/// Names with their values. An equals sign may stand between them.
 fn pairs(text: &str) -> Result<Vec<(String, f64)>, String> {
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c == '=').filter(|word| !word.is_empty()).collect();

@@ -3,6 +3,7 @@
 //! In a terminal, thoughts and calls of tools are dim, and nothing that a model writes can move the cursor or change
 //! colours. Elsewhere, answers and calls alone go to standard output, without colours.
 
+use crate::commands::common::show;
 use hadal_serve::Delta;
 use std::io::{self, IsTerminal, Write};
 
@@ -39,9 +40,7 @@ impl Screen {
         if !thoughts.is_empty() {
             io::stderr().write_all(thoughts.as_bytes())?;
         }
-        let mut out = io::stdout().lock();
-        out.write_all(answer.as_bytes())?;
-        out.flush()
+        show(&answer)
     }
 
     /// What a part of an answer adds to standard output, and to standard error.
@@ -103,10 +102,7 @@ impl Screen {
     pub(super) fn end(&mut self) -> io::Result<()> {
         let was_dim = self.has_colours && matches!(self.shown, Shown::Thoughts | Shown::Call);
         self.shown = Shown::Nothing;
-        let mut out = io::stdout().lock();
-        out.write_all(if was_dim { PLAIN.as_bytes() } else { b"" })?;
-        out.write_all(b"\n")?;
-        out.flush()
+        show(&format!("{}\n", if was_dim { PLAIN } else { "" }))
     }
 
     /// Tells something that is not an answer.

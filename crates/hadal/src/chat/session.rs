@@ -2,7 +2,7 @@
 
 use super::command::{COMMANDS, Command, parse};
 use super::{Conversation, Screen, Settings};
-use crate::commands::common::{accepted, grouped};
+use crate::commands::common::{accepted, grouped, rate, read_file};
 use anyhow::{Context, Result, anyhow, ensure};
 use hadal_base::atomic::write_file;
 use hadal_infer::{Engine, Event, Generation, Loaded, Request, Stop, TextOptions, Usage, run_while};
@@ -90,14 +90,14 @@ impl Session {
 
     /// Goes on with the conversation in a file.
     pub(crate) fn load(&mut self, path: &Path) -> Result<()> {
-        self.conversation.chat = Chat::from_json(&read(path)?).map_err(|problem| wrong(path, &problem))?;
+        self.conversation.chat = Chat::from_json(&read_file(path)?).map_err(|problem| wrong(path, &problem))?;
         self.screen.note(&format!("{} messages", self.conversation.chat.messages.len()));
         Ok(())
     }
 
     /// Lets the model call the tools in a file, or none.
     pub(crate) fn tools(&mut self, path: Option<&Path>) -> Result<()> {
-        let read = |path| Chat::tools_from_json(&read(path)?).map_err(|problem| wrong(path, &problem));
+        let read = |path| Chat::tools_from_json(&read_file(path)?).map_err(|problem| wrong(path, &problem));
         self.conversation.chat.tools = path.map(read).transpose()?.unwrap_or_default();
         Ok(())
     }
@@ -186,7 +186,6 @@ impl Session {
     /// Shows what the last answer took.
     fn stats(&self) {
         let Some(Took { prompt, done, usage }) = &self.last else { return self.screen.note("there is no answer yet") };
-        let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
         let (new, (reading, writing)) = (done.tokens.len(), done.seconds);
         let prompt_line = match usage {
             Some(usage) => format!(
@@ -217,10 +216,6 @@ fn named(delta: Delta, answer: u64) -> Delta {
         }
         delta => delta,
     }
-}
-
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn wrong(path: &Path, problem: &str) -> anyhow::Error {

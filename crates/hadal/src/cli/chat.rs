@@ -20,6 +20,9 @@ pub(crate) struct ChatArgs {
     /// Let the model call the tools in this file: a JSON list in the form of OpenAI's API. Their results are asked for
     #[arg(long, value_name = "FILE")]
     pub(crate) tools: Option<PathBuf>,
+    /// Write conversations with the template in this file [default: the model's own chat template]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
     /// Ask for an answer with thoughts or without [default: as the model's template does]
     #[arg(long, value_enum)]
     pub(crate) think: Option<Switch>,

@@ -183,6 +183,26 @@ pub(crate) enum TaskCommand {
         /// The task's name
         name: String,
     },
+    /// Write questions of a task with their right answers as conversations, for `hadal sft`
+    Chats {
+        /// A task file, or the name of a built-in task
+        task: PathBuf,
+        /// The split of the task. Of a synthetic family, no question of `test` is in another split
+        #[arg(long, default_value = "train")]
+        split: String,
+        /// The number of questions of a synthetic family [default: the number in the task's file]
+        #[arg(long, value_parser = at_least_one)]
+        count: Option<usize>,
+        /// The seed of questions that are made [default: the file's]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Folder in which the data files of tasks are looked for, before the task file's own folder
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// The file to write, with a conversation per line in the form of OpenAI's messages
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Check a task file, and show what a model would be asked first
     Check {
         /// A task file, or the name of a built-in task

@@ -27,6 +27,9 @@ pub(crate) struct ServeArgs {
     /// Name of the model for clients [default: the last part of MODEL]
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Write conversations with the template in this file [default: the model's own chat template]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chat_template: Option<PathBuf>,
     /// Tokens of all requests together that fit into the cache
     #[arg(long, value_name = "TOKENS", default_value_t = 32_768, value_parser = at_least_one)]
     pub(crate) cache_tokens: usize,

@@ -5,7 +5,6 @@ use crate::cli::{BenchInferArgs, Speculate};
 use anyhow::{Result, ensure};
 use hadal_infer::Acceptance;
 use hadal_infer::bench::{InferRates, InferSettings, bench};
-use hadal_ops::bandwidth::read_rate;
 use hadal_train::bench::{peak_rss_bytes, profile_table};
 use serde_json::json;
 use std::time::Instant;
@@ -44,7 +43,7 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
         let tokens = [depth, args.prompt, args.generate, 1].into_iter().fold(0, usize::saturating_add);
         ensure!(tokens <= longest, "{tokens} tokens are more than the model's context of {longest}: ask for fewer");
         let cx = if args.profile { loaded.cx.clone().with_profile() } else { loaded.cx.clone() };
-        let reading = read_rate(&loaded.cx, READS);
+        let reading = loaded.model.read_rate(&loaded.cx, READS);
         let start = Instant::now();
         let rates = (0..args.repeat).map(|seed| bench(&cx, &loaded.model, settings, seed as u64));
         let rates: Vec<InferRates> = rates.collect::<Result<_, _>>()?;
@@ -52,7 +51,7 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
             say!("{}", profile_table(&cx.profile(), args.repeat, start.elapsed().as_secs_f64()));
         }
         // The rate of memory changes on a shared machine, so it is measured before and after.
-        let reading = reading.max(read_rate(&loaded.cx, READS));
+        let reading = reading.max(loaded.model.read_rate(&loaded.cx, READS));
         let middle = |of: fn(&InferRates) -> f64| {
             let mut all: Vec<f64> = rates.iter().map(of).collect();
             all.sort_by(f64::total_cmp);

@@ -1,10 +1,10 @@
 //! `hadal chat`: talks to a model in the terminal.
 
-use super::common::{load, model_name};
+use super::common::{engine, load, model_name};
 use crate::chat::{Conversation, Input, Line, Next, Screen, Session, Settings};
 use crate::cli::{ChatArgs, Switch};
 use anyhow::Result;
-use hadal_infer::{Adjust, Engine, EngineOptions};
+use hadal_infer::Adjust;
 use hadal_serve::Template;
 use hadal_weights::folder::model_folder;
 use std::sync::Arc;
@@ -43,11 +43,13 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
 /// Loads the model, and what the conversation begins with.
 fn begin(args: &ChatArgs) -> Result<Session> {
     let loaded = load(&args.model, None)?;
-    let template = Template::load(&model_folder(&args.model.model)?, Arc::clone(&loaded.tokenizer))?;
+    let template = Template::load(
+        &model_folder(&args.model.model)?,
+        args.chat_template.as_deref(),
+        Arc::clone(&loaded.tokenizer),
+    )?;
     let room = args.cache_tokens.min(loaded.model.config.max_position_embeddings);
-    let speculation = args.sample.speculation.speculation();
-    let options = EngineOptions { cache_tokens: room, speculation, ..EngineOptions::default() };
-    let engine = Engine::new(&loaded.cx, &loaded.model, options);
+    let engine = engine(&loaded, args.cache_tokens, &args.sample);
     let settings = Settings { params: args.sample.params(), adjust: Adjust::default(), max_new: args.sample.max_new };
     let (conversation, screen) = (Conversation::default(), Screen::new());
     let mut session =

@@ -68,11 +68,10 @@ pub(crate) fn accepted(drafts: Acceptance) -> String {
 
 /// The grammar that the options name.
 pub(crate) fn grammar(form: &FormArgs) -> Result<Option<Grammar>> {
-    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     Ok(match form {
-        FormArgs { json_schema: Some(path), .. } => Some(Grammar::JsonSchema(read(path)?)),
+        FormArgs { json_schema: Some(path), .. } => Some(Grammar::JsonSchema(read_file(path)?)),
         FormArgs { regex: Some(regex), .. } => Some(Grammar::Regex(regex.clone())),
-        FormArgs { grammar: Some(path), .. } => Some(Grammar::Lark(read(path)?)),
+        FormArgs { grammar: Some(path), .. } => Some(Grammar::Lark(read_file(path)?)),
         _ => None,
     })
 }
@@ -114,7 +113,6 @@ pub(crate) fn continue_prompt(loaded: &Loaded, engine: &mut Engine, request: &Re
     };
     notify(note);
     let (prefill, decode) = done.seconds;
-    let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
     let prompt = request.prompt.len();
     eprintln!(
         "prompt {prompt} tokens, {:.0} tokens/s; new {} tokens, {:.1} tokens/s{}",
@@ -124,6 +122,16 @@ pub(crate) fn continue_prompt(loaded: &Loaded, engine: &mut Engine, request: &Re
         accepted(done.drafts)
     );
     Ok(())
+}
+
+/// Tokens per second, also if there was no time.
+pub(crate) fn rate(tokens: usize, seconds: f64) -> f64 {
+    tokens as f64 / seconds.max(1e-9)
+}
+
+/// Reads a file that an option or a command names.
+pub(crate) fn read_file(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Writes text to standard output and flushes it.

@@ -24,5 +24,6 @@ pub(crate) mod pretrain;
 pub(crate) mod quantize;
 pub(crate) mod quickstart;
 pub(crate) mod serve;
+pub(crate) mod sft;
 pub(crate) mod task;
 pub(crate) mod tokenizer;

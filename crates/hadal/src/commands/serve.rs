@@ -19,7 +19,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let keys = args.api_keys.as_deref().map(Keys::read).transpose()?;
     let start = Instant::now();
     let loaded = load(&args.model, None)?;
-    let template = Template::load(&model_folder(&args.model.model)?, Arc::clone(&loaded.tokenizer))?;
+    let template = Template::load(
+        &model_folder(&args.model.model)?,
+        args.chat_template.as_deref(),
+        Arc::clone(&loaded.tokenizer),
+    )?;
     let seconds = start.elapsed().as_secs_f64();
     let engine = EngineOptions {
         cache_tokens: args.cache_tokens,

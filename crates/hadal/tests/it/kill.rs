@@ -73,22 +73,23 @@ fn end(out: &Path) -> End {
 
 #[test]
 fn a_killed_run_resumes_to_the_bits_of_an_unbroken_one() {
-    killed_and_resumed("bf16");
+    killed_and_resumed(40, &|out, resume| pretrain(out, resume, "bf16"));
 }
 
 #[test]
 fn a_killed_run_in_fp8_resumes_to_the_same_bits() {
-    killed_and_resumed("fp8");
+    killed_and_resumed(40, &|out, resume| pretrain(out, resume, "fp8"));
 }
 
-fn killed_and_resumed(precision: &str) {
+/// A run of so many steps that is killed and resumed ends as one that is not. `begin` starts or resumes it in a folder.
+pub(crate) fn killed_and_resumed(steps: usize, begin: &dyn Fn(&Path, bool) -> Child) {
     let folder = tempfile::tempdir().unwrap();
     let unbroken = folder.path().join("unbroken");
     let start = Instant::now();
-    assert!(pretrain(&unbroken, false, precision).wait().unwrap().success());
+    assert!(begin(&unbroken, false).wait().unwrap().success());
     let whole = start.elapsed();
     let want = end(&unbroken);
-    assert_eq!(want.steps.len(), 40);
+    assert_eq!(want.steps.len(), steps);
     assert!(want.steps.iter().enumerate().all(|(i, (step, _))| *step == i as u64 + 1));
 
     // The run is killed again and again. Each time it runs a little longer. So the kills happen during start-up, steps
@@ -97,7 +98,7 @@ fn killed_and_resumed(precision: &str) {
     let mut kills = 0;
     for life in 1.. {
         let plan = broken.join("plan.json").exists();
-        let mut child = pretrain(&broken, plan, precision);
+        let mut child = begin(&broken, plan);
         let until = Instant::now() + whole.mul_f64(0.23) + Duration::from_millis(life * 17);
         let done = loop {
             if let Some(status) = child.try_wait().unwrap() {

@@ -20,5 +20,6 @@ mod packed;
 mod resume;
 mod serve;
 mod setup;
+mod sft;
 mod spikes;
 mod tasks;

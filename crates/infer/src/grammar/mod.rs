@@ -21,7 +21,7 @@ use hadal_data::Tokenizer;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Longest regular expression, also inside of a JSON schema, in bytes. The time to build one grows with its square.
@@ -30,6 +30,8 @@ const LONGEST_REGEX: usize = 1 << 14;
 const LONGEST_MESSAGE: usize = 600;
 /// Most brackets inside one another.
 const MOST_NESTED: usize = 200;
+/// Most white space at one place of JSON: some levels of a layout.
+const MOST_SPACE: usize = 64;
 /// Stack of the thread that builds a grammar. Only what is used of it takes memory.
 const STACK: usize = 1 << 28;
 /// Longest token that the tree of the vocabulary can hold, in bytes. Longer ones are never allowed.
@@ -153,11 +155,12 @@ impl Grammars {
         let wrong = |problem: &dyn std::fmt::Display| GrammarError::Wrong { kind, problem: tidy(&problem.to_string()) };
         let top = match grammar {
             Grammar::JsonSchema(schema) => {
-                let schema = serde_json::from_str(schema).map_err(|e| wrong(&e))?;
+                let mut schema = serde_json::from_str(schema).map_err(|e| wrong(&e))?;
                 let bytes = longest_text(&schema);
                 if bytes > LONGEST_REGEX {
                     return Err(GrammarError::Large { kind: "text in the JSON schema", bytes, most: LONGEST_REGEX });
                 }
+                limit_space(&mut schema);
                 TopLevelGrammar::from_json_schema(schema)
             }
             Grammar::Regex(regex) => TopLevelGrammar::from_regex(regex),
@@ -180,6 +183,15 @@ impl Grammars {
                 Ok(Constraint::new(matcher, Arc::clone(&self.ends), self.factory.tok_env().tok_trie().vocab_size()))
             }
         }
+    }
+}
+
+/// Limits white space in the JSON, unless the schema says what may stand there. Otherwise a model may write white space
+/// for ever.
+fn limit_space(schema: &mut Value) {
+    if let Value::Object(keys) = schema {
+        let space = format!(r"[ \t\r\n]{{1,{MOST_SPACE}}}");
+        keys.entry("x-guidance").or_insert_with(|| json!({"whitespace_pattern": space}));
     }
 }
 

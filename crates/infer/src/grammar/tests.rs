@@ -116,6 +116,32 @@ fn random_logits_give_json_that_the_schema_allows() {
 }
 
 #[test]
+fn a_model_that_likes_white_space_ends_its_json_all_the_same() {
+    let schema = json!({"type": "object", "properties": {"a": {"enum": [[1], [2]]}}, "required": ["a"],
+        "additionalProperties": false});
+    let constraint = GRAMMARS.constraint(&Grammar::JsonSchema(schema.to_string())).unwrap();
+    let mut follower = constraint.follow();
+    let mut text = String::new();
+    let is_space = |id: u32| TOKENIZER.decode(&[id]).bytes().all(|b| b == b' ');
+    loop {
+        let mut logits: Vec<f32> = (0..VOCABULARY as u32).map(|id| f32::from(u8::from(is_space(id)))).collect();
+        follower.mask(&mut logits).unwrap();
+        let token = (0..VOCABULARY as u32).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap();
+        if follower.is_end(token) {
+            break;
+        }
+        text += &TOKENIZER.decode(&[token]);
+        assert!(text.len() < 2000, "{text}");
+        if follower.advance(token).is_some() {
+            break;
+        }
+    }
+    let longest = text.split(|c| c != ' ').map(str::len).max();
+    assert_eq!(longest, Some(MOST_SPACE), "{text}");
+    assert!(serde_json::from_str::<Value>(&text).unwrap()["a"].is_array(), "{text}");
+}
+
+#[test]
 fn a_model_may_choose_to_think_before_the_grammar_begins() {
     let (open, close) = (TOKENIZER.id_of("<|fim_begin|>").unwrap(), TOKENIZER.id_of("<|fim_end|>").unwrap());
     let constraint = GRAMMARS.constraint(&Grammar::Regex("yes|no".into())).unwrap().unless_begun(open, &[close]);

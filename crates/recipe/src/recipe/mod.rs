@@ -15,6 +15,7 @@ mod source;
 
 use std::path::Path;
 
+use crate::trained::Trained;
 use hadal_base::{IoContext, IoError};
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,9 @@ pub struct Recipe {
     /// Rows of the precision table that change what `run.precision` chooses.
     #[serde(default)]
     pub precision: toml::Table,
+    /// What is trained. By default, everything.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub trained: Trained,
     #[serde(default)]
     pub ema: Ema,
     #[serde(default)]
@@ -84,6 +88,10 @@ pub struct Recipe {
     /// Where each key was written.
     #[serde(skip)]
     pub source: WrittenText,
+}
+
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Recipe {

@@ -27,7 +27,7 @@ pub struct WrittenText {
 
 impl WrittenText {
     /// Parses `text` and `overrides` (each `dotted.key=value`) into a `T`, without the keys that were removed.
-    pub(super) fn read<T: DeserializeOwned>(
+    pub(crate) fn read<T: DeserializeOwned>(
         name: &str,
         text: &str,
         overrides: &[String],
@@ -59,7 +59,7 @@ impl WrittenText {
     }
 
     /// The file's text, without the overrides.
-    pub(super) fn file_text(&self) -> &str {
+    pub(crate) fn file_text(&self) -> &str {
         &self.text
     }
 

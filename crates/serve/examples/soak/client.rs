@@ -31,7 +31,7 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Sends a request with a body that is said to have `length` bytes.
+/// Sends a request. Its head gives `length` bytes for the body, whatever follows.
 pub(crate) fn send(address: SocketAddr, method: &str, path: &str, length: usize, body: &[u8]) -> io::Result<TcpStream> {
     let mut stream = connect(address)?;
     let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");

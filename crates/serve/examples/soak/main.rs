@@ -92,7 +92,7 @@ fn start(model: &Path, clients: usize) -> Result<Server, String> {
     let folder = model_folder(model).map_err(|e| e.to_string())?;
     let loaded =
         Loaded::open(&folder, None, RunFormats::default(), Cx::cpu(0, DType::Bf16)).map_err(|e| e.to_string())?;
-    let template = Template::load(&folder, Arc::clone(&loaded.tokenizer)).map_err(|e| e.to_string())?;
+    let template = Template::load(&folder, None, Arc::clone(&loaded.tokenizer)).map_err(|e| e.to_string())?;
     // Few pages and few places, so that sequences give way and clients are turned away.
     let engine =
         EngineOptions { cache_tokens: 4096, rows: 64, sequences: clients / 3 + 1, speculation: Speculation::Auto };

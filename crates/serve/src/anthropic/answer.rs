@@ -25,7 +25,6 @@ pub(super) struct Answered {
     /// Tokens of the prompt.
     prompt: usize,
     blocks: Blocks,
-    end: Option<End>,
 }
 
 impl Answered {
@@ -33,12 +32,12 @@ impl Answered {
         let blocks = Blocks::new(&wanted.turn, name.replacen("msg", "toolu", 1));
         let (model, stop, prompt) = (app.options.name.clone(), wanted.asked.stop.clone(), wanted.ids.len());
         let limit = wanted.asked.max_new.unwrap_or(usize::MAX);
-        Self { name, model, stop, limit, prompt, blocks, end: None }
+        Self { name, model, stop, limit, prompt, blocks }
     }
 
     /// The message. Before its end it has no content.
     fn message(&self) -> Value {
-        let content: Vec<Value> = match self.end {
+        let content: Vec<Value> = match self.blocks.end() {
             Some(_) => self.blocks.all().iter().map(block).collect(),
             None => Vec::new(),
         };
@@ -51,7 +50,7 @@ impl Answered {
 
     /// The tokens. Those that were found in the cache are counted apart.
     fn usage(&self) -> Value {
-        let Some(End { usage, thoughts, .. }) = self.end else {
+        let Some(End { usage, thoughts, .. }) = self.blocks.end() else {
             return json!({
                 "input_tokens": self.prompt, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0,
                 "output_tokens": 0,
@@ -66,7 +65,7 @@ impl Answered {
 
     /// Why the answer ended, and the stop string that ended it.
     fn reason(&self) -> (Value, Value) {
-        let Some(End { stop, usage, .. }) = self.end else { return (Value::Null, Value::Null) };
+        let Some(End { stop, usage, .. }) = self.blocks.end() else { return (Value::Null, Value::Null) };
         let calls = || self.blocks.all().iter().any(|block| matches!(block.kind, Kind::Call { .. }));
         let reason = match stop {
             Stop::Text(i) => return ("stop_sequence".into(), json!(self.stop.get(i))),
@@ -101,7 +100,7 @@ impl Answered {
                 let signed = signs.then(|| delta(index, json!({"type": "signature_delta", "signature": SIGNATURE})));
                 signed.into_iter().chain([json!({"type": "content_block_stop", "index": index})]).collect()
             }
-            Step::End(_) => {
+            Step::End => {
                 let (reason, sequence) = self.reason();
                 let delta = json!({"stop_reason": reason, "stop_sequence": sequence});
                 vec![
@@ -154,22 +153,15 @@ impl Answer for Answered {
 
     fn hear(&mut self, told: Told) -> Vec<Value> {
         let steps = self.blocks.hear(told.event);
-        if let Some(Step::End(end)) = steps.last() {
-            self.end = Some(*end);
-        }
         steps.iter().flat_map(|step| self.tell(step)).collect()
     }
 
     fn is_done(&self) -> bool {
-        self.end.is_some()
+        self.blocks.end().is_some()
     }
 
     fn chunk(&self, part: Value) -> Value {
         part
-    }
-
-    fn usage_chunk(&self) -> Option<Value> {
-        None
     }
 
     fn broken(&mut self, error: &ApiError) -> Value {

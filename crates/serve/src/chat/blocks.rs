@@ -25,7 +25,7 @@ pub(crate) enum Step {
     Open(usize),
     More(usize, String),
     Close(usize),
-    End(End),
+    End,
 }
 
 /// How an answer ended.
@@ -49,12 +49,14 @@ pub(crate) struct Blocks {
     tokens: usize,
     thoughts: usize,
     has_answered: bool,
+    end: Option<End>,
 }
 
 impl Blocks {
     pub(crate) fn new(turn: &Turn, prefix: String) -> Self {
         let (all, parser, single_call) = (Vec::new(), (turn.parser)(), turn.single_call);
-        Self { parser, prefix, single_call, all, is_open: false, tokens: 0, thoughts: 0, has_answered: false }
+        let (is_open, tokens, thoughts, has_answered, end) = (false, 0, 0, false, None);
+        Self { parser, prefix, single_call, all, is_open, tokens, thoughts, has_answered, end }
     }
 
     /// The blocks so far. The last one may be open.
@@ -62,7 +64,12 @@ impl Blocks {
         &self.all
     }
 
-    /// What an event adds.
+    /// How the answer ended, once it has.
+    pub(crate) fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// What an event adds. The last block is closed by the same event that ends the answer.
     pub(crate) fn hear(&mut self, event: Event) -> Vec<Step> {
         let mut steps = Vec::new();
         match event {
@@ -82,7 +89,8 @@ impl Blocks {
                 self.close(&mut steps);
                 let thinks = self.all.iter().any(|block| block.kind == Kind::Thoughts);
                 let thoughts = if thinks { self.thoughts.min(usage.generated) } else { 0 };
-                steps.push(Step::End(End { stop, usage, thoughts }));
+                self.end = Some(End { stop, usage, thoughts });
+                steps.push(Step::End);
             }
             Event::Scored { .. } => {}
         }
@@ -106,8 +114,8 @@ impl Blocks {
         }
     }
 
-    /// Adds text to a block of a kind, which is a new one unless the last one is of that kind. There are no blocks of
-    /// empty text.
+    /// Adds text. It goes into the last block if that has the same kind, and otherwise into a new one. Empty text makes no
+    /// block.
     fn more(&mut self, kind: &Kind, text: String, steps: &mut Vec<Step>) {
         if text.is_empty() {
             return;

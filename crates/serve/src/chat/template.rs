@@ -14,18 +14,16 @@ pub struct Template {
 }
 
 impl Template {
-    /// Reads the template in a model's folder. A model without one has a plain one.
-    pub fn load(folder: &Path, tokenizer: Arc<Tokenizer>) -> Result<Self, DataError> {
-        Ok(Self { template: ChatTemplate::load(folder, &tokenizer)?, tokenizer })
+    /// Reads the template in `file`, or the one in a model's folder. A model without one has a plain one.
+    pub fn load(folder: &Path, file: Option<&Path>, tokenizer: Arc<Tokenizer>) -> Result<Self, DataError> {
+        Ok(Self { template: ChatTemplate::load_with(folder, file, &tokenizer)?, tokenizer })
     }
 
     /// Where it comes from, for people.
     pub fn origin(&self) -> &str {
         self.template.origin()
     }
-}
 
-impl Template {
     /// The grammar of calls of these tools.
     fn calls(&self, syntax: Syntax, tools: &[Value], several: bool) -> Result<String, String> {
         let calls = syntax.calls.ok_or("the model's template has no calls of tools: leave out `tool_choice`")?;
@@ -38,10 +36,16 @@ impl ChatFormat for Template {
         let body = json!({"messages": chat.messages, "tools": chat.tools, "chat_template_kwargs": chat.values});
         let request: ChatRequest = serde_json::from_value(body).map_err(|error| error.to_string())?;
         let request = ChatRequest { add_generation_prompt: true, ..request };
-        let problem = |error: DataError| error.to_string();
+        let problem = |error: DataError| match error {
+            // Clients need not know where the template is.
+            DataError::Template(error) if error.refused => {
+                format!("the model's chat template does not accept the conversation: {}", error.problem)
+            }
+            other => other.to_string(),
+        };
         let source = self.template.source(&request).map_err(problem)?;
         let syntax = Syntax::recognise(source, |name| self.tokenizer.id_of(name).is_some());
-        let prompt = self.template.render(&request).map_err(problem)?.text;
+        let prompt = self.template.render_all(&request).map_err(problem)?.text;
         let calls = match &chat.tool_choice {
             ToolChoice::Auto => None,
             ToolChoice::Required => Some(self.calls(syntax, &chat.tools, !chat.single_call)?),
@@ -80,12 +84,13 @@ mod tests {
         let tokenizer = Tokenizer::train(&[document], &TrainOptions { vocab_size: 270, ..TrainOptions::default() });
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
-        Template::load(folder.path(), Arc::new(tokenizer.unwrap().0)).unwrap()
+        Template::load(folder.path(), None, Arc::new(tokenizer.unwrap().0)).unwrap()
     }
 
     #[test]
     fn a_checkpoints_template_writes_and_its_syntax_reads() {
         let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}\
+                      {{ tools[0].function.name if tools }}\
                       {% if add_generation_prompt %}{{ '<think>' if thinking else '<think></think>' }}{% endif %}";
         let template = of(source);
         let messages = vec![json!({"role": "user", "content": "hi"})];
@@ -95,6 +100,11 @@ mod tests {
         chat.values.insert("thinking".into(), true.into());
         let turn = template.write(&chat).unwrap();
         assert_eq!((turn.prompt.as_str(), turn.thinks_until.as_deref()), ("[user]hi<think>", Some("</think>")));
+        // What the template has no place for is an error, and not left out.
+        let messages = vec![json!({"role": "user", "content": "hi"})];
+        let tools = vec![json!({"type": "function", "function": {"name": "f"}})];
+        let error = of("{{ messages[0].content }}").write(&Chat { messages, tools, ..Chat::default() }).err().unwrap();
+        assert!(error.contains("`tools`"), "{error}");
         // Without calls in the template, none can be forced.
         chat.tools = vec![json!({"type": "function", "function": {"name": "f"}})];
         chat.tool_choice = ToolChoice::Required;
@@ -109,7 +119,7 @@ mod tests {
 
     #[test]
     fn calls_are_forced_in_the_templates_own_syntax() {
-        let source = r#"{{ messages[0].content }}<tool_call>{"name": "f", "arguments": {}}</tool_call>"#;
+        let source = r#"{{ messages[0].content }}{{ tools }}<tool_call>{"name": "f", "arguments": {}}</tool_call>"#;
         let template = of(source);
         let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
         let mut chat = Chat {

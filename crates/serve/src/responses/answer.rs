@@ -18,7 +18,6 @@ pub(super) struct Answered {
     model: String,
     echo: Echo,
     blocks: Blocks,
-    end: Option<End>,
     /// Number of the next event.
     next: usize,
 }
@@ -27,7 +26,7 @@ impl Answered {
     pub(super) fn new(app: &App, number: String, wanted: &Wanted, echo: Echo) -> Self {
         let (created, model) = (unix_seconds(), app.options.name.clone());
         let blocks = Blocks::new(&wanted.turn, format!("call_{number}"));
-        Self { number, created, model, echo, blocks, end: None, next: 0 }
+        Self { number, created, model, echo, blocks, next: 0 }
     }
 
     /// The whole with a status.
@@ -42,7 +41,7 @@ impl Answered {
         for (name, value) in &self.echo {
             response[name] = value.clone();
         }
-        let Some(End { usage, thoughts, .. }) = &self.end else { return response };
+        let Some(End { usage, thoughts, .. }) = self.blocks.end() else { return response };
         let blocks = self.blocks.all().iter().enumerate();
         response["output"] = blocks.map(|(i, block)| self.item(i, block, self.status(i))).collect();
         response["usage"] = json!({
@@ -67,13 +66,13 @@ impl Answered {
 
     /// Whether the answer ended before the model would have ended it.
     fn is_cut(&self) -> bool {
-        self.end.is_none_or(|end| matches!(end.stop, Stop::Length | Stop::Stuck))
+        self.blocks.end().is_none_or(|end| matches!(end.stop, Stop::Length | Stop::Stuck))
     }
 
     /// The status of a block that is closed.
     fn status(&self, index: usize) -> &'static str {
         let is_last = index + 1 == self.blocks.all().len();
-        if is_last && self.end.is_some() && self.is_cut() { "incomplete" } else { "completed" }
+        if is_last && self.is_done() && self.is_cut() { "incomplete" } else { "completed" }
     }
 
     fn item_id(&self, index: usize, kind: &Kind) -> String {
@@ -133,7 +132,7 @@ impl Answered {
                 Kind::Call { .. } => self.about("function_call_arguments.delta", index, json!({"delta": text})),
             }],
             Step::Close(index) => self.close(index),
-            Step::End(_) => {
+            Step::End => {
                 let response = self.ended();
                 let kind = if self.is_cut() { "incomplete" } else { "completed" };
                 vec![self.event(kind, json!({"response": response}))]
@@ -190,23 +189,15 @@ impl Answer for Answered {
 
     fn hear(&mut self, told: Told) -> Vec<Value> {
         let steps = self.blocks.hear(told.event);
-        // The last block is closed in the same event that ends the answer.
-        if let Some(Step::End(end)) = steps.last() {
-            self.end = Some(*end);
-        }
         steps.into_iter().flat_map(|step| self.tell(step)).collect()
     }
 
     fn is_done(&self) -> bool {
-        self.end.is_some()
+        self.blocks.end().is_some()
     }
 
     fn chunk(&self, part: Value) -> Value {
         part
-    }
-
-    fn usage_chunk(&self) -> Option<Value> {
-        None
     }
 
     fn broken(&mut self, error: &ApiError) -> Value {

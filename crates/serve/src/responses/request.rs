@@ -43,13 +43,11 @@ pub(super) fn read(mut fields: Fields) -> Result<(Fields, Echo), ApiError> {
     let choice = fields.take("tool_choice");
     echo.insert("tool_choice".into(), choice.clone().unwrap_or_else(|| "auto".into()));
     chat.insert("tool_choice".into(), choice.map_or(Value::Null, chosen));
-    let mut rest = fields.rest();
-    let effort = effort(rest.remove("reasoning"), &mut chat)?;
+    let (effort, mut values) = effort(&mut fields)?;
     echo.insert("reasoning".into(), json!({"effort": effort, "summary": null}));
-    if let Some(Value::Object(values)) = rest.remove("chat_template_kwargs") {
-        let all = chat.entry("chat_template_kwargs").or_insert_with(|| json!({}));
-        all.as_object_mut().into_iter().for_each(|all| all.extend(values.clone()));
-    }
+    values.extend(fields.object("chat_template_kwargs")?.map(Fields::rest).unwrap_or_default());
+    chat.insert("chat_template_kwargs".into(), values.into());
+    let rest = fields.rest();
     for name in ["metadata", "user", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"] {
         echo.extend(rest.get(name).map(|value| (name.to_owned(), value.clone())));
     }
@@ -107,22 +105,20 @@ fn format(fields: &mut Fields, chat: &mut Map<String, Value>) -> Result<Value, A
     Ok(format)
 }
 
-/// Takes how much is to be thought.
-fn effort(reasoning: Option<Value>, chat: &mut Map<String, Value>) -> Result<Option<String>, ApiError> {
-    let Some(reasoning) = reasoning.filter(|value| !value.is_null()) else { return Ok(None) };
-    let mut fields = Fields::of("reasoning", reasoning)?;
-    let effort = fields.text("effort")?;
+/// Takes how much is to be thought, also as values for the template.
+fn effort(fields: &mut Fields) -> Result<(Option<String>, Map<String, Value>), ApiError> {
+    let mut values = Map::new();
+    let Some(mut reasoning) = fields.object("reasoning")? else { return Ok((None, values)) };
+    let effort = reasoning.text("effort")?;
     for name in ["summary", "generate_summary"] {
-        fields.only(name, &[json!("auto")], "can only be \"auto\": thoughts are given in full")?;
+        reasoning.only(name, &[json!("auto")], "can only be \"auto\": thoughts are given in full")?;
     }
-    fields.finish()?;
+    reasoning.finish()?;
     if let Some(effort) = &effort {
-        let mut values = Map::new();
         think(&mut values, effort != "none");
         values.insert("reasoning_effort".into(), effort.clone().into());
-        chat.insert("chat_template_kwargs".into(), values.into());
     }
-    Ok(effort)
+    Ok((effort, values))
 }
 
 /// A tool as chats have it.
@@ -225,9 +221,7 @@ impl Messages {
                     "assistant" => {
                         self.fresh(|m| m.content.is_empty() && m.calls.is_empty()).content = content;
                     }
-                    // Templates of these models know no developers.
-                    "system" | "developer" => self.push("system", content),
-                    "user" => self.push("user", content),
+                    "system" | "developer" | "user" => self.push(&role, content),
                     other => {
                         let message =
                             format!("the role `{other}` is not known: use system, developer, user or assistant");

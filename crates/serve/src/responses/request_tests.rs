@@ -28,7 +28,7 @@ fn items_become_messages() {
         chat(&body).unwrap()["messages"],
         json!([
             {"role": "system", "content": "be brief"},
-            {"role": "system", "content": "speak English"},
+            {"role": "developer", "content": "speak English"},
             {"role": "user", "content": "ab"},
             {"role": "assistant", "content": "yes", "reasoning_content": "so",
              "tool_calls": [call("c1", "f", "{\"x\": 1}"), call("c2", "g", "{}")]},
@@ -80,6 +80,8 @@ fn what_is_not_supported_is_named() {
         ("text", json!({"verbosity": "low"}), "text.verbosity"),
         ("text", json!({"format": {"type": "json_schema", "name": "x"}}), "text.format.schema"),
         ("reasoning", json!({"summary": "concise"}), "reasoning.summary"),
+        ("reasoning", json!("high"), "reasoning"),
+        ("chat_template_kwargs", json!([true]), "chat_template_kwargs"),
         ("tools", json!([{"type": "web_search"}]), "tools[0].type"),
         ("tools", json!([{"type": "function"}]), "tools[0].name"),
         ("input", json!(null), "input"),

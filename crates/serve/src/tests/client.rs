@@ -114,3 +114,12 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Reply {
 pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> Reply {
     finish(begin(address, "POST", path, "content-type: application/json\r\n", body.to_string().as_bytes()))
 }
+
+/// The whole answer to a body, and the events of a stream of the same.
+pub(crate) fn whole_and_events(address: SocketAddr, path: &str, body: &Value) -> (Value, Vec<Value>) {
+    let whole = post(address, path, body);
+    assert_eq!(whole.status, 200, "{whole:?}");
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    (whole.json(), post(address, path, &streamed).named_events())
+}

@@ -1,6 +1,6 @@
 //! Anthropic's Messages API, with the tests' own format.
 
-use super::client::{begin, finish, get, post};
+use super::client::{begin, finish, get, post, whole_and_events};
 use super::{END, Running, options};
 use crate::{Keys, ServeOptions};
 use serde_json::{Value, json};
@@ -84,12 +84,8 @@ fn a_stream_says_what_the_whole_says() {
     let server = Running::new();
     let mut kinds = [0; 3];
     for seed in 0..8 {
-        let mut body = body(seed);
-        let reply = post(server.address, PATH, &body);
-        assert_eq!(reply.status, 200, "{reply:?}");
-        let whole = reply.json();
-        body["stream"] = true.into();
-        let events = post(server.address, PATH, &body).named_events();
+        let body = body(seed);
+        let (whole, events) = whole_and_events(server.address, PATH, &body);
         let last: Vec<&Value> = events.iter().rev().take(2).map(|event| &event["type"]).collect();
         assert_eq!(last, ["message_stop", "message_delta"]);
         assert_eq!(nameless(&replay(&events)), nameless(&whole));

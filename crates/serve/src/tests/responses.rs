@@ -1,6 +1,6 @@
 //! OpenAI's Responses API, with the tests' own format.
 
-use super::client::{get, post};
+use super::client::{get, post, whole_and_events};
 use super::{END, Running};
 use serde_json::{Value, json};
 
@@ -77,12 +77,8 @@ fn a_stream_says_what_the_whole_says() {
     let server = Running::new();
     let mut kinds = [0; 3];
     for seed in 0..8 {
-        let mut body = body(seed);
-        let reply = post(server.address, PATH, &body);
-        assert_eq!(reply.status, 200, "{reply:?}");
-        let whole = reply.json();
-        body["stream"] = true.into();
-        let events = post(server.address, PATH, &body).named_events();
+        let body = body(seed);
+        let (whole, events) = whole_and_events(server.address, PATH, &body);
         for (i, event) in events.iter().enumerate() {
             assert_eq!(event["sequence_number"], i, "{event}");
         }

@@ -146,7 +146,7 @@ mod tests {
         let mut store = Store::open(path).unwrap();
         store.add(0, 0, 7, &texts("a")).unwrap();
         store.add(0, 1, 8, &[Answer::Likelihood { logprob: -0.1 - 1e-17, greedy: true }]).unwrap();
-        store.add(3, 0, u64::MAX, &[Answer::Rolling(-1234.567_890_123_456_7)]).unwrap();
+        store.add(3, 0, u64::MAX, &[Answer::Rolling(-1_234.567_890_123_456_7)]).unwrap();
     }
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
         let store = Store::open(&path).unwrap();
         assert_eq!(store.find(0, 0, 7).unwrap(), texts("a"));
         assert_eq!(store.find(0, 1, 8).unwrap(), [Answer::Likelihood { logprob: -0.1 - 1e-17, greedy: true }]);
-        assert_eq!(store.find(3, 0, u64::MAX).unwrap(), [Answer::Rolling(-1234.567_890_123_456_7)]);
+        assert_eq!(store.find(3, 0, u64::MAX).unwrap(), [Answer::Rolling(-1_234.567_890_123_456_7)]);
         assert_eq!((store.find(0, 0, 8), store.find(1, 0, 7), store.damaged()), (None, None, 0));
         // Every line can be read by any reader of JSON.
         for line in std::fs::read_to_string(&path).unwrap().lines() {
@@ -177,7 +177,7 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             let mut store = Store::open(&path).unwrap();
             let all = [(0, 0, 7, texts("a")), (0, 1, 8, vec![Answer::Likelihood { logprob: -0.1 - 1e-17, greedy: true }]),
-                (3, 0, u64::MAX, vec![Answer::Rolling(-1234.567_890_123_456_7)])];
+                (3, 0, u64::MAX, vec![Answer::Rolling(-1_234.567_890_123_456_7)])];
             let mut left = 0;
             for (document, request, key, answer) in &all {
                 if let Some(found) = store.find(*document, *request, *key) {

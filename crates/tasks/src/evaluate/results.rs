@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::answers::hex;
 use super::{Figure, Report};
 use crate::task::{Task, Total};
+use hadal_data::chat::ChatRequest;
 
 pub(super) fn results(report: &Report) -> Value {
     let groups = report.groups();
@@ -43,7 +44,7 @@ pub(super) fn results(report: &Report) -> Value {
     });
     let chat = report.suite.tasks.iter().find_map(Task::chat);
     out["fewshot_as_multiturn"] = json!(chat.map(|chat| chat.multiturn));
-    out["chat_template"] = json!(chat.and_then(|chat| chat.template.source(&Default::default()).ok()));
+    out["chat_template"] = json!(chat.and_then(|chat| chat.template.source(&ChatRequest::default()).ok()));
     out["hadal_version"] = json!(env!("CARGO_PKG_VERSION"));
     let notes = report.evaluations.iter().map(|e| (e.task.clone(), json!(e.notes)));
     out["notes"] = Value::Object(notes.collect());

@@ -27,6 +27,7 @@ use crate::checker::{Case, Checker, Each};
 use crate::error::Result;
 use crate::file::Node;
 use crate::maths::find_answer;
+use crate::task::Options;
 use crate::task::keys::Keys;
 
 /// The most documents of a split.
@@ -144,7 +145,7 @@ impl Generator {
         Self { family, difficulty: difficulty.clamp(1, 10), count: count.min(MOST), seed }
     }
 
-    pub(crate) fn read(node: &Node, seed: Option<u64>) -> Result<Self> {
+    pub(crate) fn read(node: &Node, options: &Options) -> Result<Self> {
         let mut keys = Keys::new(node, "generator.")?;
         let names: Vec<&str> = Family::ALL.iter().map(|family| family.name()).collect();
         let family = keys.text("family")?;
@@ -155,14 +156,15 @@ impl Generator {
         if !(1..=10).contains(&difficulty) {
             return Err(keys.wrong("difficulty", "give a number from 1 to 10"));
         }
-        let count = keys.count("count")?.unwrap_or(512);
+        let count = keys.count("count")?;
+        let count = options.count.or(count).unwrap_or(512);
         if !(1..=MOST).contains(&count) {
             return Err(keys.wrong("count", &format!("give a number from 1 to {MOST}")));
         }
         let own = keys.integer("seed")?.unwrap_or(0);
         let own = u64::try_from(own).map_err(|_| keys.wrong("seed", "give a number from 0 up"))?;
         keys.finish()?;
-        Ok(Self::new(family, difficulty as u32, count, seed.unwrap_or(own)))
+        Ok(Self::new(family, difficulty as u32, count, options.seed.unwrap_or(own)))
     }
 
     /// The checker of the family.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hadal_data::chat::{ChatRequest, ChatTemplate};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{Result, TaskError};
 
@@ -32,6 +32,18 @@ impl Turn {
     pub(super) fn new(role: &'static str, content: String, delimiter: &str) -> Self {
         Self { role, content, delimiter: delimiter.to_owned() }
     }
+
+    /// Whether it is the assistant's.
+    pub(super) fn is_answer(&self) -> bool {
+        self.role == "assistant"
+    }
+}
+
+/// Turns as messages in OpenAI's form.
+pub(super) fn messages(turns: impl IntoIterator<Item = Turn>) -> Value {
+    let messages: Vec<Value> =
+        turns.into_iter().map(|turn| json!({"role": turn.role, "content": turn.content})).collect();
+    json!({"messages": messages})
 }
 
 /// Writes turns as a prompt.
@@ -40,14 +52,13 @@ pub(super) fn prompt(turns: Vec<Turn>, chat: Option<&Chat>) -> Result<String> {
     let mut turns = if chat.multiturn { turns } else { single(turns) };
     // The model goes on with what its answer begins with.
     let begun = match turns.last_mut() {
-        Some(last) if last.role == "assistant" => {
+        Some(last) if last.is_answer() => {
             last.content.push_str(END);
             true
         }
         _ => false,
     };
-    let messages: Vec<_> = turns.iter().map(|turn| json!({"role": turn.role, "content": turn.content})).collect();
-    let request: ChatRequest = serde_json::from_value(json!({"messages": messages}))
+    let request: ChatRequest = serde_json::from_value(messages(turns))
         .map_err(|error| TaskError::Chat(format!("the prompt cannot be written as messages: {error}")))?;
     let mut text = chat.template.render(&ChatRequest { add_generation_prompt: !begun, ..request })?.text;
     if begun {
@@ -67,7 +78,7 @@ fn plain(turns: &[Turn]) -> String {
 
 /// All turns but those of the system, and the beginning of the answer, as one message.
 fn single(mut turns: Vec<Turn>) -> Vec<Turn> {
-    let answer = turns.pop_if(|turn| turn.role == "assistant");
+    let answer = turns.pop_if(|turn| turn.is_answer());
     let system = turns.first().is_some_and(|turn| turn.role == "system");
     let mut asked = turns.split_off(usize::from(system));
     if let Some(last) = asked.last_mut() {

@@ -26,14 +26,8 @@ impl Task {
     /// The text before the answer. There are several where each choice is a question of its own.
     pub(super) fn contexts(&self, number: usize) -> Result<Vec<String>> {
         let document = &self.documents[number];
-        let description = match &self.fields.description {
-            Some(description) => description.text(document, number)?,
-            None => String::new(),
-        };
         let mut turns: Vec<Turn> = Vec::new();
-        if !description.is_empty() {
-            turns.push(Turn::new("system", description, ""));
-        }
+        turns.extend(self.description(document, number)?.map(|text| Turn::new("system", text, "")));
         for (at, shot) in self.examples(document).into_iter().enumerate() {
             turns.extend(self.example(shot, at)?);
         }
@@ -55,6 +49,13 @@ impl Task {
         questions.iter().map(whole).collect()
     }
 
+    /// What stands before examples and question. Nothing if it is empty.
+    pub(super) fn description(&self, document: &Document, number: usize) -> Result<Option<String>> {
+        let text =
+            self.fields.description.as_ref().map(|description| description.text(document, number)).transpose()?;
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
     /// What the answer begins with. Nothing if it is empty.
     pub(super) fn gen_prefix(&self, number: usize) -> Result<Option<String>> {
         match &self.fields.gen_prefix {
@@ -71,7 +72,7 @@ impl Task {
     }
 
     /// An example with its answer.
-    fn example(&self, shot: &Document, at: usize) -> Result<Vec<Turn>> {
+    pub(super) fn example(&self, shot: &Document, at: usize) -> Result<Vec<Turn>> {
         let shots = &self.shots;
         let choices = match &shots.choice {
             Some(choice) => Some(choice.choices(shot, at)?),

@@ -32,6 +32,7 @@ use crate::error::{Result, TaskError};
 use crate::families::Generator;
 use crate::file::{Node, Yaml};
 use crate::metric::MetricKind;
+use chat::Turn;
 use context::Shots;
 use field::Field;
 
@@ -90,6 +91,10 @@ impl Answer {
 pub struct Options {
     /// The folder in which data files are looked for first.
     pub data: Option<PathBuf>,
+    /// The split, in place of the one that is evaluated.
+    pub split: Option<String>,
+    /// The number of generated documents, in place of the file's.
+    pub count: Option<usize>,
     /// The number of examples, in place of the file's.
     pub num_fewshot: Option<usize>,
     /// The seed of generated documents, in place of the file's.
@@ -109,6 +114,9 @@ pub struct Options {
 impl Options {
     /// Puts the settings in place of the file's.
     fn apply(&self, config: &mut Config) {
+        if self.split.is_some() {
+            config.test_split.clone_from(&self.split);
+        }
         config.num_fewshot = self.num_fewshot.unwrap_or(config.num_fewshot);
         config.repeats = self.repeats.unwrap_or(config.repeats);
         let generation = &mut config.generation;
@@ -150,7 +158,7 @@ impl Task {
         let mut config = Config::of(node, options.data.as_deref())?;
         options.apply(&mut config);
         let generator = match &config.documents {
-            Documents::Generator { node } => Some(Generator::read(node, options.seed)?),
+            Documents::Generator { node } => Some(Generator::read(node, options)?),
             Documents::Files { .. } => None,
         };
         let checker = match (&config.checker, &generator) {
@@ -232,6 +240,21 @@ impl Task {
     /// The documents that are evaluated.
     pub fn documents(&self) -> &[Document] {
         &self.documents
+    }
+
+    /// Each document as a conversation to learn from, in the form of OpenAI's messages: the description if there is one,
+    /// the question, and the right answer. A model is asked the same in a chat without examples.
+    pub fn conversations(&self) -> Result<Vec<Value>> {
+        let conversation = |(at, document): (usize, &Document)| {
+            let mut turns: Vec<Turn> = Vec::new();
+            turns.extend(self.description(document, at)?.map(|text| Turn::new("system", text, "")));
+            turns.extend(self.example(document, at)?);
+            if turns.last().is_none_or(|turn| !turn.is_answer()) {
+                return Err(self.fields.target.wrong(at, "gives no text, so there is no answer to learn"));
+            }
+            Ok(chat::messages(turns))
+        };
+        self.documents.iter().enumerate().map(conversation).collect()
     }
 
     /// What to ask for a document. Each request to generate is asked `repeats` times.

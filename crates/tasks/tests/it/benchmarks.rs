@@ -167,3 +167,35 @@ fn every_synthetic_benchmark_gives_prompts_and_rewards_its_own_answers() {
     }
     assert_eq!(BUILT_IN.len(), 13);
 }
+
+/// What is learned is what is asked: the same question, in a split of its own, with the right answer.
+#[test]
+fn a_family_gives_conversations_to_learn_from() {
+    let open = |split: Option<&str>| {
+        let (split, count) = (split.map(str::to_owned), Some(20));
+        let options = Options { split, count, num_fewshot: Some(0), ..Options::default() };
+        Suite::open(Path::new("sorting"), &options).unwrap().tasks.remove(0)
+    };
+    let (train, test) = (open(Some("train")), open(None));
+    let conversations = train.conversations().unwrap();
+    assert_eq!((conversations.len(), test.documents().len()), (20, 20));
+    for (at, conversation) in conversations.iter().enumerate() {
+        let messages = conversation["messages"].as_array().unwrap();
+        let [question, answer] = &messages[..] else { panic!("{conversation}") };
+        assert_eq!((&question["role"], &answer["role"]), (&json!("user"), &json!("assistant")));
+        assert_eq!(train.requests(at).unwrap().len(), 1);
+        let Request::Generate { prompt, .. } = &train.requests(at).unwrap()[0] else { panic!("{at}") };
+        assert_eq!(question["content"], json!(prompt));
+        let right = answer["content"].as_str().unwrap().to_owned();
+        assert_eq!(train.rewards(&[(at, right)]).unwrap(), [1.0]);
+        assert!((0..20).all(|other| test.requests(other).unwrap() != train.requests(at).unwrap()));
+    }
+}
+
+#[test]
+fn a_document_without_an_answer_is_no_conversation() {
+    let row = json!({"question": "How many?", "answer": ""});
+    let rows = std::slice::from_ref(&row);
+    let task = open("gsm8k", &[("gsm8k_train.jsonl", rows), ("gsm8k_test.jsonl", rows)]);
+    assert!(task.conversations().unwrap_err().to_string().contains("no answer to learn"));
+}

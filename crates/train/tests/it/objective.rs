@@ -1,6 +1,7 @@
 //! The run loop with an objective that runs the model, reports figures, and stores JSON and a tensor. After a kill, it
 //! continues to the same bits.
 
+use hadal_model::Model;
 use hadal_ops::{Cx, DType, Tensor};
 use hadal_recipe::plan::Plan;
 use hadal_recipe::recipe::Recipe;
@@ -11,9 +12,9 @@ use hadal_train::run::{Run, RunError, trainer};
 use hadal_train::state::State;
 use hadal_train::step::{StepBatch, Trainer};
 use hadal_watch::live::Mode;
-use hadal_watch::metrics::{self, StepMetrics};
+use hadal_watch::metrics::{self, StepMetrics, Validation};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Weights tokens by how unlikely they are for the model, and keeps a mean of the losses.
 struct Surprise {
@@ -50,6 +51,12 @@ impl Objective for Surprise {
     fn tensors_mut(&mut self) -> Vec<(&str, &mut Tensor)> {
         vec![("mean", &mut self.mean)]
     }
+    fn validate(&self, cx: &Cx, model: &Model, go_on: &dyn Fn() -> bool) -> Option<Validation> {
+        self.inner.validate(cx, model, go_on)
+    }
+    fn files(&self) -> &[PathBuf] {
+        self.inner.files()
+    }
     fn resume(&mut self, state: Value) -> Result<(), RunError> {
         self.batches = state["batches"].as_u64().unwrap();
         self.inner.resume(state)
@@ -59,8 +66,8 @@ impl Objective for Surprise {
 fn run(plan: &Plan, corpus: &Corpus, folder: &Path, resume: bool) -> Vec<StepMetrics> {
     let trainer = trainer(plan, None).unwrap();
     let mean = Cx::cpu(1, DType::F32).zeros(&[1], DType::F32);
-    let objective = Surprise { inner: Pretraining::new(plan, corpus), mean, batches: 0 };
-    let run = Run::new(plan, corpus, folder, trainer, Box::new(objective), resume).unwrap();
+    let objective = Surprise { inner: Pretraining::new(plan, corpus).unwrap(), mean, batches: 0 };
+    let run = Run::new(plan, folder, trainer, Box::new(objective), resume).unwrap();
     assert_eq!(run.progress().step, if resume { 4 } else { 0 });
     assert!(run.run(Mode::Plain).unwrap().1.finished);
     metrics::read(folder).unwrap()

@@ -23,7 +23,8 @@ const END: &str = r"<\/arg_value>";
 struct Call<'a> {
     /// The schema of all arguments, with what references name.
     root: &'a Value,
-    tokenizer: &'a Tokenizer,
+    /// The end tag of a value in the grammar.
+    end: String,
     rules: &'a mut String,
     /// Number of the tool, and of its values so far. The names of rules have both.
     tool: usize,
@@ -36,7 +37,8 @@ struct Call<'a> {
 
 /// What a call is. `rules` takes the rules that it needs.
 pub(super) fn call(i: usize, name: &str, schema: &Value, tokenizer: &Tokenizer, rules: &mut String) -> Result<String> {
-    let mut call = Call { root: schema, tokenizer, rules, tool: i, values: 0, schemas: 0, nested: 0 };
+    let end = mark("</arg_value>", tokenizer);
+    let mut call = Call { root: schema, end, rules, tool: i, values: 0, schemas: 0, nested: 0 };
     let object = call.resolved(schema)?;
     if object["type"] != "object" {
         return Err(wrong(format!(
@@ -75,6 +77,11 @@ impl<'a> Call<'a> {
         Err(wrong("references lead to each other: correct them"))
     }
 
+    /// Whether the end tag of a value is a special token, and not text.
+    fn is_token(&self) -> bool {
+        self.end.starts_with('<')
+    }
+
     /// A value with its end tag.
     fn value(&mut self, key: &str, schema: &'a Value) -> Result<String> {
         let own = self.resolved(schema)?;
@@ -91,7 +98,7 @@ impl<'a> Call<'a> {
             return Err(wrong(format!("`{key}` may have too many forms: allow fewer")));
         }
         let own = self.resolved(schema)?;
-        let end = mark("</arg_value>", self.tokenizer);
+        let end = self.end.clone();
         if let Some(all) = own["enum"].as_array() {
             let kind = &own["type"];
             let fits = |value: &&Value| kind.is_null() || *kind != "string" || value.is_string();
@@ -114,7 +121,8 @@ impl<'a> Call<'a> {
             };
             for kind in kinds {
                 let one = if kind == "string" { self.string(key, own, is_string)? } else { self.json(own, kind) };
-                out.push(format!("{one} {}", if kind == "string" && end.starts_with('"') { "" } else { &end }));
+                // The terminal of a string holds an end tag that is text.
+                out.push(if kind == "string" && !self.is_token() { one } else { format!("{one} {end}") });
             }
         }
         Ok(())
@@ -140,12 +148,10 @@ impl<'a> Call<'a> {
         let count = |name: &str| schema[name].as_u64();
         let (least, most) = (count("minLength").unwrap_or(0), count("maxLength"));
         if most == Some(0) {
-            // The end tag that follows, if it is a token of its own, or in this place.
-            let end = mark("</arg_value>", self.tokenizer);
-            return Ok(if end.starts_with('<') { String::new() } else { end });
+            return Ok(if self.is_token() { String::new() } else { self.end.clone() });
         }
         let most = most.map_or(String::new(), |most| most.to_string());
-        let special = mark("</arg_value>", self.tokenizer).starts_with('<');
+        let special = self.is_token();
         // An empty terminal is not possible: it is left out.
         let (first, optional) = if special { (least.max(1), least == 0) } else { (least, false) };
         let end = if special { "" } else { END };

@@ -16,7 +16,7 @@ const NOTES: [&str; 9] =
     ["$comment", "default", "deprecated", "description", "example", "examples", "readOnly", "title", "writeOnly"];
 /// Keywords whose values are schemas by name.
 const BY_NAME: [&str; 5] = ["$defs", "definitions", "dependentSchemas", "patternProperties", "properties"];
-/// Keywords whose values are no schemas.
+/// Keywords whose values are not schemas.
 const PLAIN: [&str; 3] = ["const", "enum", "required"];
 
 /// A tool that may be called.

@@ -1,7 +1,7 @@
 //! Calls between special tokens: a section, and in it the name and arguments of each call (DeepSeek, Kimi).
 
 use super::marks::{Found, find};
-use super::syntax::CallSyntax;
+use super::syntax::{CallSyntax, Section};
 use super::{MAX_NAME, OutputParser, State};
 
 impl OutputParser {
@@ -31,66 +31,50 @@ impl OutputParser {
     /// The text before the separator: the name of the call, or its kind.
     pub(super) fn header(&mut self, end: bool) -> bool {
         let (Some(section), _) = self.marks() else { return false };
-        let marks = [section.separator, section.end, section.close, section.open, section.begin];
-        let Found { text, mark } = find(&mut self.buffer, &marks, end);
-        let progress = !text.is_empty() || mark.is_some();
-        self.raw.push_str(&text);
-        let header = self.raw.rfind(section.begin).map_or(0, |at| at + section.begin.len());
-        let header = self.raw[header..].trim().to_owned();
-        match mark {
-            _ if header.len() > MAX_NAME => {
-                self.back(mark.map(|at| marks[at]));
-                self.give_up();
+        let (progress, header) = self.between(section.begin, section.separator, section, end);
+        let Some(header) = header else { return progress };
+        match self.syntax.calls {
+            Some(CallSyntax::DeepSeekV3) => self.state = State::Name,
+            Some(CallSyntax::Kimi) => {
+                let name = header.strip_prefix("functions.").unwrap_or(&header);
+                let name = name.rsplit_once(':').map_or(name, |(name, _)| name).to_owned();
+                self.begin(&name, Some(header), State::Arguments { fenced: false });
             }
-            Some(0) => {
-                self.raw.push_str(section.separator);
-                match self.syntax.calls {
-                    Some(CallSyntax::DeepSeekV3) => self.state = State::Name,
-                    Some(CallSyntax::Kimi) => {
-                        let name = header.strip_prefix("functions.").unwrap_or(&header);
-                        let name = name.rsplit_once(':').map_or(name, |(name, _)| name).to_owned();
-                        self.begin(&name, Some(header), State::Arguments { fenced: false });
-                    }
-                    _ => self.begin(&header, None, State::Arguments { fenced: false }),
-                }
-            }
-            Some(at) => {
-                self.back(Some(marks[at]));
-                self.give_up();
-            }
-            None => {}
+            _ => self.begin(&header, None, State::Arguments { fenced: false }),
         }
         progress
     }
 
-    /// Puts a mark back to be read again.
-    fn back(&mut self, mark: Option<&str>) {
-        self.buffer.insert_str(0, mark.unwrap_or_default());
+    /// Reads on to the mark `until`. Tells whether anything was read, and gives the text since the mark `after` once it is
+    /// whole. If it is too long, or if another mark of the section comes, the call becomes text.
+    fn between(&mut self, after: &str, until: &str, section: Section, end: bool) -> (bool, Option<String>) {
+        let marks = [until, section.end, section.close, section.open, section.begin];
+        let Found { text, mark } = find(&mut self.buffer, &marks, end);
+        let progress = !text.is_empty() || mark.is_some();
+        self.raw.push_str(&text);
+        let start = self.raw.rfind(after).map_or(0, |at| at + after.len());
+        let read = self.raw[start..].trim().to_owned();
+        match mark {
+            Some(0) if read.len() <= MAX_NAME => {
+                self.raw.push_str(until);
+                return (progress, Some(read));
+            }
+            None if read.len() <= MAX_NAME => {}
+            mark => {
+                // The mark is read again.
+                self.buffer.insert_str(0, mark.map_or("", |at| marks[at]));
+                self.give_up();
+            }
+        }
+        (progress, None)
     }
 
     /// A name on a line of its own.
     pub(super) fn name(&mut self, end: bool) -> bool {
         let (Some(section), _) = self.marks() else { return false };
-        let marks = ["\n", section.end, section.close, section.open, section.begin];
-        let Found { text, mark } = find(&mut self.buffer, &marks, end);
-        let progress = !text.is_empty() || mark.is_some();
-        self.raw.push_str(&text);
-        let start = self.raw.rfind(section.separator).map_or(0, |at| at + section.separator.len());
-        let name = self.raw[start..].trim().to_owned();
-        match mark {
-            _ if name.len() > MAX_NAME => {
-                self.back(mark.map(|at| marks[at]));
-                self.give_up();
-            }
-            Some(0) => {
-                self.raw.push('\n');
-                self.begin(&name, None, State::Fence);
-            }
-            Some(at) => {
-                self.back(Some(marks[at]));
-                self.give_up();
-            }
-            None => {}
+        let (progress, name) = self.between(section.separator, "\n", section, end);
+        if let Some(name) = name {
+            self.begin(&name, None, State::Fence);
         }
         progress
     }

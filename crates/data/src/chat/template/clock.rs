@@ -64,7 +64,6 @@ pub(super) fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
             Some('z') => out.push_str("+0000"),
             Some('F') => _ = write!(out, "{year}-{month:02}-{day:02}"),
             Some('T') => _ = write!(out, "{hour:02}:{minute:02}:{second:02}"),
-
             Some('%') | None => out.push('%'),
             Some(other) => return Err(bad(format!("strftime_now: %{other} is not known"))),
         }

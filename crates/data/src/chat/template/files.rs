@@ -14,6 +14,8 @@ pub(super) struct Sources {
     pub(super) templates: Vec<(String, String)>,
     pub(super) special: BTreeMap<String, Value>,
     pub(super) origin: String,
+    /// Whether the templates are the checkpoint's own.
+    pub(super) of_checkpoint: bool,
 }
 
 /// A template for each kind of markup, for checkpoints without one. The first token tells which a model has.
@@ -38,7 +40,7 @@ const PLAIN: [(&str, &str, &str); 5] = [
         "<|im_start|>",
         "ChatML",
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}\
-         {{ m.content + '<|im_end|>\\n' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}\
+         {{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}\
          {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
     ),
     (
@@ -53,7 +55,7 @@ const PLAIN: [(&str, &str, &str); 5] = [
         "",
         "plain words (User, Assistant)",
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ 'User: ' + m.content + '\\n\\n' }}\
-         {% elif m.role == 'assistant' %}{{ 'Assistant: ' }}{% generation %}{{ m.content + eos_token }}{% endgeneration %}\
+         {% elif m.role == 'assistant' %}{{ 'Assistant:' }}{% generation %}{{ ' ' + m.content + eos_token }}{% endgeneration %}\
          {% else %}{{ m.content + '\\n\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}",
     ),
 ];
@@ -62,10 +64,15 @@ const PLAIN: [(&str, &str, &str); 5] = [
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl Sources {
-    /// Reads the templates of a folder.
-    pub(super) fn read(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
+    /// Reads the templates of a folder, or the one in `file` for the model in the folder.
+    pub(super) fn read(folder: &Path, file: Option<&Path>, tokenizer: &Tokenizer) -> Result<Self> {
         let config = json(&folder.join("tokenizer_config.json"))?;
         let special = special(folder, config.as_ref(), tokenizer)?;
+        if let Some(file) = file {
+            let source = text(file)?.ok_or_else(|| wrong(file, "there is no such file"))?;
+            let templates = vec![("default".to_owned(), source)];
+            return Ok(Self { templates, special, origin: file.display().to_string(), of_checkpoint: true });
+        }
         let mut templates = Vec::new();
         let mut origin = "chat_template.jinja";
         if let Some(source) = text(&folder.join(origin))? {
@@ -88,7 +95,8 @@ impl Sources {
             }
         }
         if !templates.is_empty() {
-            return Ok(Self { templates, special, origin: folder.join(origin).display().to_string() });
+            let origin = folder.join(origin).display().to_string();
+            return Ok(Self { templates, special, origin, of_checkpoint: true });
         }
         let known = |token: &str| token.is_empty() || tokenizer.id_of(token).is_some();
         let (_, name, source) = PLAIN.iter().find(|(token, ..)| known(token)).unwrap_or(&PLAIN[PLAIN.len() - 1]);
@@ -97,7 +105,7 @@ impl Sources {
             "the checkpoint has none; {name} form without tools is used (copy its chat_template.jinja to {} for its own)",
             folder.display()
         );
-        Ok(Self { templates, special, origin })
+        Ok(Self { templates, special, origin, of_checkpoint: false })
     }
 }
 

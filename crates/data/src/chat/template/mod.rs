@@ -2,6 +2,7 @@
 //!
 //! Chat templates are programs in the Jinja language, written for `transformers`. `files.rs` finds them. `rewrite.rs`
 //! and `python.rs` make up for what minijinja lacks. `probe.rs` finds out which form of messages a template can write.
+//! `written.rs` finds out whether it left something out.
 //!
 //! A template is foreign code. It can only read the values it is given. Its steps, depth and output are bounded, so a
 //! bad one ends with an error.
@@ -14,6 +15,7 @@ mod python;
 mod rewrite;
 mod text;
 mod tokens;
+mod written;
 
 use std::collections::BTreeMap;
 use std::io::{Error as IoError, Write};
@@ -64,6 +66,13 @@ pub struct ChatRequest {
     pub now: Option<u64>,
 }
 
+impl ChatRequest {
+    /// The time that templates are told, in seconds since 1970.
+    fn time(&self) -> u64 {
+        self.now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()))
+    }
+}
+
 /// A prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
@@ -78,6 +87,7 @@ pub struct ChatTemplate {
     templates: Vec<Compiled>,
     special: BTreeMap<String, Value>,
     origin: String,
+    of_checkpoint: bool,
 }
 
 /// A template that is ready to run.
@@ -86,6 +96,8 @@ struct Compiled {
     source: String,
     environment: Environment<'static>,
     forms: Forms,
+    /// Whether it marks the assistant's text.
+    marks_answers: bool,
 }
 
 impl ChatTemplate {
@@ -93,34 +105,47 @@ impl ChatTemplate {
     /// `chat_template.json`, or `chat_template` in `tokenizer_config.json`. If there is none, a plain template in the
     /// model's own special tokens is used; [`origin`](Self::origin) tells which.
     pub fn load(folder: &Path, tokenizer: &Tokenizer) -> Result<Self> {
-        let sources = Sources::read(folder, tokenizer)?;
-        Self::of(sources)
+        Self::load_with(folder, None, tokenizer)
+    }
+
+    /// The same with the template in `file`, if there is one, in place of the checkpoint's.
+    pub fn load_with(folder: &Path, file: Option<&Path>, tokenizer: &Tokenizer) -> Result<Self> {
+        Self::of(Sources::read(folder, file, tokenizer)?)
     }
 
     /// A template given as text, with the special tokens by role (`bos_token`, ...).
     pub fn from_source(source: &str, special: &[(&str, &str)]) -> Result<Self> {
         let special = special.iter().map(|(role, token)| ((*role).to_owned(), Value::from(*token))).collect();
         let templates = vec![("default".to_owned(), source.to_owned())];
-        Self::of(Sources { templates, special, origin: "given as text".to_owned() })
+        Self::of(Sources { templates, special, origin: "given as text".to_owned(), of_checkpoint: true })
     }
 
     fn of(sources: Sources) -> Result<Self> {
-        let Sources { templates, special, origin } = sources;
+        let Sources { templates, special, origin, of_checkpoint } = sources;
         let mut compiled = Vec::new();
         for (name, source) in templates {
             let at = |e: &minijinja::Error| failure(&origin, e);
             let mut environment = python::environment();
-            environment.add_template_owned("chat", rewrite::rewrite(&source)).map_err(|e| at(&e))?;
-            let mut template = Compiled { name, source, environment, forms: Forms::default() };
+            // Jinja reads every kind of line break in a source as the same.
+            let source = source.replace("\r\n", "\n").replace('\r', "\n");
+            let rewritten = rewrite::rewrite(&source);
+            let marks_answers = rewrite::marks_answers(&rewritten);
+            environment.add_template_owned("chat", rewritten).map_err(|e| at(&e))?;
+            let mut template = Compiled { name, source, environment, forms: Forms::default(), marks_answers };
             template.forms = probe::forms(&template, &special);
             compiled.push(template);
         }
-        Ok(Self { templates: compiled, special, origin })
+        Ok(Self { templates: compiled, special, origin, of_checkpoint })
     }
 
     /// Where the templates come from, for people.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Whether the checkpoint has it. Otherwise it is a plain one.
+    pub fn is_of_checkpoint(&self) -> bool {
+        self.of_checkpoint
     }
 
     /// The names of the templates.
@@ -147,6 +172,11 @@ impl ChatTemplate {
         })
     }
 
+    /// Whether the template of a request marks the assistant's text (`{% generation %}`).
+    pub fn marks_answers(&self, request: &ChatRequest) -> Result<bool> {
+        Ok(self.choose(request)?.marks_answers)
+    }
+
     /// Writes a prompt, as `apply_chat_template` of `transformers` does.
     ///
     /// Where a template cannot write the form of a message, the message is changed first: arguments of calls from a
@@ -161,6 +191,10 @@ impl ChatTemplate {
     fn problem(&self, line: Option<usize>, problem: String) -> DataError {
         DataError::template(self.origin.as_str(), line, problem, false)
     }
+
+    fn refused(&self, problem: String) -> DataError {
+        DataError::template(self.origin.as_str(), None, problem, true)
+    }
 }
 
 impl Compiled {
@@ -173,8 +207,6 @@ impl Compiled {
         bounds: &Bounds,
     ) -> std::result::Result<Rendered, minijinja::Error> {
         let marks = Marks::absent_from(&self.source, &messages, request);
-        let now =
-            request.now.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()));
         let mut values = special.clone();
         values.extend(request.values.iter().map(|(name, value)| (name.clone(), value.clone())));
         values.insert("messages".to_owned(), Value::from(messages));
@@ -183,7 +215,7 @@ impl Compiled {
         values.insert("tools".to_owned(), tools);
         values.entry("documents".to_owned()).or_insert_with(|| Value::from(()));
         values.insert("add_generation_prompt".to_owned(), Value::from(request.add_generation_prompt));
-        values.insert(CLOCK.to_owned(), Value::from(now));
+        values.insert(CLOCK.to_owned(), Value::from(request.time()));
         values.extend(marks.values());
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(bounds.steps));

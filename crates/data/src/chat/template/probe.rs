@@ -180,6 +180,6 @@ fn joined(content: &Value) -> Value {
     Value::from(text)
 }
 
-fn map<K: Into<String>>(fields: impl IntoIterator<Item = (K, Value)>) -> Value {
+pub(super) fn map<K: Into<String>>(fields: impl IntoIterator<Item = (K, Value)>) -> Value {
     Value::from_pairs(fields.into_iter().map(|(name, value)| (Value::from(name.into()), value)))
 }

@@ -42,6 +42,11 @@ pub(super) fn rewrite(source: &str) -> String {
     out
 }
 
+/// Whether a rewritten source marks the assistant's text.
+pub(super) fn marks_answers(rewritten: &str) -> bool {
+    rewritten.contains(&format!("call {GENERATION}()"))
+}
+
 /// Where the next tag, expression or comment begins.
 fn next_tag(text: &str) -> Option<usize> {
     text.match_indices('{').map(|(at, _)| at).find(|at| matches!(text.as_bytes().get(at + 1), Some(b'%' | b'{' | b'#')))

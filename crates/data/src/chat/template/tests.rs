@@ -154,3 +154,12 @@ fn templates_are_found_in_all_their_places() {
     write("chat_template.jinja", "{% if %}");
     assert!(load(&plain).unwrap_err().to_string().contains("line 1"));
 }
+
+/// As in Jinja, whose lexer normalises them. A line break in a message stays as it is.
+#[test]
+fn line_breaks_of_a_source_are_read_alike() {
+    let source = "{% if messages %}\r\na\r\n{% endif %}\rb{{ 'c\r\n' }}{{ messages[0].content }}";
+    let chat = ChatTemplate::from_source(source, &[]).unwrap();
+    let request = request(r#"{"messages": [{"role": "user", "content": "x\r\ny"}]}"#);
+    assert_eq!(chat.render(&request).unwrap().text, "a\nbc\nx\r\ny");
+}

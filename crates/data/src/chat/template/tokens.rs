@@ -78,7 +78,7 @@ pub(super) fn tokens(text: &str) -> Vec<Token> {
     tokens
 }
 
-/// Words that are no operands.
+/// Words that are not operands.
 pub(super) fn is_keyword(word: &str) -> bool {
     matches!(word, "in" | "not" | "and" | "or" | "if" | "else" | "is" | "elif" | "do")
 }
