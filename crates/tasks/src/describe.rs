@@ -67,7 +67,7 @@ fn describe(out: &mut String, task: &Task) -> Result<()> {
     let _ = writeln!(out, "metrics: {}; filters: {}", metrics.join(", "), filters.join(", "));
     if config.output == OutputType::GenerateUntil {
         let stops: Vec<String> = config.generation.until.iter().map(|stop| format!("{stop:?}")).collect();
-        let (most, stops) = (config.generation.max_tokens.unwrap_or(0), stops.join(", "));
+        let (most, stops) = (config.generation.max_tokens, stops.join(", "));
         let _ = writeln!(out, "an answer ends after {most} tokens, or at one of: {stops}");
     }
     let mut last = None;

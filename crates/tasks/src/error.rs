@@ -1,6 +1,6 @@
 //! Everything that can go wrong with tasks. Each error says where, and what to do.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use hadal_base::IoError;
@@ -103,12 +103,4 @@ pub enum TaskError {
         /// What is wrong.
         problem: String,
     },
-}
-
-impl TaskError {
-    /// An I/O error at `path`; use as `.map_err(TaskError::io("read", path))`.
-    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path: PathBuf = path.to_path_buf();
-        move |error| Self::Io(IoError { action, path, error })
-    }
 }

@@ -47,6 +47,16 @@ struct RegexFilter {
     fallback: String,
 }
 
+impl Responses {
+    /// The answers that are left.
+    pub(crate) fn items(&self) -> &[Value] {
+        match self {
+            Self::Many(items) => items,
+            Self::One(item) => std::slice::from_ref(item),
+        }
+    }
+}
+
 impl Pipeline {
     /// The pipelines of a task. Without any, the first answer is taken; with a checker, all answers are checked.
     pub(crate) fn list(keys: &mut Keys, checker: bool) -> Result<Vec<Self>> {
@@ -191,9 +201,13 @@ impl Step {
     }
 }
 
-/// White space as Python's `str.strip` sees it.
+/// White space as Python sees it: four more characters than Rust's.
+pub(crate) fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
 fn python_strip(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+    text.trim_matches(is_space)
 }
 
 impl RegexFilter {

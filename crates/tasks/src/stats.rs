@@ -76,12 +76,7 @@ pub fn pass_at_k(answers: usize, right: usize, k: usize) -> Option<f64> {
     Some(1.0 - all_wrong)
 }
 
-/// pass@k of questions, each with the verdicts on its answers.
-pub fn pass_at(questions: &[Vec<bool>], k: usize) -> Option<Estimate> {
-    clustered(&pass_values(questions, k)?)
-}
-
-/// For each question the value whose mean is pass@k.
+/// pass@k: for each question, with the verdicts on its answers, the value whose mean it is.
 pub fn pass_values(questions: &[Vec<bool>], k: usize) -> Option<Vec<Vec<f64>>> {
     let one = |verdicts: &Vec<bool>| {
         let right = verdicts.iter().filter(|verdict| **verdict).count();
@@ -106,12 +101,8 @@ pub fn majority<T: PartialEq>(values: &[T]) -> Option<usize> {
     best.map(|(at, _)| at)
 }
 
-/// maj@k: for each question the final answers of its first k samples with their verdicts. The majority's verdict counts.
-pub fn majority_at(questions: &[Vec<(String, bool)>], k: usize) -> Option<Estimate> {
-    clustered(&majority_values(questions, k)?)
-}
-
-/// For each question the value whose mean is maj@k.
+/// maj@k: for each question, with the final answers of its samples and their verdicts, the value whose mean it is. The
+/// verdict of the majority of the first k answers counts.
 pub fn majority_values(questions: &[Vec<(String, bool)>], k: usize) -> Option<Vec<Vec<f64>>> {
     let one = |samples: &Vec<(String, bool)>| {
         let first = samples.get(..k)?;

@@ -20,7 +20,7 @@ use crate::task::keys::Keys;
 const FUNCTION: &str = include_str!("python/function.py");
 /// The side of the tests.
 const TESTS: &str = include_str!("python/tests.py");
-/// How the tests' side ends if all is well. Python itself never ends so.
+/// The exit code of the tests' side if all is well. Python itself never exits with it.
 const PASSED: i32 = 77;
 /// The longest argument of a program, in bytes (Linux allows 128 KiB).
 const LONGEST: usize = 120_000;

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, TaskError};
+use crate::error::Result;
 use crate::task::Answer;
+use hadal_base::IoContext;
 
 /// The longest line. Longer ones are damaged.
 const LONGEST: usize = 64 << 20;
@@ -51,16 +52,15 @@ impl Store {
     /// Opens a file, or makes it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(TaskError::io("create", folder))?;
+            std::fs::create_dir_all(folder).at("create", folder)?;
         }
-        let failed = |action| TaskError::io(action, path);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed("open"))?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).at("open", path)?;
         let (mut kept, mut damaged, mut whole) = (HashMap::new(), 0, true);
         let mut reader = BufReader::new(&file);
         let mut line = Vec::new();
         loop {
             line.clear();
-            if read_line(&mut reader, &mut line).map_err(failed("read"))? == 0 {
+            if read_line(&mut reader, &mut line).at("read", path)? == 0 {
                 break;
             }
             whole = line.last() == Some(&b'\n');
@@ -72,7 +72,7 @@ impl Store {
         drop(reader);
         // What is written next begins a line of its own.
         if !whole {
-            file.write_all(b"\n").map_err(failed("write"))?;
+            file.write_all(b"\n").at("write", path)?;
         }
         Ok(Self { path: path.to_owned(), file, kept, damaged })
     }
@@ -96,12 +96,11 @@ impl Store {
             texts => Kept::Texts(texts.iter().map(|text| text.text().to_owned()).collect()),
         };
         let line = Line { document, request, key: hex(key), answer };
-        let io = |e: serde_json::Error| TaskError::io("write", &self.path)(e.into());
-        let body = serde_json::to_vec(&line).map_err(io)?;
+        let body = serde_json::to_vec(&line).expect("a line has texts and numbers");
         let sum = hex(hadal_base::checksum(&body));
         // One write, so that other processes write whole lines before or behind it.
         let line = [BEGIN, sum.as_bytes(), AFTER, &body[1..], b"\n"].concat();
-        self.file.write_all(&line).map_err(TaskError::io("write", &self.path))
+        Ok(self.file.write_all(&line).at("write", &self.path)?)
     }
 }
 

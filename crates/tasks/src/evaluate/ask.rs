@@ -9,6 +9,7 @@
 use hadal_data::Tokenizer;
 use hadal_infer::{Loaded, Request as EngineRequest, Reuse, SampleParams, Score, TextOptions};
 
+use crate::filter::is_space;
 use crate::task::{Generation, Request};
 
 /// What the engine is asked for one request of a task.
@@ -99,7 +100,7 @@ impl<'a> Asker<'a> {
         at: (usize, usize),
         repeats: usize,
     ) -> Result<(Kind, Vec<EngineRequest>, bool), String> {
-        let max_new = generation.max_tokens.unwrap_or(256).max(1);
+        let max_new = generation.max_tokens.max(1);
         let room = self.longest.saturating_sub(max_new);
         if room == 0 {
             return Err(format!(
@@ -162,9 +163,7 @@ impl<'a> Asker<'a> {
             let ids = if own { ids } else { [vec![prefix], ids].concat() };
             return Ok((ids, 1));
         }
-        // White space as Python's `rstrip` sees it.
-        let space = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
-        let head = context.trim_end_matches(space);
+        let head = context.trim_end_matches(is_space);
         if self.last.0 != head {
             self.last = (head.to_owned(), self.encode(head));
         }

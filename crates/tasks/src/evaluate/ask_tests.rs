@@ -68,13 +68,12 @@ fn what_is_too_long_loses_its_beginning_or_is_refused() {
     let mut asker = Asker::new(&loaded, true, 0);
     let text: String = "[]{}, ".repeat(20);
     let ids = loaded.tokenizer.encode(&text);
-    let generation =
-        Generation { until: vec!["\n".into()], max_tokens: Some(5), temperature: 0.0, top_p: None, top_k: None };
+    let generation = Generation { until: vec!["\n".into()], max_tokens: 5, temperature: 0.0, top_p: None, top_k: None };
     let request = Request::Generate { prompt: text.clone(), generation: generation.clone() };
     let ask = asker.ask(&request, (0, 0), 1).unwrap();
     assert!(ask.cut);
     assert_eq!(ask.parts[0].prompt, ids[ids.len() - 15..]);
-    let long = Generation { max_tokens: Some(20), ..generation };
+    let long = Generation { max_tokens: 20, ..generation };
     let error = asker.ask(&Request::Generate { prompt: text.clone(), generation: long }, (0, 0), 1).unwrap_err();
     assert!(error.contains("--max-new") && error.contains("20"), "{error}");
     let (pair, from) = likelihood(&mut asker, &text, "true");
@@ -87,7 +86,7 @@ fn what_is_too_long_loses_its_beginning_or_is_refused() {
 #[test]
 fn everything_that_an_answer_depends_on_changes_its_key() {
     let (_folder, loaded) = loaded();
-    let base = Generation { until: vec!["\n".into()], max_tokens: Some(5), temperature: 0.5, top_p: None, top_k: None };
+    let base = Generation { until: vec!["\n".into()], max_tokens: 5, temperature: 0.5, top_p: None, top_k: None };
     let key = |prompt: &str, generation: &Generation, at, seed, repeats| {
         let request = Request::Generate { prompt: prompt.into(), generation: generation.clone() };
         Asker::new(&loaded, true, seed).ask(&request, at, repeats).unwrap().key
@@ -100,7 +99,7 @@ fn everything_that_an_answer_depends_on_changes_its_key() {
         key("a", &base, (0, 0), 1, 2),
         key("a", &base, (0, 0), 0, 3),
         key("a", &Generation { until: vec!["x".into()], ..base.clone() }, (0, 0), 0, 2),
-        key("a", &Generation { max_tokens: Some(6), ..base.clone() }, (0, 0), 0, 2),
+        key("a", &Generation { max_tokens: 6, ..base.clone() }, (0, 0), 0, 2),
         key("a", &Generation { temperature: 0.6, ..base.clone() }, (0, 0), 0, 2),
         key("a", &Generation { top_p: Some(0.5), ..base.clone() }, (0, 0), 0, 2),
         key("a", &Generation { top_k: Some(5), ..base.clone() }, (0, 0), 0, 2),

@@ -72,8 +72,8 @@ pub struct Evaluation {
     pub asked: usize,
 }
 
-/// Evaluates a task. Answers are kept in `folder`: they are there if this is called again with the same model, task and
-/// settings, also if it was killed.
+/// Evaluates a task. Answers are kept in `folder`. A later call with the same model, task and settings uses them, even if this
+/// one was killed.
 pub fn evaluate(
     task: &Task,
     model: &Model,

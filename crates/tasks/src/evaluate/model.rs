@@ -6,7 +6,8 @@ use std::path::Path;
 use hadal_infer::Loaded;
 use hadal_weights::precision::RunFormats;
 
-use crate::error::{Result, TaskError};
+use crate::error::Result;
+use hadal_base::IoContext;
 
 /// Bytes that are read at a time.
 const PIECE: usize = 8 << 20;
@@ -39,10 +40,10 @@ impl<'a> Model<'a> {
 
 /// Stands for the names and the contents of a model's files.
 fn hash_of(folder: &Path) -> Result<u64> {
-    let entries = std::fs::read_dir(folder).map_err(TaskError::io("read", folder))?;
+    let entries = std::fs::read_dir(folder).at("read", folder)?;
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.map_err(TaskError::io("read", folder))?.path();
+        let path = entry.at("read", folder)?.path();
         let known = path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
         if known && path.is_file() {
             files.push(path);
@@ -54,9 +55,9 @@ fn hash_of(folder: &Path) -> Result<u64> {
     for path in files {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         hash = hadal_base::mix(hash ^ hadal_base::checksum(name));
-        let mut file = hadal_base::open_regular(&path).map_err(TaskError::io("read", &path))?;
+        let mut file = hadal_base::open_regular(&path).at("read", &path)?;
         loop {
-            let read = fill(&mut file, &mut piece).map_err(TaskError::io("read", &path))?;
+            let read = fill(&mut file, &mut piece).at("read", &path)?;
             hash = hadal_base::mix(hash ^ hadal_base::checksum(&piece[..read]));
             if read < piece.len() {
                 break;

@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Difference, Evaluation, Model, Settings, compare, page, results, samples, table};
+use super::{Difference, Evaluation, Settings, compare, page, results, samples, table};
 use crate::error::Result;
 use crate::suite::Suite;
 use crate::task::{Task, Total};
@@ -50,12 +50,7 @@ pub struct Written {
     pub samples: Vec<PathBuf>,
 }
 
-impl<'a> Report<'a> {
-    /// A report without a comparison.
-    pub fn new(model: &'a Model, suite: &'a Suite, settings: &'a Settings, evaluations: &'a [Evaluation]) -> Self {
-        Self { model: &model.name, hash: model.hash(), suite, settings, evaluations, against: None }
-    }
-
+impl Report<'_> {
     /// The figures for people.
     pub fn table(&self) -> String {
         table::table(self)

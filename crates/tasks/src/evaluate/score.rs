@@ -7,7 +7,6 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::filter::Responses;
 use crate::metric::Aggregation;
 use crate::stats;
 use crate::task::{Answered, Outcome, OutputType, Task};
@@ -61,21 +60,27 @@ pub(super) fn figures(task: &Task, answered: &[Answered], outcome: &Outcome) -> 
     }
     if task.config().output == OutputType::GenerateUntil && task.config().repeats > 1 {
         for filter in 0..task.config().filters.len() {
-            figures.extend(repeated(task, answered, filter)?);
+            figures.extend(repeated(task, answered, outcome, filter)?);
         }
     }
     Ok(figures)
 }
 
 /// avg@k, pass@k and maj@k of the answers behind a filter. Nothing if the filter needs several answers at once.
-fn repeated(task: &Task, answered: &[Answered], filter: usize) -> Result<Vec<Figure>> {
+fn repeated(task: &Task, answered: &[Answered], outcome: &Outcome, filter: usize) -> Result<Vec<Figure>> {
     let repeats = task.config().repeats;
-    let texts: Vec<(usize, String)> = answered
-        .iter()
-        .flat_map(|one| one.answers[0].iter().map(|answer| (one.document, answer.text().to_owned())))
-        .collect();
-    let Some((filtered, values)) = task.values(filter, &texts)? else { return Ok(Vec::new()) };
-    let texts: Vec<String> = filtered.iter().map(final_text).collect();
+    let name = &task.config().filters[filter].name;
+    // A checker that has seen the answers does not run again.
+    let found = if let Some(checked) = task.checked_values(outcome, filter) {
+        Some(checked)
+    } else {
+        let text = |one: &Answered| {
+            one.answers[0].iter().map(|answer| (one.document, answer.text().to_owned())).collect::<Vec<_>>()
+        };
+        task.values(filter, &answered.iter().flat_map(text).collect::<Vec<_>>())?
+    };
+    let Some((texts, values)) = found else { return Ok(Vec::new()) };
+    let texts: Vec<String> = texts.iter().map(final_text).collect();
     let values: Vec<Vec<f64>> = values.chunks(repeats).map(<[f64]>::to_vec).collect();
     let verdicts: Vec<Vec<bool>> = values.iter().map(|values| values.iter().map(|v| *v >= 1.0).collect()).collect();
     let votes: Vec<Vec<(String, bool)>> = texts
@@ -87,7 +92,6 @@ fn repeated(task: &Task, answered: &[Answered], filter: usize) -> Result<Vec<Fig
     let powers = (1..).map(|power| 1 << power).take_while(|k| *k < repeats);
     found.extend(powers.chain([repeats]).map(|k| (format!("pass@{k}"), stats::pass_values(&verdicts, k))));
     found.push((format!("maj@{repeats}"), stats::majority_values(&votes, repeats)));
-    let name = &task.config().filters[filter].name;
     let figure = |(metric, values): (String, Option<Vec<Vec<f64>>>)| {
         let values = values?;
         let estimate = stats::clustered(&values)?;
@@ -106,14 +110,10 @@ fn repeated(task: &Task, answered: &[Answered], filter: usize) -> Result<Vec<Fig
 }
 
 /// What is left of an answer, as text that can be voted on.
-fn final_text(responses: &Responses) -> String {
-    let item = match responses {
-        Responses::One(item) => Some(item),
-        Responses::Many(items) => items.first(),
-    };
-    match item {
-        Some(serde_json::Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-        None => String::new(),
+fn final_text(left: &serde_json::Value) -> String {
+    match left {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Null => String::new(),
+        other => other.to_string(),
     }
 }

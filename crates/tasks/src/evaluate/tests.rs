@@ -25,6 +25,16 @@ pub(super) mod tiny {
 
 const SETTINGS: Settings = Settings { limit: None, begin: true, seed: 0, sequences: 4 };
 
+/// A report, with a comparison if there is one.
+fn report<'a>(
+    model: &'a Model<'a>,
+    suite: &'a Suite,
+    evaluations: &'a [Evaluation],
+    against: Option<Against<'a>>,
+) -> Report<'a> {
+    Report { model: &model.name, hash: model.hash(), suite, settings: &SETTINGS, evaluations, against }
+}
+
 /// A model and a folder for everything.
 struct Bench {
     folder: tempfile::TempDir,
@@ -190,6 +200,15 @@ fn repeats_give_shares_of_the_answers() {
     let greedy = Options { repeats: Some(3), ..Options::default() };
     let found = bench.evaluate(&bench.suite(TEXTS, &greedy), &SETTINGS, "out");
     assert!(found.answered.iter().all(|one| one.answers[0].len() == 3 && one.answers[0][0] == one.answers[0][2]));
+    // Kept answers do for another number of repeats.
+    for repeats in [2, 5] {
+        let options = Options { repeats: Some(repeats), ..Options::default() };
+        let again = bench.evaluate(&bench.suite(TEXTS, &options), &SETTINGS, "out");
+        assert_eq!((again.asked, again.answered.len()), (0, 6));
+        for (one, before) in again.answered.iter().zip(&found.answered) {
+            assert_eq!(one.answers, [vec![before.answers[0][0].clone(); repeats]]);
+        }
+    }
 }
 
 #[test]
@@ -232,7 +251,7 @@ fn the_report_has_every_prompt_answer_and_score() {
     let evaluations = vec![bench.evaluate(&suite, &SETTINGS, "out")];
     let model = bench.model();
     let against = Some(Against { model: "other <model>", evaluations: &evaluations });
-    let report = Report { against, ..Report::new(&model, &suite, &SETTINGS, &evaluations) };
+    let report = report(&model, &suite, &evaluations, against);
     let written = report.write(&bench.path("out"), true).unwrap();
     let page = std::fs::read_to_string(&written.pages[0]).unwrap();
     assert!(!page.contains("<script") && !page.contains("<b>") && !page.contains('\u{202e}'), "{page}");
@@ -271,7 +290,7 @@ fn the_beginning_that_all_prompts_share_stands_on_the_page_once() {
     let suite = bench.suite(&keys, &Options { max_tokens: Some(2), ..Options::default() });
     let evaluations = vec![bench.evaluate(&suite, &SETTINGS, "out")];
     let model = bench.model();
-    let report = Report::new(&model, &suite, &SETTINGS, &evaluations);
+    let report = report(&model, &suite, &evaluations, None);
     let page = std::fs::read_to_string(&report.write(&bench.path("out"), false).unwrap().pages[0]).unwrap();
     assert_eq!(page.matches(&long).count(), 1);
     assert!(page.contains("<pre>\nAda:</pre>") && page.contains("<pre>\nborn:</pre>"));

@@ -46,7 +46,7 @@ impl<'a> Work<'a> {
                     answers.push(Some(vec![Answer::Rolling(0.0)]));
                     continue;
                 }
-                answers.push(store.find(document, number, ask.key).map(<[Answer]>::to_vec));
+                answers.push(store.find(document, number, ask.key).map(|kept| ask.kind.all(kept)));
                 if answers.last().is_some_and(Option::is_none) {
                     work.open.push(ask);
                 }
@@ -189,12 +189,19 @@ impl InFlight<'_> {
     }
 }
 
+impl Kind {
+    /// All answers of a request. Without sampling, each text is the one that was generated.
+    fn all(self, given: &[Answer]) -> Vec<Answer> {
+        let Self::Texts(repeats) = self else { return given.to_vec() };
+        given.iter().cloned().cycle().take(repeats).collect()
+    }
+}
+
 impl Partial {
     fn answers(self, kind: Kind) -> Vec<Answer> {
         let Self { texts, logprob, greedy, .. } = self;
         match kind {
-            // Without sampling, all answers are the one that was generated.
-            Kind::Texts(repeats) => texts.into_iter().cycle().take(repeats).map(Answer::Text).collect(),
+            Kind::Texts(_) => kind.all(&texts.into_iter().map(Answer::Text).collect::<Vec<_>>()),
             Kind::Likelihood => vec![Answer::Likelihood { logprob, greedy }],
             Kind::Rolling => vec![Answer::Rolling(logprob)],
         }

@@ -82,7 +82,7 @@ pub(super) fn number(text: &str) -> Option<i64> {
         }
     }
     let value = total.checked_add(group)?;
-    // Words in another order, such as "three twenty", are no number.
+    // Words in another order, such as "three twenty", are not a number.
     let value = if negative { -value } else { value };
     (plain(&words(value)) == text.replace("negative", "minus")).then_some(value)
 }

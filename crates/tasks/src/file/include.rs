@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::yaml::{Entry, Node, Yaml, parse};
 use crate::error::{Result, TaskError};
+use hadal_base::IoContext;
 
 /// The largest task file, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
@@ -24,7 +25,7 @@ fn load_one(path: &Path, open: &mut Vec<PathBuf>, files: &mut usize) -> Result<N
         let full = path.canonicalize()?;
         hadal_base::read_small(&full, MAX_BYTES).map(|bytes| (full, bytes))
     };
-    let (full, bytes) = read(path).map_err(TaskError::io("read", path))?;
+    let (full, bytes) = read(path).at("read", path)?;
     let file: Arc<Path> = Arc::from(path);
     let text = String::from_utf8(bytes).map_err(|e| {
         let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];

@@ -22,6 +22,10 @@ fn integer(text: &str) -> Option<i64> {
     if !digits.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
+    // `from_str_radix` would read a second sign.
+    if digits.contains(['+', '-']) {
+        return None;
+    }
     let plain: String = digits.chars().filter(|c| *c != '_').collect();
     let size = if let Some(binary) = plain.strip_prefix("0b") {
         i64::from_str_radix(binary, 2).ok()?

@@ -17,11 +17,12 @@ fn read(text: &str) -> Result<serde_json::Value, String> {
 fn scalars_mean_what_pyyaml_says() {
     // The right-hand sides come from yaml.FullLoader.
     let text = "a: yes\nb: off\nc: 1e-5\nd: 1.5e+3\ne: 010\nf: 0x1F\ng: 1_000\nh: 1:30\ni: ~\nj:\nk: .5\nl: '5'\nm: \"a\\nb\"\n\
-                n: 5.\no: -3\np: +4\nq: .inf2\nr: 1.2.3\ns: No\nt: 0b11\nu: 08\nv: 1e5\nw: -0.5\nx: \"yes\"\ny: null\nz: n\n1: 1.5e3\n";
+                n: 5.\no: -3\np: +4\nq: .inf2\nr: 1.2.3\ns: No\nt: 0b11\nu: 08\nv: 1e5\nw: -0.5\nx: \"yes\"\ny: null\nz: n\n1: 1.5e3\n2: 0-5\n3: 0x+5\n4: -0x-8000000000000000\n";
     let expected = json!({
         "a": true, "b": false, "c": "1e-5", "d": 1500.0, "e": 8, "f": 31, "g": 1000, "h": 90, "i": null, "j": null, "k": 0.5,
         "l": "5", "m": "a\nb", "n": 5.0, "o": -3, "p": 4, "q": ".inf2", "r": "1.2.3", "s": false, "t": 3, "u": "08", "v": "1e5",
         "w": -0.5, "x": "yes", "y": null, "z": "n", "1": "1.5e3",
+        "2": "0-5", "3": "0x+5", "4": "-0x-8000000000000000",
     });
     assert_eq!(read(text).unwrap(), expected);
 }

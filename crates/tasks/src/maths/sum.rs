@@ -98,7 +98,7 @@ impl Parser {
         None
     }
 
-    /// Whether a factor follows without an operator. Digits after a factor are no product.
+    /// Whether a factor follows without an operator. Digits after a factor are not a product.
     fn begins_factor(&self) -> bool {
         match self.peek() {
             Some(Token::Letter(_) | Token::Sign('(' | '[' | '{')) => true,

@@ -6,7 +6,7 @@
 //!
 //! - Limits of one process: address space, processor time, size of files, open files (`prlimit`).
 //! - The number of processes is limited for the whole sandbox. The kernel does not limit the super-user's processes, so
-//!   a super-user gives up his rights first (`setpriv`).
+//!   a super-user gives up its rights first (`setpriv`).
 //! - Both programs belong to `util-linux`, which every system has.
 
 mod run;
@@ -20,6 +20,7 @@ use std::time::Duration;
 pub use run::{Ran, Running};
 
 use crate::error::{Result, TaskError};
+use hadal_base::IoContext;
 
 /// What a program may use.
 #[derive(Clone, Copy, Debug)]
@@ -60,15 +61,10 @@ impl Sandbox {
         static WORKS: OnceLock<std::result::Result<(), String>> = OnceLock::new();
         WORKS.get_or_init(works).clone().map_err(TaskError::Sandbox)?;
         let folder = match folder {
-            Some(folder) => Some(folder.canonicalize().map_err(TaskError::io("read", folder))?),
+            Some(folder) => Some(folder.canonicalize().at("read", folder)?),
             None => None,
         };
         Ok(Self { limits, folder })
-    }
-
-    /// The limits.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
     }
 
     /// The command that runs a program inside.

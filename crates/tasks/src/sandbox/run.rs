@@ -43,7 +43,7 @@ impl Sandbox {
         let mut running = self.start(program, Stdio::piped(), Stdio::piped())?;
         let writer = running.child.stdin.take().map(|mut stdin| {
             let input = input.to_vec();
-            // A program that does not read its input is no error. Its end closes the pipe.
+            // It is not an error if a program does not read its input. The pipe closes when it ends.
             std::thread::spawn(move || _ = stdin.write_all(&input))
         });
         let ran = running.wait()?;

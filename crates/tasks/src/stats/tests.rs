@@ -57,9 +57,9 @@ fn the_majority_is_the_first_of_the_most_frequent() {
         vec![("1".to_owned(), false), ("2".to_owned(), true), ("2".to_owned(), true)],
         vec![("1".to_owned(), true), ("2".to_owned(), false), ("3".to_owned(), false)],
     ];
-    assert_eq!(majority_at(&questions, 3).unwrap().mean, 1.0);
-    assert_eq!(majority_at(&questions, 1).unwrap().mean, 0.5);
-    assert_eq!(majority_at(&questions, 4), None);
+    assert_eq!(majority_values(&questions, 3).unwrap(), [[1.0], [1.0]]);
+    assert_eq!(majority_values(&questions, 1).unwrap(), [[0.0], [1.0]]);
+    assert_eq!(majority_values(&questions, 4), None);
 }
 
 #[test]

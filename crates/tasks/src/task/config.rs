@@ -118,7 +118,7 @@ pub struct Config {
     /// How answers are scored.
     pub metrics: Vec<Metric>,
     /// The metric that is the reward in reinforcement learning.
-    pub reward: Option<(String, Place)>,
+    pub reward: Option<String>,
     /// What is written under `checker`.
     pub checker: Option<Node>,
     /// The version that the file states.
@@ -131,7 +131,7 @@ pub struct Generation {
     /// Strings that end the text.
     pub until: Vec<String>,
     /// The most tokens.
-    pub max_tokens: Option<usize>,
+    pub max_tokens: usize,
     /// The sampling temperature. 0 takes the most likely token.
     pub temperature: f64,
     /// Nucleus sampling.
@@ -262,15 +262,6 @@ impl Config {
                 keys.wrong("reward", &format!("there is no metric `{reward}`; name one of: {}", names.join(", ")))
             );
         }
-        let reward = reward.map(|name| (name, keys.wrong("reward", ""))).map(|(name, at)| {
-            (
-                name,
-                match at {
-                    TaskError::Key { place, .. } => place,
-                    _ => node.place.clone(),
-                },
-            )
-        });
         let alias = keys.text("task_alias")?;
         Ok(Self {
             task,
@@ -427,7 +418,7 @@ fn fewshot(keys: &mut Keys, defaults: Fewshot, shots: usize) -> Result<Fewshot> 
 fn generation(keys: &mut Keys, fewshot_delimiter: &str) -> Result<Generation> {
     let default = Generation {
         until: vec![fewshot_delimiter.to_owned()],
-        max_tokens: Some(256),
+        max_tokens: 256,
         temperature: 0.0,
         top_p: None,
         top_k: None,
@@ -435,9 +426,9 @@ fn generation(keys: &mut Keys, fewshot_delimiter: &str) -> Result<Generation> {
     let Some(node) = keys.node("generation_kwargs")? else { return Ok(default) };
     let mut inner = Keys::new(node, "generation_kwargs.")?;
     let until = inner.texts("until")?.unwrap_or(default.until);
-    let mut max_tokens = None;
+    let mut max_tokens = default.max_tokens;
     for key in ["max_gen_toks", "max_tokens", "max_new_tokens"] {
-        max_tokens = inner.count(key)?.or(max_tokens);
+        max_tokens = inner.count(key)?.unwrap_or(max_tokens);
     }
     let temperature = inner.float("temperature")?;
     let sample = inner.bool("do_sample")?;
@@ -451,7 +442,7 @@ fn generation(keys: &mut Keys, fewshot_delimiter: &str) -> Result<Generation> {
         (_, temperature) => temperature.unwrap_or(0.0),
     };
     inner.finish()?;
-    Ok(Generation { until, max_tokens: max_tokens.or(Some(256)), temperature, top_p, top_k })
+    Ok(Generation { until, max_tokens, temperature, top_p, top_k })
 }
 
 fn metrics(keys: &mut Keys, output: OutputType, checker: bool) -> Result<Vec<Metric>> {

@@ -120,7 +120,7 @@ impl Options {
         config.num_fewshot = self.num_fewshot.unwrap_or(config.num_fewshot);
         config.repeats = self.repeats.unwrap_or(config.repeats);
         let generation = &mut config.generation;
-        generation.max_tokens = self.max_tokens.or(generation.max_tokens);
+        generation.max_tokens = self.max_tokens.unwrap_or(generation.max_tokens);
         generation.temperature = self.temperature.unwrap_or(generation.temperature);
         generation.top_p = self.top_p.or(generation.top_p);
         generation.top_k = self.top_k.or(generation.top_k);
@@ -263,7 +263,7 @@ impl Task {
             let text = self.target_text(document)?;
             return Ok(vec![Request::Rolling { text }]);
         }
-        let mut contexts = self.contexts(document)?;
+        let contexts = self.contexts(document)?;
         let delimiter = self.choice_delimiter(document)?;
         let continued = |context: &str, text: &str| Request::Likelihood {
             context: context.to_owned(),
@@ -279,7 +279,10 @@ impl Task {
             }
             OutputType::Loglikelihood => {
                 let continuation = self.target_text(document)?;
-                vec![Request::Likelihood { context: contexts.remove(0), continuation }]
+                let context = contexts.into_iter().next().ok_or_else(|| {
+                    self.fields.text.wrong(document, "gives the number of a choice, and there are no choices")
+                })?;
+                vec![Request::Likelihood { context, continuation }]
             }
             _ => {
                 let choices = self.choices(document)?;

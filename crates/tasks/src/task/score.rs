@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Answer, OutputType, Task};
 use crate::checker::Case;
 use crate::error::Result;
-use crate::filter::Responses;
+use crate::filter::{Responses, is_space};
 use crate::metric::{Metric, MetricKind, Score};
 use crate::stats;
 
@@ -61,11 +61,6 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What the checker says, by document: the values that [`stats::clustered`] and its like take.
-    pub fn checks(&self, filter: &str) -> Vec<Vec<f64>> {
-        self.samples.iter().filter(|sample| sample.filter == filter).map(|sample| sample.checks.clone()).collect()
-    }
-
     /// The scores of a metric behind a filter, by document.
     pub fn scores(&self, metric: &str, filter: &str) -> Vec<Score> {
         scores_of(&self.samples, metric, filter)
@@ -81,7 +76,7 @@ impl Task {
                 let filtered = answered.iter().map(|one| self.filtered(filter, one)).collect::<Result<Vec<_>>>()?;
                 let checks = self.checked(answered.iter().map(|one| one.document).zip(&filtered))?;
                 for ((one, responses), checks) in answered.iter().zip(filtered).zip(checks) {
-                    samples.push(self.text_sample(one.document, &filter.name, responses, checks)?);
+                    samples.push(self.text_sample(one.document, &filter.name, &responses, checks)?);
                 }
             }
         } else {
@@ -110,18 +105,31 @@ impl Task {
         }
     }
 
-    /// What a filter leaves of each text alone, and its reward. Nothing if the filter needs several answers at once.
-    pub(crate) fn values(
-        &self,
-        filter: usize,
-        texts: &[(usize, String)],
-    ) -> Result<Option<(Vec<Responses>, Vec<f64>)>> {
+    /// The metric that rewards texts.
+    fn reward(&self) -> Option<&Metric> {
         let metrics = &self.config.metrics;
         let metric = match &self.config.reward {
-            Some((name, _)) => metrics.iter().find(|metric| metric.name == *name),
+            Some(name) => metrics.iter().find(|metric| metric.name == *name),
             None => metrics.iter().find(|m| matches!(m.kind, MetricKind::Checker)).or_else(|| metrics.first()),
         };
-        let Some(metric) = metric.filter(|_| self.config.output == OutputType::GenerateUntil) else {
+        metric.filter(|_| self.config.output == OutputType::GenerateUntil)
+    }
+
+    /// What a filter left of each answer, and its reward, if the checker has seen each answer alone already.
+    pub(crate) fn checked_values(&self, outcome: &Outcome, filter: usize) -> Option<(Vec<Value>, Vec<f64>)> {
+        let filter = &self.config.filters[filter];
+        let samples = || outcome.samples.iter().filter(|sample| sample.filter == filter.name);
+        let all = self.reward().is_some_and(|metric| matches!(metric.kind, MetricKind::Checker))
+            && filter.needs() == 1
+            && samples().all(|sample| sample.checks.len() == self.config.repeats);
+        all.then(|| {
+            samples().flat_map(|sample| sample.filtered.iter().cloned().zip(sample.checks.iter().copied())).unzip()
+        })
+    }
+
+    /// What a filter leaves of each text alone, and its reward. Nothing if the filter needs several answers at once.
+    pub(crate) fn values(&self, filter: usize, texts: &[(usize, String)]) -> Result<Option<(Vec<Value>, Vec<f64>)>> {
+        let Some(metric) = self.reward() else {
             return Err(self.wrong("has no reward: only generated text has one; add `checker:`".to_owned()));
         };
         let filter = &self.config.filters[filter];
@@ -133,16 +141,18 @@ impl Task {
             self.filtered(filter, &answered)
         };
         let filtered = texts.iter().map(one).collect::<Result<Vec<_>>>()?;
+        let first =
+            |all: &[Responses]| all.iter().map(|left| left.items().first().cloned().unwrap_or_default()).collect();
         if matches!(metric.kind, MetricKind::Checker) {
             let checks = self.checked(texts.iter().map(|(document, _)| *document).zip(&filtered))?;
             let values = checks.iter().map(|checks| stats::mean(checks)).collect();
-            return Ok(Some((filtered, values)));
+            return Ok(Some((first(&filtered), values)));
         }
         let score = |((document, _), responses): (&(usize, String), &Responses)| {
             Ok(self.exact_match(*document, metric, responses)?.value())
         };
         let values = texts.iter().zip(&filtered).map(score).collect::<Result<_>>()?;
-        Ok(Some((filtered, values)))
+        Ok(Some((first(&filtered), values)))
     }
 
     /// The answers to a document's only request, filtered.
@@ -172,10 +182,7 @@ impl Task {
         let mut sizes = Vec::new();
         let mut cases = Vec::new();
         for (document, responses) in responses {
-            let items = match responses {
-                Responses::One(item) => std::slice::from_ref(item),
-                Responses::Many(items) => items.as_slice(),
-            };
+            let items = responses.items();
             sizes.push(if self.checker.is_some() { items.len() } else { 0 });
             if self.checker.is_none() {
                 continue;
@@ -184,9 +191,9 @@ impl Task {
                 Value::String(text) => text,
                 other => other.to_string(),
             };
-            for (at, item) in items.iter().enumerate() {
+            for item in items {
                 cases.push(Case {
-                    id: format!("{}/{document}/{at}", self.config.task),
+                    id: format!("{}/{document}/{}", self.config.task, cases.len()),
                     document: &self.documents[document].fields,
                     target: target.clone(),
                     answer: item.as_str().unwrap_or_default(),
@@ -201,20 +208,16 @@ impl Task {
         Ok(sizes.into_iter().map(|size| verdicts.by_ref().take(size).collect()).collect())
     }
 
-    fn text_sample(&self, document: usize, filter: &str, responses: Responses, checks: Vec<f64>) -> Result<Sample> {
+    fn text_sample(&self, document: usize, filter: &str, responses: &Responses, checks: Vec<f64>) -> Result<Sample> {
         let mut scores = Vec::new();
         for metric in &self.config.metrics {
             let score = match metric.kind {
                 MetricKind::Checker => Score::Single(stats::mean(&checks)),
-                _ => self.exact_match(document, metric, &responses)?,
+                _ => self.exact_match(document, metric, responses)?,
             };
             scores.push((metric.name.clone(), score));
         }
-        let filtered = match responses {
-            Responses::One(item) => vec![item],
-            Responses::Many(items) => items,
-        };
-        Ok(Sample { document, filter: filter.to_owned(), filtered, scores, checks })
+        Ok(Sample { document, filter: filter.to_owned(), filtered: responses.items().to_vec(), scores, checks })
     }
 
     /// The mean over the answers that are left. With several right answers, any of them will do.
@@ -236,10 +239,6 @@ impl Task {
             Value::Array(golds) if self.fields.multiple_target => golds,
             other => vec![other],
         };
-        let items = match responses {
-            Responses::One(item) => std::slice::from_ref(item),
-            Responses::Many(items) => items.as_slice(),
-        };
         let same = |item: &Value, gold: &Value| match (item, gold) {
             (Value::String(item), Value::String(gold)) => options.same(item, gold),
             (Value::String(item), Value::Number(gold)) => options.same(item, &gold.to_string()),
@@ -247,7 +246,7 @@ impl Task {
             _ => false,
         };
         let right = |item: &Value| f64::from(u8::from(golds.iter().any(|gold| same(item, gold))));
-        let values: Vec<f64> = items.iter().map(right).collect();
+        let values: Vec<f64> = responses.items().iter().map(right).collect();
         Ok(Score::Single(stats::mean(&values)))
     }
 
@@ -339,7 +338,7 @@ impl Task {
         Ok(metrics.filter_map(|metric| Some((metric.name.clone(), Score::Single(score(metric)?)))).collect())
     }
 
-    /// The numbers of the right choices. A target that is not a choice is none.
+    /// The numbers of the right choices. For a target that is not a choice there is no number.
     fn gold_choices(&self, document: usize, choices: &[String]) -> Result<Vec<Option<usize>>> {
         let gold = if self.fields.multiple_input {
             self.fields.text.question(&self.documents[document], document, true)?
@@ -373,8 +372,7 @@ fn words(text: &str) -> usize {
     let mut count = 1;
     let mut space = false;
     for c in text.chars() {
-        // Python's `\s` has four more characters than Rust's white space.
-        let now = c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
+        let now = is_space(c);
         count += usize::from(now && !space);
         space = now;
     }

@@ -199,3 +199,40 @@ fn a_document_without_an_answer_is_no_conversation() {
     let task = open("gsm8k", &[("gsm8k_train.jsonl", rows), ("gsm8k_test.jsonl", rows)]);
     assert!(task.conversations().unwrap_err().to_string().contains("no answer to learn"));
 }
+
+/// Several texts of one document are cases of their own.
+#[test]
+fn a_command_rewards_several_texts_of_a_document() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("data.jsonl", "{\"q\": \"a\", \"a\": \"x\"}\n");
+    // The answer is its reward.
+    write("check.sh", r#"sed 's/^{"id":"\([^"]*\)","answer":"\(.\)".*/{"id": "\1", "reward": \2}/'"#);
+    write(
+        "t.yaml",
+        "task: t\ndataset_path: json\ndataset_kwargs: {data_files: {test: data.jsonl}}\ntest_split: test\n\
+         doc_to_text: q\ndoc_to_target: a\nchecker: {command: [sh, check.sh]}\n",
+    );
+    let task = Suite::open(&folder.path().join("t.yaml"), &Options::default()).unwrap().tasks.remove(0);
+    let texts = ["1", "0", "1"].map(|text| (0, text.to_owned()));
+    match task.rewards(&texts) {
+        Err(hadal_tasks::TaskError::Sandbox(problem)) => eprintln!("skipped: {problem}"),
+        other => assert_eq!(other.unwrap(), [1.0, 0.0, 1.0]),
+    }
+}
+
+#[test]
+fn a_question_among_no_choices_is_a_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("data.jsonl", "{\"q\": 3, \"a\": \"x\", \"c\": []}\n");
+    write(
+        "t.yaml",
+        "task: t\noutput_type: loglikelihood\ndataset_path: json\ndataset_kwargs: {data_files: {test: data.jsonl}}\n\
+         test_split: test\ndoc_to_text: q\ndoc_to_target: a\ndoc_to_choice: c\n",
+    );
+    let error = Suite::open(&folder.path().join("t.yaml"), &Options::default())
+        .and_then(|suite| suite.tasks[0].requests(0).map(|_| ()))
+        .unwrap_err();
+    assert!(error.to_string().contains("no choices"), "{error}");
+}
