@@ -33,9 +33,14 @@ SMALL = [
     "gsm8k_small", "science", "history", "arc_shaped", "winogrande_shaped", "several_right", "pages", "last_word", "letters",
 ]
 TOLERANCE = 1e-4
+# Prompts as chats are compared with this template. It has the tokenizer's own special tokens.
+TEMPLATE = (
+    "{% for m in messages %}<|begin|>{{ m.role }}\n{{ m.content | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|begin|>assistant\n{% endif %}"
+)
 
 
-def make(folder, texts, vocabulary, hidden, layers, context):
+def make(folder, texts, vocabulary, hidden, layers, context, template=None):
     """A checkpoint with random weights and a tokenizer that is trained on texts."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -54,6 +59,7 @@ def make(folder, texts, vocabulary, hidden, layers, context):
         single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.token_to_id("<|begin|>"))],
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1])
+    fast.chat_template = template
     fast.save_pretrained(folder)
     size = tokenizer.get_vocab_size()
     torch.manual_seed(11)
@@ -142,7 +148,7 @@ metric_list: [{metric: exact_match}]
     return ["wikitext_short", "humaneval_texts", "gsm8k_real", "arithmetic", "hellaswag_shaped", "arc_real", "mmlu_shaped", "wikitext"]
 
 
-def harness(kind, tasks, folders, limit, **arguments):
+def harness(kind, tasks, folders, limit, multiturn=None, **arguments):
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -153,20 +159,23 @@ def harness(kind, tasks, folders, limit, **arguments):
         model=kind, model_args=arguments, tasks=tasks, task_manager=manager, log_samples=True,
         # With 0 there would be no standard error at all.
         bootstrap_iters=2,
-        limit=limit, batch_size=1,
+        limit=limit, batch_size=1, apply_chat_template=multiturn is not None, fewshot_as_multiturn=bool(multiturn),
     )
 
 
-def transformers_model(model, tasks, folders, limit, begin):
-    return harness("hf", tasks, folders, limit, pretrained=str(model), dtype="float32", device="cpu", add_bos_token=begin)
+def transformers_model(model, tasks, folders, limit, begin, multiturn=None):
+    arguments = dict(pretrained=str(model), dtype="float32", device="cpu", add_bos_token=begin)
+    return harness("hf", tasks, folders, limit, multiturn, **arguments)
 
 
-def ours(hadal, model, tasks, folders, limit, begin, out):
+def ours(hadal, model, tasks, folders, limit, begin, out, multiturn=None):
     """Runs `hadal eval` and reads what it leaves."""
     files = [next(f / f"{task}.yaml" for f in folders if (f / f"{task}.yaml").exists()) for task in tasks]
     command = [hadal, "eval", model, *files, "--dtype", "f32", "--log-samples", "--out", out]
     command += [] if begin else ["--no-begin-token"]
     command += ["--limit", str(limit)] if limit else []
+    if multiturn is not None:
+        command += ["--apply-chat-template", "--fewshot-as-multiturn", str(multiturn).lower()]
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
     results = json.loads((out / "results.json").read_text("utf8"))
     results["samples"] = {
@@ -276,6 +285,12 @@ def compare_all(hadal, model, data, limit):
         with_begin = ours(hadal, model, begun, folders, limit, True, work / "begun")
         theirs = transformers_model(model, begun, folders, limit, True)
         wrong |= show("transformers (hf), prompts with a begin token", {t: compare(theirs, with_begin, t) for t in begun})
+        # Texts that are scored as a whole are not prompts.
+        for multiturn in (True, False) if (model / "chat_template.jinja").exists() else ():
+            chats = ours(hadal, model, begun, folders, limit, False, work / f"chats-{multiturn}", multiturn)
+            theirs = transformers_model(model, begun, folders, limit, False, multiturn)
+            title = "transformers (hf), chats, examples " + ("as messages" if multiturn else "in one message")
+            wrong |= show(title, {task: compare(theirs, chats, task) for task in begun})
         server, url = serve(hadal, model)
         try:
             # It asks for a new token as well, so its windows are shorter than the model's context. Texts of several windows
@@ -313,7 +328,7 @@ if __name__ == "__main__":
             texts = [(HERE / "harness/gsm8k_test.jsonl").read_text("utf8")]
             make(HERE / "model", texts, 400, 32, 2, 1024)
         case ["make", folder, *texts]:
-            make(folder, [Path(text).read_text("utf8") for text in texts], 4096, 128, 4, 2048)
+            make(folder, [Path(text).read_text("utf8") for text in texts], 4096, 128, 4, 2048, TEMPLATE)
         case ["compare", hadal, model, data, *limit]:
             compare_all(hadal, model, data, int(limit[0]) if limit else 20)
         case ["record", *model]:

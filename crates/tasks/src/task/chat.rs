@@ -60,7 +60,7 @@ pub(super) fn prompt(turns: Vec<Turn>, chat: Option<&Chat>) -> Result<String> {
     };
     let request: ChatRequest = serde_json::from_value(messages(turns))
         .map_err(|error| TaskError::Chat(format!("the prompt cannot be written as messages: {error}")))?;
-    let mut text = chat.template.render(&ChatRequest { add_generation_prompt: !begun, ..request })?.text;
+    let mut text = chat.template.render_all(&ChatRequest { add_generation_prompt: !begun, ..request })?.text;
     if begun {
         let end = text.find(END).ok_or_else(|| {
             let problem = "the chat template leaves out what the answer begins with; remove `gen_prefix`, or leave out \
@@ -123,9 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_leaves_out_the_beginning_is_refused() {
-        let template = ChatTemplate::from_source("{{ messages[0].content }}", &[]).unwrap();
-        let chat = Chat { template: Arc::new(template), multiturn: true };
-        assert!(prompt(turns(true), Some(&chat)).unwrap_err().to_string().contains("gen_prefix"));
+    fn a_template_that_leaves_something_out_is_refused() {
+        for (role, word) in [("assistant", "gen_prefix"), ("system", "of the role `system`")] {
+            let source = "{% for m in messages if m.role != 'ROLE' %}{{ m.content }}{% endfor %}".replace("ROLE", role);
+            let template = ChatTemplate::from_source(&source, &[]).unwrap();
+            let chat = Chat { template: Arc::new(template), multiturn: true };
+            let error = prompt(turns(true), Some(&chat)).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 }
