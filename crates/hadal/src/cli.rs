@@ -264,6 +264,9 @@ pub(crate) struct ExportArgs {
     /// Write the averaged weights (EMA) instead of the last ones
     #[arg(long)]
     pub(crate) ema: bool,
+    /// Merge the low-rank adapters in this folder (PEFT's files) into the weights
+    #[arg(long, value_name = "DIR", conflicts_with = "ema")]
+    pub(crate) adapter: Option<PathBuf>,
 }
 
 /// Format in which weights are stored.

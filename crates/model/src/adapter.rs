@@ -15,6 +15,11 @@ use hadal_weights::list::{Parameter, Part, Role};
 use hadal_weights::precision::Precision;
 use std::ops::Range;
 
+/// How the names of the matrices A end, in PEFT's files as well.
+pub const LORA_A: &str = ".lora_A.weight";
+/// How the names of the matrices B end.
+pub const LORA_B: &str = ".lora_B.weight";
+
 /// The adapter of one part.
 pub struct Adapter {
     /// A.
@@ -98,7 +103,7 @@ impl Linear {
         let names: Vec<&str> = spec.parts.iter().filter_map(|part| part.name.strip_suffix(&end)).collect();
         let mut param = |which: &str, rows: usize, k: usize| {
             let part = |(i, name): (usize, &&str)| Part {
-                name: format!("{name}.{kind}.{which}.weight"),
+                name: format!("{name}.{kind}{which}"),
                 aliases: Vec::new(),
                 shape: vec![rows, k],
                 start: i * rows * k,
@@ -109,23 +114,23 @@ impl Linear {
             *next += 1;
             Param::new(cx, spec, *next - 1, &Precision::COMPUTE, purpose)
         };
-        let (down, up) = (param("lora_A", r, spec.k()), param("lora_B", columns.len(), r));
+        let (down, up) = (param(LORA_A, r, spec.k()), param(LORA_B, columns.len(), r));
         self.adapters.push(Adapter { down, up, columns, scale });
     }
 }
 
 impl Model {
     /// Attaches adapters of rank `r` to all parts of these kinds (`q_a_proj`, `gate_proj`, ...) in attention, dense
-    /// layers and experts, MTP modules included. A is normally distributed with deviation `1 / sqrt(k)`, from the seed.
-    /// B is zero, so the model's results do not change. The indices of their parameters follow those of the list. Call
-    /// it only once.
+    /// layers and experts, MTP modules included. They have fresh values: B is zero, so the model's results do not
+    /// change. The indices of their parameters follow those of the list. Call it only once.
     pub fn attach_adapters(&mut self, cx: &Cx, kinds: &[&str], r: usize, alpha: f32, seed: u64, purpose: Purpose) {
         let (mut next, scale) = (self.params().len(), alpha / r as f32);
         self.linears_mut(&mut |layer| {
             kinds.iter().for_each(|kind| layer.attach(cx, kind, r, scale, &mut next, purpose));
-            for adapter in &mut layer.adapters {
-                let std = 1.0 / (adapter.down.spec.k() as f64).sqrt();
-                adapter.down.fill(cx, &Fresh { seed, std }).expect("fresh values are always there");
+            for Adapter { down, up, .. } in &mut layer.adapters {
+                for param in [down, up] {
+                    param.fill(cx, &Fresh { seed, std: 0.0 }).expect("fresh values are always there");
+                }
             }
         });
     }

@@ -30,7 +30,7 @@ mod values;
 #[cfg(test)]
 mod wiring_tests;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, LORA_A, LORA_B};
 pub use balance::update_bias;
 pub use batch::{IGNORE, Input, MtpInput, Segment, Targets};
 pub use block::{Block, BlockDeferred, BlockSaved, Mlp};

@@ -2,7 +2,9 @@
 
 use hadal_base::{Purpose, Rng, name_key};
 use hadal_ops::{Chunks, Cx, DType, Tensor, bf16};
-use hadal_weights::list::{Kind, Parameter, Part};
+use hadal_weights::list::{Kind, Parameter, Part, Role};
+
+use crate::adapter::LORA_B;
 use hadal_weights::{Checkpoint, Dtype, Error};
 
 /// Values of parameters by part. Several threads may call it at the same time.
@@ -87,13 +89,13 @@ fn by_threads<T: Send>(
     cx.threads().try_each(count, |i| pieces(spec, i * PIECE, all.take(i), read))
 }
 
-/// Initial weights: normal(0, std) for matrices, one for norms, zero for biases. A value depends only on seed, name and
-/// index.
+/// Initial weights: normal(0, std) for matrices, one for norms, zero for biases. Of an adapter, A is normal(0, 1 / sqrt(k))
+/// and B is zero. A value depends only on seed, name and index.
 #[derive(Clone, Copy, Debug)]
 pub struct Fresh {
     /// Seed of the run.
     pub seed: u64,
-    /// Standard deviation of matrices.
+    /// Standard deviation of matrices that are not an adapter's.
     pub std: f64,
 }
 
@@ -102,10 +104,12 @@ impl Values for Fresh {
         match of.kind() {
             Kind::Norm => out.fill(1.0),
             Kind::Bias => out.fill(0.0),
+            Kind::Matrix if of.role == Role::Adapter && part.name.ends_with(LORA_B) => out.fill(0.0),
             Kind::Matrix => {
+                let std = if of.role == Role::Adapter { 1.0 / (of.k() as f64).sqrt() } else { self.std };
                 let rng = Rng::new(self.seed, Purpose::Init, name_key(&part.name));
                 for (i, v) in out.iter_mut().enumerate() {
-                    *v = (rng.normal((start + i) as u64) * self.std) as f32;
+                    *v = (rng.normal((start + i) as u64) * std) as f32;
                 }
             }
         }

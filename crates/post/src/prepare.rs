@@ -66,10 +66,8 @@ impl Preparation<'_> {
         std::fs::create_dir_all(folder).at("create", folder)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let turns = Turns { template: self.template, tokenizer: self.tokenizer, now };
-        let mut writers = [TRAIN, VALIDATION].map(|name| StoreWriter::create(folder, name, self.tokenizer));
-        let [Ok(train), Ok(validation)] = &mut writers else {
-            return Err(writers.into_iter().find_map(Result::err).expect("one of them failed"));
-        };
+        let create = |name| StoreWriter::create(folder, name, self.tokenizer);
+        let mut writers = [create(TRAIN)?, create(VALIDATION)?];
         let mut report = Report::default();
         let share = match &self.data.validation {
             HeldOut::Share(share) => *share,
@@ -78,13 +76,11 @@ impl Preparation<'_> {
         for (set, data) in self.data.train.iter().enumerate() {
             let rng = Rng::new(self.seed, Purpose::Subset, u64::MAX - set as u64);
             let held_out = |sample: &Sample| rng.uniform(sample.line as u64) < share;
-            let writers = [&mut *train, &mut *validation];
-            self.file(Path::new(data.path()), set, &turns, &held_out, writers, &mut report)?;
+            self.file(Path::new(data.path()), set, &turns, &held_out, &mut writers, &mut report)?;
         }
         if let HeldOut::Files(files) = &self.data.validation {
             for file in files {
-                let writers = [&mut *train, &mut *validation];
-                self.file(Path::new(file), 0, &turns, &|_| true, writers, &mut report)?;
+                self.file(Path::new(file), 0, &turns, &|_| true, &mut writers, &mut report)?;
             }
         }
         if report.sequences[0] == 0 {
@@ -95,7 +91,7 @@ impl Preparation<'_> {
             )));
         }
         for writer in writers {
-            writer?.finish()?;
+            writer.finish()?;
         }
         Ok(report)
     }
@@ -106,11 +102,11 @@ impl Preparation<'_> {
         set: usize,
         turns: &Turns<'_>,
         held_out: &dyn Fn(&Sample) -> bool,
-        mut writers: [&mut StoreWriter; 2],
+        writers: &mut [StoreWriter; 2],
         report: &mut Report,
     ) -> Result<()> {
         let mut waiting: Vec<Sample> = Vec::with_capacity(AT_ONCE);
-        let mut failed = None;
+        let mut failed: Result<()> = Ok(());
         let mut write = |waiting: &mut Vec<Sample>, report: &mut Report| -> Result<()> {
             let learned: Vec<Result<Vec<Learned>, DataError>> =
                 waiting.par_iter().with_max_len(8).map(|sample| turns.learn(path, sample)).collect();
@@ -132,18 +128,17 @@ impl Preparation<'_> {
         };
         let seen = read_samples(path, |sample| {
             waiting.push(sample);
-            if waiting.len() == AT_ONCE
-                && failed.is_none()
-                && let Err(error) = write(&mut waiting, report)
-            {
-                failed = Some(error);
+            if failed.is_ok() && waiting.len() == AT_ONCE {
+                failed = write(&mut waiting, report);
             }
-            waiting.truncate(if failed.is_some() { 0 } else { AT_ONCE });
+            if failed.is_err() {
+                waiting.clear();
+            }
             Ok(())
         });
         // An error in an earlier line comes first.
-        let rest = if failed.is_none() { write(&mut waiting, report) } else { Ok(()) };
-        failed.map_or(Ok(()), Err).and(rest)?;
+        failed?;
+        write(&mut waiting, report)?;
         let Seen { after, unused, .. } = seen?;
         report.after += after;
         unused.into_iter().for_each(|(key, n)| *report.unused.entry(key).or_default() += n);
@@ -184,7 +179,7 @@ impl Preparation<'_> {
         Ok(None)
     }
 
-    /// Bytes of the trained text of a sequence. Special tokens are no text.
+    /// Bytes of the trained text of a sequence. Special tokens are not text.
     fn trained_bytes(&self, learned: &Learned) -> usize {
         let ids = learned.trained.iter().flat_map(|of| &learned.ids[of.clone()]);
         ids.filter(|id| !self.tokenizer.is_special(**id)).map(|id| self.tokenizer.token_bytes(*id).len()).sum()

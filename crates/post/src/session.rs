@@ -16,8 +16,9 @@ use hadal_data::Tokenizer;
 use hadal_data::chat::{ChatRequest, ChatTemplate};
 use hadal_data::tokenizer::FILES;
 use hadal_recipe::plan::{PLAN_FILE, Plan};
-use hadal_recipe::sft::{Dataset, SFT, SftData, SftRecipe, Start};
+use hadal_recipe::sft::{SFT, SftData, SftRecipe, Start};
 use hadal_train::adapters::Adapters;
+use hadal_train::checkpoint::copy_into;
 use hadal_train::run::{self, Outcome};
 use hadal_train::session::{Say, SessionError, Training, agree};
 use hadal_train::step::Trainer;
@@ -57,12 +58,6 @@ struct Settings {
     epochs: u64,
 }
 
-impl Settings {
-    fn weights(&self) -> Vec<f64> {
-        self.data.train.iter().map(Dataset::weight).collect()
-    }
-}
-
 impl SftSession {
     /// Prepares a new run: reads the conversations of a recipe, and fixes the plan.
     pub fn begin(recipe: &SftRecipe, say: Say<'_>) -> Result<Self> {
@@ -98,8 +93,7 @@ impl SftSession {
         // Answers end where the model learned to end them.
         let mut ends = model.eos_token_id.clone();
         ends.extend(report.ends.iter().filter(|id| !model.eos_token_id.contains(id) && tokenizer.is_special(**id)));
-        let weights: Vec<f64> = recipe.data.train.iter().map(Dataset::weight).collect();
-        let total = total_inputs(&data, &tokenizer, &weights, recipe.schedule.epochs)?;
+        let total = total_inputs(&data, &tokenizer, &recipe.data.weights(), recipe.schedule.epochs, recipe.run.seed)?;
         let plan = Plan::new(&recipe.general(&config.display().to_string(), total, &ends), None)?;
         plan.save(&folder)?;
         Self::of_plan(folder, plan, false)
@@ -152,9 +146,8 @@ impl SftSession {
     pub fn objective(&self) -> Result<Sft> {
         let beside = self.folder.join("tokenizer");
         let tokenizer = Tokenizer::load(&beside)?;
-        let files = FILES.into_iter().chain(BESIDE).map(|name| beside.join(name)).filter(|file| file.is_file());
-        let (data, weights) = (self.folder.join("data"), self.settings.weights());
-        Sft::new(&self.plan, &data, &tokenizer, &weights, self.settings.epochs, files.collect())
+        let (data, weights) = (self.folder.join("data"), self.settings.data.weights());
+        Sft::new(&self.plan, &data, &tokenizer, &weights, self.settings.epochs, files_beside(&beside))
     }
 
     /// Trains to the end of the plan and draws the plots. If the run finishes, it also writes the model, and the adapters
@@ -170,15 +163,15 @@ impl SftSession {
     }
 }
 
+/// The files in a folder that belong beside a model's weights.
+fn files_beside(folder: &Path) -> Vec<PathBuf> {
+    FILES.into_iter().chain(BESIDE).map(|name| folder.join(name)).filter(|file| file.is_file()).collect()
+}
+
 /// The tokenizer and the template of a model. Their files are copied to `beside`. A template that is given, or the plain one
 /// where the model has none, becomes the template there.
 fn tokenizer_and_template(start: &Path, beside: &Path, given: Option<&str>) -> Result<(Tokenizer, ChatTemplate)> {
-    for name in FILES.into_iter().chain(BESIDE) {
-        let (from, to) = (start.join(name), beside.join(name));
-        if from.is_file() {
-            std::fs::copy(&from, &to).at("write", &to)?;
-        }
-    }
+    copy_into(&files_beside(start), beside)?;
     let tokenizer = Tokenizer::load(beside)?;
     let template = beside.join(TEMPLATE);
     if let Some(given) = given {

@@ -34,6 +34,14 @@ struct Place {
     data: u64,
 }
 
+/// A held-out sequence.
+struct HeldOut {
+    tokens: Vec<i32>,
+    weights: Vec<f32>,
+    /// Bytes of its trained text.
+    bytes: u64,
+}
+
 /// The objective.
 pub struct Sft {
     store: Store,
@@ -42,7 +50,7 @@ pub struct Sft {
     place: Place,
     /// The rows of an epoch, with its number.
     epoch: Option<(u64, Vec<Vec<u32>>)>,
-    held_out: Vec<(Learned, u64)>,
+    held_out: Vec<HeldOut>,
     files: Vec<PathBuf>,
     figures: Vec<(String, f64)>,
 }
@@ -69,12 +77,10 @@ impl Sft {
     /// Appends a row to a batch.
     fn push(&self, row: &[u32], batch: &mut StepBatch) -> Result<(), DataError> {
         for sequence in row {
-            let Learned { ids, trained } = self.store.read(*sequence as usize)?;
-            let first = batch.tokens.len();
-            batch.tokens.extend(ids.iter().map(|id| *id as i32));
-            batch.weights.resize(batch.tokens.len(), 0.0);
-            trained.into_iter().for_each(|of| batch.weights[first + of.start..first + of.end].fill(1.0));
-            batch.segments.push(ids.len() - 1);
+            let (tokens, weights) = tokens_of(&self.store.read(*sequence as usize)?);
+            batch.segments.push(tokens.len() - 1);
+            batch.tokens.extend(tokens);
+            batch.weights.extend(weights);
         }
         batch.rows.push(row.len());
         Ok(())
@@ -94,16 +100,20 @@ fn rows(store: &Store, weights: &[f64], seq_len: usize, seed: u64) -> Result<Row
     Ok(Rows { inputs, sets, seq_len, seed })
 }
 
-/// Number of inputs of a whole run.
-pub fn total_inputs(data: &Path, tokenizer: &Tokenizer, weights: &[f64], epochs: u64) -> Result<u64> {
-    Ok(rows(&Store::open(data, TRAIN, tokenizer)?, weights, 1, 0)?.total_inputs(epochs))
+/// Number of inputs of a whole run with this seed.
+pub fn total_inputs(data: &Path, tokenizer: &Tokenizer, weights: &[f64], epochs: u64, seed: u64) -> Result<u64> {
+    Ok(rows(&Store::open(data, TRAIN, tokenizer)?, weights, 1, seed)?.total_inputs(epochs))
 }
 
-/// Held-out sequences of about so many tokens, spread evenly, with the bytes of their trained text.
-fn held_out(store: &Store, tokens: u64) -> Result<Vec<(Learned, u64)>> {
+/// Held-out sequences of about so many tokens, spread evenly.
+fn held_out(store: &Store, tokens: u64) -> Result<Vec<HeldOut>> {
     let all: u64 = (0..store.len()).map(|of| store.inputs(of) as u64).sum();
     let every = (all / tokens.max(1)).clamp(1, store.len().max(1) as u64) as usize;
-    (0..store.len()).step_by(every).map(|of| Ok((store.read(of)?, store.bytes(of)))).collect()
+    let read = |of: usize| {
+        let (tokens, weights) = tokens_of(&store.read(of)?);
+        Ok(HeldOut { tokens, weights, bytes: store.bytes(of) })
+    };
+    (0..store.len()).step_by(every).map(read).collect()
 }
 
 impl Objective for Sft {
@@ -162,25 +172,22 @@ impl Objective for Sft {
         let (mut loss, mut targets, mut bytes) = (0.0, 0, 0);
         let (mut input, mut done) = (Input::new(cx, 0), 0);
         while done < self.held_out.len() {
-            let mut tokens = 0;
-            let fits = |(learned, _): &&(Learned, u64)| {
-                tokens += learned.ids.len();
-                tokens <= TOGETHER
+            let rest = &self.held_out[done..];
+            let mut inputs = 0;
+            let fits = |held_out: &&HeldOut| {
+                inputs += held_out.tokens.len();
+                inputs <= TOGETHER
             };
-            let some = &self.held_out[done..];
-            let n = some.iter().take_while(fits).count().max(1);
-            let some = &some[..n];
-            done += n;
-            let parts: Vec<(Vec<i32>, Vec<f32>)> = some.iter().map(|(learned, _)| tokens_of(learned)).collect();
-            input.set(
-                parts
-                    .iter()
-                    .map(|(tokens, weights)| Segment { weights: Some(&weights[..]), ..Segment::to_predict(tokens) }),
-            );
+            let some = &rest[..rest.iter().take_while(fits).count().max(1)];
+            done += some.len();
+            input.set(some.iter().map(|HeldOut { tokens, weights, .. }| Segment {
+                weights: Some(weights),
+                ..Segment::to_predict(tokens)
+            }));
             let (losses, _) = model.losses(cx, &input, None, false, None);
             loss += losses.f32().iter().map(|loss| f64::from(*loss)).sum::<f64>();
             targets += input.targets.count;
-            bytes += some.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            bytes += some.iter().map(|held_out| held_out.bytes).sum::<u64>();
             if !go_on() {
                 loss = f64::NAN;
                 break;

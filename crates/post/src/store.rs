@@ -52,6 +52,7 @@ impl StoreWriter {
 pub struct Store {
     tokens: Shard,
     trained: Shard,
+    paths: [PathBuf; 2],
 }
 
 impl Store {
@@ -59,7 +60,6 @@ impl Store {
     pub fn open(folder: &Path, name: &str, tokenizer: &Tokenizer) -> Result<Self, DataError> {
         let paths = paths(folder, name);
         let [tokens, trained] = [Shard::open(&paths[0])?, Shard::open(&paths[1])?];
-        let problem = |path: &Path, problem: &str| DataError::Sequences { path: path.into(), problem: problem.into() };
         for (shard, path) in [&tokens, &trained].into_iter().zip(&paths) {
             if shard.header().tokenizer != tokenizer.fingerprint() {
                 return Err(problem(path, "it belongs to another tokenizer"));
@@ -68,7 +68,7 @@ impl Store {
                 return Err(problem(path, "it has another number of sequences than the file beside it"));
             }
         }
-        Ok(Self { tokens, trained })
+        Ok(Self { tokens, trained, paths })
     }
 
     /// Number of sequences.
@@ -99,7 +99,10 @@ impl Store {
 
     /// The number of the data set of each sequence.
     pub fn sets(&self) -> Result<Vec<usize>, DataError> {
-        Ok(self.tokens.names()?.into_iter().map(|(set, _)| set.parse().unwrap_or(0)).collect())
+        let number = |(set, _): (String, String)| {
+            set.parse().map_err(|_| problem(&self.paths[0], &format!("a data set has the name {set:?}, not a number")))
+        };
+        self.tokens.names()?.into_iter().map(number).collect()
     }
 
     /// Reads a sequence.
@@ -107,7 +110,47 @@ impl Store {
         let (mut learned, mut numbers) = (Learned::default(), Vec::new());
         self.tokens.read(sequence, &mut learned.ids)?;
         self.trained.read(sequence, &mut numbers)?;
+        let rises = numbers.is_sorted() && numbers.last().is_none_or(|end| *end as usize <= learned.ids.len());
+        if learned.ids.is_empty() || numbers.len() % 2 == 1 || !rises {
+            let what = format!("the stretches of sequence {sequence} do not fit its tokens");
+            return Err(problem(&self.paths[1], &what));
+        }
         learned.trained = numbers.chunks_exact(2).map(|of| of[0] as usize..of[1] as usize).collect();
         Ok(learned)
+    }
+}
+
+fn problem(path: &Path, problem: &str) -> DataError {
+    DataError::Sequences { path: path.into(), problem: problem.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_that_do_not_fit_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sft"))).unwrap();
+        let write = |name: &str, numbers: &[u32], set: &str| {
+            let [tokens, trained] = paths(folder.path(), name);
+            let of = tokenizer.fingerprint();
+            let mut writer = ShardWriter::create(&tokens, tokenizer.vocab_size(), of).unwrap();
+            writer.push(&[1, 2, 3], 3, set, "a").unwrap();
+            writer.finish().unwrap();
+            let mut writer = ShardWriter::create(&trained, NUMBERS, of).unwrap();
+            writer.push(numbers, 0, "", "").unwrap();
+            writer.finish().unwrap();
+            Store::open(folder.path(), name, &tokenizer).unwrap()
+        };
+        let good = write("good", &[0, 1, 2, 3], "2");
+        assert_eq!(good.read(0).unwrap().trained, [0..1, 2..3]);
+        assert_eq!(good.sets().unwrap(), [2]);
+        for (number, bad) in [&[1][..], &[2, 1], &[1, 4], &[0, 2, 1, 3], &[0, u32::MAX]].into_iter().enumerate() {
+            let error = write(&format!("bad{number}"), bad, "0").read(0).unwrap_err();
+            assert!(matches!(&error, DataError::Sequences { .. }), "{bad:?}: {error}");
+        }
+        let error = write("name", &[0, 1], "x").sets().unwrap_err().to_string();
+        assert!(error.contains("name.tok") && error.contains("\"x\""), "{error}");
     }
 }

@@ -21,7 +21,7 @@ use crate::recipe::{
     Text, Total, is_default, nearest,
 };
 use crate::schedule::{BatchRamp, Every, Phase, Schedule, Switch};
-use crate::trained::{Lora, Trained};
+use crate::trained::Trained;
 use crate::{removed, renamed};
 
 /// Name of the plan in a run's folder.
@@ -95,6 +95,9 @@ impl Plan {
     pub fn new(recipe: &Recipe, tokens_per_second: Option<f64>) -> Result<Self, RecipeError> {
         check_ranges(recipe)?;
         let model = resolve_model(recipe)?;
+        if let Some((key, message)) = recipe.trained.lora.as_ref().and_then(|lora| lora.problem(&model)) {
+            return Err(recipe.source.at_key(&format!("trained.lora.{key}"), message));
+        }
         let data = resolve_data(recipe, &model)?;
         let text = match &data.text {
             Text::One(t) if t == "cargo-lock" => None,
@@ -272,10 +275,7 @@ fn check_ranges(r: &Recipe) -> Result<(), RecipeError> {
     if let Some((key, _, message)) = checks.iter().find(|c| !c.1) {
         return Err(r.source.at_key(key, *message));
     }
-    match r.trained.lora.as_ref().and_then(Lora::problem) {
-        Some((key, message)) => Err(r.source.at_key(&format!("trained.lora.{key}"), message)),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn share(x: f64) -> bool {

@@ -94,6 +94,13 @@ pub struct SftData {
     pub longer: Longer,
 }
 
+impl SftData {
+    /// The weights of the files to train on.
+    pub fn weights(&self) -> Vec<f64> {
+        self.train.iter().map(Dataset::weight).collect()
+    }
+}
+
 /// A file of conversations, and how often each of them occurs in an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected a path, or { path = \"...\", weight = 1.0 }")]
@@ -334,7 +341,7 @@ mod tests {
         assert_eq!((s.mtp_weight.at(0), s.mtp_weight.at(999_999)), (0.1, 0.1));
         assert_eq!((p.objective.name.as_str(), &p.objective.settings["epochs"]), ("sft", &2.into()));
         assert_eq!(p.model.eos_token_id, [1, 7]);
-        assert_eq!(recipe.data.train.iter().map(Dataset::weight).collect::<Vec<_>>(), [1.0, 0.5]);
+        assert_eq!(recipe.data.weights(), [1.0, 0.5]);
         let frozen = SftRecipe::parse("r.toml", SHORT, &["trained.mtp=false".into(), "balance.gamma=0.001".into()]);
         let p = plan(&frozen.unwrap()).unwrap();
         assert_eq!((p.schedule.mtp_weight.at(0), p.trained.mtp, p.schedule.gamma.at(0)), (0.0, false, 0.001));
@@ -354,7 +361,10 @@ mod tests {
             ("schedule.phases=[]", "schedule.phases", "unknown field"),
             ("data.seq_len=1", "data.seq_len", "at least 2"),
             ("batch.micro_batch=3", "batch.sequences", "micro-batches"),
-            ("trained.lora.rank=0", "trained.lora.rank", "at least 1"),
+            ("trained.lora.rank=0", "trained.lora.rank", "from 1 to"),
+            ("trained.lora.rank=2000000", "trained.lora.rank", "from 1 to"),
+            ("trained.lora.layers=[\"o_proj\", \"q_proj\"]", "trained.lora.layers", "no `q_proj`"),
+            ("trained.lora.layers=[\"o_proj\", \"o_proj\"]", "trained.lora.layers", "twice"),
             ("trained.lora.layers=[\"lm_head\"]", "trained.lora.layers", "lm_head"),
             ("trained.lora.layers=[]", "trained.lora.layers", "at least one"),
         ] {

@@ -1,5 +1,7 @@
 //! Which parameters of a model are trained.
 
+use hadal_weights::ModelConfig;
+use hadal_weights::list::parameters;
 use serde::{Deserialize, Serialize};
 
 /// The parameters that a run trains. All others are frozen: they have no gradients and no moments.
@@ -31,6 +33,9 @@ pub struct Lora {
     pub layers: Vec<String>,
 }
 
+/// The largest rank of adapters.
+pub const MAX_RANK: usize = 1 << 20;
+
 /// The names of layers that can have adapters.
 pub const LORA_LAYERS: [&str; 9] = [
     "q_a_proj",
@@ -52,18 +57,36 @@ impl Default for Lora {
 }
 
 impl Lora {
-    /// What is wrong with it, if something is: the key and the reason.
-    pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
-        if self.rank == 0 {
-            return Some(("rank", "must be at least 1".into()));
+    /// What is wrong with it for a model, if something is: the key and the reason.
+    pub(crate) fn problem(&self, model: &ModelConfig) -> Option<(&'static str, String)> {
+        if !(1..=MAX_RANK).contains(&self.rank) {
+            return Some(("rank", format!("must be from 1 to {MAX_RANK}")));
         }
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
             return Some(("alpha", "must be above 0".into()));
         }
-        let unknown = self.layers.iter().find(|name| !LORA_LAYERS.contains(&name.as_str()));
-        match unknown {
-            Some(name) => Some(("layers", format!("`{name}` is not one of: {}", LORA_LAYERS.join(", ")))),
-            None => self.layers.is_empty().then(|| ("layers", "must name at least one layer".into())),
-        }
+        let problem = match &self.layers[..] {
+            [] => Some("must name at least one layer".into()),
+            layers => layers.iter().enumerate().find_map(|(at, name)| {
+                let twice = || layers[..at].contains(name).then(|| format!("has `{name}` twice"));
+                let unknown = || format!("`{name}` is not one of: {}", LORA_LAYERS.join(", "));
+                if LORA_LAYERS.contains(&name.as_str()) { twice() } else { Some(unknown()) }
+            }),
+        };
+        problem.or_else(|| self.absent(model)).map(|what| ("layers", what))
+    }
+
+    /// A layer that the model does not have. Queries are computed by `q_proj`, or by `q_a_proj` and `q_b_proj`: a list
+    /// may name all three.
+    fn absent(&self, model: &ModelConfig) -> Option<String> {
+        let all = parameters(model);
+        let is_there = |name: &str| {
+            let end = format!(".{name}.weight");
+            all.iter().flat_map(|p| &p.parts).any(|part| part.name.ends_with(&end))
+        };
+        let queries = self.layers.iter().any(|name| name.starts_with("q_") && is_there(name));
+        let accounted = |name: &String| is_there(name) || queries && name.starts_with("q_");
+        let absent = self.layers.iter().find(|name| !accounted(name))?;
+        Some(format!("the model has no `{absent}`"))
     }
 }

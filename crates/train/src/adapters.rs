@@ -8,11 +8,11 @@ use crate::checkpoint::CheckpointError;
 use crate::step::Trainer;
 use hadal_base::atomic::StagedDir;
 use hadal_base::{IoContext, IoError};
-use hadal_model::{Fresh, Values};
+use hadal_model::{Fresh, LORA_A, LORA_B, Values, save_parameters};
 use hadal_ops::bf16;
-use hadal_recipe::trained::{LORA_LAYERS, Lora};
+use hadal_recipe::trained::{LORA_LAYERS, Lora, MAX_RANK};
 use hadal_weights::list::{Parameter, Part, Role, parameters};
-use hadal_weights::{Dtype, Error, ModelConfig, TensorFile};
+use hadal_weights::{Checkpoint, Dtype, Error, ModelConfig, SaveOptions, TensorFile, WeightFormat};
 use safetensors::tensor::{Dtype as Written, TensorView};
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -21,11 +21,9 @@ use std::path::Path;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
-const A: &str = ".lora_A.weight";
-const B: &str = ".lora_B.weight";
 const PREFIX: &str = "base_model.model.";
 
-/// The values of a model, with fresh ones for its adapters: A from the seed, B zero.
+/// The values of a model, with fresh ones for its adapters.
 pub(crate) struct FreshAdapters<'a> {
     pub(crate) base: &'a dyn Values,
     pub(crate) seed: u64,
@@ -33,14 +31,10 @@ pub(crate) struct FreshAdapters<'a> {
 
 impl Values for FreshAdapters<'_> {
     fn read(&self, of: &Parameter, part: &Part, start: usize, out: &mut [f32]) -> Result<(), Error> {
-        if of.role != Role::Adapter {
-            return self.base.read(of, part, start, out);
+        match of.role {
+            Role::Adapter => Fresh { seed: self.seed, std: 0.0 }.read(of, part, start, out),
+            _ => self.base.read(of, part, start, out),
         }
-        if part.name.ends_with(B) {
-            out.fill(0.0);
-            return Ok(());
-        }
-        Fresh { seed: self.seed, std: 1.0 / (of.k() as f64).sqrt() }.read(of, part, start, out)
     }
     fn halves(&self, of: &Parameter) -> bool {
         of.role != Role::Adapter && self.base.halves(of)
@@ -60,8 +54,6 @@ struct Pair<'a> {
 pub struct Adapters<'a> {
     pairs: BTreeMap<String, Pair<'a>>,
     lora: Lora,
-    /// Their outputs are multiplied by this.
-    scale: f32,
 }
 
 impl<'a> Adapters<'a> {
@@ -74,18 +66,18 @@ impl<'a> Adapters<'a> {
             halves.extend(p.spec.parts.iter().map(|part| (part.name.as_str(), &master[part.range()])));
         }
         let pair = |(name, a): (&&str, &&'a [f32])| {
-            let base = name.strip_suffix(A)?;
-            let b = halves[format!("{base}{B}").as_str()];
+            let base = name.strip_suffix(LORA_A)?;
+            let b = halves[format!("{base}{LORA_B}").as_str()];
             Some((format!("{base}.weight"), Pair { a: Cow::Borrowed(*a), b: Cow::Borrowed(b) }))
         };
-        let scale = lora.alpha / lora.rank as f32;
-        Self { pairs: halves.iter().filter_map(pair).collect(), lora, scale }
+        Self { pairs: halves.iter().filter_map(pair).collect(), lora }
     }
 
     /// Adds to elements of a weight, from its element `start` on, what the adapter adds to it.
     pub fn add(&self, part: &Part, start: usize, out: &mut [f32]) {
         let Some(Pair { a, b }) = self.pairs.get(&part.name) else { return };
         let (k, r) = (part.shape[1], self.lora.rank);
+        let scale = self.lora.alpha / r as f32;
         let mut delta = vec![0.0f32; k];
         let mut done = 0;
         while done < out.len() {
@@ -96,7 +88,7 @@ impl<'a> Adapters<'a> {
                 let factor = b[row * r + j];
                 delta.iter_mut().zip(&a[j * k + from..][..n]).for_each(|(d, a)| *d += factor * a);
             }
-            out[done..done + n].iter_mut().zip(&delta).for_each(|(w, d)| *w += self.scale * d);
+            out[done..done + n].iter_mut().zip(&delta).for_each(|(w, d)| *w += scale * d);
             done += n;
         }
     }
@@ -116,9 +108,9 @@ impl<'a> Adapters<'a> {
         let mut tensors = Vec::new();
         for (name, Pair { a, b }) in &self.pairs {
             let base = name.strip_suffix(".weight").unwrap_or(name);
-            for (end, values) in [(A, a), (B, b)] {
+            for (end, values) in [(LORA_A, a), (LORA_B, b)] {
                 let other = values.len() / rank;
-                let shape = if end == A { vec![*rank, other] } else { vec![other, *rank] };
+                let shape = if end == LORA_A { vec![*rank, other] } else { vec![other, *rank] };
                 let view = TensorView::new(Written::F32, shape, bytemuck::cast_slice(values))
                     .map_err(|e| bad(folder, e.to_string()))?;
                 tensors.push((format!("{PREFIX}{base}{end}"), view));
@@ -141,10 +133,6 @@ impl<'a> Adapters<'a> {
         let text = std::fs::read_to_string(&path).at("read", &path)?;
         let config: Value = serde_json::from_str(&text).map_err(|e| bad(&path, format!("it is not JSON ({e})")))?;
         let (rank, alpha) = settings(&config).map_err(|what| bad(&path, what))?;
-        let scale = match config["use_rslora"].as_bool() {
-            Some(true) => alpha / (rank as f32).sqrt(),
-            _ => alpha / rank as f32,
-        };
         let file = TensorFile::open(&folder.join(TENSORS))?;
         let parts: BTreeMap<String, Vec<usize>> =
             parameters(model).into_iter().flat_map(|p| p.parts).map(|part| (part.name, part.shape)).collect();
@@ -154,8 +142,8 @@ impl<'a> Adapters<'a> {
         for name in names {
             let problem = |what: String| bad(file.path(), format!("`{name}` {what}"));
             let own = name.strip_prefix(PREFIX);
-            let base = own.and_then(|own| own.strip_suffix(A).or_else(|| own.strip_suffix(B)));
-            let base = base.ok_or_else(|| problem("is no matrix of a low-rank adapter".into()))?;
+            let base = own.and_then(|own| own.strip_suffix(LORA_A).or_else(|| own.strip_suffix(LORA_B)));
+            let base = base.ok_or_else(|| problem("is not a matrix of a low-rank adapter".into()))?;
             let weight = format!("{base}.weight");
             let Some([n, k]) = parts.get(&weight).map(Vec::as_slice) else {
                 return Err(problem(format!("changes `{weight}`, which the model does not have")));
@@ -164,7 +152,7 @@ impl<'a> Adapters<'a> {
                 continue;
             }
             let half = |end: &str, shape: [usize; 2]| read(&file, &format!("{PREFIX}{base}{end}"), shape);
-            pairs.insert(weight, Pair { a: half(A, [rank, *k])?.into(), b: half(B, [*n, rank])?.into() });
+            pairs.insert(weight, Pair { a: half(LORA_A, [rank, *k])?.into(), b: half(LORA_B, [*n, rank])?.into() });
         }
         if pairs.is_empty() {
             return Err(bad(file.path(), "has no adapters"));
@@ -172,7 +160,22 @@ impl<'a> Adapters<'a> {
         let kind = |name: &String| LORA_LAYERS.iter().find(|kind| name.ends_with(&format!(".{kind}.weight")));
         let layers = pairs.keys().filter_map(kind).collect::<std::collections::BTreeSet<_>>();
         let layers = layers.into_iter().map(|kind| (*kind).to_owned()).collect();
-        Ok(Adapters { pairs, lora: Lora { rank, alpha, layers }, scale })
+        Ok(Adapters { pairs, lora: Lora { rank, alpha, layers } })
+    }
+
+    /// Writes a checkpoint's weights with these adapters merged, and `config.json`, into an existing folder.
+    pub fn save_merged(
+        &self,
+        base: &Checkpoint,
+        dir: &Path,
+        format: WeightFormat,
+        options: &SaveOptions<'_>,
+    ) -> Result<(), Error> {
+        save_parameters(dir, base.config(), format, options, |_, part, start, out| {
+            base.read_from(&part.name, start, out)?;
+            self.add(part, start, out);
+            Ok(())
+        })
     }
 
     /// The values of a model with these adapters merged.
@@ -185,7 +188,8 @@ fn bad(path: &Path, what: impl Into<String>) -> CheckpointError {
     CheckpointError::Format { path: path.to_owned(), what: what.into() }
 }
 
-/// Rank and alpha of a configuration. Everything that would change the result in another way is refused.
+/// Rank and alpha of a configuration. With `use_rslora`, PEFT divides by the root of the rank. The alpha here is that
+/// for division by the rank. Everything that would change the result in another way is refused.
 fn settings(config: &Value) -> Result<(usize, f32), String> {
     if config["peft_type"] != "LORA" {
         return Err(format!("`peft_type` is {}, and only \"LORA\" can be read", config["peft_type"]));
@@ -206,13 +210,15 @@ fn settings(config: &Value) -> Result<(usize, f32), String> {
             return Err(format!("`{key}` is {value}, and must be empty"));
         }
     }
-    let rank = config["r"].as_u64().filter(|r| (1..=1 << 20).contains(r)).ok_or("`r` must be a number from 1 on")?;
+    let rank = config["r"].as_u64().and_then(|r| usize::try_from(r).ok()).filter(|r| (1..=MAX_RANK).contains(r));
+    let rank = rank.ok_or_else(|| format!("`r` must be a number from 1 to {MAX_RANK}"))?;
     let alpha =
         config["lora_alpha"].as_f64().filter(|alpha| alpha.is_finite()).ok_or("`lora_alpha` must be a number")?;
-    Ok((rank as usize, alpha as f32))
+    let per_root = config["use_rslora"] == true;
+    Ok((rank, if per_root { alpha * (rank as f64).sqrt() } else { alpha } as f32))
 }
 
-/// A matrix of f32, bf16 or f16.
+/// A matrix of f32 or bf16.
 fn read(file: &TensorFile, name: &str, shape: [usize; 2]) -> Result<Vec<f32>, CheckpointError> {
     let problem = |what: String| bad(file.path(), format!("`{name}` {what}"));
     let Some((dtype, found)) = file.info(name) else { return Err(problem("is missing".into())) };

@@ -122,7 +122,7 @@ pub fn save(
 }
 
 /// Copies files into an existing folder.
-pub(crate) fn copy_into(files: &[PathBuf], folder: &Path) -> Result<(), IoError> {
+pub fn copy_into(files: &[PathBuf], folder: &Path) -> Result<(), IoError> {
     for file in files {
         let to = folder.join(file.file_name().unwrap_or_default());
         fs::copy(file, &to).at("write", &to)?;

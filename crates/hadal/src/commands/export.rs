@@ -5,6 +5,7 @@ use super::common::open;
 use super::folder::{conversion, write};
 use crate::cli::{ExportArgs, Weights};
 use anyhow::{Result, bail};
+use hadal_train::adapters::Adapters;
 use hadal_train::checkpoint::open_state;
 use hadal_train::state::{EMA, STATE_FILE, State, WEIGHT};
 use hadal_weights::folder::{checkpoints, model_folder};
@@ -19,6 +20,8 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     }
     // The weights in a checkpoint are rounded; those in its state are not.
     let exact = state.filter(|_| args.ema || args.dtype != Weights::Bf16);
+    // Adapters change finished weights.
+    let exact = exact.filter(|_| args.adapter.is_none());
     let folder = match &exact {
         Some(folder) => folder.clone(),
         None => model_folder(&args.model)?,
@@ -26,8 +29,15 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let checkpoint = open(&folder)?;
     let conversion = conversion(Some(args.dtype), args.files, checkpoint.format())?;
     let what = if args.ema { "averaged weights" } else { "weights" };
-    let said = if let Some(state) = &exact {
-        let format = conversion.format.unwrap_or(WeightFormat::F32);
+    let format = conversion.format.unwrap_or(WeightFormat::F32);
+    let said = if let Some(adapter) = &args.adapter {
+        checkpoint.audit()?.into_result()?;
+        let adapters = Adapters::read(adapter, checkpoint.config())?;
+        write(&folder, &args.out, args.files.shard_size, |dir, options| {
+            adapters.save_merged(&checkpoint, dir, format, options)
+        })?;
+        format!("as {format}, with the adapters in {}", adapter.display())
+    } else if let Some(state) = &exact {
         let what = if args.ema { EMA } else { WEIGHT };
         let state = averaged_if(args.ema, open_state(state)?)?;
         write(&folder, &args.out, args.files.shard_size, |dir, options| {

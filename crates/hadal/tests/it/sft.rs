@@ -67,3 +67,43 @@ fn a_killed_run_resumes_to_the_bits_of_an_unbroken_one_and_can_be_talked_to() {
     let chat = crate::setup::run_with(["chat", out.to_str().unwrap(), "--prompt", "2+1?", "-n", "3"], "");
     assert!(chat.status.success(), "{}", String::from_utf8_lossy(&chat.stderr));
 }
+
+/// The adapters of a run, merged into the model that it started from, are the run's model.
+#[test]
+fn adapters_are_exported_into_the_model_they_belong_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let run = |command: &mut Command| {
+        let done = command.output().unwrap();
+        (
+            done.status.success(),
+            String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr),
+        )
+    };
+    let sets = ["trained.lora.rank=2", "trained.mtp=false", "schedule.epochs=1"];
+    let (done, said) = run(command(&out).args(sets.iter().flat_map(|set| ["--set", set])));
+    assert!(done, "{said}");
+    let export = |adapter: &Path, to: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hadal"));
+        command.arg("export").arg(model()).arg("--adapter").arg(adapter).arg("--out").arg(to);
+        run(&mut command)
+    };
+    let merged = folder.path().join("merged");
+    let (done, said) = export(&out.join("adapter"), &merged);
+    assert!(done && said.contains("with the adapters in"), "{said}");
+    let [start, trained, merged] =
+        [&model(), &out.join("model"), &merged].map(|path| hadal_weights::Checkpoint::open(path).unwrap());
+    let mut changed = 0;
+    for part in hadal_weights::list::parameters(start.config()).iter().flat_map(|p| &p.parts) {
+        let read = |of: &hadal_weights::Checkpoint| {
+            let mut values = vec![0.0f32; part.len()];
+            of.read_from(&part.name, 0, &mut values).unwrap();
+            values
+        };
+        assert_eq!(read(&trained), read(&merged), "{}", part.name);
+        changed += usize::from(read(&start) != read(&merged));
+    }
+    assert!(changed > 3);
+    let (done, said) = export(&folder.path().join("nothing"), &folder.path().join("other"));
+    assert!(!done && said.contains("adapter_config.json") && !folder.path().join("other").exists(), "{said}");
+}
