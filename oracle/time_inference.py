@@ -3,7 +3,8 @@
 Times `HADAL bench infer MODEL` beside llama.cpp and its forks, alternated in one run. A peer's COMMAND is `llama-bench` with
 its model, threads and mode, for example "ik mla 1=ik/llama-bench -m m2-q8.gguf -t 2 -mla 1 -fmoe 1 -rtr 1". A batched
 COMMAND is `llama-batched-bench` in the same way. For each measure the best mode of a program is the one with the best
-median. `--measure NAME` (several times) picks some of the measures. A run during which other processes used more than
+median. `--measure NAME` (several times) picks some of the measures. The measure `start` is the time of a whole program that
+generates one token, in seconds, with the model's files in the page cache. A run during which other processes used more than
 0.05 cores is repeated, at most three times, and otherwise marked. Prints each run, then medians and ratios.
 """
 import argparse, json, os, resource, shlex, statistics, subprocess, sys
@@ -78,6 +79,27 @@ def theirs(command, arguments, name, batched):
     return json.loads(out.stdout[out.stdout.index("["):])[-1]["avg_ts"], foreign
 
 
+def start():
+    """Seconds from the start of each program to its end, after one token."""
+    commands = {"hadal": [options.hadal, "generate", options.model, "hello", "-n", "1", "--temperature", "0"]}
+    for label, command in (peer.split("=", 1) for peer in options.peer):
+        command = shlex.split(command)
+        help_text = subprocess.run([command[0], "--help"], capture_output=True, text=True)
+        warm_up = ["--no-warmup"] if "--no-warmup" in help_text.stdout + help_text.stderr else ["-w", "0"]
+        commands[label] = [*command, "-p", "0", "-n", "1", "-r", "1", *warm_up]
+    found = {label: [] for label in commands}
+    # The first round warms the page cache.
+    for number in range(options.rounds + 1):
+        for label, command in commands.items():
+            begin = os.times().elapsed
+            _, foreign = quiet(command, options.limit)
+            seconds = os.times().elapsed - begin
+            print(f"start: {label} {seconds:.2f} s{'' if foreign <= FOREIGN else f' (others used {foreign:.2f} cores)'}", flush=True)
+            if number > 0:
+                found[label].append(seconds)
+    return {label: statistics.median(seconds) for label, seconds in found.items()}
+
+
 runs, medians = {}, {}
 for name, own, field, arguments, batched in MEASURES:
     if options.measure and name not in options.measure:
@@ -105,6 +127,8 @@ for name, own, field, arguments, batched in MEASURES:
     if options.json:
         with open(options.json, "w") as file:
             json.dump({"runs": runs, "medians": medians}, file, indent=1)
+if not options.measure or "start" in options.measure:
+    print("start: " + ", ".join(f"{label} {seconds:.2f} s" for label, seconds in start().items()))
 for name, rates in medians.items():
     own = rates.pop("hadal")
     best = max(rates.items(), key=lambda item: item[1], default=None)
