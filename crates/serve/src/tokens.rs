@@ -18,7 +18,7 @@ pub(crate) struct Placed {
     pub(crate) at: usize,
 }
 
-/// A token as text. Bytes that are no text are written as OpenAI's API writes them.
+/// A token as text. Bytes that are not text are written as OpenAI's API writes them.
 pub(crate) fn name(tokenizer: &Tokenizer, token: u32) -> String {
     let bytes = tokenizer.token_bytes(token);
     std::str::from_utf8(bytes).map_or_else(

@@ -184,7 +184,7 @@ impl Session {
 
 /// Checks that the recipe of a command that resumes a run agrees with the run's plan. Overrides (what is in `recipe` and
 /// not in `written`, the recipe without them) must agree. Other differences are reported and ignored. The number of
-/// threads comes from the recipe. A recipe that is no plan without its overrides must agree in everything.
+/// threads comes from the recipe. If a recipe makes no plan without its overrides, everything must agree.
 pub fn agree(plan: &mut Plan, folder: &Path, recipe: &Recipe, written: Option<&Recipe>, say: Say<'_>) -> Result<()> {
     let written = written.and_then(|written| plan.contradicted_by(written).ok()).unwrap_or_default();
     let (told, refused): (Vec<_>, Vec<_>) =

@@ -37,6 +37,14 @@ pub(super) fn open(path: &Path) -> Result<Opened> {
     Ok(refused.map_or(Opened::Text(reader), |(why, problem)| Opened::Refused(why, problem)))
 }
 
+/// Opens a file that must be text.
+pub(crate) fn open_text(path: &Path) -> Result<Box<dyn BufRead>> {
+    match open(path)? {
+        Opened::Text(reader) => Ok(reader),
+        Opened::Refused(_, problem) => Err(DataError::NoText { path: path.to_path_buf(), problem: problem.into() }),
+    }
+}
+
 /// The reason why bytes with this beginning cannot be text.
 fn refuse(bytes: &[u8]) -> Option<(Why, &'static str)> {
     let wide: [&[u8]; 3] = [b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"];

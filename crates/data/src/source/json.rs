@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::document::{Document, SourceOptions, Texts};
 use super::left_out::Why;
+use super::lines::each_line;
 use crate::error::{DataError, Result};
 
 /// One file while it is read.
@@ -98,23 +99,14 @@ fn question_and_answer(fields: &Map<String, Value>) -> Option<String> {
 /// Reads one document per line.
 pub(super) fn read_lines(reader: &mut dyn BufRead, path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
     let mut reading = Reading::new(path, id, options);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(DataError::io("read", path))? == 0 {
-            break;
-        }
-        let Ok(text) = std::str::from_utf8(&line) else {
+    each_line(reader, path, |number, line| {
+        let Ok(text) = std::str::from_utf8(line) else {
             reading.texts.left_out.add(Why::NotUtf8, || format!("{id}:{number}"));
-            continue;
+            return Ok(());
         };
-        let text = text.trim_start_matches('\u{feff}').trim();
-        if text.is_empty() {
-            continue;
-        }
         let value = serde_json::from_str(text).map_err(|e| reading.problem(number, format!("not JSON ({e})")))?;
-        reading.take(value, number)?;
-    }
+        reading.take(value, number)
+    })?;
     reading.finish()
 }
 

@@ -11,7 +11,8 @@ mod bytes;
 mod document;
 mod json;
 mod left_out;
-#[cfg(feature = "parquet")]
+mod lines;
+#[cfg_attr(not(feature = "parquet"), path = "no_parquet.rs")]
 mod parquet;
 mod records;
 
@@ -22,9 +23,11 @@ use rayon::prelude::*;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{DataError, Result};
+pub(crate) use bytes::open_text;
 pub use document::{Document, SourceOptions, Texts};
 use hadal_base::IoError;
 pub use left_out::{LeftOut, Why};
+pub(crate) use lines::each_line;
 pub use records::read_records;
 
 /// Endings of plain text and source code.
@@ -145,7 +148,7 @@ pub(crate) fn read_folder(
 /// Reads one file. If it was `named` directly and cannot be text, that is an error.
 fn read_file(path: &Path, kind: Kind, id: &str, group: &str, options: &SourceOptions, named: bool) -> Result<Texts> {
     if kind == Kind::Parquet {
-        return read_parquet(path, id, options);
+        return parquet::read(path, id, options);
     }
     let mut texts = Texts::default();
     let mut reader = match bytes::open(path)? {
@@ -177,19 +180,6 @@ fn without_bom(text: String) -> String {
         Some(rest) => rest.to_owned(),
         None => text,
     }
-}
-
-#[cfg(feature = "parquet")]
-fn read_parquet(path: &Path, id: &str, options: &SourceOptions) -> Result<Texts> {
-    parquet::read(path, id, options)
-}
-
-#[cfg(not(feature = "parquet"))]
-fn read_parquet(path: &Path, _id: &str, _options: &SourceOptions) -> Result<Texts> {
-    Err(DataError::NoText {
-        path: path.to_path_buf(),
-        problem: "this build does not read .parquet files; build with `--features parquet`".into(),
-    })
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ fn object(row: &Row) -> Map<String, Value> {
     row.get_column_iter().map(|(name, field)| (name.clone(), json(field))).collect()
 }
 
-/// A field as JSON. What JSON has no form for is written as text.
+/// A field as JSON. Types that JSON does not have are written as text.
 fn json(field: &Field) -> Value {
     match field {
         Field::Null => Value::Null,

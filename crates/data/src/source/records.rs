@@ -1,11 +1,13 @@
-//! Objects of a file with all their fields: the questions of benchmarks, conversations to train on.
+//! Objects of a file with all their fields: the questions of benchmarks.
 
 use std::io::{BufRead, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::bytes::{self, Opened};
+use super::bytes::open_text;
+use super::lines::each_line;
+use super::parquet;
 use crate::error::{DataError, Result};
 
 /// The largest `.json` file, unpacked. Lines of `.jsonl` are read one by one, but the objects are kept as well.
@@ -15,14 +17,11 @@ const LARGEST: u64 = 2 << 30;
 /// `field`). The file may be compressed with gzip, zstd or xz.
 pub fn read_records(path: &Path, field: Option<&str>) -> Result<Vec<Map<String, Value>>> {
     if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet")) {
-        return parquet_records(path);
+        return parquet::records(path);
     }
     let failed = |e| DataError::io("read", path)(e);
     let no_text = |problem: &str| DataError::NoText { path: path.to_path_buf(), problem: problem.to_owned() };
-    let mut reader = match bytes::open(path)? {
-        Opened::Text(reader) => reader.take(LARGEST),
-        Opened::Refused(_, problem) => return Err(no_text(problem)),
-    };
+    let mut reader = open_text(path)?.take(LARGEST);
     let whole = field.is_some() || first_letter(&mut reader).map_err(failed)? == Some(b'[');
     if !whole {
         return lines(path, reader);
@@ -55,34 +54,16 @@ fn first_letter(reader: &mut impl BufRead) -> std::io::Result<Option<u8>> {
 }
 
 fn lines(path: &Path, mut reader: impl BufRead) -> Result<Vec<Map<String, Value>>> {
-    let (mut records, mut line, mut number) = (Vec::new(), Vec::new(), 0);
-    loop {
-        line.clear();
-        number += 1;
-        if reader.read_until(b'\n', &mut line).map_err(DataError::io("read", path))? == 0 {
-            return Ok(records);
-        }
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        match serde_json::from_slice(&line) {
+    let mut records = Vec::new();
+    each_line(&mut reader, path, |number, line| {
+        match serde_json::from_slice(line) {
             Ok(Value::Object(object)) => records.push(object),
             Ok(_) => return Err(problem_at(path, number, "not a JSON object".to_owned())),
             Err(e) => return Err(problem_at(path, number, format!("not JSON ({e})"))),
         }
-    }
-}
-
-#[cfg(not(feature = "parquet"))]
-fn parquet_records(path: &Path) -> Result<Vec<Map<String, Value>>> {
-    let problem = "this program was built without reading .parquet; convert the file to .jsonl, or build with \
-                   `--features parquet`";
-    Err(DataError::NoText { path: path.to_path_buf(), problem: problem.to_owned() })
-}
-
-#[cfg(feature = "parquet")]
-fn parquet_records(path: &Path) -> Result<Vec<Map<String, Value>>> {
-    super::parquet::records(path)
+        Ok(())
+    })?;
+    Ok(records)
 }
 
 #[cfg(test)]

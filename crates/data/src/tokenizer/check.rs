@@ -1,5 +1,5 @@
-//! Checks the merges of a `tokenizer.json` before the library reads them. It takes bytes off the second token of a merge,
-//! and writes both into a buffer for the longest token, without asking whether that is possible.
+//! Checks the merges of a `tokenizer.json` before the library reads them. It removes the prefix
+//! from the second token of a merge and copies both tokens into one buffer. If that is not possible, it panics.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ pub(super) fn merges(tokenizer: &Value) -> Result<(), String> {
             Value::Array(pair) => pair.first().and_then(Value::as_str).zip(pair.get(1).and_then(Value::as_str)),
             _ => None,
         };
-        // What is no pair is the library's to refuse.
+        // The library refuses anything else.
         let Some((first, second)) = pair else { continue };
         let merged = second.get(prefix..).map(|rest| [first, rest].concat());
         if !merged.is_some_and(|merged| vocabulary.contains_key(&merged)) {

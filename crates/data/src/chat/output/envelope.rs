@@ -7,7 +7,7 @@ pub(super) struct Step {
     pub(super) name: Option<String>,
     /// Text of the arguments.
     pub(super) arguments: String,
-    /// Whether the object is complete, or is no call.
+    /// Whether the object is complete, or is not a call.
     pub(super) end: Option<End>,
 }
 

@@ -41,7 +41,7 @@ impl Types {
 pub(super) enum Named {
     More,
     Name(String),
-    /// This is no call.
+    /// This is not a call.
     Not,
 }
 

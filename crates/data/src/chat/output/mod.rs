@@ -269,7 +269,7 @@ impl OutputParser {
         };
     }
 
-    /// What was read since the mark is no call.
+    /// What was read since the mark is not a call.
     fn give_up(&mut self) {
         let raw = std::mem::take(&mut self.raw);
         self.content(&raw);

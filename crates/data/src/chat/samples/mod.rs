@@ -15,13 +15,13 @@ mod sharegpt;
 pub(super) use openai::value;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
 use super::ChatRequest;
 use crate::error::{DataError, Result};
+use crate::source::{each_line, open_text};
 use place::{Place, Problem};
 
 /// A conversation to learn from.
@@ -46,25 +46,17 @@ pub struct Seen {
     pub unused: BTreeMap<String, usize>,
 }
 
-/// Reads a `.jsonl` file of samples and passes each to `take`. Empty lines are allowed.
+/// Reads a `.jsonl` file of samples and passes each to `take`. Empty lines are allowed. The file may be compressed with
+/// gzip, zstd or xz.
 pub fn read_samples(path: &Path, mut take: impl FnMut(Sample) -> Result<()>) -> Result<Seen> {
-    let file = std::fs::File::open(path).map_err(DataError::io("open", path))?;
-    let (mut reader, mut bytes, mut seen) = (BufReader::new(file), Vec::new(), Seen::default());
-    for line in 1.. {
-        bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(DataError::io("read", path))? == 0 {
-            break;
-        }
+    let mut seen = Seen::default();
+    each_line(&mut open_text(path)?, path, |line, text| {
         let error = |problem: Problem| DataError::sample(path, line, problem.key, problem.what);
-        let text = std::str::from_utf8(&bytes).map_err(|_| error(Problem::whole("it is not UTF-8")))?;
-        let text = text.trim_start_matches('\u{feff}').trim();
-        if text.is_empty() {
-            continue;
-        }
+        let text = std::str::from_utf8(text).map_err(|_| error(Problem::whole("it is not UTF-8")))?;
         let sample = parse(text, line, &mut seen).map_err(error)?;
         seen.samples += 1;
-        take(sample)?;
-    }
+        take(sample)
+    })?;
     if seen.samples == 0 {
         let problem = "it has no samples; write one conversation per line, as JSON".to_owned();
         return Err(DataError::NoText { path: path.to_path_buf(), problem });

@@ -68,7 +68,7 @@ fn message(entry: Json, place: &Place) -> Result<Json, Problem> {
         }
         other => {
             let known = "human, user, gpt, assistant, system, function_call, observation, tool";
-            return Err(place.key("from").problem(format!("`{other}` is nobody that is known; known are: {known}")));
+            return Err(place.key("from").problem(format!("`{other}` is not known here; use one of: {known}")));
         }
     };
     // Further keys, such as `weight`, are checked with the rest.

@@ -155,7 +155,7 @@ impl Forms {
 }
 
 /// A mapping with one value changed, in its order.
-fn with(value: &Value, name: &str, changed: Value) -> Value {
+pub(super) fn with(value: &Value, name: &str, changed: Value) -> Value {
     let keys = value.try_iter().into_iter().flatten();
     let fields = keys.filter_map(|key| {
         let same = key.as_str() == Some(name);

@@ -1,7 +1,7 @@
 //! Prompts in which nothing is missing. Templates leave out what they do not know, such as the messages of a developer
 //! or tools, and say nothing. The model then answers another question than the one that was asked.
 
-use super::probe::map;
+use super::probe::{map, with};
 use super::{ChatRequest, ChatTemplate, Rendered};
 use crate::error::Result;
 use minijinja::Value;
@@ -17,20 +17,28 @@ impl ChatTemplate {
     pub fn render_all(&self, request: &ChatRequest) -> Result<Rendered> {
         let request = self.known_roles(request)?;
         let rendered = self.render(&request)?;
-        if let Some(i) = self.missing_message(&request, &rendered.text) {
+        self.check_written(&request, &rendered.text)?;
+        Ok(rendered)
+    }
+
+    /// Checks that nothing of a request with [known roles](Self::known_roles) is missing in its prompt.
+    pub(in crate::chat) fn check_written(&self, request: &ChatRequest, prompt: &str) -> Result<()> {
+        if let Some(i) = self.missing_message(request, prompt) {
             let role = field(&request.messages[i], "role");
             let role = role.as_str().unwrap_or_default();
             return Err(self.refused(format!(
                 "it has no place for `messages[{i}]`, of the role `{role}`: leave it out, or give it to another role"
             )));
         }
-        let bare = ChatRequest { tools: Vec::new(), ..request.clone() };
-        if !request.tools.is_empty() && self.render(&bare).is_ok_and(|bare| bare.text == rendered.text) {
-            let problem = "it has no place for `tools`: leave them out, or give the model a template that has one \
-                           (`--chat-template FILE`, or `data.template` in a recipe)";
-            return Err(self.refused(problem.into()));
+        if !request.tools.is_empty() {
+            let bare = ChatRequest { tools: Vec::new(), ..request.clone() };
+            if self.render(&bare).is_ok_and(|bare| bare.text == prompt) {
+                let problem = "it has no place for `tools`: leave them out, or give the model a template that has one \
+                               (`--chat-template FILE`, or `data.template` in a recipe)";
+                return Err(self.refused(problem.into()));
+            }
         }
-        Ok(rendered)
+        Ok(())
     }
 
     /// The first message with a content that does not arrive in the prompt. A mark is added to each content, and all
@@ -44,7 +52,8 @@ impl ChatTemplate {
         };
         let mut with_marks = request.clone();
         for (i, message) in with_marks.messages.iter_mut().enumerate().filter(|(_, message)| is_checked(message)) {
-            *message = with(message, "content", marked(&field(message, "content"), &mark(i)));
+            let content = marked(&field(message, "content"), &mark(i));
+            *message = with(message, "content", content);
         }
         // A template that reads a content as JSON or a number fails on the mark. It does not leave the content out.
         let with_marks = self.render(&with_marks).ok()?.text;
@@ -52,7 +61,7 @@ impl ChatTemplate {
     }
 
     /// The request at one time, with roles that the template may know.
-    fn known_roles(&self, request: &ChatRequest) -> Result<ChatRequest> {
+    pub(in crate::chat) fn known_roles(&self, request: &ChatRequest) -> Result<ChatRequest> {
         let mut request = ChatRequest { now: Some(request.time()), ..request.clone() };
         if !self.source(&request)?.contains("developer") {
             for message in &mut request.messages {
@@ -68,16 +77,6 @@ impl ChatTemplate {
 /// A field of a message. It is undefined if there is none.
 fn field(message: &Value, name: &str) -> Value {
     message.get_attr(name).unwrap_or_default()
-}
-
-/// A message with another value in a field.
-fn with(message: &Value, name: &str, value: Value) -> Value {
-    let keys = message.try_iter().into_iter().flatten();
-    let fields = keys.filter_map(|key| {
-        let other = message.get_item(&key).unwrap_or_default();
-        key.as_str().map(|key| (key.to_owned(), if key == name { value.clone() } else { other }))
-    });
-    map(fields)
 }
 
 /// Whether a content is missing or has only white space. A list of parts has something.

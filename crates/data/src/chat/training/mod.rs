@@ -66,21 +66,34 @@ impl Turns<'_> {
             let key = message.map_or_else(|| "messages".to_owned(), |at| format!("messages[{at}]"));
             DataError::sample(path, sample.line, key, what)
         };
-        let marked = self.template.marks_answers(&sample.request).map_err(|e| error((None, e.to_string())))?;
+        let whole = |e: DataError| error((None, e.to_string()));
+        let mut request = sample.request.clone();
+        request.now = Some(self.now);
+        let request = self.template.known_roles(&request).map_err(whole)?;
+        let sample = &Sample { request, ..sample.clone() };
+        let marked = self.template.marks_answers(&sample.request).map_err(whole)?;
         let written = if marked { self.marked(sample) } else { self.by_prefixes(sample) };
         written.map_err(error)?.iter().map(|text| self.tokens(text).map_err(|what| error((None, what)))).collect()
     }
 
+    /// The first messages of a sample as the template writes them.
     fn render(&self, sample: &Sample, messages: &[Value], add_generation_prompt: bool) -> Result<Rendered, String> {
-        let messages = messages.to_vec();
-        let request = ChatRequest { messages, add_generation_prompt, now: Some(self.now), ..sample.request.clone() };
-        self.template.render_all(&request).map_err(|e| e.to_string())
+        let request = ChatRequest { messages: messages.to_vec(), add_generation_prompt, ..sample.request.clone() };
+        self.template.render(&request).map_err(|e| e.to_string())
+    }
+
+    /// Checks that the template wrote everything of a sample's first messages.
+    fn check_written(&self, sample: &Sample, messages: &[Value], written: &str) -> Result<(), String> {
+        let request = ChatRequest { messages: messages.to_vec(), ..sample.request.clone() };
+        self.template.check_written(&request, written).map_err(|e| e.to_string())
     }
 
     /// The conversation with the text that the template marks.
     fn marked(&self, sample: &Sample) -> Result<Vec<Rendered>, Problem> {
         let messages = &sample.request.messages;
-        let mut written = self.render(sample, messages, false).map_err(|what| (None, what))?;
+        let whole = |what| (None, what);
+        let mut written = self.render(sample, messages, false).map_err(whole)?;
+        self.check_written(sample, messages, &written.text).map_err(whole)?;
         let roles = messages.iter().map(|m| m.get_attr("role").is_ok_and(|role| role.as_str() == Some("assistant")));
         let trained: Vec<bool> =
             roles.zip(&sample.trained).filter_map(|(is, trained)| is.then_some(*trained)).collect();

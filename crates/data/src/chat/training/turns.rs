@@ -58,6 +58,10 @@ impl Turns<'_> {
             _ => what,
         })?;
         let (prompt, written) = (prompt.text, self.render(sample, &messages[..=at], false)?.text);
+        // The text of the last trained turn has all messages that are used.
+        if !sample.trained[at + 1..].contains(&true) {
+            self.check_written(sample, &messages[..=at], &written)?;
+        }
         let thought = thought(&messages[at], marks);
         let own = match written.strip_prefix(&prompt) {
             Some(own) => own.to_owned(),
