@@ -81,7 +81,8 @@ def theirs(command, arguments, name, batched):
 
 def start():
     """Seconds from the start of each program to its end, after one token."""
-    commands = {"hadal": [options.hadal, "generate", options.model, "hello", "-n", "1", "--temperature", "0"]}
+    # The prompt is the token that begins texts, so each program computes one token.
+    commands = {"hadal": [options.hadal, "generate", options.model, "", "-n", "1", "--temperature", "0"]}
     for label, command in (peer.split("=", 1) for peer in options.peer):
         command = shlex.split(command)
         help_text = subprocess.run([command[0], "--help"], capture_output=True, text=True)

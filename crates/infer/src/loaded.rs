@@ -5,7 +5,7 @@ use crate::grammar::{Constraint, Grammar, GrammarError, Grammars};
 use crate::text::TextOptions;
 use hadal_data::{DataError, Tokenizer, fim};
 use hadal_model::Model;
-use hadal_ops::Cx;
+use hadal_ops::{Cx, Mapping};
 use hadal_weights::precision::RunFormats;
 use hadal_weights::{Checkpoint, ModelConfig, PackedFile};
 use std::path::{Path, PathBuf};
@@ -56,6 +56,8 @@ pub struct Loaded {
     pub tokenizer: Arc<Tokenizer>,
     /// A message for the user.
     pub notice: Option<String>,
+    /// The file of packed weights.
+    mapping: Option<Arc<Mapping>>,
     /// The vocabulary for grammars. It is built for the first one.
     grammars: OnceLock<Result<Grammars, GrammarError>>,
 }
@@ -66,34 +68,56 @@ impl Loaded {
     /// checkpoint are stored in `formats` while the model runs. Packed weights have their own formats and stay in their
     /// file.
     pub fn open(folder: &Path, context: Option<usize>, formats: RunFormats, cx: Cx) -> Result<Self, LoadError> {
-        // The small file is read first, so that its errors appear before the weights are loaded.
-        let tokenizer =
-            Tokenizer::load(folder).map_err(|error| LoadError::Tokenizer { folder: folder.to_owned(), error })?;
-        let check = |config: &ModelConfig| match (tokenizer.vocab_size(), config.vocab_size) {
+        let read =
+            || Tokenizer::load(folder).map_err(|error| LoadError::Tokenizer { folder: folder.to_owned(), error });
+        let check = |tokenizer: &Tokenizer, config: &ModelConfig| match (tokenizer.vocab_size(), config.vocab_size) {
             (tokens, rows) if tokens > rows => Err(LoadError::Vocabulary { folder: folder.to_owned(), tokens, rows }),
             _ => Ok(()),
         };
         let longer = |config: &ModelConfig| context.filter(|c| *c > config.max_position_embeddings);
-        let (model, notice) = if PackedFile::is_in(folder) {
-            let mut file = PackedFile::open(folder)?;
-            check(file.config())?;
-            if let Some(context) = longer(file.config()) {
-                file.set_context(context);
-            }
-            let model = Model::map(&cx, &file)?;
-            file.mapping().prepare(cx.threads());
-            (model, None)
+        let (tokenizer, model, notice, mapping) = if PackedFile::is_in(folder) {
+            let map = || {
+                let mut file = PackedFile::open(folder)?;
+                if let Some(context) = longer(file.config()) {
+                    file.set_context(context);
+                }
+                let model = Model::map(&cx, &file)?;
+                let mapping = Arc::clone(file.mapping());
+                // What is in memory already costs less when it is first read than all of it now.
+                if !mapping.is_resident() {
+                    mapping.prepare(cx.threads());
+                }
+                Ok::<_, LoadError>((model, mapping))
+            };
+            // Both take a moment. The tokenizer's errors come first.
+            let (tokenizer, mapped) = std::thread::scope(|scope| {
+                let tokenizer = scope.spawn(read);
+                let mapped = map();
+                (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), mapped)
+            });
+            let (tokenizer, (model, mapping)) = (tokenizer?, mapped?);
+            check(&tokenizer, &model.config)?;
+            (tokenizer, model, None, Some(mapping))
         } else {
+            // The small file is read first, so that its errors appear before the weights are loaded.
+            let tokenizer = read()?;
             let mut checkpoint = Checkpoint::open(folder)?;
             let notice = checkpoint.notice().map(str::to_owned);
-            check(checkpoint.config())?;
+            check(&tokenizer, checkpoint.config())?;
             if let Some(context) = longer(checkpoint.config()) {
                 let config = ModelConfig { max_position_embeddings: context, ..checkpoint.config().clone() };
                 checkpoint = Checkpoint::open_with(folder, config)?;
             }
-            (Model::load_as(&cx, &checkpoint, formats)?, notice)
+            (tokenizer, Model::load_as(&cx, &checkpoint, formats)?, notice, None)
         };
-        Ok(Self { cx, model, tokenizer: Arc::new(tokenizer), notice, grammars: OnceLock::new() })
+        Ok(Self { cx, model, tokenizer: Arc::new(tokenizer), notice, mapping, grammars: OnceLock::new() })
+    }
+
+    /// Brings all packed weights into reach, so that no request waits for pages of their file.
+    pub fn prepare(&self) {
+        if let Some(mapping) = &self.mapping {
+            mapping.prepare(self.cx.threads());
+        }
     }
 
     /// The ids of a prompt. The token that begins every text is added if the prompt does not start with it. The names

@@ -17,6 +17,9 @@ pub const LAYOUT: u32 = 1;
 
 /// Bytes that one task brings into memory at a time.
 const PIECE: usize = 32 << 20;
+/// Bytes from one page that is asked about to the next.
+#[cfg(target_os = "linux")]
+const SAMPLED: usize = 1 << 20;
 
 /// A file that is mapped into memory. Tensors may lie in it ([`crate::Tensor::mapped`]).
 pub struct Mapping(Mmap);
@@ -35,6 +38,24 @@ impl Mapping {
     /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Whether nearly all of the file is in the system's memory already, as far as a sample of its pages tells.
+    pub fn is_resident(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        {
+            let there = |start: usize| {
+                let mut page = 0u8;
+                let at = self.0[start..].as_ptr().cast_mut().cast();
+                // SAFETY: the address is that of a page of the mapping, and one byte tells about one page.
+                unsafe { libc::mincore(at, 1, &raw mut page) == 0 && page & 1 == 1 }
+            };
+            let all = self.0.len().div_ceil(SAMPLED);
+            let found = (0..all).filter(|i| there(i * SAMPLED)).count();
+            found >= all - all / 100
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// Prepares the file for being read: the system begins to read what is not in memory yet. If all of it fits into
@@ -81,6 +102,7 @@ mod tests {
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let map = mapped(&bytes);
         map.prepare(&Threads::new(2));
+        assert!(!cfg!(target_os = "linux") || map.is_resident());
         let t = Tensor::mapped(&map, 64, &[2, 12], DType::F32);
         drop(map);
         assert_eq!(t.f32(), &values[16..40]);

@@ -23,6 +23,7 @@ pub(crate) fn run(args: &BenchInferArgs) -> Result<()> {
         "--acceptance is the share of drafts to accept, and --speculation off makes none: leave out one of the two"
     );
     let loaded = load(&args.model, None)?;
+    loaded.prepare();
     let longest = loaded.model.config.max_position_embeddings;
     let (threads, isa) = (loaded.cx.threads().count(), loaded.cx.isa().name());
     ensure!(

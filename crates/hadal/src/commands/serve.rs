@@ -19,6 +19,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let keys = args.api_keys.as_deref().map(Keys::read).transpose()?;
     let start = Instant::now();
     let loaded = load(&args.model, None)?;
+    loaded.prepare();
     let template = Template::load(
         &model_folder(&args.model.model)?,
         args.chat_template.as_deref(),

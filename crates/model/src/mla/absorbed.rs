@@ -12,7 +12,10 @@ use crate::pass::Pass;
 use crate::stored::{Stored, StoredForm};
 use hadal_ops::attention::{self, AttnShape};
 use hadal_ops::quant::QuantFormat;
-use hadal_ops::{Acc, Cx, DType, Tensor, elementwise, latent};
+use hadal_ops::{Acc, Chunks, Cx, DType, Tensor, elementwise, latent};
+
+/// Rows of a transposed matrix that are written together: as many as there are f32 in a line of the cache.
+const STRIP: usize = 16;
 
 /// `W_UK^T` `[H, dc, dn]` and `W_UV` `[H, dv, dc]`, for the absorbed products.
 pub struct Absorbed {
@@ -44,14 +47,23 @@ impl Mla {
         let up = &self.kv_up.param;
         let form = form(cx, up.stored());
         let start = |head: usize| head * (d_nope + d_v) * dc;
-        let uk = Stored::grouped(cx, form, (heads, dc, d_nope), &|row, out| {
-            let (head, first) = (row / dc, row % dc);
+        // W_UK of each head is read once, and transposed in strips of a few rows that stay in the nearest cache.
+        let mut transposed = cx.empty(&[heads * dc, d_nope], DType::F32);
+        let of_heads = Chunks::new(transposed.f32_mut(), dc * d_nope);
+        cx.threads().each(heads, |head| {
             let mut of_head = vec![0.0; d_nope * dc];
             up.read(start(head), &mut of_head);
-            for (i, out) in out.f32_mut().chunks_exact_mut(d_nope).enumerate() {
-                let column = of_head[first + i..].iter().step_by(dc);
-                out.iter_mut().zip(column).for_each(|(to, from)| *to = *from);
+            for (strip, out) in of_heads.take(head).chunks_mut(STRIP * d_nope).enumerate() {
+                for (j, row) in of_head.chunks_exact(dc).enumerate() {
+                    let column = out[j..].iter_mut().step_by(d_nope);
+                    column.zip(&row[strip * STRIP..]).for_each(|(to, from)| *to = *from);
+                }
             }
+        });
+        let transposed = transposed.f32();
+        let uk = Stored::grouped(cx, form, (heads, dc, d_nope), &|row, out| {
+            let out = out.f32_mut();
+            out.copy_from_slice(&transposed[row * d_nope..][..out.len()]);
         });
         let uv = Stored::grouped(cx, form, (heads, d_v, dc), &|row, out| {
             let (head, first) = (row / d_v, row % d_v);
