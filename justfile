@@ -106,6 +106,10 @@ serve-fuzz SECONDS="60" SEED="1":
 fuzz-folders SECONDS="60" SEED="1":
     cargo run -p hadal-serve --example fuzz_folders -- {{SECONDS}} {{SEED}}
 
+# Random damage to conversations, stored sequences and adapters: each must be read, or refused.
+fuzz-chats SECONDS="60" SEED="1":
+    cargo run -p hadal-post --example fuzz_chats -- {{SECONDS}} {{SEED}}
+
 # Real clients against `hadal serve` (oracle/clients/README.md): just serve-clients runs/quickstart
 serve-clients MODEL:
     cargo build --release

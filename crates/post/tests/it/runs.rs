@@ -29,8 +29,9 @@ impl Setup {
                 .to_string()
         };
         let sums: Vec<String> = (0..60).map(|i| chat(i, &format!("{}", 2 * i))).collect();
-        let other: Vec<String> =
-            (0..20).map(|i| chat(i, "Hello, I do not know that number, and I will not say.")).collect();
+        let other: Vec<String> = (0..20)
+            .map(|i| chat(i, &format!("Hello, I do not know that number, and I will not say.{}", " No.".repeat(i % 4))))
+            .collect();
         std::fs::write(dir.path().join("sums.jsonl"), sums.join("\n")).unwrap();
         std::fs::write(dir.path().join("other.jsonl"), other.join("\n")).unwrap();
         Self { dir }
@@ -84,7 +85,8 @@ fn bits(steps: &[StepMetrics]) -> Vec<(u64, u64, u64, String)> {
 #[test]
 fn a_run_learns_and_one_stopped_in_an_epoch_resumes_to_the_bit() {
     let setup = Setup::new();
-    let (session, said) = setup.begin(&[]);
+    // Which half of the second file an epoch takes depends on the seed, and so does the plan's number of tokens.
+    let (session, said) = setup.begin(&["run.seed=5"]);
     let session = session.unwrap();
     assert!(said.contains("80 conversations") && said.contains("held out") && said.contains("`id` (80)"), "{said}");
     session.train(true, &|_| ()).unwrap();
@@ -130,12 +132,13 @@ fn a_run_learns_and_one_stopped_in_an_epoch_resumes_to_the_bit() {
     assert!(whole[2].figures["epoch"] < 1.0, "{:?}", whole[2].figures);
     // The conversations are no longer needed.
     std::fs::remove_file(setup.path("sums.jsonl")).unwrap();
-    let resumed = SftSession::resume(&setup.recipe(&["run.threads=1"]), &|_| ()).unwrap();
+    let resumed = SftSession::resume(&setup.recipe(&["run.threads=1", "run.seed=5"]), &|_| ()).unwrap();
     resumed.train(true, &|_| ()).unwrap();
     assert!(bits(&metrics::read(&folder).unwrap()) == bits(&whole));
     assert!(std::fs::read(state(last.step)).unwrap() == end);
     // Other settings are refused.
-    let error = SftSession::resume(&setup.recipe(&["schedule.epochs=3"]), &|_| ()).err().unwrap().to_string();
+    let error =
+        SftSession::resume(&setup.recipe(&["schedule.epochs=3", "run.seed=5"]), &|_| ()).err().unwrap().to_string();
     assert!(error.contains("other settings") && error.contains("epochs: 2 / 3"), "{error}");
     let error = setup.error(&[]);
     assert!(error.contains("already holds a run"), "{error}");
