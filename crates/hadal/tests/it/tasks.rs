@@ -38,19 +38,19 @@ fn an_evaluation_that_is_killed_goes_on_to_the_same_results() {
         words.chain([out.to_str().unwrap().to_owned()]).collect()
     };
     ok(args(&whole));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hadal"))
-        .args(args(&killed))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while child.try_wait().unwrap().is_none() && answers(&killed).is_none_or(|path| lines(&path) < 3) {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let kept = lines(&answers(&killed).unwrap());
-    assert!((3..12).contains(&kept), "{kept} answers were there when it was killed");
+    // On a busy machine it may end before it is killed. Then it is started again.
+    let stopped = (0..20).any(|_| {
+        _ = std::fs::remove_dir_all(&killed);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hadal"));
+        let mut child = command.args(args(&killed)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while child.try_wait().unwrap().is_none() && answers(&killed).is_none_or(|path| lines(&path) < 3) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        (3..12).contains(&lines(&answers(&killed).unwrap()))
+    });
+    assert!(stopped, "it was never killed between its answers");
     let said = ok(args(&killed));
     assert!(
         said.contains("gsm8k_small: 12 questions, 3 examples, 2 answers to each") && said.contains("avg@2"),
