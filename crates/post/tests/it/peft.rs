@@ -110,6 +110,42 @@ fn only_adapters_are_trained_and_the_checkpoint_has_them_merged() {
 }
 
 #[test]
+fn fresh_adapters_change_nothing() {
+    let cx = Cx::cpu(2, DType::F32);
+    let [with, without] = [Some(Lora::default()), None].map(|lora| trainer(&Trained { mtp: true, lora }));
+    assert!(with.model.params().len() > without.model.params().len());
+    let ids = &ids()[..24];
+    assert!(logits(&cx, &with.model, ids) == logits(&cx, &without.model, ids));
+}
+
+/// PEFT's rank-stabilised adapters are scaled by alpha over the root of the rank.
+#[test]
+fn scales_by_the_root_of_the_rank_are_read() {
+    let start = Checkpoint::open(fixture()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(fixture().join("adapter").join(name), dir.path().join(name)).unwrap();
+    }
+    let part = |p: &hadal_weights::list::Parameter| {
+        p.parts.iter().find(|part| part.name.ends_with("0.self_attn.o_proj.weight")).cloned()
+    };
+    let part = hadal_weights::list::parameters(start.config()).iter().find_map(part).unwrap();
+    let delta = || {
+        let mut out = vec![0.0f32; part.len()];
+        Adapters::read(dir.path(), start.config()).unwrap().add(&part, 0, &mut out);
+        out
+    };
+    let plain = delta();
+    let path = dir.path().join("adapter_config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    assert!(config.contains("\"use_rslora\": false") && config.contains("\"r\": 3"), "{config}");
+    std::fs::write(&path, config.replace("\"use_rslora\": false", "\"use_rslora\": true")).unwrap();
+    let rooted = delta();
+    let scaled: Vec<f32> = plain.iter().map(|d| d * 3.0f32.sqrt()).collect();
+    assert!(plain.iter().any(|d| *d != 0.0) && distance(&rooted, &scaled) < 1e-6, "{}", distance(&rooted, &scaled));
+}
+
+#[test]
 fn other_adapters_are_refused_by_key() {
     let start = Checkpoint::open(fixture()).unwrap();
     let dir = tempfile::tempdir().unwrap();

@@ -211,6 +211,31 @@ fn repeats_give_shares_of_the_answers() {
     }
 }
 
+/// The majority counts by what is left of answers, whether a checker has judged them or a comparison.
+#[test]
+fn the_most_frequent_answer_decides() {
+    let bench = Bench::new();
+    let regex = "filter_list: [{name: word, filter: [{function: regex, regex_pattern: '(null|true)'}]}]\n";
+    for more in ["", "checker: {name: contains}\n"] {
+        let options = Options { repeats: Some(3), ..Options::default() };
+        let suite = bench.suite(&format!("{TEXTS}{regex}{more}").replace("{{texts[a]}}", "null"), &options);
+        let task = &suite.tasks[0];
+        let answers = |texts: [&str; 3]| texts.map(|text| Answer::Text(text.to_owned())).to_vec();
+        let all = [["true", "x null", "null y"], ["null", "true 1", "true 2"]];
+        let answered: Vec<Answered> = all
+            .iter()
+            .enumerate()
+            .map(|(document, texts)| Answered { document, answers: vec![answers(*texts)] })
+            .collect();
+        let outcome = task.score(&answered).unwrap();
+        let figures = score::figures(task, &answered, &outcome).unwrap();
+        let value = |name: &str| figures.iter().find(|figure| figure.metric == name).unwrap().value;
+        assert_eq!((value("avg@3"), value("pass@3"), value("maj@3")), (0.5, 1.0, 0.5), "{more}");
+        let verdicts = figures.iter().find(|figure| figure.metric == "maj@3").unwrap();
+        assert_eq!(verdicts.values, [[1.0], [0.0]], "{more}");
+    }
+}
+
 #[test]
 fn a_model_compared_with_itself_differs_in_nothing() {
     let bench = Bench::new();
