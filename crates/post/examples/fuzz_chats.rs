@@ -13,6 +13,8 @@ mod changes;
 mod files;
 #[path = "../../serve/examples/soak/numbers.rs"]
 mod numbers;
+#[path = "../../serve/examples/fuzz/watch.rs"]
+mod watch;
 
 use changes::{change, change_bytes};
 use files::{Files, changed, read, write};
@@ -26,11 +28,9 @@ use numbers::Numbers;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use watch::watch;
 
-/// Longest time for one case.
-const LONGEST: Duration = Duration::from_mins(1);
 /// The name of the stored sequences.
 const NAME: &str = "train";
 
@@ -41,19 +41,7 @@ fn main() {
     let seeds = Seeds::new();
     let place = tempfile::tempdir().expect("a folder").keep();
     println!("files are written to {}", place.display());
-    let (done, watched) = channel::<()>();
-    std::thread::spawn(move || {
-        loop {
-            match watched.recv_timeout(LONGEST) {
-                Err(RecvTimeoutError::Timeout) => {
-                    eprintln!("the case takes more than {LONGEST:?}");
-                    std::process::exit(1);
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(()) => {}
-            }
-        }
-    });
+    let done = watch();
     let (start, mut ends) = (Instant::now(), BTreeMap::<&str, usize>::new());
     while start.elapsed() < time {
         let end = match numbers.below(8) {

@@ -10,6 +10,8 @@ mod files;
 mod numbers;
 #[path = "../src/tests/tiny.rs"]
 mod tiny;
+#[path = "fuzz/watch.rs"]
+mod watch;
 
 use files::{Files, changed, read, write};
 use hadal_data::chat::ChatTemplate;
@@ -22,11 +24,9 @@ use numbers::Numbers;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use watch::watch;
 
-/// Longest time for one folder.
-const LONGEST: Duration = Duration::from_mins(1);
 const TEMPLATE: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
 
 fn main() {
@@ -36,20 +36,7 @@ fn main() {
     let seeds = seeds();
     let place = tempfile::tempdir().expect("a folder").keep();
     println!("folders are written to {}", place.display());
-    // The process ends with an error if one folder takes too long.
-    let (done, watched) = channel::<()>();
-    std::thread::spawn(move || {
-        loop {
-            match watched.recv_timeout(LONGEST) {
-                Err(RecvTimeoutError::Timeout) => {
-                    eprintln!("the folder takes more than {LONGEST:?}");
-                    std::process::exit(1);
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Ok(()) => {}
-            }
-        }
-    });
+    let done = watch();
     let (start, mut ends, mut slowest) = (Instant::now(), BTreeMap::<&str, usize>::new(), Duration::ZERO);
     while start.elapsed() < time {
         let files = changed(&seeds[numbers.below(seeds.len())], &mut numbers);
