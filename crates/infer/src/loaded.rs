@@ -81,13 +81,7 @@ impl Loaded {
                 if let Some(context) = longer(file.config()) {
                     file.set_context(context);
                 }
-                let model = Model::map(&cx, &file)?;
-                let mapping = Arc::clone(file.mapping());
-                // What is in memory already costs less when it is first read than all of it now.
-                if !mapping.is_resident() {
-                    mapping.prepare(cx.threads());
-                }
-                Ok::<_, LoadError>((model, mapping))
+                Ok::<_, LoadError>((Model::map(&cx, &file)?, Arc::clone(file.mapping())))
             };
             // Both take a moment. The tokenizer's errors come first.
             let (tokenizer, mapped) = std::thread::scope(|scope| {
@@ -97,6 +91,10 @@ impl Loaded {
             });
             let (tokenizer, (model, mapping)) = (tokenizer?, mapped?);
             check(&tokenizer, &model.config)?;
+            // What is in memory already costs less when it is first read than all of it now.
+            if !mapping.is_resident() {
+                mapping.prepare(cx.threads());
+            }
             (tokenizer, model, None, Some(mapping))
         } else {
             // The small file is read first, so that its errors appear before the weights are loaded.
