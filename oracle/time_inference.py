@@ -41,23 +41,24 @@ def busy():
 
 
 def quiet(command, limit=None):
-    """Output of a command, and cores that others used meanwhile."""
+    """Output of a command, cores that others used meanwhile, and its seconds. Those of repeated runs do not count."""
     for _ in range(3):
         before, own, clock = busy(), resource.getrusage(resource.RUSAGE_CHILDREN), os.times().elapsed
         result = subprocess.run(command, capture_output=True, text=True, timeout=limit)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = after.ru_utime + after.ru_stime - own.ru_utime - own.ru_stime
-        foreign = max(0.0, busy() - before - used) / max(os.times().elapsed - clock, 1e-9)
+        seconds = os.times().elapsed - clock
+        foreign = max(0.0, busy() - before - used) / max(seconds, 1e-9)
         if result.returncode:
             sys.exit(f"{shlex.join(command)}\n{result.stderr[-2000:]}")
         if foreign <= FOREIGN:
             break
-    return result, foreign
+    return result, foreign, seconds
 
 
 def ours(arguments, field):
     command = [options.hadal, "bench", "infer", options.model, "--repeat", "1", "--speculation", "off", "--json", *arguments]
-    out, foreign = quiet(command + (["--weights", options.weights] if options.weights else []))
+    out, foreign, _ = quiet(command + (["--weights", options.weights] if options.weights else []))
     found = json.loads(out.stdout.strip().splitlines()[-1])["results"][0]
     return found[field], foreign, found
 
@@ -70,12 +71,12 @@ def theirs(command, arguments, name, batched):
         deep = "--n-depth" in help_text.stdout + help_text.stderr
         arguments = ["-p", "0", "-n", "32", "-d", str(DEPTH)] if deep else ["-p", "0", "-n", "0", "-gp", f"{DEPTH},32"]
     if batched:
-        out, foreign = quiet(command + arguments + ["--output-format", "jsonl"], options.limit)
+        out, foreign, _ = quiet(command + arguments + ["--output-format", "jsonl"], options.limit)
         rows = [json.loads(line)["speed_tg"] for line in out.stdout.splitlines() if line.startswith("{")]
         # ik_llama.cpp prints a table; the eighth column is the rate.
         rows += [float(line.split("|")[8]) for line in out.stderr.splitlines() if line.startswith("|") and "." in line]
         return rows[-1], foreign
-    out, foreign = quiet(command + arguments + ["-r", "1", "-o", "json"], options.limit)
+    out, foreign, _ = quiet(command + arguments + ["-r", "1", "-o", "json"], options.limit)
     return json.loads(out.stdout[out.stdout.index("["):])[-1]["avg_ts"], foreign
 
 
@@ -92,9 +93,7 @@ def start():
     # The first round warms the page cache.
     for number in range(options.rounds + 1):
         for label, command in commands.items():
-            begin = os.times().elapsed
-            _, foreign = quiet(command, options.limit)
-            seconds = os.times().elapsed - begin
+            _, foreign, seconds = quiet(command, options.limit)
             print(f"start: {label} {seconds:.2f} s{'' if foreign <= FOREIGN else f' (others used {foreign:.2f} cores)'}", flush=True)
             if number > 0:
                 found[label].append(seconds)

@@ -1,10 +1,9 @@
 //! Sources of a model's values: a seed, or a checkpoint.
 
+use crate::adapter::LORA_B;
 use hadal_base::{Purpose, Rng, name_key};
 use hadal_ops::{Chunks, Cx, DType, Tensor, bf16};
 use hadal_weights::list::{Kind, Parameter, Part, Role};
-
-use crate::adapter::LORA_B;
 use hadal_weights::{Checkpoint, Dtype, Error};
 
 /// Values of parameters by part. Several threads may call it at the same time.

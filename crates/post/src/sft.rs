@@ -173,10 +173,10 @@ impl Objective for Sft {
         let (mut input, mut done) = (Input::new(cx, 0), 0);
         while done < self.held_out.len() {
             let rest = &self.held_out[done..];
-            let mut inputs = 0;
+            let mut tokens = 0;
             let fits = |held_out: &&HeldOut| {
-                inputs += held_out.tokens.len();
-                inputs <= TOGETHER
+                tokens += held_out.tokens.len();
+                tokens <= TOGETHER
             };
             let some = &rest[..rest.iter().take_while(fits).count().max(1)];
             done += some.len();

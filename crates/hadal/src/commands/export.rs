@@ -18,10 +18,8 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     if args.ema && state.is_none() {
         bail!("{}: averaged weights are only in a run's checkpoints, and there is none here", args.model.display());
     }
-    // The weights in a checkpoint are rounded; those in its state are not.
-    let exact = state.filter(|_| args.ema || args.dtype != Weights::Bf16);
-    // Adapters change finished weights.
-    let exact = exact.filter(|_| args.adapter.is_none());
+    // The weights in a checkpoint are rounded; those in its state are not. Adapters change finished weights.
+    let exact = state.filter(|_| args.adapter.is_none() && (args.ema || args.dtype != Weights::Bf16));
     let folder = match &exact {
         Some(folder) => folder.clone(),
         None => model_folder(&args.model)?,

@@ -25,6 +25,15 @@ fn trainer(trained: &Trained) -> Trainer {
     Trainer::of_parts(cx, start.config(), Precision::COMPUTE, &start, OPTIM, 0.0, trained, 3).unwrap()
 }
 
+/// A copy of PEFT's files, to be changed.
+fn copied() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(fixture().join("adapter").join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
 /// Logits of all rows.
 fn logits(cx: &Cx, model: &Model, ids: &[i32]) -> Vec<f32> {
     let input = Input::of(cx, &[ids], 0);
@@ -122,10 +131,7 @@ fn fresh_adapters_change_nothing() {
 #[test]
 fn scales_by_the_root_of_the_rank_are_read() {
     let start = Checkpoint::open(fixture()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        std::fs::copy(fixture().join("adapter").join(name), dir.path().join(name)).unwrap();
-    }
+    let dir = copied();
     let part = |p: &hadal_weights::list::Parameter| {
         p.parts.iter().find(|part| part.name.ends_with("0.self_attn.o_proj.weight")).cloned()
     };
@@ -148,10 +154,7 @@ fn scales_by_the_root_of_the_rank_are_read() {
 #[test]
 fn other_adapters_are_refused_by_key() {
     let start = Checkpoint::open(fixture()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        std::fs::copy(fixture().join("adapter").join(name), dir.path().join(name)).unwrap();
-    }
+    let dir = copied();
     let path = dir.path().join("adapter_config.json");
     let config = std::fs::read_to_string(&path).unwrap();
     for (from, to, key) in [

@@ -280,7 +280,7 @@ impl Task {
             OutputType::Loglikelihood => {
                 let continuation = self.target_text(document)?;
                 let context = contexts.into_iter().next().ok_or_else(|| {
-                    self.fields.text.wrong(document, "gives the number of a choice, and there are no choices")
+                    self.fields.text.wrong(document, "gives the number of a choice, but the document has no choices")
                 })?;
                 vec![Request::Likelihood { context, continuation }]
             }

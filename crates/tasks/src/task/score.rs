@@ -141,18 +141,17 @@ impl Task {
             self.filtered(filter, &answered)
         };
         let filtered = texts.iter().map(one).collect::<Result<Vec<_>>>()?;
-        let first =
-            |all: &[Responses]| all.iter().map(|left| left.items().first().cloned().unwrap_or_default()).collect();
-        if matches!(metric.kind, MetricKind::Checker) {
+        let values = if matches!(metric.kind, MetricKind::Checker) {
             let checks = self.checked(texts.iter().map(|(document, _)| *document).zip(&filtered))?;
-            let values = checks.iter().map(|checks| stats::mean(checks)).collect();
-            return Ok(Some((first(&filtered), values)));
-        }
-        let score = |((document, _), responses): (&(usize, String), &Responses)| {
-            Ok(self.exact_match(*document, metric, responses)?.value())
+            checks.iter().map(|checks| stats::mean(checks)).collect()
+        } else {
+            let score = |((document, _), responses): (&(usize, String), &Responses)| {
+                Ok(self.exact_match(*document, metric, responses)?.value())
+            };
+            texts.iter().zip(&filtered).map(score).collect::<Result<_>>()?
         };
-        let values = texts.iter().zip(&filtered).map(score).collect::<Result<_>>()?;
-        Ok(Some((first(&filtered), values)))
+        let first = |left: &Responses| left.items().first().cloned().unwrap_or_default();
+        Ok(Some((filtered.iter().map(first).collect(), values)))
     }
 
     /// The answers to a document's only request, filtered.
@@ -338,7 +337,7 @@ impl Task {
         Ok(metrics.filter_map(|metric| Some((metric.name.clone(), Score::Single(score(metric)?)))).collect())
     }
 
-    /// The numbers of the right choices. For a target that is not a choice there is no number.
+    /// The numbers of the right choices. A target that is not among the choices gives `None`.
     fn gold_choices(&self, document: usize, choices: &[String]) -> Result<Vec<Option<usize>>> {
         let gold = if self.fields.multiple_input {
             self.fields.text.question(&self.documents[document], document, true)?

@@ -15,7 +15,7 @@ impl ChatTemplate {
     /// Also if the template leaves out the content of a message, or the tools. Messages of the assistant are not
     /// checked: templates leave out old thoughts on purpose.
     pub fn render_all(&self, request: &ChatRequest) -> Result<Rendered> {
-        let request = self.known_roles(request)?;
+        let request = self.known_roles(request.clone())?;
         let rendered = self.render(&request)?;
         self.check_written(&request, &rendered.text)?;
         Ok(rendered)
@@ -61,8 +61,8 @@ impl ChatTemplate {
     }
 
     /// The request at one time, with roles that the template may know.
-    pub(in crate::chat) fn known_roles(&self, request: &ChatRequest) -> Result<ChatRequest> {
-        let mut request = ChatRequest { now: Some(request.time()), ..request.clone() };
+    pub(in crate::chat) fn known_roles(&self, mut request: ChatRequest) -> Result<ChatRequest> {
+        request.now = Some(request.time());
         if !self.source(&request)?.contains("developer") {
             for message in &mut request.messages {
                 if field(message, "role").as_str() == Some("developer") {

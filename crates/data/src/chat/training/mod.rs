@@ -67,10 +67,9 @@ impl Turns<'_> {
             DataError::sample(path, sample.line, key, what)
         };
         let whole = |e: DataError| error((None, e.to_string()));
-        let mut request = sample.request.clone();
-        request.now = Some(self.now);
-        let request = self.template.known_roles(&request).map_err(whole)?;
-        let sample = &Sample { request, ..sample.clone() };
+        let request = ChatRequest { now: Some(self.now), ..sample.request.clone() };
+        let request = self.template.known_roles(request).map_err(whole)?;
+        let sample = &Sample { line: sample.line, request, trained: sample.trained.clone() };
         let marked = self.template.marks_answers(&sample.request).map_err(whole)?;
         let written = if marked { self.marked(sample) } else { self.by_prefixes(sample) };
         written.map_err(error)?.iter().map(|text| self.tokens(text).map_err(|what| error((None, what)))).collect()
