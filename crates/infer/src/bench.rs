@@ -85,6 +85,7 @@ fn measure(
     let room = (depth + prompt + generate + 2).next_multiple_of(PAGE) + PAGE;
     let options = EngineOptions { cache_tokens: 2 * batch * room, rows, sequences: batch, speculation };
     let mut engine = Engine::new(cx, model, options);
+    engine.prepare(cx, model);
     if let Some(forced) = forced {
         engine.force_drafts(forced);
     }

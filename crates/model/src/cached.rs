@@ -18,6 +18,7 @@ use hadal_ops::rope::RopeTable;
 use hadal_ops::{Cx, DType, Tensor, elementwise};
 use hadal_weights::ModelConfig;
 use hadal_weights::list::Role;
+use std::sync::OnceLock;
 
 /// The form of a token's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,24 +86,31 @@ impl LatentPool {
     }
 }
 
-/// `W_UK` and `W_UV` of every layer of a pool, in the layout of the absorbed form. They are packed again when the
-/// weights have changed.
+/// `W_UK` and `W_UV` of every layer of a pool, in the layout of the absorbed form. They are packed when the first
+/// generated token needs them, so a first token does not wait for them, and again when the weights have changed.
 pub struct AbsorbedViews {
-    layers: Vec<(u64, Absorbed)>,
+    layers: Vec<(u64, OnceLock<Absorbed>)>,
 }
 
 impl AbsorbedViews {
-    /// Packs the views of the layers that `pool` has.
-    pub fn new(cx: &Cx, model: &Model, pool: &LatentPool) -> Self {
-        let view = |(version, attn): (u64, &crate::Mla)| (version, attn.absorb(cx));
+    /// Views of the layers that `pool` has.
+    pub fn new(model: &Model, pool: &LatentPool) -> Self {
+        let view = |(version, _): (u64, &crate::Mla)| (version, OnceLock::new());
         Self { layers: layers(model).take(pool.layers.len()).map(view).collect() }
     }
 
-    /// Packs the views again for layers whose weights have changed since.
-    pub fn refresh(&mut self, cx: &Cx, model: &Model) {
-        for ((of, view), (version, attn)) in self.layers.iter_mut().zip(layers(model)) {
+    /// Packs the views that are not packed yet.
+    pub fn pack(&self, cx: &Cx, model: &Model) {
+        for ((_, view), (_, attn)) in self.layers.iter().zip(layers(model)) {
+            view.get_or_init(|| attn.absorb(cx));
+        }
+    }
+
+    /// Forgets the views of layers whose weights have changed since.
+    pub fn refresh(&mut self, model: &Model) {
+        for ((of, view), (version, _)) in self.layers.iter_mut().zip(layers(model)) {
             if *of != version {
-                (*of, *view) = (version, attn.absorb(cx));
+                (*of, *view) = (version, OnceLock::new());
             }
         }
     }
@@ -118,7 +126,7 @@ pub struct PassBytes {
 }
 
 impl PassBytes {
-    /// Counts the main model's weights and the views.
+    /// Counts the main model's weights and the views that are packed.
     pub fn of(model: &Model, views: &AbsorbedViews) -> Self {
         let (mut always, mut experts, mut count) = (0, 0, 0);
         let tied = model.head.is_none();
@@ -137,7 +145,8 @@ impl PassBytes {
                 _ => always += bytes,
             }
         }
-        always += views.layers[..model.blocks.len()].iter().map(|(_, view)| view.bytes()).sum::<usize>();
+        always +=
+            views.layers[..model.blocks.len()].iter().filter_map(|(_, view)| Some(view.get()?.bytes())).sum::<usize>();
         Self { always, expert: experts / count.max(1) }
     }
 }
@@ -272,7 +281,7 @@ pub struct Cache<'a> {
 /// The part of a [`Cache`] that belongs to one layer.
 pub struct LayerCache<'a> {
     pub(crate) pool: &'a mut Tensor,
-    pub(crate) view: &'a Absorbed,
+    pub(crate) view: &'a OnceLock<Absorbed>,
     pub(crate) rows: &'a Rows,
 }
 

@@ -102,6 +102,7 @@ impl Worker {
         std::thread::Builder::new().name("engine".into()).spawn(move || {
             let _guard = Alive(alive_sender);
             let engine = Engine::new(&loaded.cx, &loaded.model, options);
+            engine.prepare(&loaded.cx, &loaded.model);
             metrics.set_load(engine.load());
             metrics.set_expert_loads(engine.expert_loads());
             Desk { loaded, engine, metrics, clients: HashMap::new(), prompts: HashMap::new() }.run(&inbox);

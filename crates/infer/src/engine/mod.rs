@@ -141,7 +141,7 @@ impl Engine {
         let pool = LatentPool::new(cx, &model.config, count, drafting.is_some());
         Self {
             options,
-            views: AbsorbedViews::new(cx, model, &pool),
+            views: AbsorbedViews::new(model, &pool),
             pool,
             rows: Rows::new(cx),
             pages: Pages::new(count),
@@ -223,7 +223,7 @@ impl Engine {
         let mut lists = std::mem::take(&mut self.lists);
         self.plan(&mut lists.planned);
         if !lists.planned.is_empty() {
-            self.views.refresh(cx, model);
+            self.views.refresh(model);
             let start = Instant::now();
             let reading = lists.planned.iter().filter(|p| !self.running[p.place].decodes());
             let reading: usize = reading.map(|p| p.end - self.running[p.place].computed).sum();
@@ -385,7 +385,13 @@ impl Engine {
         pages.into_iter().for_each(|page| self.pages.release(page));
     }
 
-    /// Bytes of the weights that a pass of generated tokens reads, without drafts.
+    /// Packs what the first generated token would otherwise wait for.
+    pub fn prepare(&self, cx: &Cx, model: &Model) {
+        self.views.pack(cx, model);
+    }
+
+    /// Bytes of the weights that a pass of generated tokens reads, without drafts. It is known once one was generated, or
+    /// after [`Self::prepare`].
     pub fn pass_bytes(&self, model: &Model) -> PassBytes {
         PassBytes::of(model, &self.views)
     }

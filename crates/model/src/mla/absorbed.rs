@@ -128,12 +128,12 @@ impl Mla {
     fn attend_absorbed(&self, cx: &Cx, q: Tensor, cache: &LayerCache<'_>) -> Tensor {
         let AttnShape { heads, d_nope, d_rope, d_v, scale } = self.shape;
         let (b, dc, dq) = (q.rows(), self.kv_rank, d_nope + d_rope);
-        let order = &cache.rows.heads;
+        let (order, view) = (&cache.rows.heads, cache.view.get_or_init(|| self.absorb(cx)));
         let q = q.reshape(&[b * heads, dq]);
         // Fold W_UK into the query for each head.
         let q_nope = order.to_heads(cx, q.columns(0..d_nope));
         let mut q_c = cx.empty(&[b * heads, dc], cx.compute());
-        cache.view.uk.forward(cx, (&q_nope).into(), Some(order.offsets()), (&mut q_c).into(), Acc::Write);
+        view.uk.forward(cx, (&q_nope).into(), Some(order.offsets()), (&mut q_c).into(), Acc::Write);
         let q_c = order.to_tokens(cx, q_c);
         let mut q_lat = cx.empty(&[b * heads, dc + d_rope], cx.compute());
         elementwise::cast(cx, &q_c, q_lat.columns_mut(0..dc));
@@ -145,7 +145,7 @@ impl Mla {
         let o_lat = o_lat.reshape(&[b * heads, dc]);
         let o_lat = order.to_heads(cx, o_lat.mat());
         let mut o = cx.empty(&[b * heads, d_v], cx.compute());
-        cache.view.uv.forward(cx, (&o_lat).into(), Some(order.offsets()), (&mut o).into(), Acc::Write);
+        view.uv.forward(cx, (&o_lat).into(), Some(order.offsets()), (&mut o).into(), Acc::Write);
         order.to_tokens(cx, o).reshape(&[b, heads * d_v])
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Cached {
 impl Cached {
     pub(crate) fn new(cx: &Cx, model: &Model, pages: usize) -> Self {
         let pool = LatentPool::new(cx, &model.config, pages, true);
-        let (views, loads) = (AbsorbedViews::new(cx, model, &pool), ExpertLoads::new(model));
+        let (views, loads) = (AbsorbedViews::new(model, &pool), ExpertLoads::new(model));
         Self { views, pool, rows: Rows::new(cx), loads }
     }
 
@@ -191,7 +191,7 @@ fn views_follow_the_weights() {
     let step = |model: &Model, views: Option<AbsorbedViews>| {
         let mut cached = Cached::new(&cx, model, 1);
         if let Some(mut views) = views {
-            views.refresh(&cx, model);
+            views.refresh(model);
             cached.views = views;
         }
         cached.given(&cx, model, &tokens[..5], 0, &[0]);
